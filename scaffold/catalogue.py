@@ -1,0 +1,77 @@
+"""What can be rendered: tasks and features, each one a folder under `templates/`."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from scaffold.errors import ScaffoldError
+from scaffold.names import pick
+
+KINDS = ("callback", "logger", "strategy", "extra")
+DESCRIPTIONS = ("project.yml", "task.yml", "feature.yml")  # describe a folder, are not rendered
+
+
+@dataclass(frozen=True)
+class Part:
+    """One folder of templates with the file that describes it."""
+
+    kind: str
+    name: str
+    folder: Path
+    description: str = ""
+    default: bool = False
+    requirements: tuple[str, ...] = ()
+    trainer: Mapping[str, Any] = field(default_factory=dict)
+    monitor: str = ""
+    mode: str = ""
+    imports: str = ""  # the module that tells whether its optional package is installed
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    root: Path
+
+    @cached_property
+    def project(self) -> Part:
+        return read_part(self.root / "project" / "project.yml", "project")
+
+    @cached_property
+    def tasks(self) -> dict[str, Part]:
+        return self._parts("tasks", "task.yml", "task")
+
+    @cached_property
+    def features(self) -> dict[str, dict[str, Part]]:
+        return {kind: self._parts(f"features/{kind}", "feature.yml", kind) for kind in KINDS}
+
+    def task(self, name: str) -> Part:
+        return self.tasks[pick(name, list(self.tasks), "task")]
+
+    def feature(self, kind: str, name: str) -> Part:
+        return self.features[kind][pick(name, list(self.features[kind]), kind)]
+
+    def _parts(self, folder: str, description: str, kind: str) -> dict[str, Part]:
+        found = sorted((self.root / folder).glob(f"*/{description}"))
+        return {path.parent.name: read_part(path, kind) for path in found}
+
+
+def read_part(path: Path, kind: str) -> Part:
+    described = yaml.load(path.read_bytes(), Loader=_LOADER) or {}
+    described["requirements"] = tuple(described.get("requirements", ()))
+    try:
+        return Part(kind, path.parent.name, path.parent, **described)
+    except TypeError as error:
+        raise ScaffoldError(f"{path}: {error}") from None
+
+
+def packaged() -> Catalogue:
+    """The templates that come with this version: in the wheel, or beside the package."""
+    here = Path(__file__).resolve().parent
+    inside = here / "templates"
+    return Catalogue(inside if inside.is_dir() else here.parent / "templates")
+
+
+_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)

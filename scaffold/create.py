@@ -1,0 +1,57 @@
+"""A new project: rendered beside its place, then moved there by one rename."""
+
+import os
+import shutil
+from pathlib import Path
+from tempfile import mkdtemp
+
+from scaffold.answers import Answers, to_yaml
+from scaffold.catalogue import Catalogue
+from scaffold.errors import ScaffoldError
+from scaffold.files import File, Tree, write_tree
+from scaffold.lock import locked, to_json
+from scaffold.render import render
+
+ANSWERS, LOCK, IGNORE = ".scaffold/answers.yml", ".scaffold/lock.json", ".scaffold/.gitignore"
+
+
+def plan_new(answers: Answers, target: Path, catalogue: Catalogue) -> Tree:
+    """Every file of the new project, nothing written yet."""
+    check_target(target)
+    tree = render(answers, catalogue)
+    return {**tree, **state_files(answers, tree)}
+
+
+def state_files(answers: Answers, tree: Tree) -> Tree:
+    return {
+        ANSWERS: File(to_yaml(answers)),
+        IGNORE: File(b"/work/\n"),
+        LOCK: File(to_json(locked(tree), answers.version)),
+    }
+
+
+def check_target(target: Path) -> None:
+    if target.is_symlink() or (target.exists() and not target.is_dir()):
+        raise ScaffoldError(f"`{target.name}` exists here and is not a folder; choose another name")
+    if target.is_dir() and any(target.iterdir()):
+        raise ScaffoldError(f"`{target.name}` exists and is not empty; choose another name")
+    if not os.access(target.parent, os.W_OK):
+        raise ScaffoldError(f"cannot write in {target.parent}: it is read-only for you")
+
+
+def write_new(tree: Tree, target: Path) -> None:
+    """All of it or nothing: what fails half-way leaves no trace."""
+    staging = Path(mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    try:
+        write_tree(tree, staging)
+        staging.chmod(0o777 & ~_umask())
+        os.replace(staging, target)
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

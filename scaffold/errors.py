@@ -1,0 +1,20 @@
+"""What can go wrong, by exit code.
+
+ScaffoldError 1
+├── ConflictError 2
+└── NotAProjectError 3
+
+The message says what, where and how to fix it, in one to three lines.
+"""
+
+
+class ScaffoldError(Exception):
+    exit_code = 1
+
+
+class ConflictError(ScaffoldError):
+    exit_code = 2
+
+
+class NotAProjectError(ScaffoldError):
+    exit_code = 3

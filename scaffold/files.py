@@ -1,0 +1,45 @@
+"""A tree of files in memory, and its way to and from the disk."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class File:
+    data: bytes
+    executable: bool = False
+
+    @property
+    def hash(self) -> str:
+        return sha256(self.data).hexdigest()
+
+    @property
+    def mode(self) -> int:
+        return 0o755 if self.executable else 0o644
+
+
+Tree = Mapping[str, File]  # by path from the project's root, always with `/`
+
+
+def read_tree(root: Path) -> dict[str, File]:
+    """Every file below `root`, in sorted order; links are not followed."""
+    found = {}
+    for folder, folders, names in os.walk(root):
+        folders.sort()
+        for name in sorted(names):
+            path = Path(folder, name)
+            executable = bool(path.stat().st_mode & 0o100)
+            found[path.relative_to(root).as_posix()] = File(path.read_bytes(), executable)
+    return found
+
+
+def write_tree(tree: Tree, root: Path) -> None:
+    """Write into a folder that is ours alone."""
+    for path, file in tree.items():
+        place = root / path
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(file.data)
+        place.chmod(file.mode)

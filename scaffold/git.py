@@ -1,0 +1,28 @@
+"""The few things asked of git, always by argument list, never failing the caller."""
+
+import os
+import subprocess
+from pathlib import Path
+
+
+def git(*words: str, inside: Path) -> subprocess.CompletedProcess[bytes] | None:
+    """Run git, or None where there is no git."""
+    env = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
+    try:
+        return subprocess.run(["git", *words], cwd=inside, env=env, capture_output=True)
+    except OSError:
+        return None
+
+
+def init(project: Path) -> bool:
+    """Start a repository, except inside an existing one; True if it was started."""
+    inside = git("rev-parse", "--is-inside-work-tree", inside=project)
+    if inside is None or inside.returncode == 0:
+        return False
+    started = git("init", "--quiet", "--initial-branch=main", inside=project)
+    return started is not None and started.returncode == 0
+
+
+def author() -> str:
+    name = git("config", "--get", "user.name", inside=Path.cwd())
+    return name.stdout.decode(errors="replace").strip() if name else ""

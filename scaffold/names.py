@@ -1,0 +1,77 @@
+"""Which names a project may have."""
+
+import keyword
+import re
+import sys
+from difflib import get_close_matches
+
+from scaffold.errors import ScaffoldError
+
+LONGEST = 64
+SHAPE = re.compile(r"[A-Za-z](?:[A-Za-z0-9_-]*[A-Za-z0-9])?", re.ASCII)
+WINDOWS = {"con", "prn", "aux", "nul"} | {f"{p}{n}" for p in ("com", "lpt") for n in range(1, 10)}
+BESIDE_THE_PACKAGE = {"build", "configs", "data", "dist", "notebooks", "runs", "tests", "train"}
+IMPORTED = {
+    *("black", "datasets", "deepspeed", "functorch", "jsonargparse", "lightning", "matplotlib"),
+    *("mlflow", "numpy", "optuna", "pandas", "pil", "pytest", "pytorch_lightning", "rich", "ruff"),
+    *(
+        "scaffold",
+        "scaffold_runtime",
+        "scipy",
+        "sklearn",
+        "tensorboard",
+        "tensorflow",
+        "tokenizers",
+    ),
+    *("torch", "torchaudio", "torchgen", "torchmetrics", "torchtext", "torchvision", "tqdm"),
+    *("transformers", "triton", "wandb", "yaml"),
+}
+
+
+def package_name(name: str) -> str:
+    return name.lower().replace("-", "_")
+
+
+def check_name(name: str) -> None:
+    """Raise one clear line unless `name` can be a folder, a distribution and a package."""
+    if problem := _problem(name):
+        shown = name if len(name) <= LONGEST else name[:20] + "..."
+        raise ScaffoldError(f"cannot name a project {shown!r}: {problem}; try `my-exp`")
+
+
+def _problem(name: str) -> str:
+    package = package_name(name)
+    if not name.strip():
+        return "it is blank"
+    if len(name) > LONGEST:
+        return f"it has {len(name)} characters, at most {LONGEST} are allowed"
+    if "/" in name or "\\" in name:
+        return "it is a path, and a project is made in the current folder"
+    if not SHAPE.fullmatch(name):
+        return "use letters, digits, `-` and `_`, with a letter first and no dash last"
+    if keyword.iskeyword(name) or keyword.iskeyword(package):
+        return "it is a keyword of Python"
+    if package in WINDOWS:
+        return "Windows reserves it"
+    if package in sys.stdlib_module_names:
+        return f"it would hide Python's own module `{package}`"
+    if package in IMPORTED:
+        return f"it would hide the package `{package}`"
+    if package in BESIDE_THE_PACKAGE:
+        return f"the project has a `{package}` of its own"
+    return ""
+
+
+def pick(word: str, allowed: list[str], what: str) -> str:
+    """`word` if it is allowed, else an error that names the nearest one."""
+    if word in allowed:
+        return word
+    near = get_close_matches(word, allowed, n=1)
+    hint = f"did you mean `{near[0]}`?" if near else f"there are: {', '.join(allowed) or 'none'}"
+    raise ScaffoldError(f"there is no {what} `{one_line(word)}`; {hint}")
+
+
+def one_line(text: str, longest: int = 200) -> str:
+    """Free text as one printable line: newlines and control characters become spaces."""
+    printable = "".join(char if char.isprintable() else " " for char in text)
+    return " ".join(printable.split())[:longest].rstrip()

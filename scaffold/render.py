@@ -1,0 +1,94 @@
+"""Answers in, files out: Copier renders into a folder of our own, black formats, Python parses.
+
+Template sources name the project's package `my_package`, a dotfile `dot_name` and end in `.jinja`:
+so they are valid Python before rendering, and packaging neither hides nor compiles them.
+"""
+
+import ast
+from collections.abc import Iterable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from scaffold.answers import Answers
+from scaffold.catalogue import Catalogue, Part
+from scaffold.errors import ScaffoldError
+from scaffold.files import File, Tree, read_tree
+from scaffold.runtime import requirement
+
+LINE_LENGTH = 88
+SETTINGS = b"""_subdirectory: files
+_exclude: []
+_envops: {undefined: jinja2.StrictUndefined, trim_blocks: true, lstrip_blocks: true}
+"""
+
+
+def render(answers: Answers, catalogue: Catalogue) -> Tree:
+    parts = answers.parts(catalogue)
+    with TemporaryDirectory(prefix="scaffold-") as scratch:
+        template, out = Path(scratch, "template"), Path(scratch, "out")
+        assemble(parts, answers.package, template)
+        _copy(template, out, variables(answers, parts))
+        return {path: polish(path, file) for path, file in read_tree(out).items()}
+
+
+def assemble(parts: Iterable[Part], package: str, template: Path) -> None:
+    """Lay the parts over each other into one Copier template."""
+    for part in parts:
+        for source in sorted(part.folder.rglob("*.jinja")):
+            place = template / "files" / _renamed(source.relative_to(part.folder), package)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_bytes(source.read_bytes().replace(b"my_package", package.encode()))
+    (template / "copier.yml").write_bytes(SETTINGS)
+
+
+def variables(answers: Answers, parts: list[Part]) -> dict[str, Any]:
+    """Everything that a template may name."""
+    _, task, *features = parts
+    trainer: dict[str, Any] = {}
+    for part in parts:
+        trainer |= part.trainer
+    return {
+        "name": answers.name,
+        "package": answers.package,
+        "description": answers.description,
+        "author": answers.author,
+        "created": answers.created,
+        "command": answers.command,
+        "requirements": sorted({requirement(answers.runtime), *task.requirements}),
+        "feature_requirements": sorted({line for part in features for line in part.requirements}),
+        "trainer": trainer,
+        "monitor": task.monitor,
+        "mode": task.mode,
+    }
+
+
+def polish(path: str, file: File) -> File:
+    """Format Python with black, and refuse what does not parse."""
+    if not path.endswith(".py"):
+        return file
+    import black
+
+    try:
+        text = black.format_str(file.data.decode(), mode=black.Mode(line_length=LINE_LENGTH))
+        ast.parse(text)
+    except (ValueError, SyntaxError) as error:
+        raise ScaffoldError(f"the template of `{path}` is not valid Python: {error}") from None
+    return File(text.encode(), file.executable)
+
+
+def _copy(template: Path, out: Path, data: dict[str, Any]) -> None:
+    from copier import Settings, run_copy
+    from copier.errors import CopierError
+    from jinja2 import TemplateError
+
+    try:
+        run_copy(str(template), out, data, settings=Settings(), defaults=True, quiet=True)
+    except (CopierError, TemplateError, ValueError) as error:
+        where = getattr(error, "name", None) or "the templates"
+        raise ScaffoldError(f"cannot render {where}: {error}") from error
+
+
+def _renamed(path: Path, package: str) -> Path:
+    parts = [package if part == "my_package" else part for part in path.parts]
+    return Path(*(f".{part[4:]}" if part.startswith("dot_") else part for part in parts))

@@ -1,0 +1,55 @@
+"""The questions of `scaffold new`, asked by Copier on a terminal."""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import yaml
+
+from scaffold.answers import Answers
+from scaffold.catalogue import Catalogue, Part
+
+
+def on_terminal() -> bool:
+    return sys.stdin.isatty() and sys.stdout.isatty()
+
+
+def ask(answers: Answers, catalogue: Catalogue) -> Answers:
+    """`answers` as the defaults; Ctrl-C ends it as a KeyboardInterrupt."""
+    from copier import Settings, run_copy
+
+    questions = catalogue.root / "questions"
+    with TemporaryDirectory(prefix="scaffold-") as scratch:
+        given = {"defaults": _defaults(answers), "choices": _choices(catalogue)}
+        run_copy(str(questions), scratch, given, settings=Settings(), quiet=True)
+        said = yaml.safe_load(Path(scratch, "answers.yml").read_bytes())
+    features = {
+        **answers.features,
+        "callback": tuple(sorted(said["callbacks"])),
+        "logger": tuple(sorted(said["loggers"])),
+    }
+    task, author, description = said["task"], said["author"], said["description"]
+    return replace(answers, task=task, features=features, author=author, description=description)
+
+
+def _defaults(answers: Answers) -> dict[str, Any]:
+    return {
+        "task": answers.task,
+        "callback": list(answers.on("callback")),
+        "logger": list(answers.on("logger")),
+        "author": answers.author,
+        "description": answers.description,
+    }
+
+
+def _choices(catalogue: Catalogue) -> dict[str, dict[str, str]]:
+    kinds = {"task": catalogue.tasks, **catalogue.features}
+    return {
+        kind: {_label(part): part.name for part in parts.values()} for kind, parts in kinds.items()
+    }
+
+
+def _label(part: Part) -> str:
+    return f"{part.name:<24} {part.description}"
