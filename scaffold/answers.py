@@ -11,6 +11,7 @@ from scaffold.catalogue import KINDS, Catalogue, Part
 from scaffold.names import check_name, one_line, package_name
 
 SCHEMA = 1
+FLAGS = {"callbacks": "callback", "loggers": "logger", "strategy": "strategy", "extras": "extra"}
 
 
 @dataclass(frozen=True)
@@ -59,13 +60,11 @@ def default_answers(name: str, catalogue: Catalogue) -> Answers:
 
 def command(answers: Answers) -> str:
     """The line that makes the same project again."""
-    flags = {
-        "callbacks": "callback",
-        "loggers": "logger",
-        "strategy": "strategy",
-        "extras": "extra",
-    }
-    chosen = [f"--{flag} {','.join(answers.on(kind)) or 'none'}" for flag, kind in flags.items()]
+    chosen = [
+        f"--{flag} {','.join(answers.on(kind)) or 'none'}"
+        for flag, kind in FLAGS.items()
+        if answers.on(kind) or kind in ("callback", "logger")  # on by default, so said when off
+    ]
     return " ".join([f"scaffold new {answers.name} --task {answers.task}", *chosen])
 
 

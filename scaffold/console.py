@@ -9,6 +9,7 @@ import typer
 
 from scaffold import __version__
 from scaffold.answers import Answers
+from scaffold.errors import CancelledError
 from scaffold.files import Tree
 
 
@@ -26,11 +27,9 @@ def title(name: str) -> None:
 
 def fail(error: Exception) -> None:
     first, *rest = _reason(error).splitlines() or ["unknown error"]
-    print(
-        typer.style("error:", fg="red") if sys.stderr.isatty() else "error:", first, file=sys.stderr
-    )
-    for line in rest[:2]:
-        print(f"  {line}", file=sys.stderr)
+    mark = "" if isinstance(error, CancelledError) else "error: "
+    red = typer.style(mark, fg="red") if sys.stderr.isatty() else mark
+    print(f"{red}{first}", *(f"  {line}" for line in rest[:2]), sep="\n", file=sys.stderr)
 
 
 def _reason(error: Exception) -> str:

@@ -2,7 +2,8 @@
 
 ScaffoldError 1
 ├── ConflictError 2
-└── NotAProjectError 3
+├── NotAProjectError 3
+└── CancelledError 130
 
 The message says what, where and how to fix it, in one to three lines.
 """
@@ -18,3 +19,7 @@ class ConflictError(ScaffoldError):
 
 class NotAProjectError(ScaffoldError):
     exit_code = 3
+
+
+class CancelledError(ScaffoldError):
+    exit_code = 130

@@ -10,6 +10,7 @@ import yaml
 
 from scaffold.answers import Answers
 from scaffold.catalogue import Catalogue, Part
+from scaffold.errors import CancelledError
 
 
 def on_terminal() -> bool:
@@ -17,13 +18,16 @@ def on_terminal() -> bool:
 
 
 def ask(answers: Answers, catalogue: Catalogue) -> Answers:
-    """`answers` as the defaults; Ctrl-C ends it as a KeyboardInterrupt."""
+    """The user's answers, with `answers` as the defaults."""
     from copier import Settings, run_copy
 
     questions = catalogue.root / "questions"
     with TemporaryDirectory(prefix="scaffold-") as scratch:
         given = {"defaults": _defaults(answers), "choices": _choices(catalogue)}
-        run_copy(str(questions), scratch, given, settings=Settings(), quiet=True)
+        try:
+            run_copy(str(questions), scratch, given, settings=Settings(), quiet=True)
+        except KeyboardInterrupt:
+            raise CancelledError("cancelled, nothing was written") from None
         said = yaml.safe_load(Path(scratch, "answers.yml").read_bytes())
     features = {
         **answers.features,

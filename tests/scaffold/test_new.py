@@ -1,0 +1,240 @@
+"""`scaffold new`: what it writes, what it refuses, and that it leaves nothing half-written."""
+
+import ast
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import black
+import pytest
+import tomllib
+import yaml
+
+from scaffold import create
+from scaffold.answers import default_answers
+from scaffold.catalogue import packaged
+from scaffold.errors import ScaffoldError
+from scaffold.files import File
+from scaffold.names import check_name, package_name
+from scaffold.render import polish, render
+
+TASKS = sorted(packaged().tasks)
+
+
+def lines(path: str) -> int:
+    return len(Path(path).read_text().splitlines())
+
+
+def test_the_default_project_is_small(scaffold):
+    ran = scaffold("new", "my-exp")
+    assert ran.code == 0, ran.err
+    assert lines("my-exp/my_exp/model.py") <= 45
+    assert lines("my-exp/my_exp/data.py") <= 40
+    assert lines("my-exp/train.py") <= 10
+
+
+def test_the_last_of_at_most_six_lines_is_the_next_command(scaffold):
+    said = scaffold("new", "my-exp").out.splitlines()
+    assert len(said) <= 6
+    assert said[-1] == "cd my-exp && python train.py"
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_every_task_is_formatted_parsed_and_linted(task, scaffold):
+    assert scaffold("new", "my-exp", "--task", task).code == 0
+    for path in Path("my-exp").rglob("*.py"):
+        text = path.read_text()
+        ast.parse(text)
+        assert black.format_str(text, mode=black.Mode(line_length=88)) == text
+    for path in Path("my-exp").rglob("*.y*ml"):
+        yaml.safe_load(path.read_text())
+    lint = subprocess.run([sys.executable, "-m", "ruff", "check", "my-exp"], capture_output=True)
+    assert lint.returncode == 0, lint.stdout.decode()
+
+
+def test_no_trace_of_the_template_is_left(scaffold):
+    scaffold("new", "my-exp")
+    for path in Path("my-exp").rglob("*"):
+        if path.is_file() and ".git" not in path.parts:
+            assert not any(trace in path.read_bytes() for trace in (b"{{", b"{%", b"my_package"))
+            assert path.suffix != ".jinja"
+
+
+def test_template_sources_parse_before_rendering():
+    sources = list(packaged().root.rglob("*.py.jinja"))
+    assert len(sources) > 6
+    for source in sources:
+        ast.parse(source.read_text())
+
+
+def test_templates_survive_packaging():
+    """Nothing is byte-compiled on install, hidden, or impossible on Windows."""
+    for path in packaged().root.rglob("*"):
+        assert not path.name.startswith(".")
+        assert not set(path.name) & set('"|<>:*?')
+        assert path.is_dir() or path.suffix in (".jinja", ".yml")
+
+
+def test_rendering_twice_gives_the_same_bytes():
+    catalogue = packaged()
+    answers = default_answers("my-exp", catalogue)
+    assert render(answers, catalogue) == render(answers, catalogue)
+
+
+def test_flags_choose_features(scaffold):
+    scaffold("new", "my-exp", "--callbacks", "early-stopping", "--loggers", "none")
+    assert os.listdir("my-exp/configs/callbacks") == ["early_stopping.yaml"]
+    assert not Path("my-exp/configs/loggers").exists()
+    project = tomllib.loads(Path("my-exp/pyproject.toml").read_text())["project"]
+    assert not any("tensorboard" in line for line in project["dependencies"])
+
+
+def test_dry_run_lists_exactly_what_new_writes(scaffold):
+    listed = json.loads(scaffold("new", "my-exp", "--dry-run", "--json").out)["files"]
+    assert not Path("my-exp").exists()
+    scaffold("new", "my-exp", "--no-git")
+    written = [p.relative_to("my-exp").as_posix() for p in Path("my-exp").rglob("*") if p.is_file()]
+    assert listed == sorted(written)
+
+
+def test_answers_cannot_alter_structure(scaffold):
+    author = 'Robert "); DROP\n{{ 7*7 }} {% for %} \\'
+    description = 'one\n[tool.x]\n"two" {{ name }} \x1b[31m #'
+    assert scaffold("new", "my-exp", "--author", author, "--description", description).code == 0
+    parsed = tomllib.loads(Path("my-exp/pyproject.toml").read_text())
+    assert "x" not in parsed["tool"]
+    assert parsed["project"]["authors"] == [{"name": 'Robert "); DROP {{ 7*7 }} {% for %} \\'}]
+    assert parsed["project"]["description"] == 'one [tool.x] "two" {{ name }} [31m #'
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(
+            "a/b",
+            "../up",
+            "a\\b",
+            ".",
+            "..",
+            "",
+            "  ",
+            "-x",
+            "x-",
+            "1st",
+            "a b",
+            "a.b",
+            "a\nb",
+            "é",
+        ),
+        *("class", "None", "match/", "json", "torch", "Torch", "scaffold-runtime", "lightning"),
+        *("CON", "com1", "tests", "train", "x" * 65, "{{name}}", "$(id)", "a;b", "~"),
+    ],
+)
+def test_bad_names_are_one_line_and_write_nothing(name, scaffold, workplace):
+    ran = scaffold("new", "--defaults", "--", name)
+    assert ran.code == 1
+    assert len(ran.err.splitlines()) == 1
+    assert "Traceback" not in ran.err
+    assert not any(workplace.iterdir())
+    assert os.listdir(workplace.parent) == ["workplace"]
+
+
+@pytest.mark.parametrize("name", ["my-exp", "x", "A1", "my_exp", "m" * 64, "match", "gan-v2"])
+def test_good_names(name):
+    check_name(name)
+    assert package_name(name).isidentifier()
+
+
+def test_an_existing_folder_is_left_alone(scaffold):
+    Path("my-exp").mkdir()
+    Path("my-exp/mine.txt").write_text("mine")
+    ran = scaffold("new", "my-exp")
+    assert (ran.code, len(ran.err.splitlines())) == (1, 1)
+    assert os.listdir("my-exp") == ["mine.txt"]
+
+
+def test_an_empty_folder_is_used(scaffold):
+    Path("my-exp").mkdir()
+    assert scaffold("new", "my-exp").code == 0
+    assert Path("my-exp/train.py").exists()
+
+
+def test_a_link_is_not_followed(scaffold, workplace):
+    elsewhere = workplace.parent / "elsewhere"
+    elsewhere.mkdir()
+    Path("my-exp").symlink_to(elsewhere)
+    assert scaffold("new", "my-exp").code == 1
+    assert not any(elsewhere.iterdir())
+
+
+def test_a_misspelt_feature_names_the_nearest(scaffold):
+    assert (
+        "did you mean `early-stopping`" in scaffold("new", "x", "--callbacks", "early-stoping").err
+    )
+
+
+def test_a_failure_half_way_leaves_nothing(scaffold, workplace, monkeypatch):
+    def full(tree, root):
+        (root / "half").write_text("written")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(create, "write_tree", full)
+    ran = scaffold("new", "my-exp")
+    assert (ran.code, ran.err) == (1, "error: No space left on device\n")
+    assert not any(workplace.iterdir())
+
+
+def test_a_template_that_is_not_python_is_an_error_that_names_it():
+    with pytest.raises(ScaffoldError, match=r"model\.py"):
+        polish("x/model.py", File(b"def f(:\n"))
+
+
+def test_git_starts_only_outside_a_work_tree(scaffold, workplace):
+    scaffold("new", "outer")
+    assert Path("outer/.git").is_dir()
+    os.chdir("outer")
+    scaffold("new", "inner")
+    assert not Path("inner/.git").exists()
+
+
+def test_every_file_has_plain_permissions(scaffold):
+    scaffold("new", "my-exp", "--no-git")
+    for path in Path("my-exp").rglob("*"):
+        assert path.stat().st_mode & 0o777 == (0o755 if path.is_dir() else 0o644)
+
+
+def test_the_command_in_the_readme_makes_the_same_project(scaffold):
+    scaffold("new", "my-exp", "--callbacks", "none", "--task", "blank", "--no-git")
+    readme = Path("my-exp/README.md").read_text()
+    line = next(line for line in readme.splitlines() if line.startswith("scaffold new"))
+    first = {p: p.read_bytes() for p in Path("my-exp").rglob("*") if p.is_file()}
+    Path("my-exp").rename("before")
+    scaffold(*line.split()[1:], "--no-git")
+    assert first == {p: p.read_bytes() for p in Path("my-exp").rglob("*") if p.is_file()}
+
+
+def test_a_new_feature_is_a_new_folder(scaffold, tmp_path, monkeypatch):
+    """No Python knows the names of features: a throw-away one is found, listed and rendered."""
+    root = tmp_path / "templates"
+    shutil.copytree(packaged().root, root)
+    folder = root / "features/callback/throw-away"
+    (folder / "configs/callbacks").mkdir(parents=True)
+    (folder / "feature.yml").write_text("description: a test\nrequirements: [throw>=1]\n")
+    (folder / "configs/callbacks/throw_away.yaml.jinja").write_text("class_path: throw.Away\n")
+    monkeypatch.setattr("scaffold.cli.packaged", lambda: type(packaged())(root))
+    assert scaffold("new", "my-exp", "--callbacks", "throw-away").code == 0
+    assert (
+        Path("my-exp/configs/callbacks/throw_away.yaml").read_text() == "class_path: throw.Away\n"
+    )
+    assert '"throw>=1",' in Path("my-exp/pyproject.toml").read_text()
+
+
+def test_help_imports_neither_torch_nor_the_renderer():
+    code = "import sys, scaffold.cli; print([m for m in HEAVY if m in sys.modules])".replace(
+        "HEAVY", "('torch', 'copier', 'black', 'jinja2', 'questionary', 'scaffold_runtime')"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout == "[]\n"
