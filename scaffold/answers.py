@@ -1,16 +1,19 @@
 """What a project was made from: its answers, kept in `.scaffold/answers.yml`."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import yaml
 
 from scaffold import __version__
-from scaffold.catalogue import KINDS, Catalogue, Part
+from scaffold.catalogue import KINDS, LOADER, Catalogue, Part
+from scaffold.errors import ScaffoldError
 from scaffold.names import check_name, one_line, package_name
 
 SCHEMA = 1
+EXCLUSIVE = {"strategy"}  # of which one at a time is on
+TEXTS = ("name", "task", "author", "description", "runtime", "version", "created", "command")
 FLAGS = {"callbacks": "callback", "loggers": "logger", "strategy": "strategy", "extras": "extra"}
 
 
@@ -25,6 +28,7 @@ class Answers:
     version: str = __version__
     created: str = __version__  # the version that wrote the project first
     command: str = ""  # and the line that made it
+    other: Mapping[str, Any] = field(default_factory=dict)  # keys of later versions, kept
 
     @property
     def package(self) -> str:
@@ -38,8 +42,9 @@ class Answers:
         features = [catalogue.feature(kind, name) for kind in KINDS for name in self.on(kind)]
         return [catalogue.project, catalogue.task(self.task), *features]
 
-    def with_feature(self, kind: str, *names: str) -> "Answers":
-        return self._with(kind, sorted({*self.on(kind), *names}))
+    def with_feature(self, kind: str, name: str) -> "Answers":
+        others = () if kind in EXCLUSIVE else self.on(kind)
+        return self._with(kind, sorted({*others, name}))
 
     def without_feature(self, kind: str, name: str) -> "Answers":
         return self._with(kind, [each for each in self.on(kind) if each != name])
@@ -55,7 +60,7 @@ def default_answers(name: str, catalogue: Catalogue) -> Answers:
         kind: tuple(part.name for part in parts.values() if part.default)
         for kind, parts in catalogue.features.items()
     }
-    return Answers(name, task, features)
+    return Answers(name, task, features, version=catalogue.version, created=catalogue.version)
 
 
 def command(answers: Answers) -> str:
@@ -80,7 +85,50 @@ def to_yaml(answers: Answers) -> bytes:
         "runtime": answers.runtime,
         "created": answers.created,
         "command": answers.command,
+        **answers.other,
     }
     head = b"# What this project was made from. `scaffold add`, `remove` and `update` keep it.\n"
     text = yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=1000)
     return head + text.encode()
+
+
+def from_yaml(data: bytes) -> Answers:
+    """Not trusted: the file may have been edited or merged by hand."""
+    try:
+        said = yaml.load(data, Loader=LOADER)
+        features = {kind: tuple(map(str, said.pop(kind, ()))) for kind in KINDS}
+        schema = int(said.pop("schema", SCHEMA))
+        texts = {key: str(said.pop(key)) for key in TEXTS if key in said}
+        answers = Answers(features=features, other=said, **texts)
+        check_name(answers.name)
+    except (yaml.YAMLError, AttributeError, TypeError, ValueError, RecursionError):
+        raise ScaffoldError(
+            "`.scaffold/answers.yml` cannot be read; mend it by hand or take it from git"
+        ) from None
+    if schema > SCHEMA or numbers(answers.version) > numbers(__version__):
+        version = one_line(answers.version)
+        raise ScaffoldError(
+            f"this project was made by scaffold {version}, this is {__version__}\n"
+            f'install that one: pip install "torch-scaffold>={version}"'
+        )
+    return answers
+
+
+def numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".") if part.isdigit())
+
+
+def with_flags(answers: Answers, flags: dict[str, str | None], catalogue: Catalogue) -> Answers:
+    """The defaults, with what the flags say instead."""
+    features = dict(answers.features)
+    for kind in features:
+        if (names := flags[kind]) is not None:
+            features[kind] = _features(kind, names, catalogue)
+    task = answers.task if flags["task"] is None else catalogue.task(flags["task"]).name
+    author, description = (one_line(flags[key] or "") for key in ("author", "description"))
+    return replace(answers, task=task, features=features, author=author, description=description)
+
+
+def _features(kind: str, names: str, catalogue: Catalogue) -> tuple[str, ...]:
+    words = [word.strip() for word in names.split(",") if word.strip() not in ("", "none")]
+    return tuple(sorted({catalogue.feature(kind, word).name for word in words}))

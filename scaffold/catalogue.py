@@ -8,9 +8,11 @@ from typing import Any
 
 import yaml
 
+from scaffold import __version__
 from scaffold.errors import ScaffoldError
 from scaffold.names import pick
 
+LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 KINDS = ("callback", "logger", "strategy", "extra")
 DESCRIPTIONS = ("project.yml", "task.yml", "feature.yml")  # describe a folder, are not rendered
 
@@ -28,12 +30,20 @@ class Part:
     trainer: Mapping[str, Any] = field(default_factory=dict)
     monitor: str = ""
     mode: str = ""
+    needs: tuple[str, ...] = ()  # other features, as kind/name
     imports: str = ""  # the module that tells whether its optional package is installed
 
 
 @dataclass(frozen=True)
 class Catalogue:
     root: Path
+    version: str = __version__
+
+    @cached_property
+    def moves(self) -> dict[str, str]:
+        """Files that templates moved since earlier versions, old path to new."""
+        path = self.root / "moves.yml"
+        return (yaml.load(path.read_bytes(), Loader=LOADER) or {}) if path.exists() else {}
 
     @cached_property
     def project(self) -> Part:
@@ -59,8 +69,8 @@ class Catalogue:
 
 
 def read_part(path: Path, kind: str) -> Part:
-    described = yaml.load(path.read_bytes(), Loader=_LOADER) or {}
-    described["requirements"] = tuple(described.get("requirements", ()))
+    described = yaml.load(path.read_bytes(), Loader=LOADER) or {}
+    described |= {key: tuple(described.get(key, ())) for key in ("requirements", "needs")}
     try:
         return Part(kind, path.parent.name, path.parent, **described)
     except TypeError as error:
@@ -72,6 +82,3 @@ def packaged() -> Catalogue:
     here = Path(__file__).resolve().parent
     inside = here / "templates"
     return Catalogue(inside if inside.is_dir() else here.parent / "templates")
-
-
-_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)

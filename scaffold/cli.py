@@ -8,10 +8,9 @@ from typing import Annotated
 import typer
 
 from scaffold import __version__, console
-from scaffold.answers import Answers, command, default_answers
-from scaffold.catalogue import Catalogue, packaged
+from scaffold.catalogue import packaged
+from scaffold.change import Manner, change
 from scaffold.errors import ScaffoldError
-from scaffold.names import one_line
 
 app = typer.Typer(
     help="Write a small PyTorch project, and keep it connected to its templates.",
@@ -23,7 +22,14 @@ app = typer.Typer(
 )
 
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, write nothing")]
+Conflicts = Annotated[
+    str, typer.Option("--conflict", help="Where both changed a line: markers, mine or template")
+]
 Json = Annotated[bool, typer.Option("--json", help="Answer in JSON")]
+
+
+KindArgument = Annotated[str, typer.Argument(help="callback, logger, strategy or extra")]
+NameArgument = Annotated[str, typer.Argument(help="As `scaffold list` shows it")]
 
 
 def main(words: list[str] | None = None) -> None:
@@ -68,6 +74,7 @@ def new(
 ) -> None:
     """Write a new project into the folder NAME."""
     from scaffold import create, git, wizard
+    from scaffold.answers import command, default_answers, with_flags
     from scaffold.runtime import check_runtime
 
     catalogue = packaged()
@@ -76,7 +83,7 @@ def new(
     create.check_target(target)
     flags = {"callback": callbacks, "logger": loggers, "strategy": strategy, "extra": extras}
     flags |= {"task": task, "author": author, "description": description}
-    answers = _answered(answers, flags, catalogue)
+    answers = with_flags(answers, flags, catalogue)
     quiet = defaults or as_json or any(flag is not None for flag in flags.values())
     if not quiet and wizard.on_terminal():
         console.title(name)
@@ -89,17 +96,90 @@ def new(
     console.created(answers, tree, dry_run=dry_run, git=started, as_json=as_json)
 
 
-def _answered(answers: Answers, flags: dict[str, str | None], catalogue: Catalogue) -> Answers:
-    """The defaults, with what the flags say instead."""
-    features = dict(answers.features)
-    for kind in features:
-        if (names := flags[kind]) is not None:
-            features[kind] = _features(kind, names, catalogue)
-    task = answers.task if flags["task"] is None else catalogue.task(flags["task"]).name
-    author, description = (one_line(flags[key] or "") for key in ("author", "description"))
-    return replace(answers, task=task, features=features, author=author, description=description)
+@app.command(epilog="Example: `scaffold add callback ema`")
+def add(
+    kind: KindArgument,
+    name: NameArgument,
+    conflict: Conflicts = "",
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Switch one feature on."""
+    from scaffold import grow
+
+    change(
+        f"Added {kind} `{name}`",
+        lambda project, catalogue: grow.add(project, kind, name, catalogue),
+        Manner(conflict, dry_run, as_json),
+    )
 
 
-def _features(kind: str, names: str, catalogue: Catalogue) -> tuple[str, ...]:
-    words = [word.strip() for word in names.split(",") if word.strip() not in ("", "none")]
-    return tuple(sorted({catalogue.feature(kind, word).name for word in words}))
+@app.command(epilog="Example: `scaffold remove logger tensorboard`")
+def remove(
+    kind: KindArgument,
+    name: NameArgument,
+    conflict: Conflicts = "",
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Switch one feature off; what you edited is kept."""
+    from scaffold import grow
+
+    change(
+        f"Removed {kind} `{name}`",
+        lambda project, catalogue: grow.remove(project, kind, name, catalogue),
+        Manner(conflict, dry_run, as_json),
+    )
+
+
+@app.command(epilog="Example: `scaffold update --dry-run`")
+def update(conflict: Conflicts = "", dry_run: DryRun = False, as_json: Json = False) -> None:
+    """Move the project to the templates of this version."""
+    from scaffold import grow
+
+    change(f"Updated to {__version__}", grow.update, Manner(conflict, dry_run, as_json))
+
+
+@app.command(epilog="Example: `scaffold undo`")
+def undo(conflict: Conflicts = "", dry_run: DryRun = False, as_json: Json = False) -> None:
+    """Take back the last change; undo twice to have it again."""
+    from scaffold import grow
+
+    change(
+        "Took back the last change",
+        lambda project, _: grow.undo(project),
+        Manner(conflict, dry_run, as_json, while_pending=True),
+    )
+
+
+@app.command(epilog="Example: `scaffold resolve`")
+def resolve(dry_run: DryRun = False, as_json: Json = False) -> None:
+    """Close a change whose conflicts you have edited away."""
+    from scaffold.journal import alone
+    from scaffold.project import find_root
+    from scaffold.transition import PENDING, check_nothing_pending
+
+    root = find_root(Path.cwd())
+    check_nothing_pending(root)
+    if not dry_run:
+        with alone(root):
+            (root / PENDING).unlink(missing_ok=True)
+    console.resolved(as_json)
+
+
+@app.command("list", epilog="Example: `scaffold list --json`")
+def list_(as_json: Json = False) -> None:
+    """Show what there is and what is on."""
+    from scaffold import look
+
+    console.listed(look.features(packaged(), Path.cwd()), as_json)
+
+
+@app.command(epilog="Example: `scaffold diff`")
+def diff(as_json: Json = False) -> None:
+    """Show what you changed since generation, and what `update` would change."""
+    from scaffold import look
+    from scaffold.project import find_root, open_project
+
+    project = open_project(find_root(Path.cwd()))
+    console.compared(look.own_changes(project), look.coming_changes(project, packaged()), as_json)

@@ -3,7 +3,8 @@
 import json
 import sys
 from collections.abc import Mapping
-from typing import Any
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -11,6 +12,10 @@ from scaffold import __version__
 from scaffold.answers import Answers
 from scaffold.errors import CancelledError
 from scaffold.files import Tree
+
+if TYPE_CHECKING:
+    from scaffold.look import Difference, Feature
+    from scaffold.transition import Proposal
 
 
 def say(line: str = "", *, dim: bool = False, bold: bool = False) -> None:
@@ -57,3 +62,51 @@ def created(answers: Answers, tree: Tree, *, dry_run: bool, git: bool, as_json: 
         say(f"  {len(tree)} files{repository}; `scaffold list` shows what can be added")
         say()
         say(next_command, bold=True)
+
+
+def changed(
+    headline: str, proposal: "Proposal", pending: list[str], *, dry_run: bool, as_json: bool
+) -> None:
+    said = proposal.plan.said
+    if as_json:
+        steps = [{"path": path, "verb": verb, "note": note} for path, verb, note in said]
+        return say_json({"dry_run": dry_run, "steps": steps, "pending": pending})
+    if proposal.changes_nothing:
+        return say("Nothing to do, everything is as it should be")
+    say(f"Would do: {headline}" if dry_run else headline, bold=True)
+    for path, verb, note in said:
+        say(f"  {verb:<9} {path}{f'  ({note})' if note else ''}")
+    if dry_run:
+        say("nothing written")
+    elif pending:
+        say("edit the conflicts, then `scaffold resolve`; or `scaffold undo`")
+    return None
+
+
+def resolved(as_json: bool) -> None:
+    if as_json:
+        return say_json({"pending": []})
+    return say("No conflict is open")
+
+
+def listed(features: "list[Feature]", as_json: bool) -> None:
+    if as_json:
+        return say_json({"features": [vars(feature) for feature in features]})
+    for kind, group in groupby(features, key=lambda feature: feature.kind):
+        say(kind, bold=True)
+        for feature in group:
+            say(f"  {feature.state:<8} {feature.name:<30} {feature.description}")
+    return None
+
+
+def compared(own: "list[Difference]", coming: "list[Difference]", as_json: bool) -> None:
+    if as_json:
+        return say_json({"own": [vars(d) for d in own], "coming": [vars(d) for d in coming]})
+    for title, differences in (("Your changes", own), ("What `update` would change", coming)):
+        if differences:
+            say(f"{title}: {len(differences)} files", bold=True)
+            for difference in differences:
+                say(difference.text)
+    if not own and not coming:
+        say("No changes: every generated file is as it was written")
+    return None

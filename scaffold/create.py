@@ -5,29 +5,20 @@ import shutil
 from pathlib import Path
 from tempfile import mkdtemp
 
-from scaffold.answers import Answers, to_yaml
+from scaffold.answers import Answers
 from scaffold.catalogue import Catalogue
 from scaffold.errors import ScaffoldError
-from scaffold.files import File, Tree, write_tree
-from scaffold.lock import locked, to_json
+from scaffold.files import Tree, write_tree
+from scaffold.lock import locked
+from scaffold.project import state_files
 from scaffold.render import render
-
-ANSWERS, LOCK, IGNORE = ".scaffold/answers.yml", ".scaffold/lock.json", ".scaffold/.gitignore"
 
 
 def plan_new(answers: Answers, target: Path, catalogue: Catalogue) -> Tree:
     """Every file of the new project, nothing written yet."""
     check_target(target)
     tree = render(answers, catalogue)
-    return {**tree, **state_files(answers, tree)}
-
-
-def state_files(answers: Answers, tree: Tree) -> Tree:
-    return {
-        ANSWERS: File(to_yaml(answers)),
-        IGNORE: File(b"/work/\n"),
-        LOCK: File(to_json(locked(tree), answers.version)),
-    }
+    return {**tree, **state_files(answers, locked(tree))}
 
 
 def check_target(target: Path) -> None:

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import Enum
 from hashlib import sha256
 from pathlib import Path
 
@@ -21,6 +22,15 @@ class File:
         return 0o755 if self.executable else 0o644
 
 
+class Odd(Enum):
+    """What lies at a path and is no file of the project's own."""
+
+    LINK = "a link"
+    FOLDER = "a folder"
+    BLOCKED = "behind a link or a file"
+
+
+Found = File | Odd | None
 Tree = Mapping[str, File]  # by path from the project's root, always with `/`
 
 
@@ -43,3 +53,29 @@ def write_tree(tree: Tree, root: Path) -> None:
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_bytes(file.data)
         place.chmod(file.mode)
+
+
+class Disk:
+    """The user's files as first seen, never through a link."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.seen: dict[str, Found] = {}
+
+    def get(self, path: str) -> Found:
+        if path not in self.seen:
+            self.seen[path] = self._look(path)
+        return self.seen[path]
+
+    def _look(self, path: str) -> Found:
+        place = self.root / path
+        for parent in place.relative_to(self.root).parents[:-1]:
+            if (self.root / parent).is_symlink() or (self.root / parent).is_file():
+                return Odd.BLOCKED
+        if place.is_symlink():
+            return Odd.LINK
+        if place.is_dir():
+            return Odd.FOLDER
+        if not place.exists():
+            return None
+        return File(place.read_bytes(), bool(place.stat().st_mode & 0o100))

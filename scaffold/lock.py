@@ -8,11 +8,15 @@ import json
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast, get_args
 
+from scaffold.errors import ScaffoldError
 from scaffold.files import File, Tree
 
-State = Literal["managed", "ejected", "deleted"]
+# managed: merged with every change; ejected: the user's own; deleted: by the user, stays away;
+# kept: generated no more, but edited, so left
+State = Literal["managed", "ejected", "deleted", "kept"]
+LARGEST = 16 * 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -35,8 +39,42 @@ def to_json(lock: Lock, version: str) -> bytes:
     return f'{{"schema": 1, "version": "{version}", "files": {{\n{files}\n}}}}\n'.encode()
 
 
+def from_json(data: bytes) -> tuple[Lock, set[str]]:
+    """The lock, and the paths whose entry is damaged; the file is not trusted."""
+    try:
+        files = json.loads(data)["files"]
+        entries = {path: _unpacked(path, packed) for path, packed in files.items()}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise ScaffoldError(
+            "`.scaffold/lock.json` cannot be read; after a merge or an edit by hand,\n"
+            "make it anew with `scaffold doctor --rebuild`"
+        ) from None
+    good = {path: entry for path, entry in entries.items() if entry}
+    return good, {path for path in entries if path not in good}
+
+
+def is_safe(path: str) -> bool:
+    """Below the root, outside our own folder, and the same on every system."""
+    parts = path.split("/")
+    odd = {"", ".", ".."} & set(parts) or "\\" in path or ":" in path or "\0" in path
+    return not odd and parts[0] not in (".scaffold", ".git")
+
+
 def _packed(entry: Entry) -> str:
     file = entry.file
     data = base64.b64encode(zlib.compress(file.data, 9)).decode()
     mode = f"{file.mode:o}"
     return json.dumps({"mode": mode, "state": entry.state, "sha256": file.hash, "data": data})
+
+
+def _unpacked(path: str, packed: Mapping[str, str]) -> Entry | None:
+    """None where the path is unsafe, or the bytes are not those that were written."""
+    try:
+        inflate = zlib.decompressobj()
+        data = inflate.decompress(base64.b64decode(packed["data"]), LARGEST)
+        file = File(data, packed["mode"] == "755")
+        state = packed["state"]
+    except (ValueError, KeyError, TypeError, zlib.error):
+        return None
+    sound = inflate.eof and file.hash == packed.get("sha256") and state in get_args(State)
+    return Entry(file, cast(State, state)) if sound and is_safe(path) else None

@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from scaffold.answers import Answers
-from scaffold.catalogue import Catalogue, Part
+from scaffold.catalogue import DESCRIPTIONS, Catalogue, Part
 from scaffold.errors import ScaffoldError
 from scaffold.files import File, Tree, read_tree
 from scaffold.runtime import requirement
@@ -35,10 +35,13 @@ def render(answers: Answers, catalogue: Catalogue) -> Tree:
 def assemble(parts: Iterable[Part], package: str, template: Path) -> None:
     """Lay the parts over each other into one Copier template."""
     for part in parts:
-        for source in sorted(part.folder.rglob("*.jinja")):
-            place = template / "files" / _renamed(source.relative_to(part.folder), package)
+        for source in _sources(part):
+            jinja = source.suffix == ".jinja"
+            data = source.read_bytes()
+            place = template / "files" / (_place(part, source, package) + ".jinja" * jinja)
             place.parent.mkdir(parents=True, exist_ok=True)
-            place.write_bytes(source.read_bytes().replace(b"my_package", package.encode()))
+            place.write_bytes(data.replace(b"my_package", package.encode()) if jinja else data)
+            place.chmod(0o755 if source.stat().st_mode & 0o100 else 0o644)
     (template / "copier.yml").write_bytes(SETTINGS)
 
 
@@ -89,6 +92,18 @@ def _copy(template: Path, out: Path, data: dict[str, Any]) -> None:
         raise ScaffoldError(f"cannot render {where}: {error}") from error
 
 
-def _renamed(path: Path, package: str) -> Path:
-    parts = [package if part == "my_package" else part for part in path.parts]
-    return Path(*(f".{part[4:]}" if part.startswith("dot_") else part for part in parts))
+def paths(part: Part, package: str) -> list[str]:
+    """Which files of a project come from this part, told without rendering."""
+    return sorted(_place(part, source, package) for source in _sources(part))
+
+
+def _sources(part: Part) -> list[Path]:
+    """Templates end in `.jinja`; other files, such as pictures, are copied as they are."""
+    found = sorted(path for path in part.folder.rglob("*") if path.is_file())
+    return [path for path in found if path.name not in DESCRIPTIONS and path.suffix != ".pyc"]
+
+
+def _place(part: Part, source: Path, package: str) -> str:
+    path = source.relative_to(part.folder).as_posix().removesuffix(".jinja")
+    words = (package if word == "my_package" else word for word in path.split("/"))
+    return "/".join(f".{word[4:]}" if word.startswith("dot_") else word for word in words)

@@ -56,4 +56,4 @@ def _choices(catalogue: Catalogue) -> dict[str, dict[str, str]]:
 
 
 def _label(part: Part) -> str:
-    return f"{part.name:<24} {part.description}"
+    return f"{part.name:<30} {part.description}"

@@ -1,0 +1,80 @@
+"""How every changing command runs: lock, plan, settle conflicts, write, report."""
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from scaffold import console
+from scaffold.catalogue import Catalogue, packaged
+from scaffold.errors import ScaffoldError
+from scaffold.names import pick
+
+if TYPE_CHECKING:
+    from scaffold.plan import Conflict
+    from scaffold.project import Project
+    from scaffold.transition import Policy, Proposal
+
+POLICIES = ["fail", "markers", "mine", "template"]
+
+
+@dataclass(frozen=True)
+class Manner:
+    """How the user wants it done."""
+
+    conflict: str
+    dry_run: bool
+    as_json: bool
+    while_pending: bool = False  # also while an earlier conflict is open
+
+
+def change(headline: str, make: "Callable[[Project, Catalogue], Proposal]", manner: Manner) -> None:
+    """The exit code is 2 whenever a conflict is open at the end."""
+    from scaffold.journal import alone
+    from scaffold.project import find_root, open_project
+    from scaffold.transition import carry_out, check_nothing_pending, settle
+
+    policy = _policy(manner)
+    root = find_root(Path.cwd())
+    with nullcontext() if manner.dry_run else alone(root):
+        if not manner.while_pending:
+            check_nothing_pending(root)
+        proposal = make(open_project(root), packaged())
+        if manner.dry_run:
+            pending = list(proposal.plan.conflicts)
+        else:
+            pending = settle(proposal.plan, policy)
+            carry_out(proposal, pending)
+    console.changed(headline, proposal, pending, dry_run=manner.dry_run, as_json=manner.as_json)
+    if pending:
+        raise typer.Exit(2)
+
+
+def _policy(manner: Manner) -> "Policy":
+    from scaffold.wizard import on_terminal
+
+    if manner.conflict:
+        choice = pick(manner.conflict, POLICIES, "way to end a conflict")
+        return lambda path, conflict: choice
+    if on_terminal() and not manner.as_json:
+        return ask_each
+    return lambda path, conflict: "fail"
+
+
+def ask_each(path: str, conflict: "Conflict") -> str:
+    """Per file: whose lines win, or both with markers between them."""
+    import questionary
+
+    choices = {
+        "keep mine": "mine",
+        "take the template's": "template",
+        "both, with conflict markers to edit": "markers",
+        "stop, write nothing": "fail",
+    }
+    answer = questionary.select(f"{path}: {conflict.note}", list(choices)).ask()
+    if answer is None:
+        raise ScaffoldError("cancelled, nothing was written")
+    return choices[answer]

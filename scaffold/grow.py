@@ -1,0 +1,71 @@
+"""Changing an existing project: add, remove, update, resolve and undo."""
+
+from dataclasses import replace
+
+from scaffold.catalogue import Catalogue
+from scaffold.errors import ScaffoldError
+from scaffold.files import Disk
+from scaffold.journal import last_change
+from scaffold.lock import Entry
+from scaffold.plan import make_plan
+from scaffold.project import Project
+from scaffold.render import paths
+from scaffold.transition import Proposal, propose
+
+
+def add(project: Project, kind: str, name: str, catalogue: Catalogue) -> Proposal:
+    """Switch a feature on, with what it needs; its files that the user deleted come back."""
+    answers, owned = project.answers, []
+    for each_kind, each_name in _with_needs(kind, name, catalogue):
+        part = catalogue.feature(each_kind, each_name)
+        answers = answers.with_feature(each_kind, part.name)
+        owned += paths(part, answers.package)
+    disk = Disk(project.root)
+    return propose(project, answers, catalogue, [path for path in owned if not disk.get(path)])
+
+
+def remove(project: Project, kind: str, name: str, catalogue: Catalogue) -> Proposal:
+    catalogue.feature(kind, name)
+    answers = project.answers
+    if name not in answers.on(kind):
+        raise ScaffoldError(f"{kind} `{name}` is not on; `scaffold list` shows what is")
+    needing = [
+        f"{part.kind} `{part.name}`"
+        for part in answers.parts(catalogue)
+        if f"{kind}/{name}" in part.needs
+    ]
+    if needing:
+        raise ScaffoldError(f"{' and '.join(needing)} needs {kind} `{name}`, remove that first")
+    return propose(project, answers.without_feature(kind, name), catalogue)
+
+
+def update(project: Project, catalogue: Catalogue) -> Proposal:
+    return propose(project, replace(project.answers, version=catalogue.version), catalogue)
+
+
+def undo(project: Project) -> Proposal:
+    """The last change backwards, merged with what was edited since."""
+    changes = last_change(project.root)
+    if not changes:
+        raise ScaffoldError("there is nothing to undo")
+    disk = Disk(project.root)
+    ours = [change for change in changes if change.path.startswith(".scaffold/")]
+    if edited := [change.path for change in ours if disk.get(change.path) != change.after]:
+        raise ScaffoldError(f"cannot undo: `{edited[0]}` was changed since, by hand or by git")
+    theirs = [change for change in changes if change not in ours]
+    base = {each.path: Entry(each.after) for each in theirs if each.after}
+    target = {each.path: each.before for each in theirs if each.before}
+    plan = make_plan(base, disk, target)
+    return Proposal(project, project.answers, plan, disk, {each.path: each.before for each in ours})
+
+
+def _with_needs(kind: str, name: str, catalogue: Catalogue) -> list[tuple[str, str]]:
+    """The feature and everything it needs, in a fixed order, each once."""
+    found, open_ = [], [(kind, name)]
+    while open_:
+        each = open_.pop()
+        if each not in found:
+            found.append(each)
+            needs = (need.partition("/") for need in catalogue.feature(*each).needs)
+            open_ += [(need_kind, need_name) for need_kind, _, need_name in needs]
+    return found

@@ -1,0 +1,128 @@
+"""Writing a set of files as one change: killed at any moment, the next command takes it back.
+
+The whole change lies in `.scaffold/work/journal.json` before the first file of the project is
+touched: what each file held before, and what it shall hold. When all are written, one rename makes
+it `undo.json`, from which `scaffold undo` takes the change back.
+"""
+
+import base64
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from scaffold.errors import ScaffoldError
+from scaffold.files import Disk, File
+
+WORK = Path(".scaffold", "work")
+
+
+@dataclass(frozen=True)
+class Change:
+    path: str
+    before: File | None
+    after: File | None
+
+
+@contextmanager
+def alone(root: Path) -> Iterator[None]:
+    """One command at a time in this project; what an earlier one left half-done is taken back."""
+    work = root / WORK
+    work.mkdir(parents=True, exist_ok=True)
+    with open(work / "lock", "wb") as held:
+        try:
+            import fcntl
+
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except ImportError:  # Windows has no flock; there the journal alone must do
+            pass
+        except OSError:
+            raise ScaffoldError(
+                "another `scaffold` is at work in this project, try again"
+            ) from None
+        recover(root)
+        yield
+
+
+def write(root: Path, wanted: Mapping[str, File | None], seen: Disk) -> None:
+    """All of `wanted`, in its order, or nothing; `seen` is what the decision was made on."""
+    changes = list(_changes(wanted, seen, Disk(root)))
+    if not changes:
+        return
+    _durably(root, WORK / "journal.json", File(_packed(changes)))
+    try:
+        for change in changes:
+            _put(root, change.path, change.after)
+    except BaseException:
+        recover(root)
+        raise
+    os.replace(root / WORK / "journal.json", root / WORK / "undo.json")
+
+
+def recover(root: Path) -> None:
+    """Take back a change that was cut short; what was edited since stays as it is."""
+    journal = root / WORK / "journal.json"
+    if not journal.exists():
+        return
+    disk = Disk(root)
+    for change in reversed(_unpacked(journal.read_bytes())):
+        if disk.get(change.path) == change.after:
+            _put(root, change.path, change.before)
+    journal.unlink()
+
+
+def last_change(root: Path) -> list[Change]:
+    undo = root / WORK / "undo.json"
+    return _unpacked(undo.read_bytes()) if undo.exists() else []
+
+
+def _changes(wanted: Mapping[str, File | None], seen: Disk, now: Disk) -> Iterator[Change]:
+    for path, file in wanted.items():
+        before = seen.get(path)
+        if before != now.get(path) or not (before is None or isinstance(before, File)):
+            raise ScaffoldError(f"`{path}` was changed meanwhile; nothing was written, try again")
+        if before != file:
+            yield Change(path, before, file)
+
+
+def _put(root: Path, path: str, file: File | None) -> None:
+    place = root / path
+    if file:
+        _durably(root, Path(path), file)
+        return
+    place.unlink()
+    with suppress(OSError):  # ends at the first folder that still holds something
+        for parent in place.relative_to(root).parents[:-1]:
+            (root / parent).rmdir()
+
+
+def _durably(root: Path, path: Path, file: File) -> None:
+    """Never half a file: written aside, then renamed into place."""
+    aside = root / WORK / "aside"
+    with open(aside, "wb") as out:
+        out.write(file.data)
+        out.flush()
+        os.fsync(out.fileno())
+    aside.chmod(file.mode)
+    (root / path).parent.mkdir(parents=True, exist_ok=True)
+    os.replace(aside, root / path)
+
+
+def _packed(changes: Sequence[Change]) -> bytes:
+    rows = [[each.path, _as_json(each.before), _as_json(each.after)] for each in changes]
+    return json.dumps(rows).encode()
+
+
+def _unpacked(data: bytes) -> list[Change]:
+    return [Change(path, _as_file(old), _as_file(new)) for path, old, new in json.loads(data)]
+
+
+def _as_json(file: File | None) -> list[Any] | None:
+    return [file.executable, base64.b64encode(file.data).decode()] if file else None
+
+
+def _as_file(row: list[Any] | None) -> File | None:
+    return File(base64.b64decode(row[1]), bool(row[0])) if row else None

@@ -1,0 +1,97 @@
+"""Reading a project without changing it: what is on, what was edited, what would come."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from difflib import unified_diff
+from pathlib import Path
+
+from scaffold.catalogue import Catalogue, Part
+from scaffold.errors import NotAProjectError
+from scaffold.files import Disk, File, Found
+from scaffold.project import Project, find_root, open_project
+
+
+@dataclass(frozen=True)
+class Feature:
+    kind: str
+    name: str
+    description: str
+    state: str  # "", on, edited, missing or ejected
+
+
+@dataclass(frozen=True)
+class Difference:
+    path: str
+    verb: str
+    text: str
+
+
+def features(catalogue: Catalogue, start: Path) -> list[Feature]:
+    """The whole catalogue; outside a project nothing is on."""
+    try:
+        project = open_project(find_root(start))
+    except NotAProjectError:
+        project = None
+    parts = [part for kind in catalogue.features.values() for part in kind.values()]
+    return [
+        Feature(part.kind, part.name, part.description, _state(part, project)) for part in parts
+    ]
+
+
+def own_changes(project: Project) -> list[Difference]:
+    """What the user did to generated files."""
+    disk = Disk(project.root)
+    found = []
+    for path, entry in sorted(project.lock.items()):
+        now = disk.get(path)
+        if now != entry.file and entry.state != "deleted":
+            found.append(_difference(path, entry.file, now))
+    return found
+
+
+def coming_changes(project: Project, catalogue: Catalogue) -> list[Difference]:
+    """What `update` would do; nothing is rendered where the version is the same."""
+    if project.answers.version == catalogue.version:
+        return []
+    from scaffold.grow import update
+
+    proposal = update(project, catalogue)
+    files = {**proposal.plan.changes, **{p: c.markers for p, c in proposal.plan.conflicts.items()}}
+    return [_difference(path, proposal.disk.get(path), file) for path, file in files.items()]
+
+
+def _state(part: Part, project: Project | None) -> str:
+    if project is None or part.name not in project.answers.on(part.kind):
+        return ""
+    from scaffold.render import paths
+
+    disk = Disk(project.root)
+    owned = paths(part, project.answers.package)
+    entries = [(disk.get(path), project.lock[path]) for path in owned if path in project.lock]
+    if any(entry.state == "ejected" for _, entry in entries):
+        return "ejected"
+    if any(found is None for found, _ in entries):
+        return "missing"
+    return "edited" if any(found != entry.file for found, entry in entries) else "on"
+
+
+def _difference(path: str, before: Found, after: Found) -> Difference:
+    if before is None:
+        verb = "added"
+    else:
+        verb = "deleted" if after is None else "changed"
+    return Difference(path, verb, "".join(_diff(path, before, after)))
+
+
+def _diff(path: str, before: Found, after: Found) -> Iterator[str]:
+    old, new = _text(before), _text(after)
+    for line in unified_diff(old, new, f"a/{path}", f"b/{path}", n=2):
+        yield line if line.endswith("\n") else f"{line}\n\\ no newline at the end\n"
+
+
+def _text(found: Found) -> list[str]:
+    if not isinstance(found, File):
+        return [f"({found.value})\n"] if found else []
+    if b"\0" in found.data:
+        return [f"(binary, {len(found.data)} bytes)\n"]
+    return found.data.decode(errors="backslashreplace").splitlines(keepends=True)

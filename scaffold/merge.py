@@ -1,0 +1,160 @@
+"""Merging one file three ways, on bytes: what the user and the templates each did to the base."""
+
+import ast
+import json
+import sys
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from scaffold.git import git
+
+BOM = b"\xef\xbb\xbf"
+OPEN, MIDDLE, EQUALS, CLOSE = b"<<<<<<< mine", b"||||||| before", b"=======", b">>>>>>> scaffold"
+
+
+@dataclass(frozen=True)
+class Merged:
+    data: bytes
+    conflicts: int
+
+
+def is_binary(data: bytes) -> bool:
+    return b"\0" in data
+
+
+def has_markers(data: bytes) -> bool:
+    """Whether a merge of ours was left unresolved; a user's own `<<<<<<<` does not count."""
+    return any(line.rstrip() in (OPEN, CLOSE) for line in data.splitlines())
+
+
+def merge(path: str, base: bytes, mine: bytes, template: bytes) -> Merged:
+    """A result in the user's own line ends, BOM and final newline; broken syntax is a conflict."""
+    plain = [_normal(data) for data in (base, mine, template)]
+    merged = _by_git(*plain) or diff3(*plain)
+    if not merged.conflicts and parses(path, mine) and not parses(path, merged.data):
+        merged = Merged(_marked(*(_lines(data) for data in plain)), 1)
+    return Merged(_in_style_of(mine, merged.data), merged.conflicts)
+
+
+def parses(path: str, data: bytes) -> bool:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            _parse(Path(path).suffix, data)
+    except Exception:  # each parser has its own errors, and RecursionError is no better
+        return False
+    return True
+
+
+def _parse(suffix: str, data: bytes) -> None:
+    if suffix == ".py":
+        ast.parse(data)
+    elif suffix in (".yaml", ".yml"):
+        import yaml
+
+        yaml.safe_load(data)
+    elif suffix == ".json":
+        json.loads(data)
+    elif suffix == ".toml":
+        _parse_toml(data.decode())
+
+
+def _parse_toml(text: str) -> None:
+    if sys.version_info >= (3, 11):
+        import tomllib
+
+        tomllib.loads(text)
+
+
+def diff3(base: bytes, mine: bytes, template: bytes) -> Merged:
+    """The classic algorithm, for where there is no git: split at the lines that all three share."""
+    texts = [_lines(data) for data in (base, mine, template)]
+    done, conflicts, at = [], 0, (0, 0, 0)
+    for b, m, t, length in _shared(*texts):
+        ours = [text[start:end] for text, start, end in zip(texts, at, (b, m, t), strict=True)]
+        old, left, right = (b"".join(lines) for lines in ours)
+        if left in (old, right):
+            done.append(right)
+        elif right == old:
+            done.append(left)
+        else:
+            done.append(_marked(*ours))
+            conflicts += 1
+        done += texts[0][b : b + length]
+        at = (b + length, m + length, t + length)
+    return Merged(b"".join(done), conflicts)
+
+
+def _shared(
+    base: list[bytes], mine: list[bytes], template: list[bytes]
+) -> Iterator[tuple[int, int, int, int]]:
+    """Runs of lines that all three have: where each starts, how long; the last one is empty."""
+    to_mine, to_template = _matches(base, mine), _matches(base, template)
+    start = 0
+    while start < len(base):
+        m, t = to_mine.get(start), to_template.get(start)
+        if m is None or t is None:
+            start += 1
+            continue
+        length = 1
+        while (
+            to_mine.get(start + length) == m + length
+            and to_template.get(start + length) == t + length
+        ):
+            length += 1
+        yield start, m, t, length
+        start += length
+    yield len(base), len(mine), len(template), 0
+
+
+def _matches(base: list[bytes], other: list[bytes]) -> dict[int, int]:
+    blocks = SequenceMatcher(None, base, other, autojunk=False).get_matching_blocks()
+    return {block.a + i: block.b + i for block in blocks for i in range(block.size)}
+
+
+def _marked(base: list[bytes], mine: list[bytes], template: list[bytes]) -> bytes:
+    """A conflict as git writes it, with the base in the middle."""
+    sides = ((OPEN, mine), (MIDDLE, base), (EQUALS, template))
+    return b"".join(head + b"\n" + _ended(b"".join(lines)) for head, lines in sides) + CLOSE + b"\n"
+
+
+def _by_git(base: bytes, mine: bytes, template: bytes) -> Merged | None:
+    with TemporaryDirectory(prefix="scaffold-") as scratch:
+        names = ("mine", "before", "scaffold")
+        for name, data in zip(names, (mine, base, template), strict=True):
+            Path(scratch, name).write_bytes(data)
+        labels = [word for name in names for word in ("-L", name)]
+        done = git("merge-file", "-p", "--diff3", *labels, *names, inside=Path(scratch))
+    if done is None or not 0 <= done.returncode < 128:  # beyond is an error, not a count
+        return None
+    return Merged(done.stdout, done.returncode)
+
+
+def _normal(data: bytes) -> bytes:
+    text = data.removeprefix(BOM)
+    return _ended(text.replace(b"\r\n", b"\n") if _is_crlf(text) else text)
+
+
+def _in_style_of(mine: bytes, data: bytes) -> bytes:
+    if not mine.endswith(b"\n") and not has_markers(data[-len(CLOSE) - 1 :]):
+        data = data.removesuffix(b"\n")
+    if _is_crlf(mine):
+        data = data.replace(b"\n", b"\r\n")
+    return (BOM if mine.startswith(BOM) else b"") + data
+
+
+def _is_crlf(data: bytes) -> bool:
+    """Every line ends in CRLF, so that turning it to LF and back loses nothing."""
+    return b"\r\n" in data and data.count(b"\n") == data.count(b"\r\n")
+
+
+def _ended(data: bytes) -> bytes:
+    return data if not data or data.endswith(b"\n") else data + b"\n"
+
+
+def _lines(data: bytes) -> list[bytes]:
+    return [line + b"\n" for line in data.removesuffix(b"\n").split(b"\n")] if data else []

@@ -1,0 +1,188 @@
+"""What a change does to each file, decided before anything is written.
+
+A pure function of three maps: the pristine base, the user's files and the fresh render.
+The first case that fits a path decides; nothing that a user wrote is overwritten or deleted.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from scaffold.files import File, Found, Odd, Tree
+from scaffold.lock import Entry, Lock, State
+from scaffold.merge import is_binary, merge
+
+Verb = Literal[
+    "same", "create", "update", "merge", "move", "delete", "keep", "gone", "beside", "conflict"
+]
+
+
+class Disk(Protocol):
+    """The user's files, by path."""
+
+    def get(self, path: str, /) -> Found: ...
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What happens at one path; `state` None drops it from the lock."""
+
+    verb: Verb
+    state: State | None = "managed"
+    file: File | None = None  # the content afterwards, for the verbs that write
+    note: str = ""
+    stale: bool = False  # the base stays the old one, as the new one was not delivered
+
+
+@dataclass(frozen=True)
+class Conflict:
+    """Both sides changed the same lines: three ways to end it."""
+
+    mine: File
+    template: File
+    markers: File
+    note: str
+
+
+@dataclass
+class Plan:
+    lock: dict[str, Entry] = field(default_factory=dict)
+    changes: dict[str, File | None] = field(default_factory=dict)  # None deletes
+    said: list[tuple[str, Verb, str]] = field(default_factory=list)  # path, verb, note
+    conflicts: dict[str, Conflict] = field(default_factory=dict)
+
+
+def make_plan(
+    base: Lock,
+    disk: Disk,
+    target: Tree,
+    renamed: Mapping[str, str] | None = None,
+    homes: Mapping[str, str] | None = None,
+) -> Plan:
+    """`renamed`: old to new path in the templates; `homes`: where the user moved a file to."""
+    plan, renamed, homes = Plan(), renamed or {}, homes or {}
+    came_from = {new: old for old, new in renamed.items()}
+    for path in sorted({*base, *target} - {*renamed}):
+        origin = came_from.get(path, path)
+        home = homes.get(origin, origin)
+        old, user, new = base.get(origin), disk.get(home), target.get(path)
+        outcome = decide(home, old, user, new)
+        place = path if home == origin else home
+        _record(plan, path, outcome, old, new)
+        _place(plan, place, outcome, disk)
+        if outcome.verb == "conflict" and isinstance(user, File) and new and outcome.file:
+            plan.conflicts[place] = Conflict(user, new, outcome.file, outcome.note)
+        if origin not in (path, *plan.changes):
+            _leave(plan, origin, path, disk.get(origin))
+    return plan
+
+
+def decide(path: str, base: Entry | None, user: Found, target: File | None) -> Outcome:
+    if base and base.state != "managed" and (outcome := _unmanaged(base, user, target)):
+        return outcome
+    if target is None:
+        return _dropped(base, user)
+    if base and target == base.file:
+        return Outcome("same")
+    if user is None:
+        return _absent(base, target)
+    if user is Odd.BLOCKED:
+        return Outcome("keep", "managed" if base else None, note=f"is {user.value}", stale=True)
+    if isinstance(user, Odd):
+        return Outcome("beside", "managed" if base else "ejected", target, f"yours is {user.value}")
+    if base is None:
+        return _collision(user, target)
+    return _three_files(path, base.file, user, target)
+
+
+def _unmanaged(base: Entry, user: Found, target: File | None) -> Outcome | None:
+    """A file that went its own way; None where it is back on the common path."""
+    if user is not None and user == target:
+        return Outcome("same")
+    if base.state == "ejected" and target is not None:
+        return Outcome("same" if target == base.file else "keep", "ejected", note="is ejected")
+    if base.state == "deleted" and user is None:
+        return Outcome("same", "deleted" if target else None)
+    if base.state == "kept" and target is None:
+        return Outcome("same", "kept" if user else None)
+    if base.state == "kept" and user is None:
+        return Outcome("create", file=target)
+    return Outcome("same", None) if target is None and base.state == "ejected" else None
+
+
+def _dropped(base: Entry | None, user: Found) -> Outcome:
+    """The templates have this file no more."""
+    if user is None or base is None:
+        return Outcome("same", None)
+    if isinstance(user, Odd):
+        return Outcome("keep", None, note=f"no longer generated, yours is {user.value}")
+    if user.data == base.file.data:
+        return Outcome("delete", None)
+    return Outcome("keep", "kept", note="no longer generated, you edited it")
+
+
+def _absent(base: Entry | None, target: File) -> Outcome:
+    if base is None:
+        return Outcome("create", file=target)
+    return Outcome("gone", "deleted", note="changed, but you deleted it")
+
+
+def _collision(user: File, target: File) -> Outcome:
+    if user.data == target.data:
+        return Outcome("same")
+    return Outcome("beside", "ejected", target, "you have a file of that name")
+
+
+def _three_files(path: str, base: File, user: File, target: File) -> Outcome:
+    changed_by_user = user.executable != base.executable
+    executable = user.executable if changed_by_user else target.executable
+    if user.data in (target.data, base.data) or target.data == base.data:
+        data = user.data if target.data == base.data else target.data
+        file = File(data, executable)
+        return Outcome("same") if file == user else Outcome("update", file=file)
+    if any(is_binary(file.data) for file in (base, user, target)):
+        return Outcome("beside", file=target, note="both changed it, and it is binary")
+    merged = merge(path, base.data, user.data, target.data)
+    file = File(merged.data, executable)
+    if not merged.conflicts:
+        return Outcome("merge", file=file)
+    many = "1 place" if merged.conflicts == 1 else f"{merged.conflicts} places"
+    return Outcome("conflict", file=file, note=f"both changed {many}")
+
+
+def _record(
+    plan: Plan, path: str, outcome: Outcome, base: Entry | None, target: File | None
+) -> None:
+    """What the lock will hold: the fresh render, or the old base where nothing replaced it."""
+    old = base.file if base else None
+    pristine = old if outcome.stale or target is None else target
+    if pristine and outcome.state:
+        plan.lock[path] = Entry(pristine, outcome.state)
+
+
+def _place(plan: Plan, path: str, outcome: Outcome, disk: Disk) -> None:
+    if outcome.verb == "same":
+        return
+    if outcome.verb == "beside" and outcome.file:
+        path = _sibling(path, outcome.file, disk)
+    if outcome.verb == "delete":
+        plan.changes[path] = None
+    elif outcome.file and outcome.verb != "conflict":
+        plan.changes[path] = outcome.file
+    plan.said.append((path, outcome.verb, outcome.note))
+
+
+def _sibling(path: str, file: File, disk: Disk) -> str:
+    """The first free name beside the user's file."""
+    names = (f"{path}.new{'' if number == 1 else number}" for number in range(1, 1000))
+    return next(name for name in names if disk.get(name) in (None, file))
+
+
+def _leave(plan: Plan, old: str, new: str, user: Found) -> None:
+    """The templates moved a file: the user's goes along, edits and all."""
+    if not isinstance(user, File):
+        return
+    if new not in plan.conflicts:
+        plan.changes.setdefault(new, user)
+    plan.changes[old] = None
+    plan.said.append((old, "move", f"to {new}"))

@@ -1,0 +1,55 @@
+"""A project on the disk: its root, its answers and its lock."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from scaffold.answers import Answers, from_yaml, to_yaml
+from scaffold.errors import NotAProjectError, ScaffoldError
+from scaffold.files import File, Tree
+from scaffold.lock import Lock, from_json, to_json
+
+ANSWERS, LOCK = ".scaffold/answers.yml", ".scaffold/lock.json"
+
+
+@dataclass(frozen=True)
+class Project:
+    root: Path
+    answers: Answers
+    lock: Lock
+    damaged: frozenset[str] = frozenset()
+
+
+def find_root(start: Path) -> Path:
+    for folder in (start, *start.parents):
+        if (folder / ANSWERS).is_file():
+            return folder
+    raise NotAProjectError(
+        f"no project here: {start} and the folders above have no `{ANSWERS}`\n"
+        "make one with `scaffold new my-exp`"
+    )
+
+
+def open_project(root: Path) -> Project:
+    answers = from_yaml(_read(root / ANSWERS))
+    lock, damaged = from_json(_read(root / LOCK))
+    return Project(root, answers, lock, frozenset(damaged))
+
+
+def state_files(answers: Answers, lock: Lock) -> Tree:
+    """What is kept in `.scaffold/`; the lock comes last."""
+    return {
+        ".scaffold/.gitignore": File(b"/work/\n"),
+        ".scaffold/.gitattributes": File(b"lock.json -diff linguist-generated\n"),
+        ANSWERS: File(to_yaml(answers)),
+        LOCK: File(to_json(lock, answers.version)),
+    }
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        raise ScaffoldError(
+            f"`.scaffold/{path.name}` cannot be read\n"
+            "take it from git, or make it anew with `scaffold doctor --rebuild`"
+        ) from None

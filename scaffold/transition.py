@@ -1,0 +1,174 @@
+"""The one engine behind `add`, `remove` and `update`: from these answers to those.
+
+render, plan, settle the conflicts, write as one change.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+from pathlib import Path
+
+from scaffold.answers import Answers
+from scaffold.catalogue import Catalogue
+from scaffold.errors import ConflictError
+from scaffold.files import Disk, File, Tree
+from scaffold.journal import write
+from scaffold.lock import Entry, Lock
+from scaffold.merge import has_markers
+from scaffold.plan import Conflict, Plan, make_plan
+from scaffold.project import Project, state_files
+from scaffold.render import render
+
+ALIKE = 0.6
+PENDING = ".scaffold/work/pending.json"
+SKIPPED = {"__pycache__", "build", "data", "dist", "node_modules", "runs", "venv"}
+LARGEST = 256 * 1024
+Policy = Callable[[str, Conflict], str]  # path, conflict -> mine, template, markers or fail
+
+
+@dataclass(frozen=True)
+class Proposal:
+    project: Project
+    answers: Answers
+    plan: Plan
+    disk: Disk
+    state: Mapping[str, File | None]  # what `.scaffold/` shall hold
+
+    @property
+    def changes_nothing(self) -> bool:
+        same = all(self.disk.get(path) == file for path, file in self.state.items())
+        return same and not self.plan.changes and not self.plan.conflicts
+
+
+def propose(
+    project: Project, answers: Answers, catalogue: Catalogue, restore: Iterable[str] = ()
+) -> Proposal:
+    """What going to `answers` does; `restore` brings back files that the user deleted."""
+    target = render(answers, catalogue)
+    base = _base(project, catalogue, target, answers)
+    base = {path: entry for path, entry in base.items() if path not in set(restore)}
+    disk = Disk(project.root)
+    renamed = _renamed(base, target, disk, catalogue) if _newer(project, answers) else {}
+    homes = _homes(base, target, disk, renamed)
+    plan = make_plan(base, disk, target, renamed, homes)
+    return Proposal(project, answers, plan, disk, state_files(answers, plan.lock))
+
+
+def settle(plan: Plan, policy: Policy) -> list[str]:
+    """Turn conflicts into changes; returns the paths that now hold markers."""
+    pending, refused = [], []
+    for path, conflict in plan.conflicts.items():
+        choice = policy(path, conflict)
+        if choice == "fail":
+            refused.append(f"`{path}`: {conflict.note}")
+            continue
+        plan.changes[path] = getattr(conflict, choice)
+        pending += [path] if choice == "markers" else []
+    if refused:
+        raise ConflictError(
+            f"{'; '.join(refused)}\n"
+            "nothing was written; say what to do with `--conflict markers|mine|template`"
+        )
+    return pending
+
+
+def carry_out(proposal: Proposal, pending: list[str]) -> None:
+    """Write the plan, answers and lock last."""
+    state = dict(proposal.state)
+    if pending:
+        state = {PENDING: File(json.dumps(pending).encode()), **state}
+    write(proposal.project.root, {**proposal.plan.changes, **state}, proposal.disk)
+
+
+def pending_conflicts(root: Path) -> list[str]:
+    """Files that still hold markers of an earlier change."""
+    listed = root / PENDING
+    paths = json.loads(listed.read_bytes()) if listed.exists() else []
+    return [path for path in paths if _unresolved(root / path)]
+
+
+def check_nothing_pending(root: Path) -> None:
+    if paths := pending_conflicts(root):
+        raise ConflictError(
+            f"still in conflict: {', '.join(paths)}\n"
+            "edit them and run `scaffold resolve`, or take the change back with `scaffold undo`"
+        )
+
+
+def _unresolved(path: Path) -> bool:
+    return path.is_file() and has_markers(path.read_bytes())
+
+
+def _newer(project: Project, answers: Answers) -> bool:
+    return project.answers.version != answers.version
+
+
+def _base(project: Project, catalogue: Catalogue, target: Tree, answers: Answers) -> Lock:
+    """The lock; a damaged entry is rendered again, where this version still can."""
+    if not project.damaged or _newer(project, answers):
+        return project.lock
+    again = render(project.answers, catalogue)
+    mended = {path: Entry(again[path]) for path in project.damaged if path in again}
+    return {**project.lock, **mended}
+
+
+def _renamed(base: Lock, target: Tree, disk: Disk, catalogue: Catalogue) -> dict[str, str]:
+    """Files that the templates moved: said in `moves.yml`, else by likeness."""
+    said = catalogue.moves
+    gone = [path for path in base if path not in target]
+    new = [path for path in target if path not in base and disk.get(path) is None]
+    moves: dict[str, str] = {}
+    for old in gone:
+        free = [path for path in new if path not in moves.values()]
+        place = said.get(old) if said.get(old) in free else None
+        place = place or _most_alike(old, base[old].file, {path: target[path] for path in free})
+        if place:
+            moves[old] = place
+    return moves
+
+
+def _homes(base: Lock, target: Tree, disk: Disk, renamed: Mapping[str, str]) -> dict[str, str]:
+    """Where the user moved files that are about to change."""
+    lost = [
+        path
+        for path, entry in base.items()
+        if entry.state == "managed"
+        and disk.get(path) is None
+        and target.get(renamed.get(path, path)) not in (None, entry.file)
+    ]
+    if not lost:
+        return {}
+    own = _own_files(disk, {*base, *target})
+    found = {path: _most_alike(path, base[path].file, own) for path in lost}
+    return {path: home for path, home in found.items() if home}
+
+
+def _own_files(disk: Disk, generated: set[str]) -> dict[str, File]:
+    """The user's own files of a size and at a place where a moved file may be."""
+    found: dict[str, File] = {}
+    stack = [disk.root]
+    while stack and len(found) < 5000:
+        for path in sorted(stack.pop().iterdir()):
+            name = path.relative_to(disk.root).as_posix()
+            if path.is_symlink() or path.name.startswith(".") or path.name in SKIPPED:
+                continue
+            if path.is_dir():
+                stack.append(path)
+            elif name not in generated and path.stat().st_size <= LARGEST:
+                file = disk.get(name)
+                found |= {name: file} if isinstance(file, File) else {}
+    return found
+
+
+def _most_alike(path: str, file: File, others: Mapping[str, File]) -> str | None:
+    lines = file.data.splitlines()
+    best, place = ALIKE, None
+    for name, other in others.items():
+        if Path(name).suffix != Path(path).suffix or not lines:
+            continue
+        match = SequenceMatcher(None, lines, other.data.splitlines(), autojunk=False)
+        if match.real_quick_ratio() >= best and match.quick_ratio() >= best:
+            likeness = match.ratio()
+            best, place = (likeness, name) if likeness >= best else (best, place)
+    return place
