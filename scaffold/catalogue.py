@@ -39,11 +39,11 @@ class Catalogue:
     root: Path
     version: str = __version__
 
-    @cached_property
-    def moves(self) -> dict[str, str]:
+    def moves(self, package: str) -> dict[str, str]:
         """Files that templates moved since earlier versions, old path to new."""
         path = self.root / "moves.yml"
-        return (yaml.load(path.read_bytes(), Loader=LOADER) or {}) if path.exists() else {}
+        text = path.read_text().replace("my_package", package) if path.exists() else ""
+        return yaml.load(text, Loader=LOADER) or {}
 
     @cached_property
     def project(self) -> Part:

@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from scaffold.answers import Answers
-from scaffold.catalogue import DESCRIPTIONS, Catalogue, Part
+from scaffold.catalogue import DESCRIPTIONS, KINDS, Catalogue, Part
 from scaffold.errors import ScaffoldError
 from scaffold.files import File, Tree, read_tree
 from scaffold.runtime import requirement
@@ -63,6 +63,7 @@ def variables(answers: Answers, parts: list[Part]) -> dict[str, Any]:
         "trainer": trainer,
         "monitor": task.monitor,
         "mode": task.mode,
+        "features": {kind: list(answers.on(kind)) for kind in KINDS},
     }
 
 

@@ -49,7 +49,8 @@ def propose(
     base = _base(project, catalogue, target, answers)
     base = {path: entry for path, entry in base.items() if path not in set(restore)}
     disk = Disk(project.root)
-    renamed = _renamed(base, target, disk, catalogue) if _newer(project, answers) else {}
+    said = catalogue.moves(answers.package)
+    renamed = _renamed(base, target, disk, said) if _newer(project, answers) else {}
     homes = _homes(base, target, disk, renamed)
     plan = make_plan(base, disk, target, renamed, homes)
     return Proposal(project, answers, plan, disk, state_files(answers, plan.lock))
@@ -113,9 +114,8 @@ def _base(project: Project, catalogue: Catalogue, target: Tree, answers: Answers
     return {**project.lock, **mended}
 
 
-def _renamed(base: Lock, target: Tree, disk: Disk, catalogue: Catalogue) -> dict[str, str]:
+def _renamed(base: Lock, target: Tree, disk: Disk, said: Mapping[str, str]) -> dict[str, str]:
     """Files that the templates moved: said in `moves.yml`, else by likeness."""
-    said = catalogue.moves
     gone = [path for path in base if path not in target]
     new = [path for path in target if path not in base and disk.get(path) is None]
     moves: dict[str, str] = {}

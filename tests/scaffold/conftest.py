@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from scaffold.catalogue import Catalogue
 from scaffold.cli import main
 
 
@@ -42,3 +43,15 @@ def scaffold(capsys: pytest.CaptureFixture[str]) -> Scaffold:
         return Ran(code if isinstance(code, int) else 0, out, err)
 
     return run
+
+
+@pytest.fixture
+def generation(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Pretend that this older or newer version of the templates is the installed one."""
+
+    def use(version: str) -> None:
+        catalogue = Catalogue(Path(__file__).parent / "generations" / version, version)
+        for module in ("cli", "change"):
+            monkeypatch.setattr(f"scaffold.{module}.packaged", lambda: catalogue)
+
+    return use
