@@ -1,0 +1,159 @@
+"""What a device is: whether it is here, how many there are, and its `torch.device`."""
+
+from __future__ import annotations
+
+import abc
+from typing import Any
+
+import torch
+
+from scaffold_runtime.errors import MisconfigurationException
+
+
+class Accelerator(abc.ABC):
+    """A kind of hardware. Subclass it to bring your own; the three below are final."""
+
+    name: str
+
+    @staticmethod
+    @abc.abstractmethod
+    def is_available() -> bool:
+        """Whether this machine has one that torch can use."""
+
+    @staticmethod
+    @abc.abstractmethod
+    def auto_device_count() -> int:
+        """How many of them there are."""
+
+    @abc.abstractmethod
+    def device(self, index: int) -> torch.device:
+        """The torch device with this index."""
+
+    def get_device_stats(self, device: torch.device) -> dict[str, Any]:
+        """Numbers worth logging, by name; memory in bytes."""
+        return {}
+
+
+class CPUAccelerator(Accelerator):
+    """The processor; always there."""
+
+    name = "cpu"
+
+    @staticmethod
+    def is_available() -> bool:
+        return True
+
+    @staticmethod
+    def auto_device_count() -> int:
+        return 1
+
+    def device(self, index: int) -> torch.device:
+        return torch.device("cpu")
+
+
+class CUDAAccelerator(Accelerator):
+    """NVIDIA (or ROCm) GPUs."""
+
+    name = "cuda"
+
+    @staticmethod
+    def is_available() -> bool:
+        return torch.cuda.is_available()
+
+    @staticmethod
+    def auto_device_count() -> int:
+        return torch.cuda.device_count()
+
+    def device(self, index: int) -> torch.device:
+        return torch.device("cuda", index)
+
+    def get_device_stats(self, device: torch.device) -> dict[str, Any]:
+        return torch.cuda.memory_stats(device)
+
+
+class MPSAccelerator(Accelerator):
+    """The GPU of Apple silicon."""
+
+    name = "mps"
+
+    @staticmethod
+    def is_available() -> bool:
+        return torch.backends.mps.is_available()
+
+    @staticmethod
+    def auto_device_count() -> int:
+        return 1
+
+    def device(self, index: int) -> torch.device:
+        return torch.device("mps", index)
+
+    def get_device_stats(self, device: torch.device) -> dict[str, Any]:
+        return {"mps.allocated_bytes": torch.mps.current_allocated_memory()}
+
+
+ACCELERATORS: dict[str, type[Accelerator]] = {
+    "cuda": CUDAAccelerator,
+    "mps": MPSAccelerator,
+    "cpu": CPUAccelerator,
+}
+
+
+def select_accelerator(choice: str | Accelerator) -> Accelerator:
+    """Turn the Trainer's `accelerator` argument into an accelerator that is available.
+
+    Raises:
+        MisconfigurationException: for an unknown name, or for hardware this machine lacks.
+    """
+    if isinstance(choice, Accelerator):
+        return choice
+    available = [name for name, kind in ACCELERATORS.items() if kind.is_available()]
+    if choice == "auto":
+        return ACCELERATORS[available[0]]()
+    if choice == "gpu" and any(name != "cpu" for name in available):
+        return ACCELERATORS[available[0]]()
+    if choice in available:
+        return ACCELERATORS[choice]()
+    if choice == "gpu" or choice in ACCELERATORS:
+        raise MisconfigurationException(
+            f"accelerator={choice!r} was asked for, but this machine has only: {', '.join(available)}. "
+            f"Write accelerator={available[0]!r}, or accelerator='auto' to take the best one found."
+        )
+    raise MisconfigurationException(
+        f"accelerator={choice!r} is unknown. Choose 'auto', 'gpu', {', '.join(map(repr, ACCELERATORS))}, "
+        "or pass an Accelerator."
+    )
+
+
+def parse_devices(devices: int | str | list[int], accelerator: Accelerator) -> list[int]:
+    """Turn the Trainer's `devices` argument into device indices.
+
+    Accepts a count (`2`), indices (`[0, 3]`, `"0,3"`), and everything there is (`-1`, `"auto"`).
+
+    Raises:
+        MisconfigurationException: for anything else, or for devices this machine lacks.
+    """
+    found = accelerator.auto_device_count()
+    wanted = _device_indices(devices, found)
+    beyond = [index for index in wanted if index >= found and accelerator.name != "cpu"]
+    if not wanted or beyond or len(set(wanted)) < len(wanted):
+        raise MisconfigurationException(
+            f"devices={devices!r} does not fit: accelerator '{accelerator.name}' has {found} device(s) here. "
+            "Write a count, a list of distinct indices, -1 for all, or 'auto'."
+        )
+    return wanted
+
+
+def _device_indices(devices: int | str | list[int], found: int) -> list[int]:
+    if isinstance(devices, str):
+        text = devices.strip()
+        if text == "auto":
+            return list(range(found))
+        if "," in text:
+            parts = [part.strip() for part in text.split(",") if part.strip()]
+            return [int(part) for part in parts] if all(p.isdigit() for p in parts) else []
+        return _device_indices(int(text), found) if text.lstrip("-").isdigit() else []
+    if isinstance(devices, bool):
+        return []
+    if isinstance(devices, int):
+        return list(range(found if devices == -1 else devices))
+    return list(devices)

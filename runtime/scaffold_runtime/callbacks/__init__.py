@@ -1,0 +1,92 @@
+"""Callbacks: what happens beside training."""
+
+from __future__ import annotations
+
+import importlib
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from scaffold_runtime.errors import MisconfigurationException
+from scaffold_runtime.hooks import Callback, Checkpoint
+
+if TYPE_CHECKING:
+    from scaffold_runtime.callbacks.early_stopping import EarlyStopping
+    from scaffold_runtime.callbacks.lr_monitor import LearningRateMonitor
+    from scaffold_runtime.callbacks.model_checkpoint import ModelCheckpoint
+    from scaffold_runtime.callbacks.model_summary import ModelSummary
+    from scaffold_runtime.callbacks.progress import ProgressBar
+    from scaffold_runtime.callbacks.timer import Timer
+
+_HOME = {
+    "EarlyStopping": "early_stopping",
+    "LearningRateMonitor": "lr_monitor",
+    "ModelCheckpoint": "model_checkpoint",
+    "ModelSummary": "model_summary",
+    "ProgressBar": "progress",
+    "Timer": "timer",
+}
+__all__ = [
+    "Callback",
+    "Checkpoint",
+    "EarlyStopping",
+    "LearningRateMonitor",
+    "ModelCheckpoint",
+    "ModelSummary",
+    "ProgressBar",
+    "Timer",
+    "default_callbacks",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def default_callbacks(
+    given: list[Callback] | Callback | None,
+    *,
+    max_time: str | timedelta | dict[str, int] | None,
+    checkpointing: bool,
+    progress_bar: bool,
+    summary: bool,
+    fast_dev_run: bool,
+) -> list[Callback]:
+    """The callbacks of a Trainer: those given, and the usual ones where none of their kind is given.
+
+    Raises:
+        MisconfigurationException: for things that are not callbacks, or contradict a switch.
+    """
+    from scaffold_runtime.callbacks.model_checkpoint import ModelCheckpoint
+    from scaffold_runtime.callbacks.model_summary import ModelSummary
+    from scaffold_runtime.callbacks.progress import ProgressBar
+    from scaffold_runtime.callbacks.timer import Timer
+
+    callbacks = [given] if isinstance(given, Callback) else list(given or ())
+    for callback in callbacks:
+        if not isinstance(callback, Callback):
+            raise MisconfigurationException(
+                f"Trainer(callbacks=...): {callback!r} is not a Callback. "
+                "Subclass `scaffold_runtime.Callback`, and pass instances, not classes."
+            )
+    kinds = tuple(type(callback) for callback in callbacks)
+
+    def has(kind: type[Callback]) -> bool:
+        return any(issubclass(other, kind) for other in kinds)
+
+    switches = ((ProgressBar, progress_bar, "enable_progress_bar"),)
+    for kind, wanted, name in (*switches, (Checkpoint, checkpointing, "enable_checkpointing")):
+        if has(kind) and not wanted:
+            raise MisconfigurationException(
+                f"Trainer({name}=False) contradicts the {kind.__name__} among its callbacks: leave one out."
+            )
+    if progress_bar and not has(ProgressBar):
+        callbacks.append(ProgressBar())
+    if summary and not has(ModelSummary):
+        callbacks.append(ModelSummary())
+    if max_time is not None:
+        callbacks.append(Timer(max_time))
+    if checkpointing and not has(Checkpoint) and not fast_dev_run:
+        callbacks.append(ModelCheckpoint())
+    return sorted(callbacks, key=lambda callback: isinstance(callback, Checkpoint))

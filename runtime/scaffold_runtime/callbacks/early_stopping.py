@@ -1,0 +1,178 @@
+"""EarlyStopping: stop when a metric no longer improves."""
+
+from __future__ import annotations
+
+import enum
+import math
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from scaffold_runtime.errors import MisconfigurationException, did_you_mean
+from scaffold_runtime.hooks import Callback
+
+if TYPE_CHECKING:
+    from scaffold_runtime.module import LightningModule
+    from scaffold_runtime.trainer import Trainer
+
+
+class EarlyStoppingReason(enum.Enum):
+    """Why training was stopped."""
+
+    NOT_STOPPED = 0
+    STOPPING_THRESHOLD = 1
+    DIVERGENCE_THRESHOLD = 2
+    PATIENCE_EXHAUSTED = 3
+    NON_FINITE_METRIC = 4
+
+
+class EarlyStopping(Callback):
+    """Stop training when `monitor` has not improved for `patience` checks.
+
+    Args:
+        monitor: the logged name to watch.
+        min_delta: the smallest change that counts as an improvement.
+        patience: checks without improvement before stopping. A check is one validation, or one
+            training epoch where there is no validation.
+        verbose: say when it improves.
+        mode: "min" or "max": which way is better.
+        strict: raise an error if `monitor` is missing at a check.
+        check_finite: stop when `monitor` becomes NaN or infinite.
+        stopping_threshold: stop at once when `monitor` is better than this.
+        divergence_threshold: stop at once when `monitor` is worse than this.
+        check_on_train_epoch_end: check at the end of training epochs and not after validation.
+        log_rank_zero_only: say why it stopped from the first process only.
+
+    Raises:
+        MisconfigurationException: if `mode` is unknown, or `monitor` is missing at a check.
+    """
+
+    runs_last = True
+
+    def __init__(
+        self,
+        monitor: str,
+        min_delta: float = 0.0,
+        patience: int = 3,
+        verbose: bool = False,
+        mode: str = "min",
+        strict: bool = True,
+        check_finite: bool = True,
+        stopping_threshold: float | None = None,
+        divergence_threshold: float | None = None,
+        check_on_train_epoch_end: bool | None = None,
+        log_rank_zero_only: bool = False,
+    ) -> None:
+        if mode not in ("min", "max"):
+            raise MisconfigurationException(
+                f"EarlyStopping(mode={mode!r}): choose 'min' or 'max'."
+            )
+        self.monitor, self.min_delta, self.patience = monitor, abs(min_delta), patience
+        self.verbose, self.mode, self.strict = verbose, mode, strict
+        self.check_finite = check_finite
+        self.stopping_threshold, self.divergence_threshold = (
+            stopping_threshold,
+            divergence_threshold,
+        )
+        self.log_rank_zero_only = log_rank_zero_only
+        self._on_train_epoch_end = check_on_train_epoch_end
+        self.wait_count = 0
+        self.stopped_epoch = 0
+        self.best_score = torch.tensor(math.inf if mode == "min" else -math.inf)
+        self.stopping_reason = EarlyStoppingReason.NOT_STOPPED
+        self.stopping_reason_message: str | None = None
+
+    @property
+    def state_key(self) -> str:
+        return self._state_key_of(monitor=self.monitor, mode=self.mode)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "wait_count": self.wait_count,
+            "stopped_epoch": self.stopped_epoch,
+            "best_score": self.best_score,
+            "patience": self.patience,
+            "stopping_reason": self.stopping_reason.value,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.wait_count = state_dict["wait_count"]
+        self.stopped_epoch = state_dict["stopped_epoch"]
+        self.best_score = torch.as_tensor(state_dict["best_score"])
+        self.stopping_reason = EarlyStoppingReason(state_dict.get("stopping_reason", 0))
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if self._on_train_epoch_end is None and stage == "fit":
+            once = trainer.val_check_interval == 1.0 and trainer.check_val_every_n_epoch == 1
+            self._on_train_epoch_end = once and trainer.val_check_seconds is None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Resumed from a checkpoint that was saved after the decision to stop.
+        if self.stopping_reason is EarlyStoppingReason.PATIENCE_EXHAUSTED:
+            trainer.should_stop = self.wait_count >= self.patience
+        elif self.stopping_reason is not EarlyStoppingReason.NOT_STOPPED:
+            trainer.should_stop = True
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._on_train_epoch_end:
+            self._check(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not self._on_train_epoch_end and trainer.fn == "fit" and not trainer.sanity_checking:
+            self._check(trainer)
+
+    def _check(self, trainer: Trainer) -> None:
+        if trainer.fast_dev_run:
+            return
+        known = trainer.callback_metrics
+        if self.monitor not in known:
+            self._missing(known)
+            return
+        current = float(known[self.monitor])
+        reason, message = self._evaluate(current)
+        self.stopping_reason, self.stopping_reason_message = reason, message
+        if reason is not EarlyStoppingReason.NOT_STOPPED:
+            trainer.should_stop = True
+            self.stopped_epoch = trainer.current_epoch
+            trainer.print(message)
+        elif message and self.verbose:
+            trainer.print(message)
+
+    def _missing(self, known: dict[str, Any]) -> None:
+        if self.strict:
+            raise MisconfigurationException(
+                f"EarlyStopping monitors {self.monitor!r}, which was not logged."
+                f"{did_you_mean(self.monitor, known)} "
+                f"Logged so far: {', '.join(sorted(known)) or 'nothing'}."
+            )
+
+    def _better(self, value: float, than: float) -> bool:
+        return value < than if self.mode == "min" else value > than
+
+    def _evaluate(self, current: float) -> tuple[EarlyStoppingReason, str | None]:
+        name, reasons = self.monitor, EarlyStoppingReason
+        if self.check_finite and not math.isfinite(current):
+            return reasons.NON_FINITE_METRIC, (
+                f"EarlyStopping: {name} = {current} is not finite. Best value so far: {self.best_score:.4g}."
+            )
+        if self.stopping_threshold is not None and self._better(current, self.stopping_threshold):
+            return reasons.STOPPING_THRESHOLD, (
+                f"EarlyStopping: {name} = {current:.4g} reached the threshold {self.stopping_threshold}."
+            )
+        limit = self.divergence_threshold
+        if limit is not None and self._better(-current, -limit):
+            return reasons.DIVERGENCE_THRESHOLD, (
+                f"EarlyStopping: {name} = {current:.4g} is beyond the divergence threshold {limit}."
+            )
+        delta = -self.min_delta if self.mode == "min" else self.min_delta
+        best = float(self.best_score)
+        if self._better(current, best + delta):
+            self.best_score, self.wait_count = torch.tensor(current), 0
+            return reasons.NOT_STOPPED, f"{name} improved from {best:.4g} to {current:.4g}"
+        self.wait_count += 1
+        if self.wait_count >= self.patience:
+            return reasons.PATIENCE_EXHAUSTED, (
+                f"EarlyStopping: {name} did not improve in {self.wait_count} checks. "
+                f"Best value: {self.best_score:.4g}."
+            )
+        return reasons.NOT_STOPPED, None

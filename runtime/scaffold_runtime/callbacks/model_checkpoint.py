@@ -1,0 +1,378 @@
+"""ModelCheckpoint: keep the best, the last, or every checkpoint."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import time
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import yaml
+
+from scaffold_runtime.checkpoint.io import SUFFIX, sync_directory
+from scaffold_runtime.errors import MisconfigurationException, did_you_mean
+from scaffold_runtime.hooks import Checkpoint
+
+if TYPE_CHECKING:
+    from scaffold_runtime.module import LightningModule
+    from scaffold_runtime.trainer import Trainer
+
+
+class ModelCheckpoint(Checkpoint):
+    """Save checkpoints while training, and keep the ones worth keeping.
+
+    Args:
+        dirpath: the folder; `checkpoints` in the run folder if not given.
+        filename: the name, with metrics in braces: "{epoch}-{val_loss:.2f}"; "{epoch}-{step}" if not given.
+        monitor: the logged name that decides which are best; None keeps the newest.
+        verbose: say when one is saved.
+        save_last: also keep `last.ckpt`, a copy of the newest; "link" makes it a symbolic link.
+        save_top_k: how many to keep: 1, more, -1 for all, 0 for none.
+        save_on_exception: save when training fails, under a name that says so.
+        save_weights_only: leave out optimizers and everything else needed to resume.
+        mode: "min" or "max": which way `monitor` is better.
+        auto_insert_metric_name: write "epoch=3-step=40" and not "3-40".
+        every_n_train_steps: save every so many optimizer steps.
+        train_time_interval: save every so often, at the next batch.
+        every_n_epochs: save every so many epochs; the default is every one.
+        save_on_train_epoch_end: save at the end of training epochs and not after validation.
+        enable_version_counter: add -v1, -v2, ... where a name is taken; otherwise write over it.
+
+    Raises:
+        MisconfigurationException: if arguments contradict each other, or `monitor` is missing at a save.
+    """
+
+    CHECKPOINT_JOIN_CHAR = "-"
+    CHECKPOINT_EQUALS_CHAR = "="
+    CHECKPOINT_NAME_LAST = "last"
+    FILE_EXTENSION = ".ckpt"
+    STARTING_VERSION = 1
+
+    def __init__(
+        self,
+        dirpath: str | os.PathLike[str] | None = None,
+        filename: str | None = None,
+        monitor: str | None = None,
+        verbose: bool = False,
+        save_last: bool | str | None = None,
+        save_top_k: int = 1,
+        save_on_exception: bool = False,
+        save_weights_only: bool = False,
+        mode: str = "min",
+        auto_insert_metric_name: bool = True,
+        every_n_train_steps: int | None = None,
+        train_time_interval: timedelta | None = None,
+        every_n_epochs: int | None = None,
+        save_on_train_epoch_end: bool | None = None,
+        enable_version_counter: bool = True,
+    ) -> None:
+        self.dirpath = os.path.realpath(os.path.expanduser(dirpath)) if dirpath else None
+        self.filename = filename
+        self.monitor, self.mode = monitor, mode
+        self.verbose = verbose
+        self.save_last, self.save_top_k = save_last, save_top_k
+        self.save_on_exception = save_on_exception
+        self.save_weights_only = save_weights_only
+        self.auto_insert_metric_name = auto_insert_metric_name
+        self.enable_version_counter = enable_version_counter
+        self._given_dirpath = self.dirpath is not None
+        self._set_triggers(every_n_train_steps, train_time_interval, every_n_epochs)
+        self._on_train_epoch_end = save_on_train_epoch_end
+        self._check_arguments()
+        self.current_score: float | None = None
+        self.best_k_models: dict[str, float] = {}
+        self.kth_best_model_path = ""
+        self.kth_value: float = math.inf if mode == "min" else -math.inf
+        self.best_model_score: torch.Tensor | None = None
+        self.best_model_path = ""
+        self.last_model_path = ""
+        self._candidates: dict[str, Any] | None = None
+        self._last_step_saved = -1
+        self._last_time = time.monotonic()
+        self._waits_for_monitor = False
+
+    def _set_triggers(
+        self, steps: int | None, interval: timedelta | None, epochs: int | None
+    ) -> None:
+        self.train_time_interval = interval
+        if steps is None and epochs is None and interval is None:
+            epochs, steps = 1, 0
+        self.every_n_train_steps = steps or 0
+        self.every_n_epochs = epochs or 0
+        given = [
+            name
+            for name, value in (
+                ("every_n_train_steps", self.every_n_train_steps >= 1),
+                ("every_n_epochs", self.every_n_epochs >= 1),
+                ("train_time_interval", interval is not None),
+            )
+            if value
+        ]
+        if len(given) > 1:
+            raise MisconfigurationException(
+                f"ModelCheckpoint: {' and '.join(given)} cannot be used together. "
+                "Use one ModelCheckpoint for each."
+            )
+
+    def _check_arguments(self) -> None:
+        if self.mode not in ("min", "max"):
+            raise MisconfigurationException(
+                f"ModelCheckpoint(mode={self.mode!r}): choose 'min' or 'max'."
+            )
+        if self.save_top_k < -1:
+            raise MisconfigurationException(
+                f"ModelCheckpoint(save_top_k={self.save_top_k}): give -1 for all, 0 for none, or a number."
+            )
+        if self.monitor is None and self.save_top_k not in (-1, 0, 1):
+            raise MisconfigurationException(
+                f"ModelCheckpoint(monitor=None, save_top_k={self.save_top_k}): without a monitor none is better "
+                "than another. Give a monitor, or save_top_k of -1, 0 or 1."
+            )
+        if self.save_last not in (None, True, False, "link"):
+            raise MisconfigurationException(
+                f"ModelCheckpoint(save_last={self.save_last!r}): choose True, False or 'link'."
+            )
+        for name in ("every_n_train_steps", "every_n_epochs"):
+            if getattr(self, name) < 0:
+                raise MisconfigurationException(
+                    f"ModelCheckpoint({name}={getattr(self, name)}): it must be at least 0."
+                )
+
+    # -- state ------------------------------------------------------------------------------------
+
+    @property
+    def state_key(self) -> str:
+        return self._state_key_of(
+            monitor=self.monitor,
+            mode=self.mode,
+            every_n_train_steps=self.every_n_train_steps,
+            every_n_epochs=self.every_n_epochs,
+            train_time_interval=self.train_time_interval,
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "monitor": self.monitor,
+            "best_model_score": self.best_model_score,
+            "best_model_path": self.best_model_path,
+            "current_score": self.current_score,
+            "dirpath": self.dirpath,
+            "best_k_models": dict(self.best_k_models),
+            "kth_best_model_path": self.kth_best_model_path,
+            "kth_value": self.kth_value,
+            "last_model_path": self.last_model_path,
+            "last_step_saved": self._last_step_saved,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.best_model_path = state_dict["best_model_path"]
+        score = state_dict["best_model_score"]
+        self.best_model_score = None if score is None else torch.as_tensor(score)
+        if not self._given_dirpath and state_dict["dirpath"]:
+            self.dirpath = state_dict["dirpath"]
+        if self.dirpath == state_dict["dirpath"]:  # otherwise the others belong to another folder
+            self.best_k_models = {k: float(v) for k, v in state_dict["best_k_models"].items()}
+            self.kth_best_model_path = state_dict["kth_best_model_path"]
+            self.kth_value = float(state_dict["kth_value"])
+            self.last_model_path = state_dict["last_model_path"]
+            self.current_score = state_dict["current_score"]
+            self._last_step_saved = state_dict.get("last_step_saved", -1)
+
+    # -- when -------------------------------------------------------------------------------------
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if self.dirpath is None and stage == "fit" and not trainer.fast_dev_run:
+            self.dirpath = os.path.realpath(os.path.join(trainer.log_dir, "checkpoints"))
+        self._last_time = time.monotonic()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._on_train_epoch_end is None:
+            once = trainer.val_check_interval == 1.0 and trainer.check_val_every_n_epoch == 1
+            run = trainer._live()
+            self._on_train_epoch_end = (
+                once and trainer.val_check_seconds is None
+            ) or not run.validates
+        for left in Path(self.dirpath or ".").glob(f".*{SUFFIX}") if self.dirpath else ():
+            left.unlink(missing_ok=True)  # a save that was killed
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        step = trainer.global_step
+        due = self.every_n_train_steps > 0 and step % self.every_n_train_steps == 0
+        if self.train_time_interval is not None:
+            elapsed = time.monotonic() - self._last_time
+            due = elapsed >= self.train_time_interval.total_seconds()
+        if due and step != self._last_step_saved:
+            self._last_time = time.monotonic()
+            self._ask(trainer, wait=True)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.fn != "fit" or trainer.sanity_checking:
+            return
+        due = not self._on_train_epoch_end and self._epoch_due(trainer)
+        if due or self._waits_for_monitor:
+            self._ask(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._on_train_epoch_end and self._epoch_due(trainer) or self._waits_for_monitor:
+            self._ask(trainer)
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        if self.save_on_exception and trainer.training and trainer.global_step > 0 and self.dirpath:
+            name = f"exception-{type(exception).__name__}-epoch={trainer.current_epoch}-step={trainer.global_step}"
+            trainer.save_checkpoint(Path(self.dirpath) / f"{name}{self.FILE_EXTENSION}")
+
+    def _epoch_due(self, trainer: Trainer) -> bool:
+        return self.every_n_epochs >= 1 and (trainer.current_epoch + 1) % self.every_n_epochs == 0
+
+    def _ask(self, trainer: Trainer, wait: bool = False) -> None:
+        """Remember to save at the next commit, with the metrics of now."""
+        if trainer.fast_dev_run or trainer.global_step == self._last_step_saved:
+            return
+        known = trainer.callback_metrics
+        missing = self.monitor is not None and self.monitor not in known
+        if missing and wait and trainer._live().validates:
+            self._waits_for_monitor = True  # it is logged in validation, which is still to come
+            return
+        self._waits_for_monitor = False
+        self._candidates = {
+            **known,
+            "epoch": trainer.current_epoch,
+            "step": trainer.global_step,
+        }
+
+    def commit(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._candidates is not None:
+            candidates, self._candidates = self._candidates, None
+            self._save(trainer, candidates)
+
+    # -- what -------------------------------------------------------------------------------------
+
+    def _save(self, trainer: Trainer, candidates: dict[str, Any]) -> None:
+        self._last_step_saved = candidates["step"]
+        path: str | None = None
+        removed: list[str] = []
+        if self.save_top_k != 0:
+            path, removed = self._top_k(candidates)
+        last = self._last_path(candidates) if self.save_last else None
+        if path is not None:
+            trainer.save_checkpoint(path, self.save_weights_only)
+            if self.verbose:
+                trainer.print(f"Saved {path}")
+        if last is not None:
+            previous, self.last_model_path = self.last_model_path, last
+            self._write_last(trainer, last, path)
+            if previous and previous != last:
+                removed.append(previous)
+        for old in removed:
+            self._remove(trainer, old)
+        if path is not None or last is not None:
+            for logger in trainer.loggers:
+                logger.after_save_checkpoint(self)
+
+    def _top_k(self, candidates: dict[str, Any]) -> tuple[str | None, list[str]]:
+        """Where to save this one (None: not good enough), and which ones to remove then."""
+        if self.monitor is None:
+            previous = self.best_model_path
+            path = self._free_path(candidates, previous)
+            self.best_model_path = path
+            gone = [previous] if previous and self.save_top_k == 1 and previous != path else []
+            return path, gone
+        if self.monitor not in candidates:
+            raise MisconfigurationException(
+                f"ModelCheckpoint monitors {self.monitor!r}, which was not logged."
+                f"{did_you_mean(self.monitor, candidates)} "
+                f"Logged so far: {', '.join(sorted(candidates))}."
+            )
+        score = float(candidates[self.monitor])
+        score = score if not math.isnan(score) else (math.inf if self.mode == "min" else -math.inf)
+        self.current_score = score
+        full = self.save_top_k != -1 and len(self.best_k_models) >= self.save_top_k
+        if full and not self._better(score, self.kth_value):
+            return None, []
+        removed = [self.kth_best_model_path] if full else []
+        for old in removed:
+            self.best_k_models.pop(old, None)
+        path = self._free_path(candidates, removed[0] if removed else "")
+        self.best_k_models[path] = score
+        self._rank()
+        return path, [old for old in removed if old != path]
+
+    def _rank(self) -> None:
+        pick_worst, pick_best = (max, min) if self.mode == "min" else (min, max)
+        self.kth_best_model_path = pick_worst(self.best_k_models, key=self.best_k_models.__getitem__)
+        self.kth_value = self.best_k_models[self.kth_best_model_path]
+        self.best_model_path = pick_best(self.best_k_models, key=self.best_k_models.__getitem__)
+        self.best_model_score = torch.tensor(self.best_k_models[self.best_model_path])
+
+    def _better(self, score: float, than: float) -> bool:
+        return score < than if self.mode == "min" else score > than
+
+    def _write_last(self, trainer: Trainer, last: str, path: str | None) -> None:
+        if self.save_last == "link" and path is not None:
+            temporary = f"{last}{SUFFIX}"
+            Path(temporary).unlink(missing_ok=True)
+            os.symlink(os.path.relpath(path, os.path.dirname(last)), temporary)
+            os.replace(temporary, last)
+            sync_directory(Path(last).parent)
+        else:
+            trainer.save_checkpoint(last, self.save_weights_only)
+
+    def _remove(self, trainer: Trainer, path: str) -> None:
+        """Delete a file of ours, but never the one this run was resumed from, nor one elsewhere."""
+        if self.dirpath is None or Path(self.dirpath) not in Path(path).parents:
+            return
+        if trainer.ckpt_path is not None and os.path.realpath(trainer.ckpt_path) == path:
+            return
+        Path(path).unlink(missing_ok=True)
+
+    # -- names ------------------------------------------------------------------------------------
+
+    def format_checkpoint_name(
+        self, metrics: dict[str, Any], filename: str | None = None, ver: int | None = None
+    ) -> str:
+        """The path of a checkpoint with these metrics."""
+        join = self.CHECKPOINT_JOIN_CHAR
+        pattern = filename or self.filename or f"{{epoch}}{join}{{step}}"
+        name = self._fill(pattern, metrics)
+        name = f"{name}{join}v{ver}" if ver is not None else name
+        return os.path.join(self.dirpath or "", f"{name}{self.FILE_EXTENSION}")
+
+    def _fill(self, pattern: str, metrics: dict[str, Any]) -> str:
+        def value(match: re.Match[str]) -> str:
+            key, spec = match[1], match[2] or ""
+            number = metrics.get(key, 0)
+            number = number.item() if hasattr(number, "item") else number
+            text = format(number, spec[1:])
+            equals = self.CHECKPOINT_EQUALS_CHAR
+            return f"{key}{equals}{text}" if self.auto_insert_metric_name else text
+
+        return re.sub(r"\{([^:{}]+)(:[^{}]*)?\}", value, pattern)
+
+    def _free_path(self, candidates: dict[str, Any], removed: str) -> str:
+        path = self.format_checkpoint_name(candidates)
+        version = self.STARTING_VERSION
+        while self.enable_version_counter and os.path.exists(path) and path != removed:
+            path = self.format_checkpoint_name(candidates, ver=version)
+            version += 1
+        return path
+
+    def _last_path(self, candidates: dict[str, Any]) -> str:
+        path = self.format_checkpoint_name(candidates, self.CHECKPOINT_NAME_LAST)
+        version = self.STARTING_VERSION
+        while self.enable_version_counter and os.path.exists(path) and path != self.last_model_path:
+            path = self.format_checkpoint_name(candidates, self.CHECKPOINT_NAME_LAST, version)
+            version += 1
+        return path
+
+    def to_yaml(self, filepath: str | os.PathLike[str] | None = None) -> None:
+        """Write the kept checkpoints and their scores to a YAML file."""
+        target = Path(filepath or os.path.join(self.dirpath or "", "best_k_models.yaml"))
+        target.write_text(yaml.safe_dump(dict(self.best_k_models)))

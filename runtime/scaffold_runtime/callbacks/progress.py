@@ -1,0 +1,211 @@
+"""ProgressBar: one line per epoch on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import builtins
+import math
+import shutil
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+from scaffold_runtime.hooks import Callback
+
+if TYPE_CHECKING:
+    from scaffold_runtime.module import LightningModule
+    from scaffold_runtime.trainer import Trainer
+
+REDRAW_SECONDS = 0.1
+FULL, EMPTY = "━", "─"
+
+
+class ProgressBar(Callback):
+    """Show how far a run is, how fast it goes, and the metrics logged with `prog_bar=True`.
+
+    On a terminal the line of an epoch is redrawn at most ten times a second; in a pipe or a file one
+    line per epoch is written.
+
+    Args:
+        refresh_rate: look at the clock every so many batches; 0 switches the bar off.
+    """
+
+    def __init__(self, refresh_rate: int = 1) -> None:
+        self.refresh_rate = refresh_rate
+        self._live_terminal = False
+        self._label = ""
+        self._total: float = math.inf
+        self._done = 0
+        self._shown = 0
+        self._began = self._next_draw = 0.0
+        self._line_open = False
+        self._outer: tuple[str, float, int, int, float] | None = None
+
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+        """What is shown beside the bar; override it to show something else."""
+        return dict(trainer.progress_bar_metrics)
+
+    def print(self, *args: Any, **kwargs: Any) -> None:
+        """Print above the bar."""
+        self._clear_line()
+        builtins.print(*args, **kwargs)
+
+    # -- training ---------------------------------------------------------------------------------
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._begin_training(trainer)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.progress.batch:  # resumed inside an epoch, whose start is not announced again
+            self._begin_training(trainer)
+
+    def _begin_training(self, trainer: Trainer) -> None:
+        last = "" if trainer.max_epochs == -1 else f"/{trainer.max_epochs}"
+        self._begin(f"Epoch {trainer.current_epoch + 1}{last}", trainer.num_training_batches)
+        self._done = self._began_at = trainer.progress.batch
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self._done = batch_idx + 1
+        if self.refresh_rate and self._live_terminal and time.monotonic() >= self._next_draw:
+            self._draw(self.get_metrics(trainer, pl_module))
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.refresh_rate:
+            self._finish_line(self.get_metrics(trainer, pl_module))
+
+    # -- evaluation -------------------------------------------------------------------------------
+
+    def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._begin("Sanity check", sum(trainer.num_sanity_val_batches))
+
+    def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._clear_line()
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.fn == "fit" and not trainer.sanity_checking:
+            self._outer = (self._label, self._total, self._done, self._began_at, self._began)
+        if not trainer.sanity_checking:
+            self._begin("Validation", sum(trainer.num_val_batches))
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self._advance()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._outer is not None:
+            self._label, self._total, self._done, self._began_at, self._began = self._outer
+            self._outer = None
+        else:
+            self._clear_line()
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._begin("Testing", sum(trainer.num_test_batches))
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self._advance()
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._clear_line()
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._begin("Predicting", sum(trainer.num_predict_batches))
+
+    def on_predict_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self._advance()
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._clear_line()
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        if self._line_open:
+            builtins.print()
+            self._line_open = False
+
+    def print_results(self, results: list[dict[str, float]], stage: str) -> None:
+        """Print the metrics of an evaluation as a table."""
+        rows = {name: value for result in results for name, value in result.items()}
+        if not rows:
+            return
+        width = max(len(name) for name in rows)
+        self._clear_line()
+        builtins.print(f"{stage.capitalize()} results")
+        for name, value in rows.items():
+            builtins.print(f"  {name:<{width}}  {_number(value)}")
+
+    # -- drawing ----------------------------------------------------------------------------------
+
+    def _begin(self, label: str, total: float) -> None:
+        self._live_terminal = sys.stdout.isatty()
+        self._label, self._total, self._done, self._began_at = label, total, 0, 0
+        self._began = time.monotonic()
+        self._next_draw = self._began + REDRAW_SECONDS
+
+    def _advance(self) -> None:
+        self._done += 1
+        if self.refresh_rate and self._live_terminal and time.monotonic() >= self._next_draw:
+            self._draw({})
+
+    def _draw(self, metrics: dict[str, Any]) -> None:
+        self._next_draw = time.monotonic() + REDRAW_SECONDS
+        width = shutil.get_terminal_size().columns - 1
+        sys.stdout.write(f"\r\x1b[2K{self._line(metrics)[:width]}")
+        sys.stdout.flush()
+        self._line_open = True
+
+    def _finish_line(self, metrics: dict[str, Any]) -> None:
+        self._clear_line()
+        builtins.print(self._line(metrics), flush=True)
+
+    def _clear_line(self) -> None:
+        if self._line_open:
+            sys.stdout.write("\r\x1b[2K")
+            self._line_open = False
+
+    def _line(self, metrics: dict[str, Any]) -> str:
+        elapsed = max(time.monotonic() - self._began, 1e-9)
+        rate = (self._done - self._began_at) / elapsed
+        of = "" if self._total == math.inf else f"/{int(self._total)}"
+        shown = "  ".join(f"{name}={_number(value)}" for name, value in metrics.items())
+        bar = f"{self._bar()} " if self._live_terminal else ""
+        return f"{self._label}  {bar}{self._done}{of}  {_clock(elapsed)}  {rate:.4g} it/s  {shown}".rstrip()
+
+    def _bar(self, width: int = 20) -> str:
+        share = 0.0 if self._total in (0, math.inf) else min(self._done / self._total, 1.0)
+        filled = round(width * share)
+        return FULL * filled + EMPTY * (width - filled)
+
+
+def _number(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

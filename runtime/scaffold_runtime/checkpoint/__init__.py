@@ -1,0 +1,1 @@
+"""Checkpoints: what is in them, how they get to disk and back."""

@@ -1,0 +1,92 @@
+"""Finding checkpoints: what "best", "last" and a path mean."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from scaffold_runtime.checkpoint.io import read_checkpoint
+from scaffold_runtime.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from scaffold_runtime.trainer import Trainer
+
+
+def find_checkpoint(trainer: Trainer, wanted: str) -> Path:
+    """Turn a `ckpt_path` argument into a file.
+
+    "best" is the best file of this trainer's ModelCheckpoint, or of the newest run in the same place;
+    "last" is the newest file; anything else is a path.
+
+    Raises:
+        CheckpointError: if there is no such file.
+    """
+    if wanted == "best":
+        return _best(trainer)
+    if wanted == "last":
+        return _last(trainer)
+    path = Path(wanted)
+    if not path.exists():
+        raise CheckpointError(f"there is no checkpoint at {path} (ckpt_path={wanted!r}).")
+    return path
+
+
+def _best(trainer: Trainer) -> Path:
+    callback = trainer.checkpoint_callback
+    known = getattr(callback, "best_model_path", "")
+    if known and Path(known).exists():
+        return Path(known)
+    newest = _last(trainer, "best")
+    for state in read_checkpoint(newest).get("callbacks", {}).values():
+        name = state.get("best_model_path") if isinstance(state, dict) else None
+        if name:
+            for candidate in (Path(name), newest.parent / Path(name).name):
+                if candidate.exists():
+                    return candidate
+    return newest
+
+
+def _last(trainer: Trainer, wanted: str = "last") -> Path:
+    folders = [Path(c.dirpath) for c in trainer.checkpoint_callbacks if getattr(c, "dirpath", None)]
+    for folder in [*folders, *_run_folders(trainer)]:
+        files = [f for f in folder.glob("*.ckpt") if f.is_file()]
+        if files:
+            return max(files, key=lambda file: (file.stat().st_mtime_ns, file.name.startswith("last")))
+    raise CheckpointError(
+        f"ckpt_path={wanted!r}: no checkpoint was found under {trainer.runs_dir}. "
+        "Train first, or give the path of a file."
+    )
+
+
+def _run_folders(trainer: Trainer) -> list[Path]:
+    """Checkpoint folders of the runs beside this one, newest run first."""
+    root = Path(trainer.runs_dir)
+    folders = [folder for folder in root.glob("*/checkpoints") if folder.is_dir()]
+    folders += [root / "checkpoints", root]
+    return sorted(
+        (f for f in folders if f.is_dir() and any(f.glob("*.ckpt"))),
+        key=lambda f: max(file.stat().st_mtime_ns for file in f.glob("*.ckpt")),
+        reverse=True,
+    )
+
+
+def find_newest_good(trainer: Trainer) -> Path:
+    """The newest checkpoint that can be read, falling back over damaged ones with one warning.
+
+    Raises:
+        CheckpointError: if there are checkpoints and none can be read, or there are none.
+    """
+    newest = _last(trainer)
+    files = sorted(newest.parent.glob("*.ckpt"), key=lambda f: f.stat().st_mtime_ns, reverse=True)
+    reasons: list[str] = []
+    for file in [newest, *(f for f in files if f != newest)]:
+        try:
+            read_checkpoint(file)
+        except CheckpointError as error:
+            reasons.append(str(error))
+            continue
+        if reasons:
+            warnings.warn(f"{' '.join(reasons)} Going on from {file}.", stacklevel=2)
+        return file
+    raise CheckpointError(f"no checkpoint can be read: {' '.join(reasons)}")

@@ -1,0 +1,107 @@
+"""Files: written whole or not at all, and verified before anything in them is used."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import uuid
+import zipfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+
+from scaffold_runtime.errors import CheckpointError
+
+SUFFIX = ".partial"
+
+
+def write_atomically(path: Path, write: Callable[[IO[bytes]], None]) -> None:
+    """Write a file so that after a crash at any moment it is the old one or the new one, never half.
+
+    Temporary file in the same directory, flush, fsync, rename, fsync of the directory.
+
+    Raises:
+        CheckpointError: with path and cause; the old file, if any, is still there.
+    """
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}{SUFFIX}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "xb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        sync_directory(path.parent)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, (OSError, RuntimeError)) and not isinstance(error, CheckpointError):
+            raise CheckpointError(f"cannot write the checkpoint {path}: {error}.") from error
+        raise
+
+
+def sync_directory(directory: Path) -> None:
+    """Make renames and deletions in `directory` durable (POSIX; elsewhere renames are)."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
+    """Write a checkpoint of tensors and plain values in torch's zip format."""
+    write_atomically(path, lambda file: torch.save(checkpoint, file))
+
+
+def read_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
+    """Read a checkpoint: CRC of every part first (torch does not check them), then tensors and plain values.
+
+    Raises:
+        CheckpointError: with file and reason, if it is missing, damaged, of another format, or holds
+            anything but tensors and plain values.
+    """
+    verify(path)
+    try:
+        checkpoint = torch.load(path, map_location=map_location, weights_only=True)
+    except Exception as error:
+        reason = str(error).split("\n", 1)[0]
+        raise CheckpointError(
+            f"cannot read the checkpoint {path}: it holds something other than tensors and plain values, "
+            f"or was not written by torch ({reason})."
+        ) from error
+    if not isinstance(checkpoint, dict):
+        raise CheckpointError(
+            f"{path} is not a checkpoint: it holds a {type(checkpoint).__name__} instead of a dict."
+        )
+    return checkpoint
+
+
+def verify(path: Path) -> None:
+    """Check that `path` is a whole zip file whose parts have the checksums they were written with.
+
+    Raises:
+        CheckpointError: with file and reason.
+    """
+    if not path.exists():
+        raise CheckpointError(f"there is no checkpoint at {path}.")
+    if not path.is_file():
+        raise CheckpointError(f"{path} is not a file, so it cannot be a checkpoint.")
+    if path.stat().st_size == 0:
+        raise CheckpointError(f"the checkpoint {path} is empty.")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            bad = archive.testzip()
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError) as error:
+        raise CheckpointError(
+            f"the checkpoint {path} is damaged or not in torch's zip format ({error})."
+        ) from error
+    if bad is not None:
+        raise CheckpointError(
+            f"the checkpoint {path} is damaged: the checksum of its part {bad!r} does not match."
+        )

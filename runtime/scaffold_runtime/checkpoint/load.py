@@ -1,0 +1,71 @@
+"""From a file to a run, or to an object."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from torch import nn
+
+from scaffold_runtime.checkpoint.find import find_checkpoint, find_newest_good
+from scaffold_runtime.checkpoint.io import read_checkpoint
+from scaffold_runtime.checkpoint.state import load_weights
+from scaffold_runtime.errors import CheckpointError
+from scaffold_runtime.hparams import AttributeDict
+
+if TYPE_CHECKING:
+    from scaffold_runtime.run import Run
+
+
+def read_for_run(run: Run, ckpt_path: str | None) -> dict[str, Any] | None:
+    """Read the checkpoint a run starts from; None where it starts afresh."""
+    if ckpt_path is None:
+        return None
+    trainer = run.trainer
+    path = find_newest_good(trainer) if ckpt_path == "last" else find_checkpoint(trainer, ckpt_path)
+    trainer.ckpt_path = str(path)
+    return read_checkpoint(path)
+
+
+def object_from_checkpoint(
+    cls: type[Any],
+    checkpoint_path: Any,
+    map_location: Any,
+    hparams_file: str | None,
+    strict: bool | None,
+    overrides: dict[str, Any],
+) -> Any:
+    """Make a module or data module from a checkpoint; see `load_from_checkpoint`."""
+    path = Path(checkpoint_path)
+    checkpoint = read_checkpoint(path, map_location if map_location is not None else "cpu")
+    is_module = issubclass(cls, nn.Module)
+    prefix = "" if is_module else "datamodule_"
+    kept = dict(checkpoint.get(f"{prefix}hyper_parameters", {}))
+    if hparams_file is not None:
+        kept.update(yaml.safe_load(Path(hparams_file).read_text()) or {})
+    name = checkpoint.get(f"{prefix}hparams_name", "kwargs")
+    try:
+        made = cls(**_arguments(cls, kept, name or "kwargs", overrides))
+    except TypeError as error:
+        raise CheckpointError(
+            f"cannot make a {cls.__name__} from {path}: {error}. Pass what is missing as a keyword argument."
+        ) from error
+    if is_module:
+        made.on_load_checkpoint(checkpoint)
+        load_weights(made, checkpoint, strict)
+    elif cls.__qualname__ in checkpoint:
+        made.load_state_dict(checkpoint[cls.__qualname__])
+    return made
+
+
+def _arguments(
+    cls: type[Any], kept: dict[str, Any], name: str, overrides: dict[str, Any]
+) -> dict[str, Any]:
+    parameters = inspect.signature(cls.__init__).parameters
+    if name != "kwargs" and name in parameters:
+        return overrides if name in overrides else {name: AttributeDict({**kept, **overrides})}
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    fitting = kept if takes_any else {k: v for k, v in kept.items() if k in parameters}
+    return {**fitting, **overrides}

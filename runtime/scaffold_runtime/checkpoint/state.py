@@ -1,0 +1,154 @@
+"""The one list of stateful things: gathered here, put back here, written by nobody else.
+
+Keys are Lightning's (`state_dict`, `epoch`, `global_step`, `optimizer_states`, `lr_schedulers`,
+`callbacks`, `hyper_parameters`, ...), plus `progress`, `metrics`, `data`, `precision` and `rng`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from scaffold_runtime.data import LightningDataModule
+from scaffold_runtime.errors import CheckpointError
+from scaffold_runtime.hooks import overridden
+from scaffold_runtime.plain import to_plain
+from scaffold_runtime.seed import rng_state
+
+if TYPE_CHECKING:
+    from scaffold_runtime.run import Run
+
+LIGHTNING_VERSION = "2.6.0"  # whose checkpoint keys these are; Lightning looks for it when it reads one
+COMPILED = "_orig_mod."  # torch.compile puts this into parameter names
+
+
+def collect(run: Run, weights_only: bool = False) -> dict[str, Any]:
+    """Everything a checkpoint holds, as tensors and plain values.
+
+    Raises:
+        CheckpointError: naming the first part that cannot be stored safely.
+    """
+    from scaffold_runtime import __version__
+
+    trainer, module, datamodule = run.trainer, run.module, run.datamodule
+    state: dict[str, Any] = {
+        "epoch": trainer.current_epoch,
+        "global_step": run.progress.step,
+        "pytorch-lightning_version": LIGHTNING_VERSION,
+        "scaffold_runtime_version": __version__,
+        "state_dict": {k.replace(COMPILED, ""): v for k, v in module.state_dict().items()},
+    }
+    if not weights_only:
+        state |= {
+            "progress": run.progress.state_dict(),
+            "optimizer_states": [optimizer.state_dict() for optimizer in run.optimizers],
+            "lr_schedulers": [c.scheduler.state_dict() for c in run.scheduler_configs],
+            "callbacks": _callback_states(run),
+            "precision": run.precision.state_dict(),
+            "metrics": run.metrics.state_dict(),
+            "data": run.train.state_dict() if hasattr(run, "train") else {},
+        }
+    state |= _hyperparameters("", module) | _hyperparameters("datamodule_", datamodule)
+    if datamodule is not None and overridden("state_dict", datamodule, LightningDataModule):
+        state[type(datamodule).__qualname__] = datamodule.state_dict()
+    for call in run.hooks.on_save_checkpoint:
+        call(state)
+    if not weights_only:
+        state["rng"] = rng_state()
+    return {key: to_plain(value, key) for key, value in state.items()}
+
+
+def _callback_states(run: Run) -> dict[str, Any]:
+    states = {callback.state_key: callback.state_dict() for callback in run.callbacks}
+    return {key: value for key, value in states.items() if value}
+
+
+def _hyperparameters(prefix: str, owner: Any) -> dict[str, Any]:
+    if owner is None or not owner.hparams:
+        return {}
+    return {
+        f"{prefix}hparams_name": owner._hparams_name,
+        f"{prefix}hyper_parameters": dict(owner.hparams),
+    }
+
+
+def restore_objects(run: Run, checkpoint: dict[str, Any]) -> None:
+    """Weights, data module and callbacks: what is restored before the model reaches its device."""
+    for call in run.hooks.on_load_checkpoint:
+        call(checkpoint)
+    load_weights(run.module, checkpoint)
+    if run.fn != "fit":
+        return
+    datamodule = run.datamodule
+    if datamodule is not None and type(datamodule).__qualname__ in checkpoint:
+        datamodule.load_state_dict(checkpoint[type(datamodule).__qualname__])
+    states = checkpoint.get("callbacks", {})
+    for callback in run.callbacks:
+        if callback.state_key in states:
+            callback.load_state_dict(states[callback.state_key])
+
+
+def load_weights(module: Any, checkpoint: dict[str, Any], strict: bool | None = None) -> None:
+    """Load `checkpoint["state_dict"]` into `module`, compiled or not.
+
+    Raises:
+        CheckpointError: if names or shapes do not fit.
+    """
+    if "state_dict" not in checkpoint:
+        raise CheckpointError(
+            f"the checkpoint has no `state_dict`; its keys are {', '.join(map(str, checkpoint))}."
+        )
+    strict = module.strict_loading if strict is None else strict
+    plain_names = {name.replace(COMPILED, ""): name for name in module.state_dict()}
+    weights = {
+        plain_names.get(name.replace(COMPILED, ""), name): value
+        for name, value in checkpoint["state_dict"].items()
+    }
+    try:
+        module.load_state_dict(weights, strict=strict)
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"the weights in the checkpoint do not fit {type(module).__name__}: {error}"
+        ) from error
+
+
+def restore_before_fit(run: Run, checkpoint: dict[str, Any]) -> None:
+    """Optimizers, schedulers, precision, progress and metrics; the data position and random numbers
+    are kept for the moment training goes on.
+
+    Raises:
+        CheckpointError: if the checkpoint has another number of optimizers, or only weights.
+    """
+    states = checkpoint.get("optimizer_states")
+    if states is None:
+        raise CheckpointError(
+            "the checkpoint holds weights only, so training cannot be resumed from it. "
+            "Load it with `load_from_checkpoint` and start a new fit."
+        )
+    if len(states) != len(run.optimizers):
+        raise CheckpointError(
+            f"the checkpoint has the state of {len(states)} optimizer(s), "
+            f"but `configure_optimizers` returned {len(run.optimizers)}."
+        )
+    for optimizer, state in zip(run.optimizers, states, strict=True):
+        try:
+            optimizer.load_state_dict(state)
+        except ValueError as error:
+            raise CheckpointError(
+                f"the optimizer state in the checkpoint does not fit {type(optimizer).__name__}: {error}."
+            ) from error
+    for config, state in zip(
+        run.scheduler_configs, checkpoint.get("lr_schedulers", []), strict=False
+    ):
+        config.scheduler.load_state_dict(state)
+    if checkpoint.get("precision"):
+        run.precision.load_state_dict(checkpoint["precision"])
+    run.progress.load_state_dict(checkpoint.get("progress") or _progress_of_lightning(checkpoint))
+    if "metrics" in checkpoint:
+        run.metrics.load_state_dict(checkpoint["metrics"])
+    run.restored = checkpoint
+    run.rng_to_restore = checkpoint.get("rng")
+
+
+def _progress_of_lightning(checkpoint: dict[str, Any]) -> dict[str, int]:
+    """A checkpoint Lightning wrote: training goes on with the next epoch."""
+    return {"epoch": int(checkpoint["epoch"]) + 1, "step": int(checkpoint["global_step"])}

@@ -1,0 +1,146 @@
+"""Checks made before training starts, so that mistakes cost seconds and not hours."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from scaffold_runtime.data import LightningDataModule
+from scaffold_runtime.errors import MisconfigurationException, did_you_mean
+from scaffold_runtime.hooks import Callback, overridden
+from scaffold_runtime.module import LightningModule
+
+if TYPE_CHECKING:
+    from scaffold_runtime.run import Run
+
+NEEDS = {
+    "fit": ("training_step", "train", "train_dataloader"),
+    "validate": ("validation_step", "validation", "val_dataloader"),
+    "test": ("test_step", "test", "test_dataloader"),
+    "predict": ("predict_step", "predict", "predict_dataloader"),
+}
+
+
+def check_run(run: Run) -> None:
+    """Refuse a run that lacks a step, a loader or an optimizer, or whose parts contradict each other.
+
+    Raises:
+        MisconfigurationException: naming what is missing and what to write.
+    """
+    name = type(run.module).__name__
+    step, stage, loader = NEEDS[run.fn]
+    if step != "predict_step" and not overridden(step, run.module, LightningModule):
+        raise MisconfigurationException(
+            f"trainer.{run.fn}() needs {name}.{step}: define `def {step}(self, batch, batch_idx)`."
+        )
+    if not _has_loader(run, stage, loader):
+        raise MisconfigurationException(
+            f"trainer.{run.fn}() has no data: pass a loader or a data module, or define `{loader}` in {name}."
+        )
+    if run.fn == "fit":
+        _check_fit(run, name)
+    _check_state_keys(run.callbacks)
+
+
+def _has_loader(run: Run, stage: str, method: str) -> bool:
+    if run.given.get(stage) is not None or overridden(method, run.module, LightningModule):
+        return True
+    return run.datamodule is not None and overridden(method, run.datamodule, LightningDataModule)
+
+
+def _check_fit(run: Run, name: str) -> None:
+    if not overridden("configure_optimizers", run.module, LightningModule):
+        raise MisconfigurationException(
+            f"{name} has no `configure_optimizers`: write one that returns an optimizer, "
+            "for instance `return torch.optim.Adam(self.parameters())`."
+        )
+    has_step = overridden("validation_step", run.module, LightningModule)
+    has_loader = _has_loader(run, "validation", "val_dataloader")
+    if run.given.get("validation") is not None and not has_step:
+        raise MisconfigurationException(
+            f"a validation loader was passed, but {name} has no `validation_step`: "
+            "define it, or leave the loader out."
+        )
+    run.validates = has_step and has_loader and run.trainer.limit_val_batches != 0
+    trainer = run.trainer
+    if not run.module.automatic_optimization:
+        for argument, neutral in (("gradient_clip_val", None), ("accumulate_grad_batches", 1)):
+            if getattr(trainer, argument) != neutral:
+                raise MisconfigurationException(
+                    f"Trainer({argument}={getattr(trainer, argument)}) has no effect in manual optimization, "
+                    f"which {name} uses. Leave it out and do it in `training_step` "
+                    "(`self.clip_gradients(...)`, step every n-th batch)."
+                )
+
+
+def _check_state_keys(callbacks: list[Callback]) -> None:
+    seen: dict[str, Callback] = {}
+    for callback in callbacks:
+        stateful = overridden("state_dict", callback, Callback)
+        if stateful and callback.state_key in seen:
+            raise MisconfigurationException(
+                f"two callbacks share the state key {callback.state_key!r}, so one would lose its state. "
+                "Give them different arguments, or override `state_key`."
+            )
+        seen[callback.state_key] = callback
+
+
+def check_monitors(run: Run) -> None:
+    """After the sanity check: refuse a validation metric to be monitored that was not logged in it."""
+    if not run.validates or run.resumed or _may_log_more(run):
+        return
+    known = run.metrics.names("validation")
+    for callback, monitor in _monitors(run.callbacks):
+        if known and monitor.startswith("val") and monitor not in known:
+            raise _never_logged(callback, monitor, known)
+
+
+def check_first_batch(run: Run) -> None:
+    """After the first batch: refuse a monitor that nothing is left to log."""
+    if run.resumed or _may_log_more(run):
+        return
+    seen = run.metrics.names("validation")
+    if run.validates and not seen:
+        return  # the sanity check was switched off: validation has not spoken yet
+    known = seen | run.metrics.names("train")
+    for callback, monitor in _monitors(run.callbacks):
+        if monitor not in known:
+            raise _never_logged(callback, monitor, known)
+
+
+def _monitors(callbacks: list[Callback]) -> Iterator[tuple[Callback, str]]:
+    for callback in callbacks:
+        monitor = getattr(callback, "monitor", None)
+        if isinstance(monitor, str) and getattr(callback, "strict", True):
+            yield callback, monitor
+
+
+def _never_logged(callback: Callback, monitor: str, known: set[str]) -> MisconfigurationException:
+    return MisconfigurationException(
+        f"{type(callback).__name__} monitors {monitor!r}, which nothing logs.{did_you_mean(monitor, known)} "
+        f"Logged so far: {', '.join(sorted(known)) or 'nothing'}."
+    )
+
+
+def _may_log_more(run: Run) -> bool:
+    """Whether a hook that has not run yet may log, or logs only after the sanity check."""
+    late = ("on_train_epoch_end", "on_train_epoch_start")
+    for owner in (run.module, *run.callbacks):
+        base = LightningModule if owner is run.module else Callback
+        ours = type(owner).__module__.startswith("scaffold_runtime.")
+        if not ours and any(overridden(name, owner, base) for name in late):
+            return True
+        if not ours and _mentions(owner, "sanity_checking"):
+            return True
+    return False
+
+
+def _mentions(owner: Any, name: str) -> bool:
+    for kind in type(owner).__mro__:
+        if kind.__module__.startswith(("scaffold_runtime.", "torch.", "builtins")):
+            continue
+        for value in vars(kind).values():
+            if inspect.isfunction(value) and name in value.__code__.co_names:
+                return True
+    return False

@@ -1,0 +1,97 @@
+"""CombinedLoader: several loaders as one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from scaffold_runtime.errors import MisconfigurationException
+
+MODES = ("min_size", "max_size_cycle", "max_size", "sequential")
+
+
+class CombinedLoader:
+    """Give a batch of each loader at a time, or one loader after another.
+
+    Modes: "min_size" stops with the shortest; "max_size_cycle" repeats shorter ones until the longest
+    ends; "max_size" gives None for those that have ended; "sequential" runs them one after another.
+    Iterating yields (batch, batch_idx, dataloader_idx), as Lightning's does; a batch has the structure
+    of `iterables`.
+
+    Raises:
+        MisconfigurationException: for an unknown mode.
+    """
+
+    def __init__(self, iterables: Any, mode: str = "min_size") -> None:
+        if mode not in MODES:
+            raise MisconfigurationException(
+                f"CombinedLoader mode {mode!r} is unknown. Choose one of: {', '.join(MODES)}."
+            )
+        self.iterables = iterables
+        self.mode = mode
+        self.flattened, self._structure = tree_flatten(iterables)
+
+    def over(self, iterables: list[Any]) -> _Batches:
+        """The same combination over other loaders, yielding bare batches."""
+        return _Batches(self.mode, iterables, self._structure, self.limits())
+
+    def limits(self) -> list[float]:
+        return [_length(loader) for loader in self.flattened]
+
+    def __iter__(self) -> Iterator[tuple[Any, int, int]]:
+        if self.mode != "sequential":
+            for index, batch in enumerate(self.over(self.flattened)):
+                yield batch, index, 0
+            return
+        for position, loader in enumerate(self.flattened):
+            for index, batch in enumerate(loader):
+                yield batch, index, position
+
+    def __len__(self) -> int:
+        lengths = self.limits()
+        pick = {"min_size": min, "sequential": sum}.get(self.mode, max)
+        length = pick(lengths, default=0) if pick is not sum else sum(lengths)  # type: ignore[operator] # min and max take a default
+        if length == math.inf:
+            raise TypeError("a combined loader has no length while one of its parts has none")
+        return int(length)
+
+
+class _Batches:
+    def __init__(
+        self, mode: str, iterables: list[Any], structure: Any, lengths: list[float]
+    ) -> None:
+        self.mode, self.iterables, self.structure, self.lengths = mode, iterables, structure, lengths
+
+    def __iter__(self) -> Iterator[Any]:
+        if self.mode == "sequential":
+            for iterable in self.iterables:
+                yield from iterable
+            return
+        iterators = [iter(iterable) for iterable in self.iterables]
+        ended = [False] * len(iterators)
+        while True:
+            parts: list[Any] = []
+            for position, iterator in enumerate(iterators):
+                try:
+                    parts.append(next(iterator))
+                    continue
+                except StopIteration:
+                    ended[position] = True
+                if self.mode == "min_size" or all(ended):
+                    return
+                if self.mode == "max_size":
+                    parts.append(None)
+                    continue
+                iterators[position] = iter(self.iterables[position])
+                parts.append(next(iterators[position]))
+            yield tree_unflatten(parts, self.structure)
+
+
+def _length(loader: Any) -> float:
+    try:
+        return len(loader)
+    except (TypeError, NotImplementedError):
+        return math.inf

@@ -1,0 +1,159 @@
+"""LightningDataModule: where batches come from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset, IterableDataset
+
+from scaffold_runtime.hparams import WithHyperparameters
+
+if TYPE_CHECKING:
+    from scaffold_runtime.trainer import Trainer
+
+
+class LightningDataModule(WithHyperparameters):
+    """All about the data of an experiment: get it, split it, batch it.
+
+    `prepare_data` runs once (download, tokenize; keep no state), `setup(stage)` in every process
+    (split, build datasets); then the trainer asks for the loaders it needs.
+    """
+
+    prepare_data_per_node: bool = True
+    allow_zero_length_dataloader_with_multiple_devices: bool = False
+    trainer: Trainer | None = None
+
+    def prepare_data(self) -> None:
+        """Get the data, once per node. Do not set attributes here: other processes lack them."""
+
+    def setup(self, stage: str) -> None:
+        """Build datasets for `stage`: "fit", "validate", "test" or "predict"."""
+
+    def teardown(self, stage: str) -> None:
+        """Let go of what `setup` took."""
+
+    def train_dataloader(self) -> Any:
+        """The loader (or collection of loaders) to train on."""
+        raise NotImplementedError
+
+    def val_dataloader(self) -> Any:
+        """The loader, or loaders, to validate on."""
+        raise NotImplementedError
+
+    def test_dataloader(self) -> Any:
+        """The loader, or loaders, to test on."""
+        raise NotImplementedError
+
+    def predict_dataloader(self) -> Any:
+        """The loader, or loaders, to predict on."""
+        raise NotImplementedError
+
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Change a batch before it goes to the device."""
+        return batch
+
+    def transfer_batch_to_device(
+        self, batch: Any, device: torch.device, dataloader_idx: int
+    ) -> Any:
+        """Move a batch to `device`; override it for batch types torch does not know."""
+        return move_data_to_device(batch, device)
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Change a batch on the device."""
+        return batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """What to save in checkpoints: tensors and plain values only."""
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take back what `state_dict` returned."""
+
+    def on_exception(self, exception: BaseException) -> None:
+        """Something was raised; it is raised again after this."""
+
+    @classmethod
+    def from_datasets(
+        cls,
+        train_dataset: Dataset[Any] | Iterable[Dataset[Any]] | None = None,
+        val_dataset: Dataset[Any] | Iterable[Dataset[Any]] | None = None,
+        test_dataset: Dataset[Any] | Iterable[Dataset[Any]] | None = None,
+        predict_dataset: Dataset[Any] | Iterable[Dataset[Any]] | None = None,
+        batch_size: int = 1,
+        num_workers: int = 0,
+        **datamodule_kwargs: Any,
+    ) -> LightningDataModule:
+        """A data module over ready datasets; only the training loader shuffles."""
+
+        def loaders(datasets: Any, shuffle: bool) -> Any:
+            if isinstance(datasets, Mapping):
+                return {key: loaders(value, shuffle) for key, value in datasets.items()}
+            if isinstance(datasets, Sequence) and not isinstance(datasets, Dataset):
+                return [loaders(value, shuffle) for value in datasets]
+            shuffle = shuffle and not isinstance(datasets, IterableDataset)
+            return DataLoader(
+                datasets,
+                batch_size=batch_size,
+                shuffle=shuffle,
+                num_workers=num_workers,
+                pin_memory=torch.cuda.is_available(),
+            )
+
+        module = cls(**datamodule_kwargs)
+        given = {
+            "train": train_dataset,
+            "val": val_dataset,
+            "test": test_dataset,
+            "predict": predict_dataset,
+        }
+        for name, datasets in given.items():
+            if datasets is not None:
+                made = _Fixed(loaders, datasets, name == "train")
+                setattr(module, f"{name}_dataloader", made)
+        return module
+
+
+class _Fixed:
+    """A dataloader hook that builds loaders from datasets given beforehand."""
+
+    def __init__(self, loaders: Any, datasets: Any, shuffle: bool) -> None:
+        self.loaders, self.datasets, self.shuffle = loaders, datasets, shuffle
+
+    def __call__(self) -> Any:
+        return self.loaders(self.datasets, self.shuffle)
+
+
+def move_data_to_device(batch: Any, device: torch.device | str) -> Any:
+    """Move everything in `batch` that can move to `device`; the structure stays.
+
+    Tensors, and objects with a `to` method, are moved (without blocking where the memory is
+    pinned); mappings, sequences and dataclass-like tuples are walked; anything else is left alone.
+    """
+    if isinstance(batch, torch.Tensor):
+        return batch.to(device, non_blocking=True)
+    if isinstance(batch, Mapping):
+        moved = {key: move_data_to_device(value, device) for key, value in batch.items()}
+        return moved if type(batch) is dict else type(batch)(moved)  # type: ignore[call-arg] # mappings take a dict by custom
+    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
+        return type(batch)(*(move_data_to_device(value, device) for value in batch))
+    if isinstance(batch, (list, tuple)):
+        return type(batch)(move_data_to_device(value, device) for value in batch)
+    if hasattr(batch, "to") and not isinstance(batch, type):
+        return batch.to(device)
+    return batch
+
+
+def batch_size_of(batch: Any) -> int:
+    """The first dimension of the first tensor in `batch`, 1 where there is none."""
+    if isinstance(batch, torch.Tensor):
+        return int(batch.shape[0]) if batch.ndim else 1
+    if isinstance(batch, Mapping):
+        batch = list(batch.values())
+    if isinstance(batch, (list, tuple)):
+        for value in batch:
+            if isinstance(value, (torch.Tensor, Mapping, list, tuple)):
+                return batch_size_of(value)
+        return len(batch) if batch and isinstance(batch[0], str) else 1
+    return 1

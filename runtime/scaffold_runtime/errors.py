@@ -1,0 +1,41 @@
+"""Every error the runtime raises on purpose.
+
+ScaffoldRuntimeError
+├── MisconfigurationException   settings, hooks or data that cannot work together (Lightning's name)
+├── MissingExtra                an optional package is not installed
+├── StepError                   something went wrong while training, validating, testing or predicting
+└── CheckpointError             a checkpoint cannot be written, found, trusted or applied
+
+A message says what was given, what is allowed, and what to do.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class ScaffoldRuntimeError(Exception):
+    """Root of the tree: catch this to catch everything the runtime raises on purpose."""
+
+
+class MisconfigurationException(ScaffoldRuntimeError):  # noqa: N818 - the name people catch
+    """Settings, hooks or data that cannot work together."""
+
+
+class MissingExtra(ScaffoldRuntimeError, ImportError):  # noqa: N818 - says what it is
+    """An optional package is needed and not installed; the message has the install command."""
+
+
+class StepError(ScaffoldRuntimeError, RuntimeError):
+    """A training, validation, test or prediction step did something the loop cannot use."""
+
+
+class CheckpointError(ScaffoldRuntimeError, RuntimeError):
+    """A checkpoint cannot be written, found, trusted or applied; the message names the file."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return " Did you mean `x`?" for the nearest known name, or an empty string."""
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f" Did you mean `{near[0]}`?" if near else ""

@@ -1,0 +1,400 @@
+"""The hooks: their one list, the Callback base class, and the table of those somebody overrides.
+
+`HOOKS` is the contract that the loops, the documentation and the order test share. Before a run
+starts, `build_table` makes one tuple of bound calls per hook (callbacks in order, then the module,
+then checkpoint callbacks), so a hook nobody overrides costs a loop over `()`.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+from torch.optim import Optimizer
+
+from scaffold_runtime.errors import MisconfigurationException, did_you_mean
+
+if TYPE_CHECKING:
+    from scaffold_runtime.module import LightningModule
+    from scaffold_runtime.trainer import Trainer
+
+
+@dataclass(frozen=True)
+class Hook:
+    """One hook: its name, the arguments after (trainer, module), and who may implement it."""
+
+    name: str
+    arguments: tuple[str, ...] = ()
+    owners: str = "callback, module"
+
+
+def _stage_hooks(stage: str) -> list[Hook]:
+    index = () if stage == "train" else ("dataloader_idx",)
+    return [
+        Hook(f"on_{stage}_start"),
+        Hook(f"on_{stage}_epoch_start"),
+        Hook(f"on_{stage}_batch_start", ("batch", "batch_idx", *index)),
+        Hook(f"on_{stage}_batch_end", ("outputs", "batch", "batch_idx", *index)),
+        Hook(f"on_{stage}_epoch_end"),
+        Hook(f"on_{stage}_end"),
+    ]
+
+
+HOOKS: tuple[Hook, ...] = (
+    Hook("setup", ("stage",), "datamodule, callback, module"),
+    Hook("on_fit_start"),
+    Hook("on_sanity_check_start", owners="callback"),
+    Hook("on_sanity_check_end", owners="callback"),
+    *_stage_hooks("train"),
+    Hook("on_before_zero_grad", ("optimizer",)),
+    Hook("on_before_backward", ("loss",)),
+    Hook("on_after_backward"),
+    Hook("on_before_optimizer_step", ("optimizer",)),
+    Hook("on_validation_model_zero_grad", owners="module"),
+    *(
+        hook
+        for stage in ("validation", "test", "predict")
+        for hook in (
+            Hook(f"on_{stage}_model_eval", owners="module"),
+            *_stage_hooks(stage),
+            Hook(f"on_{stage}_model_train", owners="module"),
+        )
+    ),
+    Hook("on_save_checkpoint", ("checkpoint",)),
+    Hook("on_load_checkpoint", ("checkpoint",)),
+    Hook("on_exception", ("exception",), "callback, datamodule"),
+    Hook("on_fit_end"),
+    Hook("teardown", ("stage",), "datamodule, callback, module"),
+)
+HOOK_NAMES = frozenset(hook.name for hook in HOOKS)
+
+# Names older code may still carry, and what to write instead.
+REMOVED_HOOKS = {
+    "training_epoch_end": "on_train_epoch_end",
+    "validation_epoch_end": "on_validation_epoch_end",
+    "test_epoch_end": "on_test_epoch_end",
+    "training_step_end": "training_step",
+    "validation_step_end": "validation_step",
+    "on_epoch_start": "on_train_epoch_start",
+    "on_epoch_end": "on_train_epoch_end",
+    "on_batch_start": "on_train_batch_start",
+    "on_batch_end": "on_train_batch_end",
+    "on_pretrain_routine_start": "on_fit_start",
+    "on_keyboard_interrupt": "on_exception",
+    "on_init_start": "setup",
+    "on_init_end": "setup",
+}
+
+
+class Callback:
+    """Something that happens beside training. Override the hooks you need, ignore the rest.
+
+    Each hook receives the trainer and the module first. State to be saved in checkpoints goes
+    through `state_dict` and `load_state_dict`, under `state_key`. `self.log` and `self.log_dict`
+    work inside hooks as they do in a module.
+    """
+
+    runs_last: bool = False  # at the end of a training epoch, after the module and its metrics
+    log: Callable[..., None]  # attached while a run is open
+    log_dict: Callable[..., None]
+
+    @property
+    def state_key(self) -> str:
+        """The key of this callback's state in a checkpoint; two callbacks must not share one."""
+        return type(self).__qualname__
+
+    def _state_key_of(self, **settings: Any) -> str:
+        return f"{type(self).__qualname__}{settings!r}"
+
+    def state_dict(self) -> dict[str, Any]:
+        """What to save: tensors and plain values only."""
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take back what `state_dict` returned."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """A fit, validate, test or predict begins; `stage` is its name."""
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """A fit, validate, test or predict ends."""
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The model is on its device and the optimizers exist."""
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Training is over, nothing is torn down yet."""
+
+    def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """A few validation batches are about to run before training."""
+
+    def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The validation batches before training have run."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Training begins, after the sanity check."""
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The last epoch has ended."""
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """A training epoch begins."""
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """A training epoch ends, after its validation."""
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """A batch is on the device and about to be trained on."""
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """A batch was trained on; `outputs` holds what `training_step` returned, detached."""
+
+    def on_before_zero_grad(
+        self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
+    ) -> None:
+        """Gradients are about to be cleared."""
+
+    def on_before_backward(
+        self, trainer: Trainer, pl_module: LightningModule, loss: Tensor
+    ) -> None:
+        """The loss is about to be differentiated."""
+
+    def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Gradients have been added."""
+
+    def on_before_optimizer_step(
+        self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
+    ) -> None:
+        """Gradients are complete and unscaled, not yet clipped."""
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Validation begins."""
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Validation ends, its metrics are final."""
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """A pass over the validation data begins."""
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """A pass over the validation data ends; metrics may still be logged."""
+
+    def on_validation_batch_start(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """A validation batch is about to be evaluated."""
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """A validation batch was evaluated."""
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Testing begins."""
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Testing ends, its metrics are final."""
+
+    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """A pass over the test data begins."""
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """A pass over the test data ends; metrics may still be logged."""
+
+    def on_test_batch_start(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """A test batch is about to be evaluated."""
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """A test batch was evaluated."""
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Prediction begins."""
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Prediction ends."""
+
+    def on_predict_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """A pass over the prediction data begins."""
+
+    def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """A pass over the prediction data ends."""
+
+    def on_predict_batch_start(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """A batch is about to be predicted."""
+
+    def on_predict_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """A batch was predicted; `outputs` is what `predict_step` returned."""
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Something was raised, Ctrl-C included; it is raised again after this."""
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """A checkpoint is complete and about to be written; add to it if you must."""
+
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """A checkpoint was read and is about to be applied."""
+
+
+class Checkpoint(Callback):
+    """Base of callbacks that save checkpoints: they run last, after every other hook.
+
+    Ask for a save in a hook, and write it in `commit`, which the loop calls when its state is whole.
+    """
+
+    runs_last = True
+
+    def commit(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The state of the run is whole: write what was asked for."""
+
+
+HookTable = SimpleNamespace  # hook name -> tuple of calls
+
+
+def overridden(name: str, owner: object, base: type) -> bool:
+    """Whether `owner` brings its own `name`, in its class or on the instance."""
+    if name in vars(owner):
+        return True
+    return getattr(type(owner), name, None) is not getattr(base, name, None)
+
+
+def build_table(
+    trainer: Trainer,
+    module: LightningModule,
+    callbacks: Sequence[Callback],
+    module_base: type,
+    wrap: Callable[[str, Callable[..., Any]], Callable[..., Any]] | None = None,
+) -> HookTable:
+    """One tuple of calls per hook, holding only what somebody overrides.
+
+    `wrap(label, call)` lets a profiler replace each call; without one nothing is wrapped.
+
+    Raises:
+        MisconfigurationException: for a misspelt or removed hook, or one that takes other arguments.
+    """
+    for owner, base in [*((callback, Callback) for callback in callbacks), (module, module_base)]:
+        check_hooks(owner, base)
+    early = [callback for callback in callbacks if not isinstance(callback, Checkpoint)]
+    late = [callback for callback in callbacks if isinstance(callback, Checkpoint)]
+
+    def calls(name: str, *groups: Sequence[Callback] | LightningModule) -> tuple[Any, ...]:
+        bound = [pair for group in groups for pair in _bound(name, group, trainer, module_base)]
+        if wrap is None:
+            return tuple(call for _, call in bound)
+        return tuple(wrap(f"{type(owner).__name__}.{name}", call) for owner, call in bound)
+
+    table = {}
+    for hook in HOOKS:
+        own = (module,) if "module" in hook.owners else ()
+        table[hook.name] = calls(hook.name, early, *own, late)
+    monitors = [callback for callback in callbacks if callback.runs_last]
+    others = [callback for callback in callbacks if not callback.runs_last]
+    table["on_train_epoch_end"] = calls("on_train_epoch_end", others, module)
+    table["on_train_epoch_end_monitors"] = calls("on_train_epoch_end", monitors)
+    return HookTable(**table)
+
+
+def _bound(
+    name: str, group: Any, trainer: Trainer, module_base: type
+) -> Iterable[tuple[object, Callable[..., Any]]]:
+    """The overridden hooks of callbacks (bound to trainer and module) or of the module itself."""
+    if isinstance(group, module_base):
+        if overridden(name, group, module_base):
+            yield group, getattr(group, name)
+        return
+    for callback in group:
+        if overridden(name, callback, Callback):
+            yield callback, partial(getattr(callback, name), trainer, trainer.lightning_module)
+
+
+def check_hooks(owner: object, base: type) -> None:
+    """Refuse hooks of `owner` that would never be called, or would fail when called."""
+    kind = type(owner)
+    for name in {*dir(kind), *vars(owner)}:
+        if not callable(getattr(kind, name, None)):
+            continue
+        if name in REMOVED_HOOKS and not hasattr(base, name):
+            raise MisconfigurationException(
+                f"`{kind.__name__}.{name}` would never be called: that hook no longer exists. "
+                f"Rename it to `{REMOVED_HOOKS[name]}`."
+            )
+        if name.startswith("on_") and name not in HOOK_NAMES and not hasattr(base, name):
+            hint = did_you_mean(name, HOOK_NAMES)
+            if hint:
+                raise MisconfigurationException(
+                    f"`{kind.__name__}.{name}` would never be called: there is no such hook.{hint}"
+                )
+    leading = ("trainer", "pl_module") if isinstance(owner, Callback) else ()
+    for hook in HOOKS:
+        if hasattr(base, hook.name) and overridden(hook.name, owner, base):
+            _check_arguments(owner, hook, (*leading, *hook.arguments))
+
+
+def _check_arguments(owner: object, hook: Hook, arguments: tuple[str, ...]) -> None:
+    function = getattr(owner, hook.name)
+    shortest = [argument for argument in arguments if argument != "dataloader_idx"]
+    try:
+        signature = inspect.signature(function)
+        signature.bind(*shortest)
+    except TypeError:
+        raise MisconfigurationException(
+            f"`{type(owner).__name__}.{hook.name}{signature}` cannot be called: "
+            f"it receives ({', '.join(arguments)}). Change its arguments to match."
+        ) from None
+    except ValueError:
+        return  # a builtin or a mock without a signature: let the call decide

@@ -1,0 +1,166 @@
+"""Hyperparameters: remember what an object was made with, so a checkpoint can make it again."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import inspect
+from argparse import Namespace
+from collections.abc import Iterable, Mapping, MutableMapping
+from types import FrameType
+from typing import Any, TypeVar
+
+from scaffold_runtime.errors import MisconfigurationException, did_you_mean
+
+T = TypeVar("T", bound="WithHyperparameters")
+
+
+class AttributeDict(dict[str, Any]):
+    """A dict whose string keys are attributes too: `hparams.lr` is `hparams["lr"]`."""
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(
+                f"there is no hyperparameter `{name}`.{did_you_mean(name, self)}"
+            ) from None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self[name] = value
+
+    def __repr__(self) -> str:
+        width = max((len(str(key)) for key in self), default=0)
+        return "\n".join(f'"{key}":{"":{width - len(str(key)) + 1}}{self[key]}' for key in self)
+
+
+class WithHyperparameters:
+    """Base of modules and data modules: `save_hyperparameters`, `hparams`, `load_from_checkpoint`."""
+
+    _hparams: AttributeDict | None = None
+    _hparams_initial: AttributeDict | None = None
+    _hparams_name: str | None = None
+    _log_hyperparams: bool = False
+
+    @property
+    def hparams(self) -> AttributeDict:
+        """What `save_hyperparameters` kept, readable as attributes and as keys."""
+        if self._hparams is None:
+            self._hparams = AttributeDict()
+        return self._hparams
+
+    @property
+    def hparams_initial(self) -> AttributeDict:
+        """The hyperparameters as they were when saved, whatever was changed since."""
+        return copy.deepcopy(self._hparams_initial or AttributeDict())
+
+    def save_hyperparameters(
+        self,
+        *args: Any,
+        ignore: str | Iterable[str] | None = None,
+        frame: FrameType | None = None,
+        logger: bool = True,
+    ) -> None:
+        """Keep arguments of `__init__` in `self.hparams`; checkpoints and loggers take them there.
+
+        Without arguments, all of them; with strings, the ones named; with one mapping, Namespace or
+        dataclass, its entries. `ignore` leaves names out. `logger=False` keeps them from loggers.
+
+        Raises:
+            MisconfigurationException: if a name is not an argument of `__init__`.
+        """
+        if frame is None:
+            current = inspect.currentframe()
+            frame = current.f_back if current else None
+        ignored = {ignore} if isinstance(ignore, str) else set(ignore or ())
+        given = init_arguments(self, frame)
+        self._hparams_name = "kwargs"
+        if not args:
+            chosen = {k: v for k, v in given.items() if k not in ignored}
+        elif all(isinstance(arg, str) for arg in args):
+            chosen = _named(args, given, type(self).__name__)
+        elif len(args) == 1:
+            chosen = as_mapping(args[0])
+            self._hparams_name = next((k for k, v in given.items() if v is args[0]), "kwargs")
+        else:
+            raise MisconfigurationException(
+                "save_hyperparameters() takes names of arguments, or one mapping, Namespace or dataclass; "
+                f"given were {', '.join(type(arg).__name__ for arg in args)}."
+            )
+        self._log_hyperparams = logger
+        self.hparams.update({k: v for k, v in chosen.items() if k not in ignored})
+        self._hparams_initial = AttributeDict(
+            {key: _snapshot(value) for key, value in self.hparams.items()}
+        )
+
+    @classmethod
+    def load_from_checkpoint(
+        cls: type[T],
+        checkpoint_path: Any,
+        map_location: Any = None,
+        hparams_file: str | None = None,
+        strict: bool | None = None,
+        weights_only: bool | None = None,
+        **kwargs: Any,
+    ) -> T:
+        """Make an object from the hyperparameters and weights in a checkpoint.
+
+        `kwargs` override hyperparameters. Nothing but tensors and plain values is read from the
+        file, whatever `weights_only` says, so a checkpoint cannot run code.
+
+        Raises:
+            CheckpointError: if the file is missing, damaged or does not fit the class.
+        """
+        from scaffold_runtime.checkpoint.load import object_from_checkpoint
+
+        return object_from_checkpoint(
+            cls, checkpoint_path, map_location, hparams_file, strict, kwargs
+        )
+
+
+def init_arguments(owner: object, frame: FrameType | None) -> dict[str, Any]:
+    """The arguments of all `__init__` frames of `owner` from `frame` outwards, outermost last."""
+    collected: dict[str, Any] = {}
+    while frame is not None and frame.f_code.co_name == "__init__":
+        info = inspect.getargvalues(frame)
+        if not info.args or info.locals.get(info.args[0]) is not owner:
+            break
+        collected.update({name: info.locals[name] for name in info.args[1:]})
+        keyword_only = frame.f_code.co_varnames[
+            len(info.args) : len(info.args) + frame.f_code.co_kwonlyargcount
+        ]
+        collected.update({name: info.locals[name] for name in keyword_only})
+        collected.update(info.locals[info.keywords] if info.keywords else {})
+        frame = frame.f_back
+    return {key: value for key, value in collected.items() if not key.startswith("__")}
+
+
+def as_mapping(value: Any) -> dict[str, Any]:
+    """The entries of a mapping, Namespace or dataclass."""
+    if isinstance(value, Namespace):
+        return dict(vars(value))
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    if isinstance(value, (Mapping, MutableMapping)):
+        return dict(value)
+    raise MisconfigurationException(
+        f"hyperparameters of type {type(value).__name__} are not supported: "
+        "pass a mapping, an argparse.Namespace or a dataclass."
+    )
+
+
+def _named(names: tuple[str, ...], given: dict[str, Any], owner: str) -> dict[str, Any]:
+    for name in names:
+        if name not in given:
+            raise MisconfigurationException(
+                f"save_hyperparameters({name!r}): {owner}.__init__ has no argument `{name}`."
+                f"{did_you_mean(name, given)}"
+            )
+    return {name: given[name] for name in names}
+
+
+def _snapshot(value: Any) -> Any:
+    try:
+        return copy.deepcopy(value)
+    except Exception:
+        return value  # a thing that cannot be copied is kept as it is

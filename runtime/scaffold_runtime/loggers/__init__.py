@@ -1,0 +1,48 @@
+"""Loggers: where the numbers of a run go."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from typing import TYPE_CHECKING, Any
+
+from scaffold_runtime.loggers.base import FolderLogger, Logger
+
+if TYPE_CHECKING:
+    from scaffold_runtime.loggers.csv import CSVLogger
+    from scaffold_runtime.loggers.mlflow import MLFlowLogger
+    from scaffold_runtime.loggers.tensorboard import TensorBoardLogger
+    from scaffold_runtime.loggers.wandb import WandbLogger
+
+_HOME = {
+    "CSVLogger": "scaffold_runtime.loggers.csv",
+    "MLFlowLogger": "scaffold_runtime.loggers.mlflow",
+    "TensorBoardLogger": "scaffold_runtime.loggers.tensorboard",
+    "WandbLogger": "scaffold_runtime.loggers.wandb",
+}
+__all__ = [
+    "CSVLogger",
+    "FolderLogger",
+    "Logger",
+    "MLFlowLogger",
+    "TensorBoardLogger",
+    "WandbLogger",
+    "default_logger",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(importlib.import_module(_HOME[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def default_logger(root: str) -> Logger:
+    """What `Trainer(logger=True)` means: TensorBoard where it is installed, else CSV."""
+    if importlib.util.find_spec("tensorboard") is not None:
+        from scaffold_runtime.loggers.tensorboard import TensorBoardLogger
+
+        return TensorBoardLogger(root)
+    from scaffold_runtime.loggers.csv import CSVLogger
+
+    return CSVLogger(root)

@@ -1,0 +1,147 @@
+"""What a logger is, and what those that write into a folder share."""
+
+from __future__ import annotations
+
+import abc
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+
+class Logger(abc.ABC):
+    """Takes numbers and hyperparameters of a run. Subclass it to bring your own."""
+
+    @property
+    @abc.abstractmethod
+    def name(self) -> str | None:
+        """The name of the experiment."""
+
+    @property
+    @abc.abstractmethod
+    def version(self) -> int | str | None:
+        """What tells this run from others of the experiment."""
+
+    @abc.abstractmethod
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Take numbers of one step. They are plain floats; `step` is the x axis."""
+
+    @abc.abstractmethod
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """Take the hyperparameters of the run: a dict or Namespace."""
+
+    @property
+    def save_dir(self) -> str | None:
+        """The folder under which experiments are kept."""
+        return None
+
+    @property
+    def log_dir(self) -> str | None:
+        """The folder of this run."""
+        return self.save_dir
+
+    @property
+    def root_dir(self) -> str | None:
+        """The folder that holds the folders of this experiment's runs."""
+        return self.save_dir
+
+    @property
+    def experiment(self) -> Any:
+        """The object that does the writing, for what this interface lacks."""
+        return None
+
+    def log_graph(self, model: nn.Module, input_array: Any = None) -> None:
+        """Take the graph of the model, where the logger can show one."""
+
+    def save(self) -> None:
+        """Write out what is held back."""
+
+    def finalize(self, status: str) -> None:
+        """The run ended: "success" or "failed"."""
+
+    def after_save_checkpoint(self, checkpoint_callback: Any) -> None:
+        """A checkpoint was written."""
+
+    def follow(self, first: Logger) -> None:
+        """Use the run name that `first`, the first of several loggers, decides on."""
+
+
+class FolderLogger(Logger):
+    """Base of loggers that write into `save_dir/name/version_N`, the next free number."""
+
+    def __init__(
+        self,
+        save_dir: str | os.PathLike[str] | None,
+        name: str | None = "lightning_logs",
+        version: int | str | None = None,
+    ) -> None:
+        self._save_dir = os.fspath(save_dir or os.getcwd())
+        self._name = name or ""
+        self._version = version
+        self._first: Logger | None = None
+
+    @property
+    def save_dir(self) -> str:
+        return self._save_dir
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    @property
+    def root_dir(self) -> str:
+        return os.path.join(self._save_dir, self._name)
+
+    @property
+    def version(self) -> int | str:
+        """The run's number, or the name it was given; claimed when it is first asked for."""
+        if self._version is None:
+            shared = self._first.version if self._first is not None else None
+            self._version = claim_version(Path(self.root_dir)) if shared is None else shared
+        return self._version
+
+    @property
+    def log_dir(self) -> str:
+        version = self.version if isinstance(self.version, str) else f"version_{self.version}"
+        return os.path.join(self.root_dir, version)
+
+    def follow(self, first: Logger) -> None:
+        if self._version is None and isinstance(first, FolderLogger):
+            self._first = first
+
+    def decide_version(self, version: int | str) -> None:
+        """Continue the run of this name, unless another was chosen already."""
+        if self._version is None and self._first is None:
+            self._version = version
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Open files stay behind when the logger is copied to another process."""
+        return {k: v for k, v in vars(self).items() if not k.startswith("_open")}
+
+
+def claim_version(root: Path) -> int:
+    """Create the next free `version_N` folder under `root` and return N; safe against parallel runs."""
+    root.mkdir(parents=True, exist_ok=True)
+    found = [re.fullmatch(r"version_(\d+)", entry.name) for entry in root.iterdir()]
+    number = max((int(match[1]) for match in found if match), default=-1) + 1
+    while True:
+        try:
+            (root / f"version_{number}").mkdir()
+            return number
+        except FileExistsError:
+            number += 1
+
+
+def flat(params: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested hyperparameters as one level, keys joined by "/"; lists and unusual values as text."""
+    mapping = params if isinstance(params, dict) else vars(params)
+    flattened: dict[str, Any] = {}
+    for key, value in mapping.items():
+        if isinstance(value, dict) and value:
+            flattened.update(flat(value, f"{prefix}{key}/"))
+        else:
+            plain = isinstance(value, (bool, int, float, str))
+            flattened[f"{prefix}{key}"] = value if plain else str(value)
+    return flattened

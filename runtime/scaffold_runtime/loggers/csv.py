@@ -1,0 +1,109 @@
+"""CSVLogger: metrics.csv, one row per step, and hparams.yaml."""
+
+from __future__ import annotations
+
+import csv
+import os
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from scaffold_runtime.errors import CheckpointError
+from scaffold_runtime.loggers.base import FolderLogger
+from scaffold_runtime.plain import to_plain
+
+FIRST = ("epoch", "step")
+
+
+class CSVLogger(FolderLogger):
+    """Write `metrics.csv` into the run folder.
+
+    Rows are appended and never deleted. Only when a name appears that has no column yet is the file
+    written anew, with that column added.
+
+    Args:
+        save_dir: the folder under which experiments are kept.
+        name: the experiment; "" puts runs directly into `save_dir`.
+        version: the run; the next free number if not given.
+        prefix: put before every name.
+        flush_logs_every_n_steps: rows held back before they are written.
+    """
+
+    def __init__(
+        self,
+        save_dir: str | os.PathLike[str],
+        name: str | None = "lightning_logs",
+        version: int | str | None = None,
+        prefix: str = "",
+        flush_logs_every_n_steps: int = 100,
+    ) -> None:
+        super().__init__(save_dir, name, version)
+        self._prefix = f"{prefix}-" if prefix else ""
+        self._flush_every = flush_logs_every_n_steps
+        self._columns: list[str] = []
+        self._rows: list[dict[str, Any]] = []
+        self._hparams: dict[str, Any] = {}
+
+    @property
+    def file(self) -> Path:
+        return Path(self.log_dir) / "metrics.csv"
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        row: dict[str, Any] = {"step": len(self._rows) if step is None else step}
+        for name, value in metrics.items():
+            row[name if name in FIRST else self._prefix + name] = value
+        self._rows.append(row)
+        if len(self._rows) >= self._flush_every:
+            self.save()
+
+    def log_hyperparams(self, params: Any = None, *args: Any, **kwargs: Any) -> None:
+        given = vars(params) if isinstance(params, Namespace) else dict(params or {})
+        for name, value in given.items():
+            try:
+                self._hparams[name] = to_plain(value, name)
+            except CheckpointError:
+                self._hparams[name] = str(value)
+        file = Path(self.log_dir) / "hparams.yaml"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(yaml.safe_dump(_listed(self._hparams), sort_keys=False))
+
+    def save(self) -> None:
+        if not self._rows:
+            return
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        if not self._columns and self.file.exists():
+            with self.file.open(newline="") as file:
+                self._columns = next(csv.reader(file), [])
+        seen = dict.fromkeys(name for row in self._rows for name in row)
+        new = [name for name in (*FIRST, *seen) if name in seen and name not in self._columns]
+        if new:
+            self._add_columns(new)
+        with self.file.open("a", newline="") as file:
+            csv.DictWriter(file, self._columns, restval="").writerows(self._rows)
+        self._rows.clear()
+
+    def finalize(self, status: str) -> None:
+        self.save()
+
+    def _add_columns(self, new: list[str]) -> None:
+        """Write the file anew with more columns; the old one stays until the new one is whole."""
+        self._columns += dict.fromkeys(new)
+        rows: list[dict[str, Any]] = []
+        if self.file.exists():
+            with self.file.open(newline="") as file:
+                rows = list(csv.DictReader(file))
+        temporary = self.file.with_suffix(".csv.partial")
+        with temporary.open("w", newline="") as file:
+            writer = csv.DictWriter(file, self._columns, restval="")
+            writer.writeheader()
+            writer.writerows(rows)
+        os.replace(temporary, self.file)
+
+
+def _listed(value: Any) -> Any:
+    """YAML knows lists, not tuples."""
+    if isinstance(value, dict):
+        return {key: _listed(item) for key, item in value.items()}
+    return [_listed(item) for item in value] if isinstance(value, (list, tuple)) else value

@@ -1,0 +1,106 @@
+"""TensorBoardLogger: event files that TensorBoard reads."""
+
+from __future__ import annotations
+
+import os
+from argparse import Namespace
+from typing import Any
+
+import torch
+from torch import nn
+
+from scaffold_runtime.extras import require
+from scaffold_runtime.loggers.base import FolderLogger, flat
+
+
+class TensorBoardLogger(FolderLogger):
+    """Write scalars, hyperparameters and graphs as TensorBoard events.
+
+    Args:
+        save_dir: the folder under which experiments are kept.
+        name: the experiment; "" puts runs directly into `save_dir`.
+        version: the run; the next free number if not given.
+        log_graph: write the model's graph; the module needs `example_input_array`.
+        default_hp_metric: write a placeholder metric beside hyperparameters, so that they show up.
+        prefix: put before every name.
+        sub_dir: a folder inside the run folder for the event files.
+        kwargs: passed to torch's SummaryWriter.
+
+    Raises:
+        MissingExtra: when something is written and `tensorboard` is not installed.
+    """
+
+    def __init__(
+        self,
+        save_dir: str | os.PathLike[str],
+        name: str | None = "lightning_logs",
+        version: int | str | None = None,
+        log_graph: bool = False,
+        default_hp_metric: bool = True,
+        prefix: str = "",
+        sub_dir: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(save_dir, name, version)
+        self._log_graph, self._default_hp_metric = log_graph, default_hp_metric
+        self._prefix = f"{prefix}-" if prefix else ""
+        self._sub_dir, self._kwargs = sub_dir, kwargs
+        self._open_writer: Any = None
+        self.hparams: dict[str, Any] = {}
+
+    @property
+    def log_dir(self) -> str:
+        folder = super().log_dir
+        return os.path.join(folder, self._sub_dir) if self._sub_dir else folder
+
+    @property
+    def experiment(self) -> Any:
+        """torch's SummaryWriter, opened when first used."""
+        if vars(self).get("_open_writer") is None:
+            require("tensorboard", "scaffold-runtime[tensorboard]", "TensorBoardLogger")
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._open_writer = SummaryWriter(self.log_dir, **self._kwargs)
+        return self._open_writer
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        writer = self.experiment
+        for name, value in metrics.items():
+            writer.add_scalar(self._prefix + name, value, step, new_style=True)
+
+    def log_hyperparams(self, params: Any, metrics: Any = None, *args: Any, **kwargs: Any) -> None:
+        """Write hyperparameters, with `metrics` (a dict or one number) beside them."""
+        from torch.utils.tensorboard.summary import hparams
+
+        given = vars(params) if isinstance(params, Namespace) else dict(params)
+        self.hparams.update(given)
+        if metrics is None and self._default_hp_metric:
+            metrics = {"hp_metric": -1}
+        if isinstance(metrics, (int, float)):
+            metrics = {"hp_metric": metrics}
+        if not metrics:
+            return
+        writer = self.experiment
+        for name, value in metrics.items():
+            writer.add_scalar(name, value, 0, new_style=True)
+        for summary in hparams(flat(self.hparams), dict(metrics)):
+            writer._get_file_writer().add_summary(summary)
+
+    def log_graph(self, model: nn.Module, input_array: Any = None) -> None:
+        sample = getattr(model, "example_input_array", None) if input_array is None else input_array
+        if not self._log_graph or sample is None:
+            return
+        was_training = model.training
+        with torch.no_grad():
+            self.experiment.add_graph(model.eval(), sample)
+        model.train(was_training)
+
+    def save(self) -> None:
+        if vars(self).get("_open_writer") is not None:
+            self._open_writer.flush()
+
+    def finalize(self, status: str) -> None:
+        self.save()
+        if vars(self).get("_open_writer") is not None:
+            self._open_writer.close()
+            self._open_writer = None

@@ -1,0 +1,1 @@
+"""The loops: one function each, read from top to bottom."""

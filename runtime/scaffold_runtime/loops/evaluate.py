@@ -1,0 +1,79 @@
+"""Evaluation: validation and testing, over one loader after another."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from scaffold_runtime.loaders import eval_batches
+from scaffold_runtime.seed import isolate_rng
+
+if TYPE_CHECKING:
+    from scaffold_runtime.run import Run
+
+
+def evaluate(run: Run, stage: str, limit: int | float) -> list[dict[str, Any]]:
+    """Run `stage` ("validation" or "test") and return the metrics, one dict per loader.
+
+    model_eval -> start -> epoch_start -> per batch: to device, batch_start, step, batch_end ->
+    epoch_end -> metrics to loggers -> end -> model_train.
+    """
+    hooks, metrics = run.hook_group(stage), run.metrics
+    loaders = run.eval_loaders(stage)
+    step = run.bind_step(stage, len(loaders))
+    several = len(loaders) > 1
+    modes = run.to_eval_mode(stage)
+    with run.no_grad(stage):
+        metrics.enter(stage, in_batch=False)
+        for call in hooks.start:
+            call()
+        for call in hooks.epoch_start:
+            call()
+        for position, loader in enumerate(loaders):
+            batches, _ = eval_batches(loader, limit, f"limit_{stage}_batches")
+            loader_args = (position,) if several else ()
+            metrics.enter(stage, True, position, len(loaders))
+            for index, batch in enumerate(batches):
+                metrics.batch = batch = run.to_device(batch, position)
+                for call in hooks.batch_start:
+                    call(batch, index, *loader_args)
+                with run.prepared.forward:
+                    outputs = step(batch, index, position)
+                for call in hooks.batch_end:
+                    call(outputs, batch, index, *loader_args)
+        metrics.enter(stage, in_batch=False)
+        with metrics.closing(stage):
+            for call in hooks.epoch_end:
+                call()
+        results = run.publish(stage, len(loaders))
+        for call in hooks.end:
+            call()
+    run.to_train_mode(stage, modes)
+    return results
+
+
+def sanity_check(run: Run) -> None:
+    """Try a few validation batches before training, leaving random numbers and metrics as they were."""
+    trainer = run.trainer
+    steps = trainer.num_sanity_val_steps
+    if not run.validates or steps == 0 or run.resumed:
+        return
+    limit = trainer.limit_val_batches if steps == -1 else steps
+    with isolate_rng() if steps else nullcontext(), run.sanity_checking():
+        for call in run.hooks.on_sanity_check_start:
+            call()
+        evaluate(run, "validation", _smaller(limit, trainer.limit_val_batches))
+        for call in run.hooks.on_sanity_check_end:
+            call()
+
+
+def _smaller(steps: int | float, limit: int | float) -> int | float:
+    both_counts = isinstance(steps, int) and isinstance(limit, int)
+    return min(steps, limit) if both_counts else steps
+
+
+def no_grad(inference: bool) -> Any:
+    """No gradients; inference mode where its tensors cannot leak into training."""
+    return torch.inference_mode() if inference else torch.no_grad()

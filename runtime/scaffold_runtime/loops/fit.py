@@ -1,0 +1,43 @@
+"""Training: epochs of batches, with validation, logging and checkpoints at each commit."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from scaffold_runtime.loops.evaluate import sanity_check
+from scaffold_runtime.loops.step import build_step
+
+if TYPE_CHECKING:
+    from scaffold_runtime.run import Run
+
+
+def fit(run: Run) -> None:
+    """Train until the limits are reached or somebody asks to stop.
+
+    sanity check -> on_train_start -> for each epoch: begin -> for each batch: hooks, step, advance,
+    commit -> end -> on_train_end. `commit` is the one place where logs flush, validation runs,
+    checkpoints are written and stop requests are honoured. The order is a contract: a checkpoint
+    holds the state after a commit, and the next batch is drawn after it.
+    """
+    hooks, progress, metrics = run.hooks, run.progress, run.metrics
+    on_batch_start, on_batch_end = hooks.on_train_batch_start, hooks.on_train_batch_end
+    sanity_check(run)
+    run.start_training()
+    step = build_step(run)
+    while run.wants_epoch():
+        for batch, last in run.begin_epoch():
+            index = progress.batch
+            metrics.batch = batch = run.to_device(batch, 0)
+            run.is_last_batch = last
+            skips = [call(batch, index) for call in on_batch_start]
+            if -1 in skips:
+                break
+            outputs, updated = step(batch, index, last)
+            progress.advance(updated)
+            for call in on_batch_end:
+                call(outputs, batch, index)
+            run.commit(updated)
+            if run.stopping:
+                break
+        run.end_epoch()
+    run.end_training()

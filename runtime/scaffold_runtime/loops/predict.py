@@ -1,0 +1,46 @@
+"""Prediction: what `predict_step` returns, in order."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from scaffold_runtime.loaders import eval_batches
+
+if TYPE_CHECKING:
+    from scaffold_runtime.run import Run
+
+
+def predict(run: Run, limit: int | float, keep: bool) -> list[Any] | None:
+    """Predict over every loader: a list of outputs, or a list of lists for several loaders.
+
+    With `keep=False` nothing is collected (a prediction writer takes the outputs) and None is returned.
+    """
+    hooks = run.hook_group("predict")
+    loaders = run.eval_loaders("predict")
+    step = run.bind_step("predict", len(loaders))
+    several = len(loaders) > 1
+    modes = run.to_eval_mode("predict")
+    kept: list[list[Any]] = [[] for _ in loaders]
+    run.predictions, run.predicted_batches = kept, [[] for _ in loaders]
+    with run.no_grad("predict"):
+        for call in (*hooks.start, *hooks.epoch_start):
+            call()
+        for position, loader in enumerate(loaders):
+            batches, _ = eval_batches(loader, limit, "limit_predict_batches")
+            loader_args = (position,) if several else ()
+            for index, batch in enumerate(batches):
+                batch = run.to_device(batch, position)
+                for call in hooks.batch_start:
+                    call(batch, index, *loader_args)
+                with run.prepared.forward:
+                    outputs = step(batch, index, position)
+                for call in hooks.batch_end:
+                    call(outputs, batch, index, *loader_args)
+                if keep:
+                    kept[position].append(outputs)
+        for call in (*hooks.epoch_end, *hooks.end):
+            call()
+    run.to_train_mode("predict", modes)
+    if not keep:
+        return None
+    return kept if several else kept[0]

@@ -1,0 +1,244 @@
+"""One training step, in three ways: automatic, with a closure, and manual. Chosen once per run."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.optim import LBFGS, Optimizer
+
+from scaffold_runtime.errors import MisconfigurationException, StepError
+from scaffold_runtime.hooks import overridden
+from scaffold_runtime.module import LightningModule
+from scaffold_runtime.optim import parameters_of
+
+if TYPE_CHECKING:
+    from scaffold_runtime.run import Run
+
+Step = Callable[[Any, int, bool], tuple[Any, bool]]
+"""(batch, index, last of the epoch) -> (outputs for on_train_batch_end, whether the optimizer stepped)"""
+
+
+def build_step(run: Run) -> Step:
+    """Choose the step for this run."""
+    if not run.module.automatic_optimization:
+        return manual(run)
+    if not run.optimizers:
+        return without_optimizer(run)
+    own_step = overridden("optimizer_step", run.module, LightningModule)
+    if isinstance(run.optimizers[0], LBFGS) and run.precision.scales:
+        raise MisconfigurationException(
+            "LBFGS re-evaluates the loss inside its step, which a gradient scaler cannot follow. "
+            "Use precision='bf16-mixed' or '32-true' with it."
+        )
+    if own_step or isinstance(run.optimizers[0], LBFGS):
+        return with_closure(run)
+    return automatic(run)
+
+
+def automatic(run: Run) -> Step:
+    """Forward, zero, backward, clip, step, schedule; gradients of a whole window are averaged."""
+    hooks, prepared, trainer = run.hooks, run.prepared, run.trainer
+    training_step, backward, zero = run.training_step, run.backward, run.zero_grad
+    optimizer = run.optimizers[0]
+    loss_seen = False
+
+    def step(batch: Any, index: int, last: bool) -> tuple[Any, bool]:
+        nonlocal loss_seen
+        first, closes, divisor = (
+            run.window(index, last) if trainer.accumulate_grad_batches > 1 else (True, True, 1)
+        )
+        with prepared.syncing(closes):
+            with prepared.forward:
+                output = training_step(batch, index)
+            loss, outputs = loss_of(output)
+            if first:
+                zero(optimizer)
+                loss_seen = False
+            if loss is not None:
+                loss_seen = True
+                backward(loss if divisor == 1 else loss / divisor)
+        run.mid_window = not closes
+        if not closes or not loss_seen:
+            return outputs, False
+        prepared.unscale(optimizer)
+        for call in hooks.on_before_optimizer_step:
+            call(optimizer)
+        run.clip(optimizer)
+        prepared.step(optimizer)
+        run.schedules.after_step(run.progress.step + 1)
+        return outputs, True
+
+    return step
+
+
+def with_closure(run: Run) -> Step:
+    """The same where the optimizer, or the module's `optimizer_step`, wants to evaluate the loss itself."""
+    hooks, prepared, module, trainer = run.hooks, run.prepared, run.module, run.trainer
+    optimizer = run.optimizers[0]
+
+    def step(batch: Any, index: int, last: bool) -> tuple[Any, bool]:
+        first, closes, divisor = (
+            run.window(index, last) if trainer.accumulate_grad_batches > 1 else (True, True, 1)
+        )
+        outputs: Any = None
+
+        def closure() -> Tensor | None:
+            nonlocal outputs
+            with prepared.syncing(closes):
+                with prepared.forward, torch.enable_grad():
+                    output = run.training_step(batch, index)
+                loss, outputs = loss_of(output)
+                if first:
+                    run.zero_grad(optimizer)
+                if loss is not None:
+                    run.backward(loss if divisor == 1 else loss / divisor)
+            if closes and loss is not None:
+                prepared.unscale(optimizer)
+                for call in hooks.on_before_optimizer_step:
+                    call(optimizer)
+                run.clip(optimizer)
+            return loss
+
+        run.mid_window = not closes
+        if not closes:
+            closure()
+            return outputs, False
+        run.stepped = False
+        module.optimizer_step(run.progress.epoch, index, run.manual_optimizers[0], closure)
+        if run.stepped:
+            run.schedules.after_step(run.progress.step + 1)
+        return outputs, run.stepped
+
+    return step
+
+
+def manual(run: Run) -> Step:
+    """The module steps its optimizers itself; a batch in which any of them stepped counts as one."""
+
+    def step(batch: Any, index: int, last: bool) -> tuple[Any, bool]:
+        run.stepped = False
+        with run.prepared.forward:
+            output = run.training_step(batch, index)
+        outputs = _detached(output) if isinstance(output, Mapping) else output
+        return outputs.detach() if isinstance(outputs, Tensor) else outputs, run.stepped
+
+    return step
+
+
+def without_optimizer(run: Run) -> Step:
+    """`configure_optimizers` returned None: run the step, change nothing."""
+
+    def step(batch: Any, index: int, last: bool) -> tuple[Any, bool]:
+        with run.prepared.forward:
+            output = run.training_step(batch, index)
+        return loss_of(output)[1], True
+
+    return step
+
+
+def loss_of(output: Any) -> tuple[Tensor | None, Any]:
+    """Split what `training_step` returned into the loss and the outputs for hooks, detached.
+
+    Raises:
+        StepError: if there is no loss to be found in it.
+    """
+    if isinstance(output, Tensor):
+        loss = output
+        outputs: Any = {"loss": output.detach()}
+    elif output is None:
+        _warn_skipped()
+        return None, None
+    elif isinstance(output, Mapping):
+        if output.get("loss") is None:
+            raise StepError(
+                f"`training_step` returned a dict with the keys {sorted(map(str, output))} but no \"loss\". "
+                'Add the loss under the key "loss", or return it alone.'
+            )
+        loss, outputs = output["loss"], _detached(output)
+    else:
+        raise StepError(
+            f"`training_step` returned a {type(output).__name__}. "
+            'Return the loss (a tensor), a dict with the key "loss", or None to skip the batch.'
+        )
+    if not isinstance(loss, Tensor) or loss.numel() != 1:
+        shape = f" of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else ""
+        raise StepError(
+            f"the loss that `training_step` returned is a {type(loss).__name__}{shape}. "
+            "Return a tensor with one element, for instance its mean."
+        )
+    return loss, outputs
+
+
+def _detached(output: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: v.detach() if isinstance(v, Tensor) else v for k, v in output.items()}
+
+
+def _warn_skipped() -> None:
+    warnings.warn(
+        "`training_step` returned None: the batch is skipped. If this was on purpose, ignore this warning.",
+        stacklevel=2,
+    )
+
+
+def window_of(index: int, last: bool, size: int, length: float) -> tuple[bool, bool, int]:
+    """Whether batch `index` opens and closes an accumulation window, and how many batches the window has.
+
+    The last window of an epoch may be short; gradients are divided by its true size. Where the length of
+    the epoch is unknown, the divisor is `size`.
+    """
+    closes = last or (index + 1) % size == 0
+    if length != math.inf and index >= length - length % size:
+        return index % size == 0, closes, int(length % size)
+    return index % size == 0, closes, size
+
+
+def make_zero_grad(run: Run) -> Callable[[Optimizer], None]:
+    """Clear gradients, through the module's own `optimizer_zero_grad` where it has one."""
+    hooks, module = run.hooks, run.module
+    own = overridden("optimizer_zero_grad", module, LightningModule)
+
+    def zero_grad(optimizer: Optimizer) -> None:
+        for call in hooks.on_before_zero_grad:
+            call(optimizer)
+        if own:
+            module.optimizer_zero_grad(run.progress.epoch, run.progress.batch, optimizer)
+        else:
+            optimizer.zero_grad()
+
+    return zero_grad
+
+
+def make_backward(run: Run) -> Callable[..., None]:
+    """Differentiate, through the precision and the module's own `backward` where it has one."""
+    hooks, prepared, module = run.hooks, run.prepared, run.module
+    own = overridden("backward", module, LightningModule)
+
+    def backward(loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        for call in hooks.on_before_backward:
+            call(loss)
+        if own or args or kwargs:
+            prepared.backward(loss, lambda scaled: module.backward(scaled, *args, **kwargs))
+        else:
+            prepared.backward(loss, Tensor.backward)
+        for call in hooks.on_after_backward:
+            call()
+
+    return backward
+
+
+def make_clip(run: Run) -> Callable[[Optimizer], None]:
+    """Clip gradients, through the module's own `configure_gradient_clipping` where it has one."""
+    trainer, module = run.trainer, run.module
+    limit, algorithm = trainer.gradient_clip_val, trainer.gradient_clip_algorithm or "norm"
+    if overridden("configure_gradient_clipping", module, LightningModule):
+        return lambda optimizer: module.configure_gradient_clipping(
+            optimizer, trainer.gradient_clip_val, trainer.gradient_clip_algorithm
+        )
+    if limit is None:
+        return lambda optimizer: None
+    return lambda optimizer: run.prepared.clip(parameters_of(optimizer), limit, algorithm)

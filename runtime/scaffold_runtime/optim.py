@@ -1,0 +1,276 @@
+"""Optimizers and schedulers: what `configure_optimizers` may return, and when schedulers step.
+
+`configure_optimizers` returns one of: an optimizer; a list or tuple of optimizers; a pair (optimizers,
+schedulers); a dict with "optimizer" and maybe "lr_scheduler" and "monitor"; a list or tuple of such
+dicts; None. A scheduler is a scheduler object or a dict with the fields of `LRSchedulerConfig`.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
+
+from scaffold_runtime.errors import MisconfigurationException, did_you_mean
+
+if TYPE_CHECKING:
+    from scaffold_runtime.module import LightningModule
+
+FORMS = (
+    "Return an optimizer, a list of optimizers, a pair ([optimizers], [schedulers]), "
+    'a dict with "optimizer" and maybe "lr_scheduler", a list of such dicts, or None.'
+)
+
+
+@dataclass
+class LRSchedulerConfig:
+    """A scheduler and when it steps; the defaults are what a bare scheduler gets."""
+
+    scheduler: Any
+    name: str | None = None
+    interval: str = "epoch"
+    frequency: int = 1
+    reduce_on_plateau: bool = False
+    monitor: str | None = None
+    strict: bool = True
+
+
+def configure(module: LightningModule) -> tuple[list[Optimizer], list[LRSchedulerConfig]]:
+    """Call `configure_optimizers` and bring its answer into one form.
+
+    Raises:
+        MisconfigurationException: if the answer has none of the accepted forms.
+    """
+    try:
+        answer = module.configure_optimizers()
+    except NotImplementedError:
+        raise MisconfigurationException(
+            f"{type(module).__name__} has no `configure_optimizers`: write one that returns an optimizer, "
+            "for instance `return torch.optim.Adam(self.parameters())`."
+        ) from None
+    if answer is None:
+        warnings.warn(
+            "`configure_optimizers` returned None: training runs without an optimizer.",
+            stacklevel=2,
+        )
+    optimizers, schedulers = parse_optimizers(answer)
+    if len(optimizers) > 1 and module.automatic_optimization:
+        raise MisconfigurationException(
+            f"{type(module).__name__}.configure_optimizers returned {len(optimizers)} optimizers, which needs "
+            "manual optimization: set `self.automatic_optimization = False` in `__init__` and step them in "
+            "`training_step`."
+        )
+    for config in schedulers:
+        _check_scheduler(config, optimizers, module)
+    return optimizers, schedulers
+
+
+def parse_optimizers(answer: Any) -> tuple[list[Optimizer], list[LRSchedulerConfig]]:
+    """Bring any accepted return form into two lists."""
+    if answer is None:
+        return [], []
+    if isinstance(answer, Optimizer):
+        return [answer], []
+    if isinstance(answer, Mapping):
+        return _from_dict(answer)
+    if isinstance(answer, (list, tuple)):
+        if answer and all(isinstance(item, Mapping) and "optimizer" in item for item in answer):
+            parts = [_from_dict(item) for item in answer]
+            return [o for part in parts for o in part[0]], [s for part in parts for s in part[1]]
+        if len(answer) == 2 and isinstance(answer[0], (list, tuple)):
+            optimizers, schedulers = answer
+            schedulers = schedulers if isinstance(schedulers, (list, tuple)) else [schedulers]
+            return _optimizers(optimizers), [_scheduler(s) for s in schedulers]
+        return _optimizers(answer), []
+    raise MisconfigurationException(
+        f"`configure_optimizers` returned a {type(answer).__name__}. {FORMS}"
+    )
+
+
+def _optimizers(items: Any) -> list[Optimizer]:
+    for item in items:
+        if not isinstance(item, Optimizer):
+            raise MisconfigurationException(
+                f"`configure_optimizers` returned a {type(item).__name__} where an optimizer belongs. {FORMS}"
+            )
+    return list(items)
+
+
+def _from_dict(answer: Mapping[str, Any]) -> tuple[list[Optimizer], list[LRSchedulerConfig]]:
+    known = {"optimizer", "lr_scheduler", "monitor", "frequency"}
+    for key in answer:
+        if key not in known:
+            raise MisconfigurationException(
+                f"`configure_optimizers` returned a dict with the key {key!r}.{did_you_mean(key, known)} {FORMS}"
+            )
+    if "optimizer" not in answer:
+        raise MisconfigurationException(
+            f'`configure_optimizers` returned a dict without "optimizer". {FORMS}'
+        )
+    optimizers = _optimizers([answer["optimizer"]])
+    scheduler = answer.get("lr_scheduler")
+    if scheduler is None:
+        return optimizers, []
+    items = scheduler if isinstance(scheduler, (list, tuple)) else [scheduler]
+    return optimizers, [_scheduler(item, answer.get("monitor")) for item in items]
+
+
+def _scheduler(item: Any, monitor: str | None = None) -> LRSchedulerConfig:
+    given = dict(item) if isinstance(item, Mapping) else {"scheduler": item}
+    known = {field.name for field in fields(LRSchedulerConfig)}
+    for key in given:
+        if key not in known:
+            raise MisconfigurationException(
+                f"the scheduler dict of `configure_optimizers` has the unknown key {key!r}."
+                f"{did_you_mean(key, known)} Known keys: {', '.join(sorted(known))}."
+            )
+    if "scheduler" not in given:
+        raise MisconfigurationException(
+            'the scheduler dict of `configure_optimizers` lacks the key "scheduler".'
+        )
+    given.setdefault("monitor", monitor)
+    given.setdefault("reduce_on_plateau", isinstance(given["scheduler"], ReduceLROnPlateau))
+    return LRSchedulerConfig(**given)
+
+
+def _check_scheduler(
+    config: LRSchedulerConfig, optimizers: list[Optimizer], module: LightningModule
+) -> None:
+    kind = type(config.scheduler).__name__
+    if config.interval not in ("epoch", "step"):
+        raise MisconfigurationException(
+            f"the scheduler {kind} has interval={config.interval!r}: choose 'epoch' or 'step'."
+        )
+    if not isinstance(config.frequency, int) or config.frequency < 1:
+        raise MisconfigurationException(
+            f"the scheduler {kind} has frequency={config.frequency!r}: it must be an integer of at least 1."
+        )
+    if config.reduce_on_plateau and config.monitor is None and module.automatic_optimization:
+        raise MisconfigurationException(
+            f"the scheduler {kind} needs a monitor: return "
+            '{"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "monitor": "val_loss"}}.'
+        )
+    owner = getattr(config.scheduler, "optimizer", None)
+    if owner is not None and owner not in optimizers:
+        raise MisconfigurationException(
+            f"the scheduler {kind} belongs to an optimizer that `configure_optimizers` did not return: return both."
+        )
+    if not callable(getattr(config.scheduler, "step", None)):
+        raise MisconfigurationException(
+            f"`configure_optimizers` returned a {kind} as a scheduler, which has no `step()`."
+        )
+    if isinstance(config.scheduler, OneCycleLR) and config.interval == "epoch":
+        warnings.warn(
+            "OneCycleLR is made for interval='step' but steps once per epoch here: "
+            'return {"scheduler": scheduler, "interval": "step"} if that is not meant.',
+            stacklevel=2,
+        )
+
+
+class Schedules:
+    """Steps schedulers when they are due, for automatic optimization."""
+
+    def __init__(
+        self,
+        configs: list[LRSchedulerConfig],
+        step: Callable[[Any, Any], None] | None,
+        monitored: Callable[[], Mapping[str, Any]],
+    ) -> None:
+        self.configs = configs
+        self._step = step  # the module's own `lr_scheduler_step`, where it has one
+        self._monitored = monitored
+        self._per_step = [c for c in configs if c.interval == "step" and not c.reduce_on_plateau]
+        self._plateaus = [c for c in configs if c.interval == "step" and c.reduce_on_plateau]
+
+    def after_step(self, step: int) -> None:
+        """The optimizer took its `step`-th step."""
+        for config in self._per_step:
+            if step % config.frequency == 0:
+                self._advance(config)
+
+    def after_logging(self, step: int) -> None:
+        """Metrics of the `step`-th step are known."""
+        for config in self._plateaus:
+            if step % config.frequency == 0:
+                self._advance(config)
+
+    def after_epoch(self, finished: int) -> None:
+        """The `finished`-th epoch is over and its metrics are known."""
+        for config in self.configs:
+            if config.interval == "epoch" and finished % config.frequency == 0:
+                self._advance(config)
+
+    def _advance(self, config: LRSchedulerConfig) -> None:
+        metric = self._metric(config) if config.reduce_on_plateau or config.monitor else None
+        if config.reduce_on_plateau and metric is None:
+            return
+        metric = metric if config.reduce_on_plateau or self._step else None
+        if self._step is not None:
+            self._step(config.scheduler, metric)
+        elif metric is None:
+            config.scheduler.step()
+        else:
+            config.scheduler.step(float(metric))
+
+    def _metric(self, config: LRSchedulerConfig) -> Any:
+        known = self._monitored()
+        if config.monitor in known:
+            return known[config.monitor]
+        message = (
+            f"{type(config.scheduler).__name__} monitors {config.monitor!r}, which was not logged. "
+            f"Logged so far: {', '.join(sorted(known)) or 'nothing'}."
+            f"{did_you_mean(config.monitor or '', known)}"
+        )
+        if config.reduce_on_plateau and config.strict:
+            raise MisconfigurationException(message)
+        if config.reduce_on_plateau:
+            warnings.warn(message, stacklevel=2)
+        return None
+
+
+class LightningOptimizer:
+    """What `self.optimizers()` gives in manual optimization: the optimizer, with the trainer's parts.
+
+    `step` unscales and steps in the run's precision and counts; anything else is the optimizer's.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        step: Callable[[Optimizer, Callable[[], Any] | None], Any],
+        module: LightningModule,
+    ) -> None:
+        self.optimizer = optimizer
+        self._step = step
+        self._module = module
+
+    def step(self, closure: Callable[[], Any] | None = None, **kwargs: Any) -> Any:
+        """Take one step; `closure` re-evaluates the loss for optimizers that need it."""
+        return self._step(self.optimizer, closure)
+
+    @contextmanager
+    def toggle_model(self, sync_grad: bool = True) -> Iterator[None]:
+        """Let only this optimizer's parameters require gradients inside the block."""
+        with self._module.trainer.prepared.syncing(sync_grad), self._module.toggled_optimizer(self):
+            yield
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.optimizer, name)
+
+    def __repr__(self) -> str:
+        return f"LightningOptimizer({self.optimizer!r})"
+
+
+def parameters_of(optimizer: Optimizer) -> list[nn.Parameter]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def scheduler_name(config: LRSchedulerConfig, index: int) -> str:
+    """The name of a scheduler in logs and messages."""
+    return config.name or f"lr-{type(config.scheduler.optimizer).__name__}" + (f"-{index}" if index else "")

@@ -1,0 +1,170 @@
+"""Number formats: what the forward pass computes in, what the weights are kept in, how gradients scale."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from scaffold_runtime.errors import MisconfigurationException
+
+
+class Precision(abc.ABC):
+    """How numbers are stored and computed. Abstract; the three below are final."""
+
+    precision: str
+    dtype: torch.dtype = torch.float32  # of weights and inputs
+    scales: bool = False  # whether gradients are scaled between backward and step
+
+    def convert_module(self, module: nn.Module) -> nn.Module:
+        """Bring weights and buffers into the storage format."""
+        return module
+
+    @property
+    def converts_inputs(self) -> bool:
+        """Whether floating point inputs must be brought to `dtype` before a step."""
+        return False
+
+    def forward_context(self) -> AbstractContextManager[Any]:
+        """The context in which user steps run; entered once per step, never nested."""
+        return nullcontext()
+
+    def init_context(self) -> AbstractContextManager[Any]:
+        """The context in which a module built under `trainer.init_module()` is created."""
+        return nullcontext()
+
+    def backward(self, loss: Tensor, run_backward: Callable[[Tensor], None]) -> None:
+        """Call `run_backward` on the (possibly scaled) loss."""
+        run_backward(loss)
+
+    def unscale(self, optimizer: Optimizer) -> None:
+        """Bring gradients back to their true size, before hooks see them and clipping."""
+
+    def step(self, optimizer: Optimizer, closure: Callable[[], Any] | None = None) -> None:
+        optimizer.step(closure) if closure is not None else optimizer.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        return None
+
+
+class TruePrecision(Precision):
+    """Weights, inputs and arithmetic in one format: 64-true, 32-true, bf16-true, 16-true."""
+
+    def __init__(self, precision: str, dtype: torch.dtype) -> None:
+        self.precision = precision
+        self.dtype = dtype
+
+    def convert_module(self, module: nn.Module) -> nn.Module:
+        return module if self.dtype is torch.float32 else module.to(dtype=self.dtype)
+
+    @property
+    def converts_inputs(self) -> bool:
+        return self.dtype is not torch.float32
+
+    def forward_context(self) -> AbstractContextManager[Any]:
+        return nullcontext() if self.dtype is torch.float32 else default_dtype(self.dtype)
+
+    def init_context(self) -> AbstractContextManager[Any]:
+        return self.forward_context()
+
+
+class AutocastPrecision(Precision):
+    """Weights in 32 bits, arithmetic in bfloat16 where torch finds it safe: bf16-mixed."""
+
+    def __init__(self, precision: str, dtype: torch.dtype, device: torch.device) -> None:
+        self.precision = precision
+        self._autocast = torch.autocast(device.type, dtype=dtype)
+
+    def forward_context(self) -> AbstractContextManager[Any]:
+        return self._autocast  # re-entered each step; building one costs more than the step's hooks
+
+
+class ScaledPrecision(Precision):
+    """Weights in 32 bits, arithmetic in float16, the loss scaled against underflow: 16-mixed."""
+
+    def __init__(
+        self, device: torch.device, scaler: torch.amp.GradScaler | None = None
+    ) -> None:
+        self.precision = "16-mixed"
+        self.scales = True
+        self._unscaled: set[int] = set()
+        self._autocast = torch.autocast(device.type, dtype=torch.float16)
+        self.scaler = scaler or torch.amp.GradScaler(device.type)
+
+    def forward_context(self) -> AbstractContextManager[Any]:
+        return self._autocast
+
+    def backward(self, loss: Tensor, run_backward: Callable[[Tensor], None]) -> None:
+        run_backward(self.scaler.scale(loss))
+
+    def unscale(self, optimizer: Optimizer) -> None:
+        if id(optimizer) not in self._unscaled:  # a user may have clipped before stepping
+            self._unscaled.add(id(optimizer))
+            self.scaler.unscale_(optimizer)
+
+    def step(self, optimizer: Optimizer, closure: Callable[[], Any] | None = None) -> None:
+        self._unscaled.discard(id(optimizer))
+        self.scaler.step(optimizer)
+        self.scaler.update()
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.scaler.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.scaler.load_state_dict(state)
+
+
+class default_dtype:  # noqa: N801 - a context manager, used like a function
+    """Make `dtype` torch's default for new floating point tensors. Reusable, not reentrant."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        self.dtype = dtype
+
+    def __enter__(self) -> None:
+        self.previous = torch.get_default_dtype()
+        torch.set_default_dtype(self.dtype)
+
+    def __exit__(self, *exception: object) -> None:
+        torch.set_default_dtype(self.previous)
+
+
+TRUE_DTYPES = {
+    "64-true": torch.float64,
+    "32-true": torch.float32,
+    "bf16-true": torch.bfloat16,
+    "16-true": torch.float16,
+}
+ALIASES = {
+    "64": "64-true",
+    "32": "32-true",
+    "16": "16-mixed",
+    "bf16": "bf16-mixed",
+    "None": "32-true",
+}
+
+
+def select_precision(choice: str | int | Precision | None, device: torch.device) -> Precision:
+    """Turn the Trainer's `precision` argument into a Precision for `device`.
+
+    Raises:
+        MisconfigurationException: for an unknown name.
+    """
+    if isinstance(choice, Precision):
+        return choice
+    name = ALIASES.get(str(choice), str(choice))
+    if name in TRUE_DTYPES:
+        return TruePrecision(name, TRUE_DTYPES[name])
+    if name == "bf16-mixed":
+        return AutocastPrecision(name, torch.bfloat16, device)
+    if name == "16-mixed":
+        return ScaledPrecision(device)
+    known = [*TRUE_DTYPES, "bf16-mixed", "16-mixed", "64", "32", "16", "bf16"]
+    raise MisconfigurationException(f"precision={choice!r} is unknown. Choose one of: {', '.join(known)}.")

@@ -1,0 +1,37 @@
+"""Where a run is: one integer per level, advanced in one place."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+
+@dataclass(slots=True)
+class Progress:
+    """Counters of training. A checkpoint holds them, so a resumed run knows where it is.
+
+    `epoch` counts finished epochs and so is the index of the current one; `batch` counts batches of
+    the current epoch that were trained on; `batches` counts them over all epochs; `step` counts
+    optimizer steps and is what Lightning calls `global_step`.
+    """
+
+    epoch: int = 0
+    batch: int = 0
+    batches: int = 0
+    step: int = 0
+
+    def advance(self, updated: bool) -> None:
+        """One more batch was trained on; `updated` says whether the optimizer stepped."""
+        self.batch += 1
+        self.batches += 1
+        self.step += updated
+
+    def finish_epoch(self) -> None:
+        self.epoch += 1
+        self.batch = 0
+
+    def state_dict(self) -> dict[str, int]:
+        return asdict(self)
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        for name in self.__slots__:
+            setattr(self, name, int(state.get(name, 0)))

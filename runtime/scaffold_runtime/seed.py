@@ -1,0 +1,84 @@
+"""Random number generators: seed them, save them, put them back."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+
+from scaffold_runtime.errors import MisconfigurationException
+
+MAX_SEED = 2**32 - 1
+
+
+def seed_everything(seed: int | None = None, workers: bool = False, verbose: bool = True) -> int:
+    """Seed Python, NumPy and torch (all devices) and return the seed.
+
+    Without `seed`, the environment variable PL_GLOBAL_SEED is used, else 0. `workers` is accepted
+    for code that moves over: workers are always seeded here, per sample.
+
+    Raises:
+        MisconfigurationException: if the seed is not an integer in [0, 2**32 - 1].
+    """
+    given = os.environ.get("PL_GLOBAL_SEED", 0) if seed is None else seed
+    try:
+        value = int(given)
+    except (TypeError, ValueError):
+        value = -1
+    if not 0 <= value <= MAX_SEED:
+        raise MisconfigurationException(
+            f"seed {given!r} is not an integer between 0 and {MAX_SEED}."
+        )
+    os.environ["PL_GLOBAL_SEED"] = str(value)  # processes started later seed themselves alike
+    os.environ["PL_SEED_WORKERS"] = str(int(workers))
+    random.seed(value)
+    np.random.seed(value)
+    torch.manual_seed(value)
+    return value
+
+
+def rng_state() -> dict[str, Any]:
+    """Snapshot every global generator as tensors and plain values, safe to load without pickle."""
+    version, words, gauss = random.getstate()
+    _, keys, position, has_gauss, cached = np.random.get_state()
+    state: dict[str, Any] = {
+        "python": {"version": version, "words": torch.tensor(words), "gauss": gauss},
+        "numpy": {
+            "keys": torch.from_numpy(np.asarray(keys, dtype=np.int64)),
+            "position": int(position),
+            "has_gauss": int(has_gauss),
+            "cached": float(cached),
+        },
+        "torch": torch.get_rng_state(),
+    }
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        state["cuda"] = torch.cuda.get_rng_state_all()
+    return state
+
+
+def set_rng_state(state: dict[str, Any]) -> None:
+    """Put back what `rng_state` took."""
+    python, numpy = state["python"], state["numpy"]
+    random.setstate((python["version"], tuple(python["words"].tolist()), python["gauss"]))
+    keys = numpy["keys"].numpy().astype(np.uint32)
+    np.random.set_state(
+        ("MT19937", keys, numpy["position"], numpy["has_gauss"], numpy["cached"])
+    )
+    torch.set_rng_state(state["torch"])
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(state["cuda"])
+
+
+@contextmanager
+def isolate_rng() -> Iterator[None]:
+    """Leave every global generator as it was found."""
+    state = rng_state()
+    try:
+        yield
+    finally:
+        set_rng_state(state)

@@ -1,0 +1,160 @@
+"""A session opens a run, sets it up in the documented order, and takes it down whatever happens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from scaffold_runtime.checkpoint.load import read_for_run
+from scaffold_runtime.checkpoint.state import restore_before_fit, restore_objects
+from scaffold_runtime.checks import check_run
+from scaffold_runtime.data import LightningDataModule
+from scaffold_runtime.hooks import Callback, Checkpoint, build_table
+from scaffold_runtime.module import LightningModule
+from scaffold_runtime.optim import LightningOptimizer, Schedules, configure
+from scaffold_runtime.hooks import overridden
+from scaffold_runtime.run import Run, make_transfer
+
+if TYPE_CHECKING:
+    from scaffold_runtime.trainer import Trainer
+
+
+@contextmanager
+def open_run(
+    trainer: Trainer,
+    fn: str,
+    module: LightningModule,
+    datamodule: LightningDataModule | None,
+    given: dict[str, Any],
+    ckpt_path: str | None,
+) -> Iterator[Run]:
+    """Set up a run for `fn`, yield it, and tear it down; on an exception tell everybody first."""
+    run = Run(trainer, fn, module, datamodule, given)
+    trainer.open(run)
+    try:
+        _set_up(run, ckpt_path)
+        yield run
+        _tear_down(run)
+    except BaseException as error:
+        _fail(run, error)
+        raise
+    finally:
+        _close(run)
+
+
+def _set_up(run: Run, ckpt_path: str | None) -> None:
+    trainer, module, datamodule = run.trainer, run.module, run.datamodule
+    _attach(run)
+    check_run(run)
+    run.hooks = build_table(trainer, module, run.callbacks, LightningModule, trainer.profiler.wrap)
+    if datamodule is not None:
+        datamodule.prepare_data()
+    module.prepare_data()
+    if datamodule is not None:
+        datamodule.setup(run.fn)
+    for call in run.hooks.setup:
+        call(run.fn)
+    run.precision = trainer.precision_plugin
+    with run.precision.init_context():
+        module.configure_model()
+    checkpoint = read_for_run(run, ckpt_path)
+    if checkpoint is not None:
+        restore_objects(run, checkpoint)
+    run.precision.convert_module(module)
+    module.to(trainer.strategy.root_device)
+    if run.fn == "fit":
+        _make_optimizers(run)
+    run.prepared = trainer.strategy.prepare(module, run.precision)
+    run.to_device = make_transfer(run)
+    if run.fn == "fit":
+        for call in run.hooks.on_fit_start:
+            call()
+    _log_hyperparameters(run)
+    if checkpoint is not None and run.fn == "fit":
+        restore_before_fit(run, checkpoint)
+    module.eval() if run.fn == "predict" else None
+
+
+def _attach(run: Run) -> None:
+    trainer, module = run.trainer, run.module
+    module.trainer = trainer
+    module._metrics = run.metrics
+    if run.datamodule is not None:
+        run.datamodule.trainer = trainer
+    run.metrics.leave("during set-up")
+    run.callbacks = _callbacks(trainer, module)
+    trainer.callbacks = run.callbacks
+    for callback in run.callbacks:
+        callback.log, callback.log_dict = module.log, module.log_dict
+    run.checkpoints = [c for c in run.callbacks if isinstance(c, Checkpoint)]
+
+
+def _callbacks(trainer: Trainer, module: LightningModule) -> list[Callback]:
+    """The trainer's callbacks, those of `configure_callbacks` in place of others of the same type."""
+    brought = module.configure_callbacks()
+    brought = [brought] if isinstance(brought, Callback) else list(brought)
+    kinds = {type(callback) for callback in brought}
+    kept = [c for c in trainer.callbacks if type(c) not in kinds or c in brought]
+    merged = kept + [c for c in brought if c not in kept]
+    return sorted(merged, key=lambda callback: isinstance(callback, Checkpoint))
+
+
+def _make_optimizers(run: Run) -> None:
+    run.optimizers, run.scheduler_configs = configure(run.module)
+    run.manual_optimizers = [
+        LightningOptimizer(optimizer, run.step_optimizer, run.module)
+        for optimizer in run.optimizers
+    ]
+    own = overridden("lr_scheduler_step", run.module, LightningModule)
+    run.schedules = Schedules(
+        run.scheduler_configs if run.module.automatic_optimization else [],
+        run.module.lr_scheduler_step if own else None,
+        run.metrics.callback_metrics,
+    )
+
+
+def _log_hyperparameters(run: Run) -> None:
+    hparams: dict[str, Any] = {}
+    for owner in (run.datamodule, run.module):
+        if owner is not None and owner._log_hyperparams:
+            hparams.update(owner.hparams)
+    for logger in run.trainer.loggers:
+        if hparams:
+            logger.log_hyperparams(hparams)
+        logger.log_graph(run.module)
+        logger.save()
+
+
+def _tear_down(run: Run) -> None:
+    if run.fn == "fit":
+        for call in run.hooks.on_fit_end:
+            call()
+    if run.datamodule is not None:
+        run.datamodule.teardown(run.fn)
+    for call in run.hooks.teardown:
+        call(run.fn)
+    for logger in run.trainer.loggers:
+        logger.finalize("success")
+    run.trainer.profiler.describe()
+
+
+def _fail(run: Run, error: BaseException) -> None:
+    run.trainer.interrupted = isinstance(error, KeyboardInterrupt)
+    if hasattr(run, "hooks"):
+        for call in run.hooks.on_exception:
+            call(error)
+    if run.datamodule is not None:
+        run.datamodule.on_exception(error)
+    run.deliver(wait=True)
+    for logger in run.trainer.loggers:
+        logger.finalize("failed")
+
+
+def _close(run: Run) -> None:
+    run.metrics.leave("outside of a run")
+    run.module._metrics = None
+    for callback in run.callbacks:
+        vars(callback).pop("log", None)
+        vars(callback).pop("log_dict", None)
+    run.trainer.close(run)

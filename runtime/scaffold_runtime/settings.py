@@ -1,0 +1,108 @@
+"""The Trainer's arguments: each checked and brought into one form, before anything starts."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+from typing import Any
+
+from scaffold_runtime.errors import MisconfigurationException
+
+Limit = int | float
+
+
+def limit(name: str, value: Limit | None, default: Limit = 1.0) -> Limit:
+    """A number of batches (int, at least 0) or a fraction (float from 0 to 1).
+
+    Raises:
+        MisconfigurationException: for anything else.
+    """
+    if value is None:
+        return default
+    fits = isinstance(value, (int, float)) and not isinstance(value, bool) and value >= 0
+    if fits and (isinstance(value, int) or value <= 1.0):
+        return value
+    raise MisconfigurationException(
+        f"Trainer({name}={value!r}): give a number of batches (an int, at least 0) "
+        "or a fraction of them (a float from 0.0 to 1.0)."
+    )
+
+
+def count(name: str, value: Any, least: int, also: tuple[int | None, ...] = ()) -> Any:
+    """An int of at least `least`, or one of `also`.
+
+    Raises:
+        MisconfigurationException: for anything else.
+    """
+    if value in also and not isinstance(value, bool):
+        return value
+    if isinstance(value, int) and not isinstance(value, bool) and value >= least:
+        return value
+    others = "".join(f" or {other}" for other in also)
+    raise MisconfigurationException(
+        f"Trainer({name}={value!r}): give an integer of at least {least}{others}."
+    )
+
+
+def seconds(name: str, value: str | timedelta | dict[str, int]) -> float:
+    """A duration: "DD:HH:MM:SS", a timedelta, or a dict of its arguments, in seconds.
+
+    Raises:
+        MisconfigurationException: for anything else.
+    """
+    if isinstance(value, str) and re.fullmatch(r"\d+:\d\d:\d\d:\d\d", value.strip()):
+        days, hours, minutes, rest = map(int, value.split(":"))
+        return timedelta(days=days, hours=hours, minutes=minutes, seconds=rest).total_seconds()
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    if isinstance(value, dict):
+        try:
+            return timedelta(**value).total_seconds()
+        except TypeError:
+            pass
+    raise MisconfigurationException(
+        f"{name}={value!r} is not a duration: write 'DD:HH:MM:SS' (for instance '00:12:00:00' for twelve "
+        "hours), a timedelta, or a dict such as {'hours': 12}."
+    )
+
+
+def interval(value: Any, every_n_epoch: int | None) -> tuple[Limit, float | None]:
+    """`val_check_interval` as (fraction or batches, seconds if it is a duration).
+
+    Raises:
+        MisconfigurationException: if it is none of these, or a fraction that crosses epochs.
+    """
+    if value is None:
+        value = 1.0
+    if isinstance(value, (str, timedelta, dict)):
+        return 1.0, seconds("val_check_interval", value)
+    if isinstance(value, float) and 0.0 <= value <= 1.0:
+        if every_n_epoch is None:
+            raise MisconfigurationException(
+                f"Trainer(check_val_every_n_epoch=None, val_check_interval={value}): counting batches across "
+                "epochs needs an integer val_check_interval."
+            )
+        return value, None
+    if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+        return value, None
+    raise MisconfigurationException(
+        f"Trainer(val_check_interval={value!r}): give a number of training batches (int), "
+        "a fraction of an epoch (float up to 1.0), or a duration."
+    )
+
+
+def clipping(value: Any, algorithm: Any) -> None:
+    """Check the clipping arguments.
+
+    Raises:
+        MisconfigurationException: naming the one that is wrong.
+    """
+    good = isinstance(value, (int, float)) and not isinstance(value, bool) and value >= 0
+    if value is not None and not good:
+        raise MisconfigurationException(
+            f"Trainer(gradient_clip_val={value!r}): give a number of at least 0, or None."
+        )
+    if algorithm not in (None, "norm", "value"):
+        raise MisconfigurationException(
+            f"Trainer(gradient_clip_algorithm={algorithm!r}): choose 'norm' or 'value'."
+        )

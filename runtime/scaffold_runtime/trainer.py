@@ -1,0 +1,725 @@
+"""Trainer: the settings of a run, and the four things one can do with a model."""
+
+from __future__ import annotations
+
+import math
+import os
+import warnings
+from collections.abc import Iterable
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from scaffold_runtime import settings
+from scaffold_runtime.accelerators import Accelerator, parse_devices, select_accelerator
+from scaffold_runtime.callbacks import default_callbacks
+from scaffold_runtime.callbacks.early_stopping import EarlyStopping
+from scaffold_runtime.callbacks.progress import ProgressBar
+from scaffold_runtime.checkpoint.io import write_checkpoint
+from scaffold_runtime.checkpoint.state import collect
+from scaffold_runtime.data import LightningDataModule
+from scaffold_runtime.errors import MisconfigurationException
+from scaffold_runtime.hooks import Callback, Checkpoint
+from scaffold_runtime.loggers import Logger, default_logger
+from scaffold_runtime.loops.evaluate import evaluate
+from scaffold_runtime.loops.fit import fit
+from scaffold_runtime.loops.predict import predict
+from scaffold_runtime.metrics import Metrics
+from scaffold_runtime.module import LightningModule
+from scaffold_runtime.optim import LightningOptimizer, LRSchedulerConfig, parameters_of
+from scaffold_runtime.precision import Precision, select_precision
+from scaffold_runtime.profilers import Profiler, select_profiler
+from scaffold_runtime.progress import Progress
+from scaffold_runtime.run import Run, batches_of
+from scaffold_runtime.session import open_run
+from scaffold_runtime.strategies import Prepared, Strategy, select_strategy
+
+
+class Trainer:
+    """Trains, validates, tests and predicts with a `LightningModule`.
+
+    Args:
+        accelerator: "auto", "cpu", "gpu", "cuda", "mps", or an Accelerator.
+        strategy: "auto", or a Strategy.
+        devices: how many devices, or which: a count, a list, "0,1", -1 for all, "auto".
+        num_nodes: how many machines.
+        precision: "32-true", "bf16-mixed", "16-mixed", "64-true", "bf16-true", "16-true", or 16, 32, 64, "bf16".
+        logger: True (TensorBoard if installed, else CSV), False, a Logger, or several.
+        callbacks: one or several callbacks.
+        fast_dev_run: try every step with this many batches (True: 1), without logs and checkpoints.
+        max_epochs: stop after this many epochs; -1 for no limit; 1000 if `max_steps` is not given either.
+        min_epochs: train at least this many epochs.
+        max_steps: stop after this many optimizer steps; -1 for no limit.
+        min_steps: take at least this many optimizer steps.
+        max_time: stop after this duration: "DD:HH:MM:SS", a timedelta, or a dict of its arguments.
+        limit_train_batches: batches per epoch: a count (int) or a fraction (float).
+        limit_val_batches: the same for validation.
+        limit_test_batches: the same for testing.
+        limit_predict_batches: the same for prediction.
+        overfit_batches: train and validate on the same few batches, unshuffled.
+        val_check_interval: validate every so many batches (int), parts of an epoch (float), or a duration.
+        check_val_every_n_epoch: validate every so many epochs; None counts batches across epochs.
+        num_sanity_val_steps: validation batches tried before training; -1 for all.
+        log_every_n_steps: log step values every so many optimizer steps.
+        enable_checkpointing: add a ModelCheckpoint where none is given.
+        enable_progress_bar: show progress.
+        enable_model_summary: print the model's layers before training.
+        accumulate_grad_batches: batches whose gradients are averaged for one optimizer step.
+        gradient_clip_val: clip gradients at this value; None for no clipping.
+        gradient_clip_algorithm: "norm" (of all gradients together) or "value" (of each element).
+        deterministic: use deterministic algorithms; "warn" where there is none.
+        benchmark: let cuDNN try which algorithm is fastest.
+        inference_mode: validate, test and predict under `torch.inference_mode`.
+        use_distributed_sampler: give each process its own part of the data.
+        profiler: "simple", "advanced", "pytorch", or a Profiler.
+        detect_anomaly: find the operation that made a NaN in backward. Slow.
+        barebones: everything off that is not training, to measure the loop.
+        plugins: a Precision in place of `precision`.
+        sync_batchnorm: share batch statistics between processes.
+        reload_dataloaders_every_n_epochs: ask for new loaders every so many epochs.
+        default_root_dir: where logs and checkpoints go without a logger; the current folder.
+        enable_autolog_hparams: log hyperparameters when a run starts.
+        model_registry: accepted for code that moves over; there is no registry.
+
+    Raises:
+        MisconfigurationException: if an argument is wrong, or two contradict each other.
+    """
+
+    def __init__(
+        self,
+        *,
+        accelerator: str | Accelerator = "auto",
+        strategy: str | Strategy = "auto",
+        devices: list[int] | str | int = "auto",
+        num_nodes: int = 1,
+        precision: str | int | None = None,
+        logger: bool | Logger | Iterable[Logger] | None = None,
+        callbacks: list[Callback] | Callback | None = None,
+        fast_dev_run: int | bool = False,
+        max_epochs: int | None = None,
+        min_epochs: int | None = None,
+        max_steps: int = -1,
+        min_steps: int | None = None,
+        max_time: str | timedelta | dict[str, int] | None = None,
+        limit_train_batches: int | float | None = None,
+        limit_val_batches: int | float | None = None,
+        limit_test_batches: int | float | None = None,
+        limit_predict_batches: int | float | None = None,
+        overfit_batches: int | float = 0.0,
+        val_check_interval: int | float | str | timedelta | dict[str, int] | None = None,
+        check_val_every_n_epoch: int | None = 1,
+        num_sanity_val_steps: int | None = None,
+        log_every_n_steps: int | None = None,
+        enable_checkpointing: bool | None = None,
+        enable_progress_bar: bool | None = None,
+        enable_model_summary: bool | None = None,
+        accumulate_grad_batches: int = 1,
+        gradient_clip_val: int | float | None = None,
+        gradient_clip_algorithm: str | None = None,
+        deterministic: bool | str | None = None,
+        benchmark: bool | None = None,
+        inference_mode: bool = True,
+        use_distributed_sampler: bool = True,
+        profiler: Profiler | str | None = None,
+        detect_anomaly: bool = False,
+        barebones: bool = False,
+        plugins: Any = None,
+        sync_batchnorm: bool = False,
+        reload_dataloaders_every_n_epochs: int = 0,
+        default_root_dir: str | Path | None = None,
+        enable_autolog_hparams: bool = True,
+        model_registry: str | None = None,
+    ) -> None:
+        self.accelerator = select_accelerator(accelerator)
+        self.device_ids = parse_devices(devices, self.accelerator)
+        self.num_nodes = settings.count("num_nodes", num_nodes, 1)
+        self.strategy = select_strategy(strategy, self.accelerator, self.device_ids, num_nodes)
+        self.precision_plugin = select_precision(
+            _precision_of(precision, plugins), self.strategy.root_device
+        )
+        self.barebones = barebones
+        off = barebones or None
+        self.fast_dev_run = settings.count("fast_dev_run", int(fast_dev_run), 0)
+        one = self.fast_dev_run or None
+        self.max_epochs: int = 1 if one else _max_epochs(max_epochs, max_steps)
+        self.min_epochs = None if one else settings.count("min_epochs", min_epochs, 0, (None,))
+        self.max_steps: int = one or settings.count("max_steps", max_steps, 0, (-1,))
+        self.min_steps = None if one else settings.count("min_steps", min_steps, 0, (None,))
+        self.limit_train_batches = one or settings.limit("limit_train_batches", limit_train_batches)
+        self.limit_val_batches = one or settings.limit("limit_val_batches", limit_val_batches)
+        self.limit_test_batches = one or settings.limit("limit_test_batches", limit_test_batches)
+        self.limit_predict_batches = one or settings.limit(
+            "limit_predict_batches", limit_predict_batches
+        )
+        self.overfit_batches = settings.limit("overfit_batches", overfit_batches, 0.0)
+        if self.overfit_batches:
+            self.limit_train_batches = self.limit_val_batches = self.overfit_batches
+        self.check_val_every_n_epoch = settings.count(
+            "check_val_every_n_epoch", check_val_every_n_epoch, 1, (None,)
+        )
+        self.val_check_interval, self.val_check_seconds = settings.interval(
+            1.0 if one else val_check_interval, check_val_every_n_epoch
+        )
+        self.num_sanity_val_steps = (
+            0
+            if one or off
+            else settings.count("num_sanity_val_steps", num_sanity_val_steps, 0, (-1, None))
+        )
+        if self.num_sanity_val_steps is None:
+            self.num_sanity_val_steps = 2
+        self.log_every_n_steps = (
+            settings.count("log_every_n_steps", log_every_n_steps, 0, (None,)) or 50
+        )
+        if log_every_n_steps == 0:
+            self.log_every_n_steps = 2**62
+        self.accumulate_grad_batches = settings.count(
+            "accumulate_grad_batches", accumulate_grad_batches, 1
+        )
+        settings.clipping(gradient_clip_val, gradient_clip_algorithm)
+        self.gradient_clip_val = gradient_clip_val
+        self.gradient_clip_algorithm = gradient_clip_algorithm
+        self.inference_mode = inference_mode
+        self.use_distributed_sampler = use_distributed_sampler
+        self.profiler = select_profiler(profiler)
+        self.detect_anomaly = detect_anomaly
+        self.sync_batchnorm = sync_batchnorm
+        self.reload_dataloaders_every_n_epochs = settings.count(
+            "reload_dataloaders_every_n_epochs", reload_dataloaders_every_n_epochs, 0
+        )
+        self.default_root_dir = os.fspath(default_root_dir or Path.cwd())
+        self.deterministic, self.benchmark = deterministic, benchmark
+        _set_determinism(deterministic, benchmark)
+
+        quiet = bool(one or off)
+        self.loggers: list[Logger] = [] if quiet else _loggers(logger, self.default_root_dir)
+        self.callbacks: list[Callback] = default_callbacks(
+            callbacks,
+            max_time=max_time,
+            checkpointing=_switch("enable_checkpointing", enable_checkpointing, barebones),
+            progress_bar=_switch("enable_progress_bar", enable_progress_bar, barebones),
+            summary=_switch("enable_model_summary", enable_model_summary, barebones),
+            fast_dev_run=bool(one),
+        )
+
+        self.progress = Progress()
+        self.metrics = Metrics()
+        self.should_stop = False
+        self.interrupted = False
+        self.fn: str | None = None
+        self.stage: str | None = None
+        self.ckpt_path: str | None = None
+        self.datamodule: LightningDataModule | None = None
+        self._module: LightningModule | None = None
+        self._run: Run | None = None
+        self._last_run: Run | None = None
+
+    # -- the four things ------------------------------------------------------------------------
+
+    def fit(
+        self,
+        model: LightningModule,
+        train_dataloaders: Any = None,
+        val_dataloaders: Any = None,
+        datamodule: LightningDataModule | None = None,
+        ckpt_path: str | Path | None = None,
+        weights_only: bool | None = None,
+    ) -> None:
+        """Train `model`.
+
+        Args:
+            model: what to train.
+            train_dataloaders: a loader, a collection of loaders, or a data module.
+            val_dataloaders: a loader or a list of them.
+            datamodule: where loaders come from, if not passed.
+            ckpt_path: a checkpoint to resume from: a path, "last" or "best".
+            weights_only: accepted for code that moves over; loading never runs code from a file.
+
+        Raises:
+            ScaffoldRuntimeError: one of its subclasses, for mistakes in model, data or settings.
+        """
+        given, datamodule = _given(datamodule, train=train_dataloaders, validation=val_dataloaders)
+        self.should_stop = False
+        with (
+            torch.autograd.set_detect_anomaly(self.detect_anomaly),
+            open_run(self, "fit", _module_of(model), datamodule, given, _path(ckpt_path)) as run,
+        ):
+            fit(run)
+
+    def validate(
+        self,
+        model: LightningModule | None = None,
+        dataloaders: Any = None,
+        ckpt_path: str | Path | None = None,
+        verbose: bool = True,
+        datamodule: LightningDataModule | None = None,
+        weights_only: bool | None = None,
+    ) -> list[dict[str, float]]:
+        """Validate, and return the metrics, one dict per loader; without `model`, the best checkpoint of the last fit."""
+        return self._evaluate("validate", model, dataloaders, ckpt_path, verbose, datamodule)
+
+    def test(
+        self,
+        model: LightningModule | None = None,
+        dataloaders: Any = None,
+        ckpt_path: str | Path | None = None,
+        verbose: bool = True,
+        datamodule: LightningDataModule | None = None,
+        weights_only: bool | None = None,
+    ) -> list[dict[str, float]]:
+        """Test, and return the metrics, one dict per loader; without `model`, the best checkpoint of the last fit."""
+        return self._evaluate("test", model, dataloaders, ckpt_path, verbose, datamodule)
+
+    def predict(
+        self,
+        model: LightningModule | None = None,
+        dataloaders: Any = None,
+        datamodule: LightningDataModule | None = None,
+        return_predictions: bool | None = None,
+        ckpt_path: str | Path | None = None,
+        weights_only: bool | None = None,
+    ) -> list[Any] | None:
+        """Predict, and return what `predict_step` returned, in order; a list per loader if there are several."""
+        given, datamodule = _given(datamodule, predict=dataloaders)
+        module, path = self._model_and_path(model, ckpt_path)
+        keep = return_predictions is not False
+        with open_run(self, "predict", module, datamodule or self.datamodule, given, path) as run:
+            self.stage = "predict"
+            return predict(run, self.limit_predict_batches, keep)
+
+    def _evaluate(
+        self,
+        fn: str,
+        model: LightningModule | None,
+        dataloaders: Any,
+        ckpt_path: str | Path | None,
+        verbose: bool,
+        datamodule: LightningDataModule | None,
+    ) -> list[dict[str, float]]:
+        stage = {"validate": "validation", "test": "test"}[fn]
+        limit = self.limit_val_batches if fn == "validate" else self.limit_test_batches
+        given, datamodule = _given(datamodule, **{stage: dataloaders})
+        module, path = self._model_and_path(model, ckpt_path)
+        with open_run(self, fn, module, datamodule or self.datamodule, given, path) as run:
+            self.stage = stage
+            results = evaluate(run, stage, limit)
+        if verbose and self.progress_bar_callback is not None:
+            self.progress_bar_callback.print_results(results, stage)
+        return results
+
+    def _model_and_path(
+        self, model: LightningModule | None, ckpt_path: str | Path | None
+    ) -> tuple[LightningModule, str | None]:
+        if model is not None:
+            return _module_of(model), _path(ckpt_path)
+        if self._module is None:
+            raise MisconfigurationException(
+                "there is no model: pass one, or call `trainer.fit(model)` before."
+            )
+        if ckpt_path is None and self._best_known():
+            warnings.warn(
+                'no model was passed, so the best checkpoint of the last fit is used. Pass ckpt_path="best" '
+                "to say so, or the model to use its current weights.",
+                stacklevel=4,
+            )
+            ckpt_path = "best"
+        return self._module, _path(ckpt_path)
+
+    def _best_known(self) -> bool:
+        return bool(getattr(self.checkpoint_callback, "best_model_path", ""))
+
+    # -- checkpoints, printing, building ----------------------------------------------------------
+
+    def save_checkpoint(
+        self, filepath: str | Path, weights_only: bool | None = None, storage_options: Any = None
+    ) -> None:
+        """Write a checkpoint of the run as it is now; all processes must call this.
+
+        Raises:
+            CheckpointError: if something in it cannot be stored safely, or the file cannot be written.
+        """
+        run = self._run or self._last_run
+        if run is None:
+            raise MisconfigurationException(
+                "there is nothing to save: `save_checkpoint` needs a model that was attached by "
+                "fit, validate, test or predict."
+            )
+        write_checkpoint(collect(run, bool(weights_only)), Path(filepath))
+
+    def print(self, *args: Any, **kwargs: Any) -> None:
+        """Print from the first process only, without tearing the progress bar."""
+        if not self.is_global_zero:
+            return
+        if self.progress_bar_callback is not None:
+            self.progress_bar_callback.print(*args, **kwargs)
+        else:
+            print(*args, **kwargs)  # noqa: T201 - this is what the method is for
+
+    @contextmanager
+    def init_module(self, empty_init: bool | None = None) -> Any:
+        """Create a module inside this block, and its tensors are made on the right device and in the right precision."""
+        with self.strategy.root_device, self.precision_plugin.init_context():
+            yield
+
+    def clip_gradients(
+        self, optimizer: Optimizer | LightningOptimizer, limit: float, algorithm: str | None
+    ) -> None:
+        """Clip the gradients of one optimizer now; `LightningModule.clip_gradients` calls this."""
+        settings.clipping(limit, algorithm)
+        inner = optimizer.optimizer if isinstance(optimizer, LightningOptimizer) else optimizer
+        self.prepared.unscale(inner)
+        self.prepared.clip(parameters_of(inner), limit, algorithm or "norm")
+
+    def run_backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """Differentiate in manual optimization; `LightningModule.manual_backward` calls this."""
+        self._live().backward(loss, *args, **kwargs)
+
+    # -- a run opens and closes -------------------------------------------------------------------
+
+    def open(self, run: Run) -> None:
+        self._run, self._last_run = run, run
+        self._module, self.fn = run.module, run.fn
+        if run.datamodule is not None:
+            self.datamodule = run.datamodule
+
+    def close(self, run: Run) -> None:
+        self._run = self.fn = self.stage = None
+
+    def _live(self) -> Run:
+        if self._run is None:
+            raise MisconfigurationException("no run is open: call this inside a step or a hook.")
+        return self._run
+
+    def _record(self) -> Run | None:
+        return self._run or self._last_run
+
+    # -- where a run is ---------------------------------------------------------------------------
+
+    @property
+    def current_epoch(self) -> int:
+        """Finished training epochs, which is the index of the current one."""
+        return self.progress.epoch
+
+    @property
+    def global_step(self) -> int:
+        """Optimizer steps taken; in manual optimization, batches in which an optimizer stepped."""
+        return self.progress.step
+
+    @property
+    def is_last_batch(self) -> bool:
+        """Whether the current training batch is the last of its epoch."""
+        return self._run.is_last_batch if self._run else False
+
+    @property
+    def training(self) -> bool:
+        return self.stage == "train"
+
+    @property
+    def validating(self) -> bool:
+        return self.stage == "validation"
+
+    @property
+    def testing(self) -> bool:
+        return self.stage == "test"
+
+    @property
+    def predicting(self) -> bool:
+        return self.stage == "predict"
+
+    @property
+    def sanity_checking(self) -> bool:
+        return self.stage == "sanity"
+
+    @property
+    def evaluating(self) -> bool:
+        return self.stage in ("validation", "test")
+
+    @property
+    def num_training_batches(self) -> float:
+        """Training batches in an epoch, after limits; infinity where the loader does not say."""
+        run = self._record()
+        return run.train.length if run is not None and hasattr(run, "train") else math.inf
+
+    @property
+    def num_val_batches(self) -> list[float]:
+        return self._eval_batches("validation", self.limit_val_batches)
+
+    @property
+    def num_test_batches(self) -> list[float]:
+        return self._eval_batches("test", self.limit_test_batches)
+
+    @property
+    def num_predict_batches(self) -> list[float]:
+        return self._eval_batches("predict", self.limit_predict_batches)
+
+    @property
+    def num_sanity_val_batches(self) -> list[float]:
+        steps = self.num_sanity_val_steps
+        return [n if steps == -1 else min(n, steps) for n in self.num_val_batches]
+
+    def _eval_batches(self, stage: str, limit: int | float) -> list[float]:
+        run = self._record()
+        return batches_of(run.eval_loaders(stage), limit) if run is not None else []
+
+    @property
+    def estimated_stepping_batches(self) -> float:
+        """Optimizer steps this fit will take in all, for schedulers that must know.
+
+        Raises:
+            MisconfigurationException: if it is used outside of fit.
+        """
+        run = self._live()
+        if not hasattr(run, "train"):
+            run.open_train_data()
+        if self.max_epochs == -1 and self.max_steps == -1:
+            return math.inf
+        limit = math.inf if self.max_steps == -1 else self.max_steps
+        if run.train.length == math.inf:
+            return limit
+        per_epoch = math.ceil(run.train.length / self.accumulate_grad_batches)
+        epochs = math.inf if self.max_epochs == -1 else self.max_epochs
+        return min(per_epoch * epochs, limit)
+
+    # -- parts ------------------------------------------------------------------------------------
+
+    @property
+    def prepared(self) -> Prepared:
+        return self._live().prepared
+
+    @property
+    def lightning_module(self) -> LightningModule:
+        """The module of the current or last run.
+
+        Raises:
+            MisconfigurationException: before the first run.
+        """
+        if self._module is None:
+            raise MisconfigurationException("no model is attached to this trainer yet.")
+        return self._module
+
+    @property
+    def model(self) -> LightningModule | None:
+        return self._module
+
+    @property
+    def optimizers(self) -> list[Optimizer]:
+        run = self._record()
+        return run.optimizers if run is not None else []
+
+    @property
+    def manual_optimizers(self) -> list[LightningOptimizer]:
+        return self._live().manual_optimizers
+
+    @property
+    def lr_scheduler_configs(self) -> list[LRSchedulerConfig]:
+        run = self._record()
+        return run.scheduler_configs if run is not None else []
+
+    @property
+    def train_dataloader(self) -> Any:
+        run = self._record()
+        return run.train.loader if run is not None and hasattr(run, "train") else None
+
+    @property
+    def val_dataloaders(self) -> Any:
+        return self._dataloaders("validation")
+
+    @property
+    def test_dataloaders(self) -> Any:
+        return self._dataloaders("test")
+
+    @property
+    def predict_dataloaders(self) -> Any:
+        return self._dataloaders("predict")
+
+    def _dataloaders(self, stage: str) -> Any:
+        run = self._record()
+        loaders = run.eval_loaders(stage) if run is not None else []
+        return loaders[0] if len(loaders) == 1 else loaders
+
+    @property
+    def callback_metrics(self) -> dict[str, Tensor]:
+        """The newest value of everything logged, by name: what monitors see."""
+        return self.metrics.callback_metrics()
+
+    @property
+    def logged_metrics(self) -> dict[str, float]:
+        """The newest values sent to loggers."""
+        return self.metrics.logged_values
+
+    @property
+    def progress_bar_metrics(self) -> dict[str, float]:
+        """The newest values logged with `prog_bar=True`."""
+        return self.metrics.progress_bar_metrics()
+
+    @property
+    def logger(self) -> Logger | None:
+        return self.loggers[0] if self.loggers else None
+
+    @property
+    def checkpoint_callbacks(self) -> list[Any]:
+        return [callback for callback in self.callbacks if isinstance(callback, Checkpoint)]
+
+    @property
+    def checkpoint_callback(self) -> Any:
+        return next(iter(self.checkpoint_callbacks), None)
+
+    @property
+    def early_stopping_callbacks(self) -> list[EarlyStopping]:
+        return [callback for callback in self.callbacks if isinstance(callback, EarlyStopping)]
+
+    @property
+    def early_stopping_callback(self) -> EarlyStopping | None:
+        return next(iter(self.early_stopping_callbacks), None)
+
+    @property
+    def progress_bar_callback(self) -> ProgressBar | None:
+        return next((c for c in self.callbacks if isinstance(c, ProgressBar)), None)
+
+    @property
+    def precision(self) -> str:
+        return self.precision_plugin.precision
+
+    @property
+    def scaler(self) -> Any:
+        return getattr(self.precision_plugin, "scaler", None)
+
+    @property
+    def device(self) -> torch.device:
+        return self.strategy.root_device
+
+    @property
+    def num_devices(self) -> int:
+        return len(self.device_ids)
+
+    @property
+    def world_size(self) -> int:
+        return self.strategy.world_size
+
+    @property
+    def global_rank(self) -> int:
+        return self.strategy.global_rank
+
+    @property
+    def local_rank(self) -> int:
+        return self.strategy.local_rank
+
+    @property
+    def node_rank(self) -> int:
+        return self.strategy.node_rank
+
+    @property
+    def is_global_zero(self) -> bool:
+        return self.strategy.is_global_zero
+
+    # -- places -----------------------------------------------------------------------------------
+
+    @property
+    def log_dir(self) -> str:
+        """The folder of this run: the first logger's, else `default_root_dir`."""
+        folder = self.loggers[0].log_dir if self.loggers else None
+        return folder or self.default_root_dir
+
+    @property
+    def runs_dir(self) -> str:
+        """The folder that holds the folders of runs, this one's and earlier ones'."""
+        folder = self.loggers[0].root_dir if self.loggers else None
+        return folder or self.default_root_dir
+
+
+def _precision_of(precision: str | int | None, plugins: Any) -> Any:
+    given = plugins if isinstance(plugins, (list, tuple)) else [plugins]
+    brought = [plugin for plugin in given if isinstance(plugin, Precision)]
+    if brought and precision is not None:
+        raise MisconfigurationException(
+            f"Trainer(precision={precision!r}, plugins=...) names the precision twice: leave one out."
+        )
+    return brought[0] if brought else precision
+
+
+def _max_epochs(max_epochs: int | None, max_steps: int) -> int:
+    if max_epochs is None:
+        if max_steps != -1:
+            return -1
+        warnings.warn(
+            "`max_epochs` was not set, so training stops after 1000 epochs. "
+            "Set it, or max_epochs=-1 for no limit.",
+            stacklevel=3,
+        )
+        return 1000
+    return int(settings.count("max_epochs", max_epochs, 0, (-1,)))
+
+
+def _switch(name: str, value: bool | None, barebones: bool) -> bool:
+    if barebones and value:
+        raise MisconfigurationException(
+            f"Trainer(barebones=True, {name}=True) contradict each other: leave one out."
+        )
+    return not barebones if value is None else value
+
+
+def _set_determinism(deterministic: bool | str | None, benchmark: bool | None) -> None:
+    if deterministic not in (None, True, False, "warn"):
+        raise MisconfigurationException(
+            f"Trainer(deterministic={deterministic!r}): choose True, False or 'warn'."
+        )
+    if deterministic is not None:
+        torch.use_deterministic_algorithms(bool(deterministic), warn_only=deterministic == "warn")
+        if deterministic:
+            # cuBLAS is deterministic only with a fixed workspace; this is torch's documented setting.
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    if benchmark is not None or deterministic:
+        torch.backends.cudnn.benchmark = bool(benchmark) and not deterministic
+
+
+def _loggers(choice: bool | Logger | Iterable[Logger] | None, root: str) -> list[Logger]:
+    if choice is None or choice is True:
+        return [default_logger(root)]
+    if choice is False:
+        return []
+    loggers = [choice] if isinstance(choice, Logger) else list(choice)
+    for logger in loggers:
+        if not isinstance(logger, Logger):
+            raise MisconfigurationException(
+                f"Trainer(logger=...): {logger!r} is not a Logger. Pass True, False, a Logger, or several."
+            )
+    for logger in loggers[1:]:
+        logger.follow(loggers[0])
+    return loggers
+
+
+def _module_of(model: Any) -> LightningModule:
+    """The module itself, also where it was compiled as a whole."""
+    inner = getattr(model, "_orig_mod", model)
+    if not isinstance(inner, LightningModule):
+        raise MisconfigurationException(
+            f"the model must be a LightningModule, got {type(inner).__name__}. "
+            "Import both from the same package: `from scaffold_runtime import LightningModule, Trainer`."
+        )
+    return inner
+
+
+def _given(
+    datamodule: LightningDataModule | None, **loaders: Any
+) -> tuple[dict[str, Any], LightningDataModule | None]:
+    """Loaders passed by hand, and the data module, which may stand in a loader's place."""
+    first = next(iter(loaders.values()))
+    if isinstance(first, LightningDataModule):
+        if datamodule is not None:
+            raise MisconfigurationException("two data modules were passed: leave one out.")
+        return {}, first
+    if datamodule is not None and any(loader is not None for loader in loaders.values()):
+        raise MisconfigurationException(
+            "both loaders and a data module were passed, so it is unclear which to use: leave one out."
+        )
+    return loaders, datamodule
+
+
+def _path(path: str | Path | None) -> str | None:
+    return None if path is None else os.fspath(path)
+
+
