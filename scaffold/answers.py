@@ -1,6 +1,6 @@
 """What a project was made from: its answers, kept in `.scaffold/answers.yml`."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -79,7 +79,7 @@ def to_yaml(answers: Answers) -> bytes:
         "version": answers.version,
         "name": answers.name,
         "task": answers.task,
-        **{kind: list(answers.on(kind)) for kind in KINDS},
+        "features": [f"{kind}/{name}" for kind in KINDS for name in answers.on(kind)],
         "description": one_line(answers.description),
         "author": one_line(answers.author),
         "runtime": answers.runtime,
@@ -96,7 +96,7 @@ def from_yaml(data: bytes) -> Answers:
     """Not trusted: the file may have been edited or merged by hand."""
     try:
         said = yaml.load(data, Loader=LOADER)
-        features = {kind: tuple(map(str, said.pop(kind, ()))) for kind in KINDS}
+        features = _by_kind(said.pop("features", ()))
         schema = int(said.pop("schema", SCHEMA))
         texts = {key: str(said.pop(key)) for key in TEXTS if key in said}
         answers = Answers(features=features, other=said, **texts)
@@ -112,6 +112,13 @@ def from_yaml(data: bytes) -> Answers:
             f'install that one: pip install "torch-scaffold>={version}"'
         )
     return answers
+
+
+def _by_kind(features: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    pairs = sorted(
+        {(str(each).partition("/")[0], str(each).partition("/")[2]) for each in features}
+    )
+    return {kind: tuple(name for each, name in pairs if each == kind) for kind in KINDS}
 
 
 def numbers(version: str) -> tuple[int, ...]:

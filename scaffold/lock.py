@@ -39,8 +39,8 @@ def to_json(lock: Lock, version: str) -> bytes:
     return f'{{"schema": 1, "version": "{version}", "files": {{\n{files}\n}}}}\n'.encode()
 
 
-def from_json(data: bytes) -> tuple[Lock, set[str]]:
-    """The lock, and the paths whose entry is damaged; the file is not trusted."""
+def from_json(data: bytes) -> tuple[Lock, dict[str, str]]:
+    """The lock, and the damaged entries with the hash they claim; the file is not trusted."""
     try:
         files = json.loads(data)["files"]
         entries = {path: _unpacked(path, packed) for path, packed in files.items()}
@@ -50,7 +50,8 @@ def from_json(data: bytes) -> tuple[Lock, set[str]]:
             "make it anew with `scaffold doctor --rebuild`"
         ) from None
     good = {path: entry for path, entry in entries.items() if entry}
-    return good, {path for path in entries if path not in good}
+    bad = [path for path in entries if path not in good and is_safe(path)]
+    return good, {path: _claim(files[path]) for path in bad}
 
 
 def is_safe(path: str) -> bool:
@@ -58,6 +59,10 @@ def is_safe(path: str) -> bool:
     parts = path.split("/")
     odd = {"", ".", ".."} & set(parts) or "\\" in path or ":" in path or "\0" in path
     return not odd and parts[0] not in (".scaffold", ".git")
+
+
+def _claim(packed: object) -> str:
+    return str(packed.get("sha256", "")) if isinstance(packed, dict) else ""
 
 
 def _packed(entry: Entry) -> str:

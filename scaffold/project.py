@@ -1,6 +1,7 @@
 """A project on the disk: its root, its answers and its lock."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from scaffold.answers import Answers, from_yaml, to_yaml
@@ -16,7 +17,7 @@ class Project:
     root: Path
     answers: Answers
     lock: Lock
-    damaged: frozenset[str] = frozenset()
+    damaged: Mapping[str, str] = field(default_factory=dict)  # with the hash each claims
 
 
 def find_root(start: Path) -> Path:
@@ -32,7 +33,7 @@ def find_root(start: Path) -> Path:
 def open_project(root: Path) -> Project:
     answers = from_yaml(_read(root / ANSWERS))
     lock, damaged = from_json(_read(root / LOCK))
-    return Project(root, answers, lock, frozenset(damaged))
+    return Project(root, answers, lock, damaged)
 
 
 def state_files(answers: Answers, lock: Lock) -> Tree:

@@ -46,7 +46,7 @@ def propose(
 ) -> Proposal:
     """What going to `answers` does; `restore` brings back files that the user deleted."""
     target = render(answers, catalogue)
-    base = _base(project, catalogue, target, answers)
+    base = _base(project, catalogue)
     base = {path: entry for path, entry in base.items() if path not in set(restore)}
     disk = Disk(project.root)
     said = catalogue.moves(answers.package)
@@ -105,12 +105,16 @@ def _newer(project: Project, answers: Answers) -> bool:
     return project.answers.version != answers.version
 
 
-def _base(project: Project, catalogue: Catalogue, target: Tree, answers: Answers) -> Lock:
-    """The lock; a damaged entry is rendered again, where this version still can."""
-    if not project.damaged or _newer(project, answers):
+def _base(project: Project, catalogue: Catalogue) -> Lock:
+    """The lock; a damaged entry is rendered again, where this version still gives its hash."""
+    if not project.damaged or project.answers.version != catalogue.version:
         return project.lock
     again = render(project.answers, catalogue)
-    mended = {path: Entry(again[path]) for path in project.damaged if path in again}
+    mended = {
+        path: Entry(again[path])
+        for path, claim in project.damaged.items()
+        if path in again and again[path].hash == claim
+    }
     return {**project.lock, **mended}
 
 
