@@ -61,7 +61,8 @@ class Catalogue:
         return self.tasks[pick(name, list(self.tasks), "task")]
 
     def feature(self, kind: str, name: str) -> Part:
-        return self.features[kind][pick(name, list(self.features[kind]), kind)]
+        features = self.features[pick(kind, list(KINDS), "kind")]
+        return features[pick(name, list(features), kind)]
 
     def _parts(self, folder: str, description: str, kind: str) -> dict[str, Part]:
         found = sorted((self.root / folder).glob(f"*/{description}"))

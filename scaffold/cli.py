@@ -137,7 +137,7 @@ def update(conflict: Conflicts = "", dry_run: DryRun = False, as_json: Json = Fa
     """Move the project to the templates of this version."""
     from scaffold import grow
 
-    change(f"Updated to {__version__}", grow.update, Manner(conflict, dry_run, as_json))
+    change(f"Updated to {packaged().version}", grow.update, Manner(conflict, dry_run, as_json))
 
 
 @app.command(epilog="Example: `scaffold undo`")

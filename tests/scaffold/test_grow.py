@@ -1,0 +1,421 @@
+"""add, remove, update, undo and resolve, beyond the 27 scenarios."""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+EMA = Path("configs/callbacks/ema.yaml")
+
+
+@pytest.fixture
+def project(scaffold, generation, monkeypatch):
+    """A project of generation 0.0.1, without git."""
+    generation("0.0.1")
+    assert scaffold("new", "my-exp", "--no-git").code == 0
+    monkeypatch.chdir("my-exp")
+    return scaffold
+
+
+def files() -> dict[str, bytes]:
+    found = (path for path in Path().rglob("*") if path.is_file())
+    return {str(path): path.read_bytes() for path in found if "work" not in path.parts}
+
+
+def append(path: str, text: str) -> None:
+    Path(path).write_text(Path(path).read_text() + text)
+
+
+def swap(path: str, old: str, new: str) -> None:
+    assert old in Path(path).read_text()
+    Path(path).write_text(Path(path).read_text().replace(old, new))
+
+
+def test_add_and_remove_return_to_the_start(project):
+    start = files()
+    assert project("add", "callback", "ema").code == 0
+    assert EMA.exists()
+    assert '"ema>=1",' in Path("pyproject.toml").read_text()
+    assert project("remove", "callback", "ema").code == 0
+    assert files() == start
+    assert not Path("configs").exists()
+
+
+def test_adding_twice_does_nothing(project):
+    project("add", "callback", "ema")
+    once = files()
+    assert "Nothing to do" in project("add", "callback", "ema").out
+    assert files() == once
+
+
+def test_adding_brings_back_a_file_that_was_deleted_by_hand(project):
+    project("add", "callback", "ema")
+    EMA.unlink()
+    assert "missing" in project("list").out
+    assert project("add", "callback", "ema").code == 0
+    assert EMA.exists()
+
+
+def test_an_edited_config_survives_remove_and_add(project):
+    project("add", "callback", "ema")
+    append(str(EMA), "mine: 1\n")
+    assert "keep" in project("remove", "callback", "ema").out
+    assert "mine: 1" in EMA.read_text()
+    project("add", "callback", "ema")
+    assert "mine: 1" in EMA.read_text()
+    assert not Path(f"{EMA}.new").exists()
+
+
+def test_an_ejected_file_stays_ejected_over_updates(project, generation):
+    EMA.parent.mkdir(parents=True)
+    EMA.write_text("mine: 1\n")
+    project("add", "callback", "ema")
+    assert "ejected" in project("list").out
+    for version in ("0.0.2", "0.0.3"):
+        generation(version)
+        assert project("update").code == 0
+        assert EMA.read_text() == "mine: 1\n"
+    assert not Path(f"{EMA}.new2").exists()
+
+
+def test_a_needed_feature_comes_along_and_cannot_be_removed_first(project):
+    project("add", "callback", "stop")
+    assert EMA.exists()
+    ran = project("remove", "callback", "ema")
+    assert (ran.code, EMA.exists()) == (1, True)
+    assert "callback `stop` needs callback `ema`" in ran.err
+    assert project("remove", "callback", "stop").code == 0
+    assert project("remove", "callback", "ema").code == 0
+
+
+def test_one_strategy_at_a_time(project):
+    project("add", "strategy", "many")
+    project("add", "strategy", "few")
+    assert yaml.safe_load(Path(".scaffold/answers.yml").read_text())["features"] == ["strategy/few"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("add", "callback", "emma"), "did you mean `ema`"),
+        (("add", "colour", "red"), "there is no kind `colour`"),
+        (("remove", "callback", "ema"), "is not on"),
+        (("undo",), "nothing to undo"),
+        (("update", "--conflict", "min"), "did you mean `mine`"),
+    ],
+)
+def test_mistakes_are_one_line_and_exit_code_1(project, words, said):
+    before = files()
+    ran = project(*words)
+    assert ran.code == 1
+    assert said in ran.err
+    assert len(ran.err.splitlines()) == 1
+    assert files() == before
+
+
+def test_outside_a_project_the_exit_code_is_3(scaffold):
+    for words in (("add", "callback", "ema"), ("update",), ("undo",), ("diff",), ("resolve",)):
+        assert scaffold(*words).code == 3
+
+
+def test_the_project_is_found_from_a_folder_below(project):
+    os.chdir("my_exp")
+    assert project("add", "callback", "ema").code == 0
+    os.chdir("..")
+    assert EMA.exists()
+
+
+def test_a_project_in_a_subfolder_of_a_repository(scaffold, generation, monkeypatch):
+    subprocess.run(["git", "init", "-q"], check=True)
+    generation("0.0.1")
+    scaffold("new", "my-exp")
+    monkeypatch.chdir("my-exp")
+    append("train.py", "\n# mine\n")
+    generation("0.0.2")
+    assert scaffold("update").code == 0
+    assert "STEPS = 20" in Path("train.py").read_text()
+    assert "# mine" in Path("train.py").read_text()
+
+
+@pytest.mark.parametrize("with_git", [True, False])
+def test_merging_works_with_and_without_git(project, generation, monkeypatch, with_git):
+    append("train.py", "\n# mine\n")
+    swap("settings.yaml", "seed: 42", "seed: 7")
+    generation("0.0.2")
+    if not with_git:
+        monkeypatch.setenv("PATH", "/nowhere")
+    assert project("update").code == 0
+    assert "STEPS = 20" in Path("train.py").read_text()
+    assert "# mine" in Path("train.py").read_text()
+    assert "lr: 0.2" in Path("settings.yaml").read_text()
+    assert "seed: 7" in Path("settings.yaml").read_text()
+
+
+def in_conflict(generation) -> None:
+    swap("train.py", "STEPS = 10", "STEPS = 11")
+    swap("settings.yaml", "lr: 0.1", "lr: 0.5")
+    generation("0.0.2")
+
+
+@pytest.mark.parametrize("with_git", [True, False])
+def test_markers_hold_both_and_the_base(project, generation, monkeypatch, with_git):
+    in_conflict(generation)
+    if not with_git:
+        monkeypatch.setenv("PATH", "/nowhere")
+    assert project("update", "--conflict", "markers").code == 2
+    hunk = "<<<<<<< mine|STEPS = 11|||||||| before|STEPS = 10|=======|STEPS = 20|>>>>>>> scaffold|"
+    assert hunk in Path("train.py").read_text().replace("\n", "|")
+
+
+def test_nothing_more_happens_until_the_markers_are_gone(project, generation):
+    in_conflict(generation)
+    project("update", "--conflict", "markers")
+    stuck = files()
+    for words in (("add", "callback", "ema"), ("update",), ("resolve",)):
+        ran = project(*words)
+        assert ran.code == 2
+        assert "train.py" in ran.err
+        assert files() == stuck
+    Path("train.py").write_text("STEPS = 11\n")
+    Path("settings.yaml").write_text("lr: 0.5\n")
+    assert project("resolve").code == 0
+    assert "Nothing to do" in project("update").out
+    assert project("add", "callback", "stop", "--conflict", "mine").code == 0
+
+
+@pytest.mark.parametrize(("policy", "steps"), [("mine", "STEPS = 11"), ("template", "STEPS = 20")])
+def test_a_side_can_be_chosen(project, generation, policy, steps):
+    in_conflict(generation)
+    assert project("update", "--conflict", policy).code == 0
+    assert steps in Path("train.py").read_text()
+    assert "Nothing to do" in project("update").out
+    assert project("undo").code == 0
+    assert "STEPS = 11" in Path("train.py").read_text()
+
+
+def test_many_conflicts_in_one_file(project, generation):
+    text = "\n".join(f"a{i} = 0\nb{i} = 0" for i in range(12))
+    from scaffold.merge import diff3, merge
+
+    mine, template = text.replace("a", "mine_a").encode(), text.replace("a", "their_a").encode()
+    for merged in (
+        merge("x.txt", text.encode(), mine, template),
+        diff3(text.encode(), mine, template),
+    ):
+        assert merged.conflicts == 12
+        assert all(line in merged.data for line in (mine + b"\n" + template).splitlines())
+
+
+def test_a_merge_that_breaks_the_syntax_is_a_conflict():
+    from scaffold.merge import merge
+
+    base = b"def f():\n    a = 1\n    b = 1\n    c = 1\n    return a\n"
+    mine = base.replace(b"    return a\n", b"    if a:\n        return a\n")
+    template = base.replace(b"def f():\n", b"def f(:\n")
+    assert merge("x.txt", base, mine, template).conflicts == 0
+    assert merge("x.py", base, mine, template).conflicts == 1
+
+
+def test_undo_and_undo_again(project, generation):
+    append("train.py", "\n# mine\n")
+    before = files()
+    generation("0.0.2")
+    project("update")
+    after = files()
+    assert project("undo").code == 0
+    assert files() == before
+    assert project("undo").code == 0
+    assert files() == after
+
+
+def test_undo_keeps_what_was_edited_since(project):
+    project("add", "callback", "ema")
+    append("pyproject.toml", "# since\n")
+    append(str(EMA), "since: 1\n")
+    ran = project("undo")
+    assert ran.code == 0
+    assert "ema>=1" not in Path("pyproject.toml").read_text()
+    assert "# since" in Path("pyproject.toml").read_text()
+    assert "since: 1" in EMA.read_text()
+    assert str(EMA) in ran.out
+
+
+def test_undo_closes_an_open_conflict(project, generation):
+    in_conflict(generation)
+    before = files()
+    project("update", "--conflict", "markers")
+    assert project("undo").code == 0
+    assert files() == before
+    generation("0.0.1")
+    assert project("add", "callback", "ema").code == 0
+
+
+def test_two_generations_at_once(project, generation):
+    swap("my_exp/layers.py", "return x * x * x", "return x**3")
+    swap("old_notes.md", "Nothing", "Something")
+    generation("0.0.3")
+    assert project("update").code == 0
+    assert Path("old_notes.md").read_text().endswith("Something to see.\n")
+    moved = Path("my_exp/nn/blocks.py").read_text()
+    assert "return x**3" in moved
+    assert not Path("my_exp/layers.py").exists()
+    assert Path("CHANGES.md").exists()
+
+
+def test_one_generation_after_the_other_is_the_same_as_both_at_once(project, generation):
+    for version in ("0.0.2", "0.0.3"):
+        generation(version)
+        assert project("update").code == 0
+    assert yaml.safe_load(Path(".scaffold/answers.yml").read_text())["version"] == "0.0.3"
+    stepwise = files()
+    generation("0.0.1")
+    Path("../fresh").mkdir()
+    os.chdir("../fresh")
+    project("new", "my-exp", "--no-git")
+    os.chdir("my-exp")
+    generation("0.0.3")
+    assert project("update").code == 0
+    assert files() == stepwise
+
+
+def test_a_project_of_a_newer_version_is_refused(project):
+    swap(".scaffold/answers.yml", "version: 0.0.1", "version: 9.1.0")
+    ran = project("add", "callback", "ema")
+    assert ran.code == 1
+    assert 'pip install "torch-scaffold>=9.1.0"' in ran.err
+
+
+def lock() -> dict:
+    return json.loads(Path(".scaffold/lock.json").read_text())
+
+
+def test_a_damaged_entry_is_rendered_again(project):
+    damaged = lock()
+    damaged["files"]["pyproject.toml"]["data"] = "AAAA"
+    Path(".scaffold/lock.json").write_text(json.dumps(damaged))
+    append("pyproject.toml", "# mine\n")
+    assert project("add", "callback", "ema").code == 0
+    assert "# mine" in Path("pyproject.toml").read_text()
+    assert "ema>=1" in Path("pyproject.toml").read_text()
+
+
+def test_without_a_base_the_new_text_lies_beside(project, generation):
+    damaged = lock()
+    damaged["files"]["train.py"]["sha256"] = "0" * 64
+    Path(".scaffold/lock.json").write_text(json.dumps(damaged))
+    append("train.py", "# mine\n")
+    generation("0.0.2")
+    assert project("update").code == 0
+    assert "# mine" in Path("train.py").read_text()
+    assert "STEPS = 20" in Path("train.py.new").read_text()
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["../outside.txt", "/etc/x", "a/../../x", ".git/hooks/x", ".scaffold/x", "a\\b", "C:x", ""],
+)
+def test_a_hostile_lock_reaches_nothing_outside(project, path, generation):
+    hostile = lock()
+    hostile["files"][path] = hostile["files"]["train.py"]
+    Path(".scaffold/lock.json").write_text(json.dumps(hostile))
+    generation("0.0.2")
+    ran = project("update")
+    assert "Traceback" not in ran.err
+    assert path not in lock()["files"]
+    assert sorted(os.listdir("..")) == ["my-exp"]
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"files": 3}', "<<<<<<< HEAD\n", "\x00"])
+def test_an_unreadable_lock_is_an_error_with_its_fix(project, text):
+    Path(".scaffold/lock.json").write_text(text)
+    ran = project("add", "callback", "ema")
+    assert ran.code == 1
+    assert "doctor --rebuild" in ran.err
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[", "- a", "name: 3/4", "name: a\ntask: [", "!!python/none x"]
+)
+def test_unreadable_answers_are_an_error_with_their_fix(project, text):
+    Path(".scaffold/answers.yml").write_text(text)
+    ran = project("update")
+    assert ran.code == 1
+    assert 1 <= len(ran.err.splitlines()) <= 3
+    assert "Traceback" not in ran.err
+
+
+def test_unknown_answers_are_kept(project):
+    append(".scaffold/answers.yml", "colour: blue\n")
+    project("add", "callback", "ema")
+    assert "colour: blue" in Path(".scaffold/answers.yml").read_text()
+
+
+def test_nothing_is_written_through_a_linked_folder(project, workplace):
+    outside = workplace / "outside"
+    outside.mkdir()
+    os.symlink(outside, "configs")
+    ran = project("add", "callback", "ema")
+    assert not any(outside.iterdir())
+    assert str(EMA) in ran.out
+
+
+def test_a_file_where_a_folder_is_needed(project):
+    Path("configs").write_text("mine")
+    assert project("add", "callback", "ema").code == 0
+    assert Path("configs").read_text() == "mine"
+
+
+def test_a_thousand_own_files_and_a_moved_one(project, generation):
+    for number in range(1000):
+        Path("own", str(number % 10)).mkdir(parents=True, exist_ok=True)
+        Path("own", str(number % 10), f"größe {number}.py").write_text(f"x = {number}\n")
+    Path("own/3/network.py").write_text(Path("my_exp/model.py").read_text())
+    Path("my_exp/model.py").unlink()
+    generation("0.0.2")
+    assert "own/3/network.py" in project("update").out
+    assert "self.width + 1" in Path("own/3/network.py").read_text()
+
+
+def test_json_for_tools(project):
+    steps = json.loads(project("add", "callback", "ema", "--dry-run", "--json").out)["steps"]
+    assert {"path": str(EMA), "verb": "create", "note": ""} in steps
+    project("add", "callback", "ema")
+    features = json.loads(project("list", "--json").out)["features"]
+    assert [f["name"] for f in features if f["state"] == "on"] == ["ema"]
+    append("train.py", "# mine\n")
+    own = json.loads(project("diff", "--json").out)["own"]
+    assert [each["path"] for each in own] == ["train.py"]
+
+
+def test_diff_shows_mine_and_what_would_come(project, generation):
+    append("train.py", "# mine\n")
+    generation("0.0.2")
+    said = project("diff").out
+    assert "+# mine" in said
+    assert "+STEPS = 20" in said
+
+
+def test_a_crash_is_taken_back_by_the_next_command(project):
+    """The whole command, not only the journal: killed while it writes."""
+    before = files()
+    child = os.fork()
+    if child == 0:
+        from scaffold import journal
+
+        put, count = journal._put, iter(range(100))
+
+        def dies(*args):
+            if next(count) == 2:
+                os.kill(os.getpid(), 9)
+            put(*args)
+
+        journal._put = dies
+        project("add", "callback", "ema")
+    os.waitpid(child, 0)
+    assert files() != before
+    assert project("add", "callback", "ema").code == 0
+    project("remove", "callback", "ema")
+    assert files() == before
