@@ -63,7 +63,12 @@ class _Batches:
     def __init__(
         self, mode: str, iterables: list[Any], structure: Any, lengths: list[float]
     ) -> None:
-        self.mode, self.iterables, self.structure, self.lengths = mode, iterables, structure, lengths
+        self.mode, self.iterables, self.structure, self.lengths = (
+            mode,
+            iterables,
+            structure,
+            lengths,
+        )
 
     def __iter__(self) -> Iterator[Any]:
         if self.mode == "sequential":

@@ -113,9 +113,10 @@ class WithHyperparameters:
         """
         from scaffold_runtime.checkpoint.load import object_from_checkpoint
 
-        return object_from_checkpoint(
+        made: T = object_from_checkpoint(
             cls, checkpoint_path, map_location, hparams_file, strict, kwargs
         )
+        return made
 
 
 def init_arguments(owner: object, frame: FrameType | None) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import math
 import random
 import warnings
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -26,6 +26,7 @@ from scaffold_runtime.errors import MisconfigurationException
 from scaffold_runtime.seed import rng_state, set_rng_state
 
 Limit = int | float
+_NOTHING = object()
 
 
 def loader_length(loader: Any) -> float:
@@ -140,9 +141,7 @@ class TrainSource:
         kept = state.get("loaders", [])
         if len(kept) != len(self._positioned) or not any(kept):
             return False
-        return all(
-            part.load_state_dict(s) for part, s in zip(self._positioned, kept, strict=True)
-        )
+        return all(part.load_state_dict(s) for part, s in zip(self._positioned, kept, strict=True))
 
     def _warn_replay(self, skip: int) -> None:
         part = self._positioned[0]
@@ -164,14 +163,13 @@ def _counted(batches: Iterator[Any], start: int, stop: int) -> Iterator[tuple[An
 
 def _with_lookahead(batches: Iterator[Any]) -> Iterator[tuple[Any, bool]]:
     """Without a length, only the next batch tells whether this one is the last."""
-    for held in batches:
-        break
-    else:
-        return
+    held: Any = _NOTHING
     for batch in batches:
-        yield held, False
+        if held is not _NOTHING:
+            yield held, False
         held = batch
-    yield held, True
+    if held is not _NOTHING:
+        yield held, True
 
 
 class _Positioned:
@@ -309,6 +307,3 @@ def eval_batches(loader: Any, limit: Limit, argument: str) -> tuple[Iterable[Any
     """The batches of an evaluation loader, limited, and how many they are."""
     length = limited(loader_length(loader), limit, argument)
     return (loader if length == math.inf else islice(loader, int(length))), length
-
-
-Transfer = Callable[[Any, int], Any]

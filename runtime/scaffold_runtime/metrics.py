@@ -150,7 +150,7 @@ class Metrics:
             )
         options = (prog_bar, logger, on_step, on_epoch, reduce_fx, sync_dist, add_dataloader_idx)
         entry = active.get(name)
-        if entry is None or entry.options is not options and entry.options != options:
+        if entry is None or (entry.options is not options and entry.options != options):
             entry = self._register(active, name, value, options)
         if isinstance(value, Tensor):
             if value.requires_grad:

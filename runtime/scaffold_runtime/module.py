@@ -423,7 +423,7 @@ class LightningModule(WithHyperparameters, nn.Module):
         optimizer_closure: Callable[[], Any] | None = None,
     ) -> None:
         """Step the optimizer; an override must call `optimizer.step(closure=optimizer_closure)`."""
-        optimizer.step(closure=optimizer_closure)  # type: ignore[arg-type] # torch types a closure that returns float
+        optimizer.step(closure=optimizer_closure)
 
     def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Optimizer) -> None:
         """Clear gradients; override it to do so in another way."""

@@ -219,13 +219,12 @@ class Schedules:
             config.scheduler.step(float(metric))
 
     def _metric(self, config: LRSchedulerConfig) -> Any:
-        known = self._monitored()
-        if config.monitor in known:
-            return known[config.monitor]
+        known, monitor = self._monitored(), config.monitor or ""
+        if monitor in known:
+            return known[monitor]
         message = (
-            f"{type(config.scheduler).__name__} monitors {config.monitor!r}, which was not logged. "
-            f"Logged so far: {', '.join(sorted(known)) or 'nothing'}."
-            f"{did_you_mean(config.monitor or '', known)}"
+            f"{type(config.scheduler).__name__} monitors {monitor!r}, which was not logged."
+            f"{did_you_mean(monitor, known)} Logged so far: {', '.join(sorted(known)) or 'nothing'}."
         )
         if config.reduce_on_plateau and config.strict:
             raise MisconfigurationException(message)
@@ -273,4 +272,6 @@ def parameters_of(optimizer: Optimizer) -> list[nn.Parameter]:
 
 def scheduler_name(config: LRSchedulerConfig, index: int) -> str:
     """The name of a scheduler in logs and messages."""
-    return config.name or f"lr-{type(config.scheduler.optimizer).__name__}" + (f"-{index}" if index else "")
+    return config.name or f"lr-{type(config.scheduler.optimizer).__name__}" + (
+        f"-{index}" if index else ""
+    )

@@ -90,9 +90,7 @@ class AutocastPrecision(Precision):
 class ScaledPrecision(Precision):
     """Weights in 32 bits, arithmetic in float16, the loss scaled against underflow: 16-mixed."""
 
-    def __init__(
-        self, device: torch.device, scaler: torch.amp.GradScaler | None = None
-    ) -> None:
+    def __init__(self, device: torch.device, scaler: torch.amp.GradScaler | None = None) -> None:
         self.precision = "16-mixed"
         self.scales = True
         self._unscaled: set[int] = set()
@@ -167,4 +165,6 @@ def select_precision(choice: str | int | Precision | None, device: torch.device)
     if name == "16-mixed":
         return ScaledPrecision(device)
     known = [*TRUE_DTYPES, "bf16-mixed", "16-mixed", "64", "32", "16", "bf16"]
-    raise MisconfigurationException(f"precision={choice!r} is unknown. Choose one of: {', '.join(known)}.")
+    raise MisconfigurationException(
+        f"precision={choice!r} is unknown. Choose one of: {', '.join(known)}."
+    )

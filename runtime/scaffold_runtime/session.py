@@ -10,10 +10,9 @@ from scaffold_runtime.checkpoint.load import read_for_run
 from scaffold_runtime.checkpoint.state import restore_before_fit, restore_objects
 from scaffold_runtime.checks import check_run
 from scaffold_runtime.data import LightningDataModule
-from scaffold_runtime.hooks import Callback, Checkpoint, build_table
+from scaffold_runtime.hooks import Callback, Checkpoint, build_table, overridden
 from scaffold_runtime.module import LightningModule
 from scaffold_runtime.optim import LightningOptimizer, Schedules, configure
-from scaffold_runtime.hooks import overridden
 from scaffold_runtime.run import Run, make_transfer
 
 if TYPE_CHECKING:

@@ -259,7 +259,10 @@ class Trainer:
         datamodule: LightningDataModule | None = None,
         weights_only: bool | None = None,
     ) -> list[dict[str, float]]:
-        """Validate, and return the metrics, one dict per loader; without `model`, the best checkpoint of the last fit."""
+        """Validate, and return the metrics, one dict per loader.
+
+        Without `model`, the best checkpoint of the last fit is used.
+        """
         return self._evaluate("validate", model, dataloaders, ckpt_path, verbose, datamodule)
 
     def test(
@@ -271,7 +274,10 @@ class Trainer:
         datamodule: LightningDataModule | None = None,
         weights_only: bool | None = None,
     ) -> list[dict[str, float]]:
-        """Test, and return the metrics, one dict per loader; without `model`, the best checkpoint of the last fit."""
+        """Test, and return the metrics, one dict per loader.
+
+        Without `model`, the best checkpoint of the last fit is used.
+        """
         return self._evaluate("test", model, dataloaders, ckpt_path, verbose, datamodule)
 
     def predict(
@@ -361,7 +367,7 @@ class Trainer:
 
     @contextmanager
     def init_module(self, empty_init: bool | None = None) -> Any:
-        """Create a module inside this block, and its tensors are made on the right device and in the right precision."""
+        """Make tensors on the right device and in the right precision: create a module inside."""
         with self.strategy.root_device, self.precision_plugin.init_context():
             yield
 
@@ -477,7 +483,7 @@ class Trainer:
             run.open_train_data()
         if self.max_epochs == -1 and self.max_steps == -1:
             return math.inf
-        limit = math.inf if self.max_steps == -1 else self.max_steps
+        limit: float = math.inf if self.max_steps == -1 else self.max_steps
         if run.train.length == math.inf:
             return limit
         per_epoch = math.ceil(run.train.length / self.accumulate_grad_batches)
@@ -721,5 +727,3 @@ def _given(
 
 def _path(path: str | Path | None) -> str | None:
     return None if path is None else os.fspath(path)
-
-

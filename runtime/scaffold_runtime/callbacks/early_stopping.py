@@ -64,9 +64,7 @@ class EarlyStopping(Callback):
         log_rank_zero_only: bool = False,
     ) -> None:
         if mode not in ("min", "max"):
-            raise MisconfigurationException(
-                f"EarlyStopping(mode={mode!r}): choose 'min' or 'max'."
-            )
+            raise MisconfigurationException(f"EarlyStopping(mode={mode!r}): choose 'min' or 'max'.")
         self.monitor, self.min_delta, self.patience = monitor, abs(min_delta), patience
         self.verbose, self.mode, self.strict = verbose, mode, strict
         self.check_finite = check_finite

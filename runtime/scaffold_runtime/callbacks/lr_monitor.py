@@ -99,7 +99,9 @@ class LearningRateMonitor(Callback):
 
 
 def _root(label: str, names: set[str]) -> bool:
-    return any(label == name or label.startswith((f"{name}/", f"{name}-momentum", f"{name}-weight_decay")) for name in names)  # fmt: skip
+    suffixes = ("/", "-momentum", "-weight_decay")
+    starts = tuple(name + suffix for name in names for suffix in suffixes)
+    return label in names or label.startswith(starts)
 
 
 def _names(trainer: Trainer) -> list[tuple[str, Optimizer]]:

@@ -219,7 +219,7 @@ class ModelCheckpoint(Checkpoint):
             self._ask(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._on_train_epoch_end and self._epoch_due(trainer) or self._waits_for_monitor:
+        if (self._on_train_epoch_end and self._epoch_due(trainer)) or self._waits_for_monitor:
             self._ask(trainer)
 
     def on_exception(
@@ -307,7 +307,9 @@ class ModelCheckpoint(Checkpoint):
 
     def _rank(self) -> None:
         pick_worst, pick_best = (max, min) if self.mode == "min" else (min, max)
-        self.kth_best_model_path = pick_worst(self.best_k_models, key=self.best_k_models.__getitem__)
+        self.kth_best_model_path = pick_worst(
+            self.best_k_models, key=self.best_k_models.__getitem__
+        )
         self.kth_value = self.best_k_models[self.kth_best_model_path]
         self.best_model_path = pick_best(self.best_k_models, key=self.best_k_models.__getitem__)
         self.best_model_score = torch.tensor(self.best_k_models[self.best_model_path])

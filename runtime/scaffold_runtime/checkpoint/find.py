@@ -52,7 +52,9 @@ def _last(trainer: Trainer, wanted: str = "last") -> Path:
     for folder in [*folders, *_run_folders(trainer)]:
         files = [f for f in folder.glob("*.ckpt") if f.is_file()]
         if files:
-            return max(files, key=lambda file: (file.stat().st_mtime_ns, file.name.startswith("last")))
+            return max(
+                files, key=lambda file: (file.stat().st_mtime_ns, file.name.startswith("last"))
+            )
     raise CheckpointError(
         f"ckpt_path={wanted!r}: no checkpoint was found under {trainer.runs_dir}. "
         "Train first, or give the path of a file."

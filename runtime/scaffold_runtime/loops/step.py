@@ -156,7 +156,7 @@ def loss_of(output: Any) -> tuple[Tensor | None, Any]:
     elif isinstance(output, Mapping):
         if output.get("loss") is None:
             raise StepError(
-                f"`training_step` returned a dict with the keys {sorted(map(str, output))} but no \"loss\". "
+                f'`training_step` returned a dict with the keys {sorted(map(str, output))} but no "loss". '
                 'Add the loss under the key "loss", or return it alone.'
             )
         loss, outputs = output["loss"], _detached(output)

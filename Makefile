@@ -1,0 +1,60 @@
+# Everything a contributor needs. `make quickstart` and `make test` work on a fresh clone.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+QUICK := playground/my-exp
+# One thread: tiny models are much slower with several, and forking after threads ran can hang.
+export OMP_NUM_THREADS ?= 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup quickstart test test-fast lint format budget bench clean
+
+help:  ## Show what can be made
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+
+$(READY): pyproject.toml runtime/pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing into $(VENV) (about two minutes the first time)"
+	@$(BIN)/pip install --quiet --disable-pip-version-check $$(grep '^torch==' constraints.txt)
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt \
+		-e . -e "runtime[tensorboard]" $$($(BIN)/python tools/dev_requirements.py)
+	@touch $(READY)
+
+setup: $(READY)  ## Create .venv with both packages and the development tools
+
+quickstart: $(READY)  ## Write a project, train it, and say what to try next
+	@rm -rf $(QUICK) && mkdir -p playground
+	@cd playground && ../$(BIN)/scaffold new my-exp --defaults --no-git --runtime ../runtime
+	@cd $(QUICK) && ../../$(BIN)/python train.py
+	@echo
+	@echo "Trained in $(QUICK). Try next:"
+	@echo "  cd $(QUICK) && ../../$(BIN)/python train.py test --ckpt_path best"
+
+test: $(READY)  ## Run every test
+	$(BIN)/python -m pytest -n 2
+
+test-fast: $(READY)  ## Run the tests that take less than ten seconds
+	$(BIN)/python -m pytest -n 2 -m "not slow"
+
+lint: $(READY)  ## ruff, black, mypy --strict on both packages, import directions
+	$(BIN)/ruff check .
+	$(BIN)/black --check --quiet . || $(BIN)/black --diff --quiet .
+	@$(BIN)/black --check --quiet .
+	$(BIN)/mypy scaffold runtime/scaffold_runtime
+	$(BIN)/lint-imports
+
+format: $(READY)  ## Let ruff and black rewrite the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/black --quiet .
+
+budget: $(READY)  ## Source lines per module and lengths of functions
+	@$(BIN)/python tools/budget.py
+
+bench: $(READY)  ## Overhead per step against the plain PyTorch loop (and Lightning, in .bench-venv)
+	@benchmarks/run $(BIN)/python
+
+clean:  ## Remove what was built, not what was written
+	rm -rf $(VENV) .bench-venv playground build dist site runtime/build runtime/dist
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

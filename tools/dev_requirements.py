@@ -1,0 +1,9 @@
+"""Print the development requirements of the root pyproject.toml, for pip versions without --group."""
+
+import re
+from pathlib import Path
+
+text = Path(__file__).parent.parent.joinpath("pyproject.toml").read_text()
+group = re.search(r"^dev = \[(.*?)^\]", text, re.MULTILINE | re.DOTALL)
+assert group, "pyproject.toml has no dev group"
+print(*re.findall(r'"([^"]+)"', group[1]))
