@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+BENCH := .bench-venv
+VISION := .torchvision
 READY := $(VENV)/.ready
 QUICK := playground/my-exp
 # One thread: tiny models are much slower with several, and forking after threads ran can hang.
@@ -31,7 +33,13 @@ quickstart: $(READY)  ## Write a project, train it, and say what to try next
 	@echo "Trained in $(QUICK). Try next:"
 	@echo "  cd $(QUICK) && ../../$(BIN)/python train.py test --ckpt_path best"
 
-test: $(READY)  ## Run every test
+# In a folder of its own: its compiled part does not load beside the CPU build of torch used here.
+$(VISION)/.ready: $(READY)
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --upgrade \
+		--target $(VISION) torchvision==0.28.0
+	@touch $@
+
+test: $(READY) $(VISION)/.ready  ## Run every test
 	$(BIN)/python -m pytest -n 2
 
 test-fast: $(READY)  ## Run the tests that take less than ten seconds
@@ -51,10 +59,17 @@ format: $(READY)  ## Let ruff and black rewrite the code
 budget: $(READY)  ## Source lines per module and lengths of functions
 	@$(BIN)/python tools/budget.py
 
-bench: $(READY)  ## Overhead per step against the plain PyTorch loop (and Lightning, in .bench-venv)
-	@benchmarks/run $(BIN)/python
+$(BENCH)/.ready: runtime/pyproject.toml constraints.txt
+	@test -x $(BENCH)/bin/python || $(PYTHON) -m venv $(BENCH)
+	@echo "Installing the peers into $(BENCH) (about two minutes the first time)"
+	@$(BENCH)/bin/pip install --quiet --disable-pip-version-check $$(grep -E '^(torch|numpy)==' constraints.txt)
+	@$(BENCH)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e runtime lightning==2.6.6
+	@touch $@
+
+bench: $(BENCH)/.ready  ## Overhead per step against the plain PyTorch loop and Lightning
+	@$(BENCH)/bin/python benchmarks/overhead.py
 
 clean:  ## Remove what was built, not what was written
-	rm -rf $(VENV) .bench-venv playground build dist site runtime/build runtime/dist
+	rm -rf $(VENV) $(BENCH) $(VISION) playground build dist site runtime/build runtime/dist
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
