@@ -156,8 +156,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    for name in ("lightning", "lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    logging.disable(logging.CRITICAL)  # Lightning's notices would bury the table
     try:
         lightning = importlib.import_module("lightning")
     except ImportError:
