@@ -1,0 +1,371 @@
+"""LightningCLI: a model, a data module and a trainer from the command line and YAML files."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import Namespace
+from torch.optim import Optimizer
+
+from scaffold_runtime.cli.mistakes import ConfigError, Sources, read_yaml
+from scaffold_runtime.cli.optimizers import ReduceLROnPlateau, described, install, the_automatic
+from scaffold_runtime.cli.parser import ArgsType, LightningArgumentParser
+from scaffold_runtime.cli.save import SaveConfigCallback
+from scaffold_runtime.data import LightningDataModule
+from scaffold_runtime.errors import MisconfigurationException
+from scaffold_runtime.hooks import Callback, overridden
+from scaffold_runtime.module import LightningModule
+from scaffold_runtime.seed import seed_everything
+from scaffold_runtime.trainer import Trainer
+
+# What each subcommand gets from the CLI itself and not from the command line.
+SUBCOMMANDS = {
+    "fit": {"model", "train_dataloaders", "val_dataloaders", "datamodule"},
+    "validate": {"model", "dataloaders", "datamodule"},
+    "test": {"model", "dataloaders", "datamodule"},
+    "predict": {"model", "dataloaders", "datamodule"},
+}
+
+
+class LightningCLI:
+    """Parse the command line, make trainer, model and data module, and run the subcommand.
+
+    Args:
+        model_class: the model, or a function annotated to return one; None takes any by `--model`.
+        datamodule_class: the data module, likewise, by `--data`.
+        save_config_callback: saves the configuration of each run; None saves none.
+        save_config_kwargs: arguments of `save_config_callback`.
+        trainer_class: the trainer, or a function annotated to return one.
+        trainer_defaults: defaults of the trainer's arguments; callbacks given here are always added.
+        seed_everything_default: the default of `--seed_everything`: a seed, True for any, False for none.
+        parser_kwargs: arguments of the parser, or of each subcommand's, by its name.
+        parser_class: the parser.
+        subclass_mode_model: accept subclasses of `model_class`, by `class_path`.
+        subclass_mode_data: accept subclasses of `datamodule_class`, by `class_path`.
+        args: what to parse in place of the command line: a list, or a dict or Namespace of values.
+        run: offer subcommands and run the chosen one; False only makes the objects.
+        auto_configure_optimizers: accept `--optimizer` and `--lr_scheduler`.
+        load_from_checkpoint_support: accepted for code that moves over; a checkpoint never names code here.
+
+    Raises:
+        MisconfigurationException: if settings contradict each other. A wrong command line exits with 2.
+    """
+
+    config: Namespace
+    config_init: Namespace
+    model: Any
+    datamodule: Any
+    trainer: Any
+
+    def __init__(
+        self,
+        model_class: Callable[..., LightningModule] | None = None,
+        datamodule_class: Callable[..., LightningDataModule] | None = None,
+        save_config_callback: type[SaveConfigCallback] | None = SaveConfigCallback,
+        save_config_kwargs: dict[str, Any] | None = None,
+        trainer_class: Callable[..., Trainer] = Trainer,
+        trainer_defaults: dict[str, Any] | None = None,
+        seed_everything_default: bool | int = True,
+        parser_kwargs: dict[str, Any] | None = None,
+        parser_class: type[LightningArgumentParser] = LightningArgumentParser,
+        subclass_mode_model: bool = False,
+        subclass_mode_data: bool = False,
+        args: ArgsType = None,
+        run: bool = True,
+        auto_configure_optimizers: bool = True,
+        load_from_checkpoint_support: bool = True,
+    ) -> None:
+        self.model_class = model_class or LightningModule
+        self.datamodule_class = datamodule_class or LightningDataModule
+        self.subclass_mode_model = model_class is None or subclass_mode_model
+        self.subclass_mode_data = datamodule_class is None or subclass_mode_data
+        self._data_required = datamodule_class is not None
+        self.save_config_callback = save_config_callback
+        self.save_config_kwargs = save_config_kwargs or {}
+        self.trainer_class = trainer_class
+        self.trainer_defaults = trainer_defaults or {}
+        self.seed_everything_default = seed_everything_default
+        self.parser_class = parser_class
+        self.auto_configure_optimizers = auto_configure_optimizers
+        self.returned: Any = None
+
+        self._subparsers: dict[str, LightningArgumentParser] = {}
+        self.setup_parser(run, parser_kwargs or {}, args)
+        self.parse_arguments(self.parser, args)
+        self.subcommand: str | None = self.config["subcommand"] if run else None
+        self._seed()
+        self.before_instantiate_classes()
+        self.instantiate_classes()
+        self.after_instantiate_classes()
+        if self.subcommand is not None:
+            self._run_subcommand(self.subcommand)
+
+    # -- the parser -------------------------------------------------------------------------------
+
+    def setup_parser(self, run: bool, parser_kwargs: dict[str, Any], args: ArgsType) -> None:
+        """Make `self.parser`, with a parser for each subcommand if it is to run."""
+        own, per_subcommand = _split_kwargs(parser_kwargs, run)
+        self.parser = self.init_parser(**own)
+        if run:
+            self._add_subcommands(per_subcommand, _first_word(args))
+        else:
+            self._add_arguments(self.parser)
+
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        """Make a parser that reads configuration files."""
+        parser = self.parser_class(**kwargs)
+        parser.add_argument("-c", "--config", action="config", help="a YAML file; repeat to merge")
+        return parser
+
+    def _add_subcommands(self, kwargs: dict[str, Any], first: str | None) -> None:
+        subcommands = self.parser.add_subcommands()
+        for name in self.subcommands():
+            options = {"description": _first_line(self.trainer_class, name), **kwargs.get(name, {})}
+            parser = self._subparsers[name] = self.init_parser(**options)
+            subcommands.add_subcommand(name, parser, help=options["description"])
+            if first not in self.subcommands() or name == first:  # the others will not be asked
+                self._add_arguments(parser, name)
+
+    def _add_arguments(
+        self, parser: LightningArgumentParser, subcommand: str | None = None
+    ) -> None:
+        self.add_default_arguments_to_parser(parser)
+        self.add_core_arguments_to_parser(parser)
+        self.add_arguments_to_parser(parser)
+        if self.auto_configure_optimizers and subcommand in (None, "fit"):
+            if not parser._optimizers:
+                parser.add_optimizer_args((Optimizer,))
+            if not parser._lr_schedulers:
+                parser.add_lr_scheduler_args()
+        parser.link_optimizers()
+        if subcommand is not None:
+            skip: set[str | int] = set(self.subcommands()[subcommand])
+            kind = self.trainer_class if isinstance(self.trainer_class, type) else Trainer
+            parser.add_method_arguments(kind, subcommand, skip=skip)
+
+    def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add `--seed_everything`."""
+        parser.add_argument(
+            "--seed_everything",
+            type=bool | int,
+            default=self.seed_everything_default,
+            help="seed of all random numbers; true for any, false for none",
+        )
+
+    def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the arguments of trainer, model and data module."""
+        parser.add_lightning_class_args(self.trainer_class, "trainer")
+        given = {f"trainer.{k}": v for k, v in self.trainer_defaults.items() if k != "callbacks"}
+        parser.set_defaults(given)
+        parser.add_lightning_class_args(
+            self.model_class, "model", subclass_mode=self.subclass_mode_model
+        )
+        parser.add_lightning_class_args(
+            self.datamodule_class,
+            "data",
+            subclass_mode=self.subclass_mode_data,
+            required=self._data_required,
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Override this to add arguments, link them, or set defaults."""
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """The trainer's methods that can be run, and which of their arguments are not to be parsed."""
+        return SUBCOMMANDS
+
+    # -- parsing ----------------------------------------------------------------------------------
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Parse into `self.config`."""
+        if isinstance(args, (dict, Namespace)):
+            self.config = parser.parse_object(args)
+            return
+        words = sys.argv[1:] if args is None else list(args)
+        sources = Sources()
+        for used in (parser, *self._subparsers.values()):
+            used.sources = sources
+        try:
+            _read_sources(sources, words)
+        except ConfigError as error:
+            parser.error(str(error))
+        self.config = parser.parse_args(words)
+
+    def _seed(self) -> None:
+        seed = self._get(self.config, "seed_everything")
+        if seed is False or seed is None:
+            return
+        chosen = seed_everything(None if seed is True else seed, workers=True)
+        self._section(self.config)["seed_everything"] = chosen  # so that a saved config repeats it
+
+    def _section(self, config: Namespace) -> Any:
+        return config if self.subcommand is None else config[self.subcommand]
+
+    def _get(self, config: Namespace, key: str, default: Any = None) -> Any:
+        """A value of the chosen subcommand's part of `config`."""
+        return self._section(config).get(key, default)
+
+    @property
+    def _parser(self) -> LightningArgumentParser:
+        return self.parser if self.subcommand is None else self._subparsers[self.subcommand]
+
+    # -- making -----------------------------------------------------------------------------------
+
+    def before_instantiate_classes(self) -> None:
+        """Override this to do something before model, data module and trainer are made."""
+
+    def instantiate_classes(self) -> None:
+        """Make `self.model`, `self.datamodule` and `self.trainer`."""
+        self.config_init = self.parser.instantiate(self.config)
+        self.model = self._get(self.config_init, "model")
+        self.datamodule = self._get(self.config_init, "data")
+        self._configure_optimizers_from_config()
+        self.trainer = self.instantiate_trainer()
+
+    def after_instantiate_classes(self) -> None:
+        """Override this to do something with what was made."""
+
+    def instantiate_trainer(self, **kwargs: Any) -> Any:
+        """Make the trainer.
+
+        Args:
+            kwargs: arguments that go before those of the configuration.
+        """
+        given = self._get(self.config_init, "trainer", {})
+        settings = {**_plain(given), **kwargs}
+        settings["callbacks"] = [
+            *_listed(settings.get("callbacks")),
+            *(self._get(self.config_init, key) for key in self._parser.callback_keys),
+            *_listed(self.trainer_defaults.get("callbacks")),
+            *self._save_config(settings),
+        ]
+        return self.trainer_class(**settings)
+
+    def _save_config(self, settings: dict[str, Any]) -> list[Callback]:
+        if self.save_config_callback is None or settings.get("fast_dev_run"):
+            return []
+        section = self._section(self.config)
+        return [self.save_config_callback(self._parser, section, **self.save_config_kwargs)]
+
+    # -- optimizers -------------------------------------------------------------------------------
+
+    @staticmethod
+    def configure_optimizers(
+        lightning_module: LightningModule, optimizer: Optimizer, lr_scheduler: Any | None = None
+    ) -> Any:
+        """What stands for the model's `configure_optimizers` when an optimizer is configured.
+
+        Args:
+            lightning_module: the model.
+            optimizer: the optimizer of its parameters.
+            lr_scheduler: the scheduler, if one is configured.
+        """
+        if lr_scheduler is None:
+            return optimizer
+        if isinstance(lr_scheduler, ReduceLROnPlateau):
+            schedule = {"scheduler": lr_scheduler, "monitor": lr_scheduler.monitor}
+            return {"optimizer": optimizer, "lr_scheduler": schedule}
+        return [optimizer], [lr_scheduler]
+
+    def _configure_optimizers_from_config(self) -> None:
+        """Put the configured optimizer into the model, where there is one."""
+        if not self.auto_configure_optimizers:
+            return
+        optimizer = self._automatic(self._parser._optimizers, "optimizer")
+        scheduler = self._automatic(self._parser._lr_schedulers, "learning rate scheduler")
+        if optimizer is None:
+            if scheduler is not None:
+                raise MisconfigurationException(
+                    "--lr_scheduler needs an optimizer: give one with --optimizer."
+                )
+            return
+        if overridden("configure_optimizers", self.model, LightningModule):
+            warnings.warn(
+                f"the configured optimizer is used, not {type(self.model).__name__}.configure_optimizers.",
+                stacklevel=2,
+            )
+        install(self.model, self.configure_optimizers, optimizer, scheduler)
+
+    def _automatic(self, kinds: dict[str, tuple[Any, str]], what: str) -> dict[str, Any] | None:
+        chosen = the_automatic(kinds, what)
+        config = self._get(self.config_init, chosen[0]) if chosen else None
+        return described(chosen[1], config) if chosen and config is not None else None
+
+    # -- running ----------------------------------------------------------------------------------
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Run it, with its `before_` and `after_` hooks; `self.returned` is what it returned."""
+        getattr(self, f"before_{subcommand}", _nothing)()
+        section = self._section(self.config_init)
+        skip = {*self.subcommands()[subcommand], "self"}
+        names = _argument_names(getattr(self.trainer, subcommand)) - skip
+        options = {name: section[name] for name in names if name in section}
+        self.returned = getattr(self.trainer, subcommand)(
+            self.model, datamodule=self.datamodule, **options
+        )
+        getattr(self, f"after_{subcommand}", _nothing)()
+
+
+def _nothing() -> None:
+    """A hook that nobody wrote."""
+
+
+def _split_kwargs(kwargs: dict[str, Any], run: bool) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Arguments of the main parser, and those of subcommands by name."""
+    per_subcommand = {key: kwargs[key] for key in kwargs if run and key in SUBCOMMANDS}
+    return {k: v for k, v in kwargs.items() if k not in per_subcommand}, per_subcommand
+
+
+def _first_word(args: ArgsType) -> str | None:
+    words = sys.argv[1:] if args is None else args
+    return words[0] if isinstance(words, list) and words else None
+
+
+def _first_line(trainer_class: Any, method: str) -> str:
+    text = getattr(getattr(trainer_class, method, None), "__doc__", None) or method
+    return str(text).strip().splitlines()[0]
+
+
+def _argument_names(method: Callable[..., Any]) -> set[str]:
+    return set(inspect.signature(method).parameters)
+
+
+def config_words(words: list[str]) -> list[tuple[int, str]]:
+    """Where on a command line configuration files are named, and how."""
+    found = []
+    for index, word in enumerate(words):
+        flag, _, value = word.partition("=")
+        if flag not in ("--config", "-c"):
+            continue
+        if value:
+            found.append((index, value))
+        elif index + 1 < len(words):
+            found.append((index + 1, words[index + 1]))
+    return found
+
+
+def _read_sources(sources: Sources, words: list[str]) -> None:
+    for _, name in config_words(words):
+        path = Path(name)
+        if "\n" not in name and path.is_file():
+            content = read_yaml(path, name)
+            sources.add(name, content)
+            for subcommand in SUBCOMMANDS:  # a file of the main parser has a part for each
+                if isinstance(content.get(subcommand), dict):
+                    sources.add(name, content[subcommand])
+
+
+def _plain(config: Any) -> dict[str, Any]:
+    return dict(vars(config)) if isinstance(config, Namespace) else dict(config)
+
+
+def _listed(value: Any) -> list[Any]:
+    if value is None:
+        return []
+    return list(value) if isinstance(value, (list, tuple)) else [value]

@@ -1,0 +1,220 @@
+"""What is wrong with a configuration, in one to three lines: the key, the file, the nearest name."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from scaffold_runtime.errors import MisconfigurationException, did_you_mean
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser
+
+
+class ConfigError(MisconfigurationException):
+    """A configuration file cannot be used; the message names it."""
+
+
+class Sources:
+    """The files a configuration came from, to tell where a key was written; the last one wins."""
+
+    def __init__(self) -> None:
+        self.files: list[tuple[str, Mapping[str, Any]]] = []
+
+    def add(self, name: str, content: Mapping[str, Any]) -> None:
+        self.files.append((name, content))
+
+    def of(self, key: str) -> str:
+        """Return " (in FILE)" for the file that `key` was written in, or an empty string."""
+        found = [name for name, content in self.files if _holds(content, key.split("."))]
+        return f" (in {found[-1]})" if found else ""
+
+
+def _holds(content: Any, parts: list[str]) -> bool:
+    """Whether nested mappings have this key; `init_args` may be left out of it."""
+    if not parts:
+        return True
+    if not isinstance(content, Mapping):
+        return False
+    if parts[0] in content and _holds(content[parts[0]], parts[1:]):
+        return True
+    return "init_args" in content and _holds(content["init_args"], parts)
+
+
+def read_yaml(path: Path, shown: str) -> dict[str, Any]:
+    """Read a YAML file that holds a mapping; an empty one is an empty mapping.
+
+    Args:
+        path: the file.
+        shown: how errors call it.
+
+    Raises:
+        ConfigError: if it cannot be read, is not YAML, or holds something else.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        content = yaml.safe_load(text)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{shown} cannot be read: {error}") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(_yaml_mistake(error, shown, text)) from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        kind = type(content).__name__
+        raise ConfigError(f"{shown} holds a {kind}, but must hold `key: value` lines.")
+    return content
+
+
+def _yaml_mistake(error: yaml.YAMLError, shown: str, text: str) -> str:
+    mark = getattr(error, "problem_mark", None)
+    if mark is None:
+        return f"{shown} is not valid YAML: {error}"
+    lines = text.splitlines()
+    line = lines[mark.line] if mark.line < len(lines) else ""
+    where = f"{shown}, line {mark.line + 1}"
+    if "\t" in line[: mark.column + 1] or line.lstrip(" ").startswith("\t"):
+        return (
+            f"{where}: YAML is indented with spaces, and there is a tab here. Replace it by spaces."
+        )
+    return (
+        f"{where}, column {mark.column + 1}: {getattr(error, 'problem', error)}\n  {line.strip()}"
+    )
+
+
+def explain(message: str, parser: ArgumentParser) -> str:
+    """Turn an error message of jsonargparse into one that a person can act on."""
+    for recognize in (_unrecognized, _unaccepted, _bad_class, _missing, _bad_value, _short):
+        explained = recognize(message, parser)
+        if explained:
+            return explained
+    return message
+
+
+def _unrecognized(message: str, parser: ArgumentParser) -> str:
+    match = re.match(r"unrecognized arguments: (.*)", message, re.DOTALL)
+    if not match:
+        return ""
+    name = next((word for word in match[1].split() if word.startswith("-")), match[1].split()[0])
+    name = name.partition("=")[0]
+    return f"unknown option {name}{did_you_mean(name, _options(parser))}"
+
+
+def _unaccepted(message: str, parser: ArgumentParser) -> str:
+    """A key that a group, a class or the whole parser does not know."""
+    group = re.search(r"Group '([^']*)' does not accept option '([^']*)'", message)
+    option = re.search(r"Option '([^']*)' is not accepted", message)
+    if group:
+        key = f"{group[1]}.{group[2]}"
+    elif option:
+        key = ".".join([*_path(message), option[1]])
+    else:
+        return ""
+    parent = key.rpartition(".")[0]
+    class_path = _class_path(message)
+    near = did_you_mean(key, [f"{parent}.{name}" for name in _arguments(class_path)])
+    near = near or did_you_mean(key, (known.lstrip("-") for known in _options(parser)))
+    owner = f"{class_path.rpartition('.')[2]} does not take it." if class_path else ""
+    return f"unknown key {key}{_source(parser, key)}.{' ' if owner else ''}{owner}{near}"
+
+
+def _bad_class(message: str, parser: ArgumentParser) -> str:
+    """A class path that leads nowhere."""
+    absent = re.search(r"module '([\w.]+)' has no attribute '(\w+)'", message)
+    no_module = re.search(r"No module named '([\w.]+)'", message)
+    unknown = re.search(
+        r"(?:Expected a dot import path string|Unexpected import path format): (\S+)", message
+    )
+    wrong = re.search(r"(Import path \S+ (?:does|is).*)", message)
+    key = ".".join(_path(message))
+    where = f"{key}{_source(parser, key)}"
+    if absent:
+        near = did_you_mean(absent[2], _names(absent[1]))
+        return f"{where}: {absent[1]} has no `{absent[2]}`.{near}"
+    if no_module and "Problem with given class_path" in message:
+        return (
+            f"{where}: there is no module `{no_module[1]}` for class_path {_class_path(message)}."
+        )
+    if unknown:
+        near = did_you_mean(
+            unknown[1].rpartition(".")[2],
+            _names("scaffold_runtime.callbacks", "scaffold_runtime.loggers"),
+        )
+        return (
+            f"{where}: {unknown[1]} is not the path of a class, such as package.module.Class.{near}"
+        )
+    return f"{where}: {wrong[1]}" if wrong else ""
+
+
+def _missing(message: str, parser: ArgumentParser) -> str:
+    names = re.search(r"the following arguments are required: (.*)", message)
+    if names is None:
+        required = re.search(r'(?:Key|Option) ["\']([\w.]+)["\'] is required', message)
+        return f"{required[1]} is required and was not given." if required else ""
+    key = ".".join(_path(message))
+    owner = f" {key}{_source(parser, key)}" if key else ""
+    return f"missing{owner}: {names[1]} must be given."
+
+
+def _bad_value(message: str, parser: ArgumentParser) -> str:
+    given = re.search(r"(?:Got|Given) value: (.*)", _tail(message))
+    if not given or not _path(message):
+        return ""
+    key = ".".join(_path(message))
+    types = re.search(r"Subtypes: (.*)", _tail(message)) or re.search(
+        r"Expected (?:an? )?(.*?)\. Got value", _tail(message)
+    )
+    wanted = f"expected {_type_names(types[1])}, " if types else ""
+    return f"{key}{_source(parser, key)}: {wanted}got {given[1]!r}"
+
+
+def _short(message: str, parser: ArgumentParser) -> str:
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    return "\n  ".join(lines[:3])
+
+
+def _path(message: str) -> list[str]:
+    """The key a message is about: the parser's key, and those of classes nested in it."""
+    return re.findall(r'Parser key "([\w.]+)"', message)
+
+
+def _tail(message: str) -> str:
+    return message.rpartition('Parser key "')[2]
+
+
+def _type_names(types: str) -> str:
+    names = re.sub(r"<class '(?:[\w.]*\.)?(\w+)'>", r"\1", types.strip("[]"))
+    return " or ".join(names.replace("NoneType", "null").split(", "))
+
+
+def _class_path(message: str) -> str:
+    found = re.findall(r"Problem with given class_path '([\w.]+)'", message)
+    return found[-1] if found else ""
+
+
+def _arguments(class_path: str) -> Iterable[str]:
+    module, _, name = class_path.rpartition(".")
+    try:
+        return inspect.signature(getattr(importlib.import_module(module), name)).parameters
+    except (ImportError, AttributeError, ValueError, TypeError):
+        return ()
+
+
+def _names(*modules: str) -> list[str]:
+    imported = [importlib.import_module(module) for module in modules]
+    return [name for module in imported for name in getattr(module, "__all__", dir(module))]
+
+
+def _options(parser: ArgumentParser) -> list[str]:
+    return [option for action in parser._actions for option in action.option_strings]
+
+
+def _source(parser: ArgumentParser, key: str) -> str:
+    sources: Sources | None = getattr(parser, "sources", None)
+    return sources.of(key) if sources else ""

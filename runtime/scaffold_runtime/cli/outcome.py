@@ -1,0 +1,92 @@
+"""How a project's command ends: a table, a file, or one line about an error."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from scaffold_runtime.cli.mistakes import ConfigError
+from scaffold_runtime.data import batch_size_of
+from scaffold_runtime.errors import ScaffoldRuntimeError
+
+if TYPE_CHECKING:
+    from scaffold_runtime.trainer import Trainer
+
+MOST_METRICS = 7
+TRACEBACK = "SCAFFOLD_TRACEBACK"
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """Turn errors that the runtime raises on purpose into one line and an exit code.
+
+    Raises:
+        SystemExit: with 2 for a wrong configuration, 1 for any other error of ours, 130 for Ctrl-C.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        _leave("interrupted", 130)
+    except ScaffoldRuntimeError as error:
+        _leave(f"error: {error}", 2 if isinstance(error, ConfigError) else 1)
+
+
+def _leave(line: str, code: int) -> None:
+    if os.environ.get(TRACEBACK):
+        traceback.print_exc()
+    sys.stderr.write(f"\n{line}\n" if code == 130 else f"{line}\n")
+    raise SystemExit(code) from None
+
+
+def report_fit(trainer: Trainer, started_in: Path) -> None:
+    """Print the metrics at the end of training, where everything is, and what to try next."""
+    rows = [(name, f"{float(value):.4g}") for name, value in _last_metrics(trainer).items()]
+    best = getattr(trainer.checkpoint_callback, "best_model_path", "")
+    if best:
+        rows.append(("best checkpoint", _shown(best, started_in)))
+    if not trainer.fast_dev_run:
+        rows.append(("run folder", _shown(trainer.log_dir, started_in)))
+    if best:
+        script = _shown(sys.argv[0], started_in)
+        rows.append(("next", f"python {script} test --ckpt_path best"))
+    width = max((len(name) for name, _ in rows), default=0)
+    trainer.print("\n".join(f"{name:<{width}}  {value}" for name, value in rows))
+
+
+def _last_metrics(trainer: Trainer) -> dict[str, Any]:
+    """The newest metrics; of a value logged per step and per epoch, the one of the epoch."""
+    metrics = trainer.callback_metrics
+    names = [name for name in metrics if name.removesuffix("_step") + "_epoch" not in metrics]
+    names = [
+        name
+        for name in names
+        if name.removesuffix("_epoch") not in metrics or not name.endswith("_epoch")
+    ]
+    return {name: metrics[name] for name in names[:MOST_METRICS]}
+
+
+def save_predictions(trainer: Trainer, predictions: list[Any], started_in: Path) -> None:
+    """Write what `predict` returned into the folder of the run, and say how much it is."""
+    path = Path(trainer.log_dir) / "predictions.pt"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(predictions, path)
+    nested = (
+        isinstance(predictions[0], list) and predictions[0] and len(trainer.num_predict_batches) > 1
+    )
+    batches = [batch for loader in predictions for batch in loader] if nested else predictions
+    count = sum(batch_size_of(batch) for batch in batches)
+    trainer.print(f"{count} predictions written to {_shown(path, started_in)}")
+
+
+def _shown(path: str | os.PathLike[str], started_in: Path) -> str:
+    """A path as one would type it where the program was started, if that is shorter."""
+    absolute = os.path.abspath(path)
+    relative = os.path.relpath(absolute, started_in)
+    return min(relative, absolute, key=len)

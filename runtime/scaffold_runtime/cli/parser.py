@@ -1,0 +1,158 @@
+"""LightningArgumentParser: jsonargparse's parser, with groups for our classes and shorter errors."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import torch
+from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import register_unresolvable_import_paths as _register
+from jsonargparse.typing import class_from_function
+from torch.optim import Optimizer
+
+from scaffold_runtime.cli.mistakes import Sources, explain
+from scaffold_runtime.cli.optimizers import LRSchedulerTypeTuple, described
+from scaffold_runtime.data import LightningDataModule
+from scaffold_runtime.errors import MisconfigurationException
+from scaffold_runtime.hooks import Callback
+from scaffold_runtime.module import LightningModule
+from scaffold_runtime.trainer import Trainer
+
+ArgsType = list[str] | dict[str, Any] | Namespace | None
+OURS = (Trainer, LightningModule, LightningDataModule, Callback)
+
+_register(torch)  # some of torch's functions do not know the module they live in
+
+
+class LightningArgumentParser(ArgumentParser):
+    """A parser that knows the arguments of trainers, modules, data modules, callbacks and optimizers.
+
+    Args:
+        args: passed to jsonargparse's `ArgumentParser`.
+        description: shown by `--help`.
+        env_prefix: how environment variables begin, where `default_env` is True.
+        default_env: read arguments from environment variables too.
+        kwargs: passed to jsonargparse's `ArgumentParser`.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        description: str = "Lightning Trainer command line tool",
+        env_prefix: str = "PL",
+        default_env: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        kwargs.setdefault("allow_abbrev", False)
+        super().__init__(
+            *args,
+            description=description,
+            env_prefix=env_prefix,
+            default_env=default_env,
+            **kwargs,
+        )
+        self.callback_keys: list[str] = []
+        self.sources = Sources()
+        self._optimizers: dict[str, tuple[Any, str]] = {}
+        self._lr_schedulers: dict[str, tuple[Any, str]] = {}
+
+    def add_lightning_class_args(
+        self,
+        lightning_class: Callable[..., Any],
+        nested_key: str,
+        subclass_mode: bool = False,
+        required: bool = True,
+    ) -> Any:
+        """Add the arguments of a Trainer, LightningModule, LightningDataModule or Callback.
+
+        Args:
+            lightning_class: the class, or a function annotated to return one.
+            nested_key: what the arguments begin with.
+            subclass_mode: accept any subclass, as `class_path` and `init_args`.
+            required: whether a class must be given in subclass mode.
+
+        Raises:
+            MisconfigurationException: for any other class.
+        """
+        kind: Any = lightning_class
+        if not isinstance(kind, type):
+            kind = class_from_function(kind)
+        if not issubclass(kind, OURS):
+            raise MisconfigurationException(
+                f"add_lightning_class_args({lightning_class!r}): give a Trainer, LightningModule, "
+                "LightningDataModule or Callback, or a function annotated to return one."
+            )
+        if issubclass(kind, Callback):
+            self.callback_keys.append(nested_key)
+        if subclass_mode:
+            return self.add_subclass_arguments(
+                kind, nested_key, fail_untyped=False, required=required
+            )
+        made_here = not issubclass(kind, Trainer)  # the trainer is made last, with its callbacks
+        return self.add_class_arguments(
+            kind, nested_key, fail_untyped=False, instantiate=made_here, sub_configs=True
+        )
+
+    def add_optimizer_args(
+        self,
+        optimizer_class: type[Optimizer] | tuple[type[Optimizer], ...] = (Optimizer,),
+        nested_key: str = "optimizer",
+        link_to: str = "AUTOMATIC",
+    ) -> None:
+        """Add the arguments of an optimizer.
+
+        Args:
+            optimizer_class: the class, or a tuple of classes whose subclasses may be chosen.
+            nested_key: what the arguments begin with.
+            link_to: the argument that gets it, to be used with `instantiate_class`; "AUTOMATIC" puts it
+                in place of the model's `configure_optimizers`.
+        """
+        self._add_unmade(optimizer_class, nested_key, "params")
+        self._optimizers[nested_key] = (optimizer_class, link_to)
+
+    def add_lr_scheduler_args(
+        self,
+        lr_scheduler_class: Any = LRSchedulerTypeTuple,
+        nested_key: str = "lr_scheduler",
+        link_to: str = "AUTOMATIC",
+    ) -> None:
+        """Add the arguments of a learning rate scheduler; see `add_optimizer_args`."""
+        self._add_unmade(lr_scheduler_class, nested_key, "optimizer")
+        self._lr_schedulers[nested_key] = (lr_scheduler_class, link_to)
+
+    def _add_unmade(self, kind: Any, nested_key: str, given_later: str) -> None:
+        rest: dict[str, Any] = {
+            "instantiate": False,
+            "fail_untyped": False,
+            "skip": {given_later},
+        }
+        if isinstance(kind, tuple):
+            self.add_subclass_arguments(kind, nested_key, **rest)
+        else:
+            self.add_class_arguments(kind, nested_key, sub_configs=True, **rest)
+
+    def link_optimizers(self) -> None:
+        """Link every optimizer and scheduler that was added with a `link_to` to where it goes."""
+        for key, (kind, link_to) in {**self._optimizers, **self._lr_schedulers}.items():
+            if link_to == "AUTOMATIC":
+                continue
+            if isinstance(kind, tuple):
+                self.link_arguments(key, link_to)
+            else:
+                self.link_arguments(key, link_to, compute_fn=_describe(kind))
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Say in one to three lines what is wrong, where, and what was perhaps meant; exit code 2."""
+        explained = explain(message, self)
+        if not self.exit_on_error or os.environ.get("SCAFFOLD_TRACEBACK"):
+            super().error(explained, ex)
+        self.exit(2, f"error: {explained}\n")
+
+
+def _describe(kind: type) -> Callable[[Any], dict[str, Any]]:
+    def class_and_arguments(config: Any) -> dict[str, Any]:
+        return described(kind, config)
+
+    return class_and_arguments

@@ -1,0 +1,241 @@
+"""`run`: the command line of a generated project, over the files in its `configs/`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from scaffold_runtime.cli.lightning import SUBCOMMANDS, LightningCLI, config_words
+from scaffold_runtime.cli.mistakes import ConfigError, Sources, read_yaml
+from scaffold_runtime.cli.outcome import plain_errors, report_fit, save_predictions
+from scaffold_runtime.cli.parser import LightningArgumentParser
+from scaffold_runtime.data import LightningDataModule
+from scaffold_runtime.errors import did_you_mean
+from scaffold_runtime.hooks import Callback
+from scaffold_runtime.loggers import Logger
+from scaffold_runtime.module import LightningModule
+
+PARTS = ("trainer", "model", "data")
+KINDS = {"callbacks": Callback, "loggers": Logger}
+DESCRIPTION = """Train, validate, test or predict; without a command, train.
+Defaults come from the files in configs/. Set SCAFFOLD_TRACEBACK=1 to see where an error was raised."""
+
+
+def run(
+    model_class: Callable[..., LightningModule],
+    datamodule_class: Callable[..., LightningDataModule],
+    configs: str | os.PathLike[str] = "configs",
+    args: list[str] | None = None,
+) -> ProjectCLI:
+    """Run a project: `python train.py [fit|validate|test|predict] [options]`.
+
+    `configs` is a folder beside the calling script: `trainer.yaml`, `model.yaml` and `data.yaml` hold
+    arguments; each file in `callbacks/` and `loggers/` holds a `class_path` and its `init_args`, and is
+    switched on under its own name. `--config` files and options go before them; a file with trainer,
+    callbacks and loggers, such as the `config.yaml` of a run, stands for the whole folder.
+
+    The project's folder is the working directory while it runs, so relative paths in configurations
+    mean the same wherever it is started. Files named by `--config` and `--ckpt_path` are looked for
+    where it is started first.
+
+    Args:
+        model_class: the model.
+        datamodule_class: the data module.
+        configs: the folder of configurations.
+        args: what to parse in place of the command line.
+
+    Raises:
+        SystemExit: with 2 for a wrong configuration, 1 for an error of the runtime, 130 for Ctrl-C.
+    """
+    script = Path(sys._getframe(1).f_code.co_filename)
+    here = script.parent if script.is_file() else Path.cwd()
+    folder = (here / configs).resolve()
+    words = sys.argv[1:] if args is None else list(args)
+    with plain_errors(), _working_in(folder.parent) as started_in:
+        command, words = _command(words)
+        words = _from_where_started(words, started_in)
+        settings = Settings(folder, words)
+        cli = ProjectCLI(model_class, datamodule_class, command, words, settings)
+        cli.run_command(started_in)
+    return cli
+
+
+class Settings:
+    """What the files in `configs/`, and those named on the command line, say.
+
+    Args:
+        folder: the folder `configs/`.
+        words: the command line.
+
+    Raises:
+        ConfigError: if a file cannot be used, or an option names something that is not switched on.
+    """
+
+    def __init__(self, folder: Path, words: list[str]) -> None:
+        self.sources = Sources()
+        self.base: dict[str, Any] = {}
+        named = [(name, read_yaml(Path(name), name)) for name in _existing(words)]
+        if not any({"trainer", *KINDS} <= content.keys() for _, content in named):
+            self._read_folder(folder)
+        for name, content in named:
+            self.sources.add(name, content)
+            _check_parts(content, name)
+        everything = [self.base, *(content for _, content in named)]
+        self.names = {kind: _switched_on(kind, everything, words) for kind in KINDS}
+
+    def _read_folder(self, folder: Path) -> None:
+        if not folder.is_dir():
+            raise ConfigError(f"there is no folder {folder}, where the configuration should be.")
+        for part in PARTS:
+            self._read(folder / f"{part}.yaml", part)
+        for kind in KINDS:
+            self.base[kind] = {}
+            for path in sorted((folder / kind).glob("*.yaml")):
+                self._read(path, kind, path.stem)
+
+    def _read(self, path: Path, *keys: str) -> None:
+        if not path.is_file():
+            return
+        shown = str(path.relative_to(path.parents[len(keys)]))
+        content = read_yaml(path, shown)
+        target = self.base
+        for key in keys[:-1]:
+            target = target[key]
+        target[keys[-1]] = content
+        nested: dict[str, Any] = content
+        for key in reversed(keys):
+            nested = {key: nested}
+        self.sources.add(shown, nested)
+
+
+class ProjectCLI(LightningCLI):
+    """The command line of a project; see `run`."""
+
+    def __init__(
+        self,
+        model_class: Callable[..., LightningModule],
+        datamodule_class: Callable[..., LightningDataModule],
+        command: str,
+        words: list[str],
+        settings: Settings,
+    ) -> None:
+        self.command, self.settings = command, settings
+        super().__init__(
+            model_class,
+            datamodule_class,
+            save_config_kwargs={"overwrite": True},
+            trainer_defaults={"default_root_dir": "runs"},
+            parser_kwargs={
+                "description": DESCRIPTION,
+                "usage": "%(prog)s [fit|validate|test|predict] [--PART.KEY VALUE ...] [--config FILE]",
+            },
+            args=["--config", yaml.safe_dump(settings.base), *words],
+            run=False,
+        )
+
+    def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        super().add_default_arguments_to_parser(parser)
+        parser.sources = self.settings.sources
+        parser.add_argument(
+            "--ckpt_path", type=str | None, default=None, help='a checkpoint, "best" or "last"'
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        for kind, base in KINDS.items():
+            for name in self.settings.names[kind]:
+                parser.add_subclass_arguments(base, f"{kind}.{name}", required=False)
+            if not self.settings.names[kind]:
+                parser.add_argument(f"--{kind}", type=dict, default={}, help="none is switched on")
+
+    def instantiate_trainer(self, **kwargs: Any) -> Any:
+        """Make the trainer, with the callbacks and loggers that are switched on."""
+        trainer = self.config_init["trainer"]
+        callbacks = [*_made(self.config_init, "callbacks"), *(trainer.get("callbacks") or [])]
+        logger = _made(self.config_init, "loggers") if trainer.get("logger") is not False else False
+        return super().instantiate_trainer(callbacks=callbacks, logger=logger, **kwargs)
+
+    def run_command(self, started_in: Path) -> None:
+        """Run the command, and say what came of it."""
+        self._run_subcommand(self.command)
+        if not self.trainer.is_global_zero:
+            return
+        if self.command == "fit":
+            report_fit(self.trainer, started_in)
+        if self.command == "predict" and self.returned:
+            save_predictions(self.trainer, self.returned, started_in)
+
+
+def _command(words: list[str]) -> tuple[str, list[str]]:
+    """The command, and the rest of the words."""
+    if not words or words[0].startswith("-"):
+        return "fit", words
+    if words[0] not in SUBCOMMANDS:
+        near = did_you_mean(words[0], SUBCOMMANDS)
+        raise ConfigError(f"unknown command {words[0]!r}: choose {', '.join(SUBCOMMANDS)}.{near}")
+    return words[0], words[1:]
+
+
+def _from_where_started(words: list[str], started_in: Path) -> list[str]:
+    """Make the files that `--config` and `--ckpt_path` name absolute, where they exist."""
+    fixed = list(words)
+    for index, word in enumerate(words):
+        flag, equals, value = word.partition("=")
+        if flag not in ("--config", "-c", "--ckpt_path"):
+            continue
+        at = index if equals else index + 1
+        name = value if equals else words[at] if at < len(words) else ""
+        if name and (started_in / name).exists():
+            fixed[at] = f"{flag}={started_in / name}" if equals else str(started_in / name)
+    return fixed
+
+
+def _existing(words: list[str]) -> list[str]:
+    return [name for _, name in config_words(words) if Path(name).is_file()]
+
+
+def _check_parts(content: dict[str, Any], shown: str) -> None:
+    for part in (*PARTS, *KINDS):
+        if not isinstance(content.get(part, {}), dict):
+            raise ConfigError(f"{shown}: `{part}` must hold `key: value` lines.")
+
+
+def _switched_on(kind: str, contents: list[dict[str, Any]], words: list[str]) -> list[str]:
+    """Names of callbacks or loggers: of files, of configurations, and given a class by an option."""
+    names: dict[str, None] = {}
+    for content in contents:
+        names.update(dict.fromkeys(content.get(kind, {})))
+    flags = [
+        word[2:].partition("=")[0].split(".") for word in words if word.startswith(f"--{kind}.")
+    ]
+    names.update(dict.fromkeys(flag[1] for flag in flags if len(flag) == 2))
+    for flag in flags:
+        if flag[1] not in names:
+            known = f"Switched on: {', '.join(names) or 'none'}."
+            raise ConfigError(
+                f"unknown option --{'.'.join(flag)}: `{flag[1]}` is not among the {kind}."
+                f"{did_you_mean(flag[1], names)} {known}"
+            )
+    return list(names)
+
+
+def _made(config: Any, kind: str) -> list[Any]:
+    group = config.get(kind) or {}
+    return [item for item in vars(group).values() if item is not None] if group else []
+
+
+@contextmanager
+def _working_in(folder: Path) -> Iterator[Path]:
+    """Make `folder` the working directory inside this block; yields the one before."""
+    before = Path.cwd()
+    sys.argv[0] = os.path.abspath(sys.argv[0])  # processes started later find the script by it
+    os.chdir(folder if folder.is_dir() else before)
+    try:
+        yield before
+    finally:
+        os.chdir(before)

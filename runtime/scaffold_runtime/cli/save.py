@@ -1,0 +1,87 @@
+"""SaveConfigCallback: every run keeps the configuration it was made with."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from scaffold_runtime.errors import MisconfigurationException
+from scaffold_runtime.hooks import Callback, overridden
+
+if TYPE_CHECKING:
+    from jsonargparse import Namespace
+
+    from scaffold_runtime.cli.parser import LightningArgumentParser
+    from scaffold_runtime.module import LightningModule
+    from scaffold_runtime.trainer import Trainer
+
+
+class SaveConfigCallback(Callback):
+    """Write the resolved configuration into the folder of the run, to be replayed with `--config`.
+
+    It is written before training starts. Validation and testing write it only if they logged
+    something, so that looking at a model leaves no folders behind.
+
+    Args:
+        parser: what parsed the configuration.
+        config: the configuration.
+        config_filename: the file's name.
+        overwrite: replace an existing file.
+        multifile: write what came from several files into several files.
+        save_to_log_dir: write the file; False leaves everything to an overridden `save_config`.
+
+    Raises:
+        MisconfigurationException: if nothing would be saved, or the file exists.
+    """
+
+    def __init__(
+        self,
+        parser: LightningArgumentParser,
+        config: Namespace,
+        config_filename: str = "config.yaml",
+        overwrite: bool = False,
+        multifile: bool = False,
+        save_to_log_dir: bool = True,
+    ) -> None:
+        self.parser = parser
+        self.config = config
+        self.config_filename = config_filename
+        self.overwrite = overwrite
+        self.multifile = multifile
+        self.save_to_log_dir = save_to_log_dir
+        self.already_saved = False
+        if not save_to_log_dir and not overridden("save_config", self, SaveConfigCallback):
+            raise MisconfigurationException(
+                "SaveConfigCallback(save_to_log_dir=False) saves nothing: override `save_config`, or "
+                "switch it off with LightningCLI(save_config_callback=None)."
+            )
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage == "fit":
+            self._save(trainer, pl_module, stage)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if trainer.logged_metrics:
+            self._save(trainer, pl_module, stage)
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Override this to save `self.config` elsewhere too. Runs in the first process only."""
+
+    def _save(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if self.already_saved or not trainer.is_global_zero:
+            return
+        if self.save_to_log_dir:
+            self._write(trainer.log_dir)
+        self.save_config(trainer, pl_module, stage)
+        self.already_saved = True
+
+    def _write(self, folder: str) -> None:
+        path = os.path.join(folder, self.config_filename)
+        if os.path.isfile(path) and not self.overwrite:
+            raise MisconfigurationException(
+                f"{path} exists, and belongs to an earlier run. Delete it, choose another folder, or use "
+                'LightningCLI(save_config_kwargs={"overwrite": True}).'
+            )
+        os.makedirs(folder, exist_ok=True)
+        options: dict[str, Any] = {"overwrite": self.overwrite, "multifile": self.multifile}
+        self.parser.save(self.config, path, skip_unset=False, **options)
