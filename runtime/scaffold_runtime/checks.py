@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -107,6 +108,15 @@ def check_first_batch(run: Run) -> None:
     for callback, monitor in _monitors(run.callbacks):
         if monitor not in known:
             raise _never_logged(callback, monitor, known)
+
+
+def warn_not_finite(step: int) -> None:
+    """The loss became NaN or infinite: say so once, and how to find out why."""
+    warnings.warn(
+        f"the training loss is not finite at step {step}. Lower the learning rate, clip gradients "
+        "(Trainer(gradient_clip_val=1.0)), or find the operation with Trainer(detect_anomaly=True).",
+        stacklevel=2,
+    )
 
 
 def _monitors(callbacks: list[Callback]) -> Iterator[tuple[Callback, str]]:

@@ -40,13 +40,16 @@ class Entry:
     """One logged name in one scope: how it is to be reduced, and what it holds so far."""
 
     __slots__ = (
-        "fresh", "last", "logger", "metric", "name", "on_epoch", "on_step", "options", "prog_bar",
-        "reduction", "suffix", "total", "weight",
+        "fresh", "last", "loader", "logger", "metric", "name", "on_epoch", "on_step", "options",
+        "prog_bar", "reduction", "suffix", "total", "weight",
     )  # fmt: skip
 
-    def __init__(self, name: str, suffix: str, options: tuple[Any, ...]) -> None:
+    def __init__(
+        self, name: str, suffix: str, loader: int | None, options: tuple[Any, ...]
+    ) -> None:
         prog_bar, logger, on_step, on_epoch, reduce_fx = options[:5]
         self.name, self.suffix, self.options = name, suffix, options
+        self.loader = loader  # None where it was logged outside of a loader's batches
         self.prog_bar, self.logger = prog_bar, logger is not False
         self.on_step, self.on_epoch, self.reduction = on_step, on_epoch, reduce_fx
         self.metric: Any = None
@@ -100,6 +103,7 @@ class Metrics:
         self._loaders = 1
         self._where = "outside of a run"
         self._closing: str | None = None
+        self._by_loader: dict[int | None, dict[str, Scalar]] = {}
         self._queue: deque[tuple[dict[str, Any], HostCopy]] = deque()
         self._bar_copy: HostCopy | None = None
         self._bar_names: list[str] = []
@@ -200,7 +204,8 @@ class Metrics:
                 "or log a torchmetrics Metric."
             )
         suffix = f"/dataloader_idx_{loader}" if self._loaders > 1 and add_index else ""
-        entry = Entry(name, suffix, (prog_bar, logger, on_step, on_epoch, reduction))
+        choice = (prog_bar, logger, on_step, on_epoch, reduction)
+        entry = Entry(name, suffix, loader if in_batch else None, choice)
         entry.options = options
         if is_metric(value):
             entry.metric = value
@@ -245,6 +250,10 @@ class Metrics:
     def progress_bar_metrics(self) -> dict[str, float]:
         """The newest values logged with `prog_bar=True` that have arrived on the host."""
         shown = dict(self.bar_values)
+        for entry in self._entries(self._closing) if self._closing else ():
+            value = entry.epoch_value() if entry.on_epoch and entry.prog_bar else None
+            if value is not None:
+                shown[entry.label("epoch")] = value
         for entry in self._entries("train"):
             if entry.prog_bar and entry.last is not None:
                 shown[entry.label("step")] = entry.last
@@ -258,10 +267,10 @@ class Metrics:
                 self._bar_copy = None
         return self._bar_arrived
 
-    def take_step(self) -> dict[str, Scalar]:
+    def take_step(self, stage: str = "train") -> dict[str, Scalar]:
         """The step values logged since the last call, under the names loggers see."""
         taken: dict[str, Scalar] = {}
-        for entry in self._entries("train"):
+        for entry in self._entries(stage):
             if entry.fresh and entry.on_step and entry.metric is None:
                 entry.fresh = False
                 if entry.logger and entry.last is not None:
@@ -278,12 +287,13 @@ class Metrics:
         due = [entry for entry in entries if entry.on_epoch]
         values = reduce(due) if reduce else [entry.epoch_value() for entry in due]
         for entry in entries:
-            if entry.last is not None:
+            if entry.last is not None and stage == "train":
                 self.callback_values[entry.name + entry.suffix] = entry.last
                 self.callback_values[entry.label("step")] = entry.last
                 if entry.prog_bar:
                     self.bar_values[entry.label("step")] = entry.last
         taken: dict[str, Scalar] = {}
+        self._by_loader.clear()
         for entry, value in zip(due, values, strict=True):
             if value is None:
                 continue
@@ -292,19 +302,22 @@ class Metrics:
             if entry.prog_bar:
                 self.bar_values[name] = value
             if entry.logger:
-                taken[name] = value
+                taken[name] = self._by_loader.setdefault(entry.loader, {})[name] = value
         for entry in entries:
             if entry.metric is not None and entry.fresh:
                 entry.metric.reset()
             entry.clear()
         return taken
 
-    def drop(self, stage: str) -> None:
-        """Forget what `stage` has accumulated, without publishing it."""
-        for entry in self._entries(stage):
-            if entry.metric is not None:
-                entry.metric.reset()
-            entry.clear()
+    def of_loader(self, loader: int) -> dict[str, float]:
+        """What the last `take_epoch` took from one loader, and from outside of loaders, as numbers."""
+        taken = {**self._by_loader.get(loader, {}), **self._by_loader.get(None, {})}
+        return {name: float(value) for name, value in taken.items()}
+
+    def forget(self) -> None:
+        """Forget every published value; names stay known."""
+        self.callback_values, self.bar_values, self.logged_values = {}, {}, {}
+        self._bar_arrived, self._bar_copy = {}, None
 
     def names(self, stage: str) -> set[str]:
         """Every name a monitor may use after an epoch of `stage`."""
@@ -328,8 +341,8 @@ class Metrics:
         while self._queue and (wait or self._queue[0][1].arrived()):
             header, copy = self._queue.popleft()
             values = dict(zip(header.pop("names"), copy.read(), strict=True))
-            self.logged_values.update(values)
             send(header, values)
+            self.logged_values.update(values)
 
     # -- resume ---------------------------------------------------------------------------------
 

@@ -11,10 +11,10 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from scaffold_runtime.checks import check_first_batch, check_monitors
+from scaffold_runtime.checks import check_first_batch, check_monitors, warn_not_finite
 from scaffold_runtime.data import LightningDataModule, move_data_to_device
 from scaffold_runtime.errors import MisconfigurationException
 from scaffold_runtime.hooks import Callback, Checkpoint, HookTable, overridden
@@ -43,6 +43,9 @@ LOADER_METHODS = {
     "test": "test_dataloader",
     "predict": "predict_dataloader",
 }
+
+
+LOSS = "training loss, not logged by name"
 
 
 class Run:
@@ -91,6 +94,7 @@ class Run:
         self.predicted_batches: list[list[Any]] = []
         self._eval_loaders: dict[str, list[Any]] = {}
         self._unchecked = True
+        self.warned_not_finite = False
 
     @property
     def resumed(self) -> bool:
@@ -205,11 +209,11 @@ class Run:
         size = self.trainer.accumulate_grad_batches
         return window_of(index, last, size, self.train.length)
 
-    def commit(self, updated: bool) -> None:
+    def commit(self, outputs: Any, updated: bool) -> None:
         """After each batch: log if due, validate if due, save if asked, stop if asked."""
         trainer, progress = self.trainer, self.progress
         if updated and (progress.step % trainer.log_every_n_steps == 0 or trainer.should_stop):
-            self.log_step()
+            self.log_step(outputs)
         if self.validates and self.validation_due():
             self.validate()
         if updated and self.scheduler_configs:
@@ -264,11 +268,21 @@ class Run:
 
     # -- logging --------------------------------------------------------------------------------
 
-    def log_step(self) -> None:
+    def log_step(self, outputs: Any) -> None:
         values = self.metrics.take_step()
-        if values:
-            self.send(values, self.progress.step - 1)
+        if isinstance(outputs, dict) and isinstance(outputs.get("loss"), Tensor):
+            values[LOSS] = outputs["loss"]  # travels along, so that looking at it costs no sync
+        self.send(values, self.progress.step - 1)
         self.deliver(wait=False)
+
+    def log_eval_step(self, stage: str, loader: int) -> None:
+        """Values an evaluation step logged with `on_step`; their axis is the loader's own batch count."""
+        if self.sanity:
+            return
+        values = self.metrics.take_step(stage)
+        seen = self.metrics.seen.get((stage, loader), 0)
+        self.metrics.seen[stage, loader] = seen + 1
+        self.send(values, seen)
 
     def send(self, values: Mapping[str, Scalar], step: int) -> None:
         if values and not self.sanity:
@@ -278,6 +292,11 @@ class Run:
         self.metrics.deliver(self._to_loggers, wait)
 
     def _to_loggers(self, header: dict[str, Any], values: dict[str, float]) -> None:
+        if not math.isfinite(values.pop(LOSS, 0.0)) and not self.warned_not_finite:
+            self.warned_not_finite = True
+            warn_not_finite(header["step"])
+        if not values:
+            return
         record: dict[str, float] = {"epoch": header["epoch"], **values}
         step = int(record.pop("step", header["step"]))
         for logger in self.trainer.loggers:
@@ -319,20 +338,17 @@ class Run:
             yield
         finally:
             self.sanity, self.trainer.stage = False, None
+            self.metrics.forget()
 
     def publish(self, stage: str, loaders: int) -> list[dict[str, float]]:
         """Close the metrics of an evaluation, log them, and give them per loader."""
-        if self.sanity:
-            self.metrics.drop(stage)
-            return []
         values = self.metrics.take_epoch(stage)
         step = self.progress.step - 1 if self.fn == "fit" else self.progress.step
         self.send(values, max(step, 0))
         self.deliver(wait=self.fn != "fit")
         if self.fn == "fit":
             return []
-        numbers = {name: float(value) for name, value in values.items()}
-        return [_of_loader(numbers, position) for position in range(loaders)]
+        return [self.metrics.of_loader(position) for position in range(loaders)]
 
     def hook_group(self, stage: str) -> SimpleNamespace:
         """The hooks of an evaluation stage, under the names they share."""
@@ -388,11 +404,6 @@ def _positional(function: Callable[..., Any]) -> int:
             return 3
         count += parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
     return min(count, 3)
-
-
-def _of_loader(values: dict[str, float], position: int) -> dict[str, float]:
-    mark = "/dataloader_idx_"
-    return {k: v for k, v in values.items() if mark not in k or k.endswith(f"{mark}{position}")}
 
 
 def make_transfer(run: Run) -> Callable[[Any, int], Any]:

@@ -36,7 +36,7 @@ def fit(run: Run) -> None:
             progress.advance(updated)
             for call in on_batch_end:
                 call(outputs, batch, index)
-            run.commit(updated)
+            run.commit(outputs, updated)
             if run.stopping:
                 break
         run.end_epoch()
