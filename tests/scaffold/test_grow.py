@@ -419,3 +419,11 @@ def test_a_crash_is_taken_back_by_the_next_command(project):
     assert project("add", "callback", "ema").code == 0
     project("remove", "callback", "ema")
     assert files() == before
+
+
+def test_an_edited_file_moves_along_when_the_template_only_moves_it(project, generation):
+    append("run.sh", "echo mine\n")
+    generation("0.0.3")
+    assert "move      run.sh  (to scripts/run.sh)" in project("update").out
+    assert Path("scripts/run.sh").read_text() == "#!/bin/sh\npython train.py\necho mine\n"
+    assert not Path("run.sh").exists()
