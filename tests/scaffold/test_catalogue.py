@@ -1,0 +1,104 @@
+"""Every feature, rendered: formatted, linted, parsed, and independent of all others."""
+
+import itertools
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import black
+import pytest
+import tomllib
+import yaml
+
+from scaffold.answers import EXCLUSIVE, default_answers
+from scaffold.catalogue import KINDS, packaged
+from scaffold.files import write_tree
+from scaffold.render import paths, render
+
+CATALOGUE = packaged()
+FEATURES = [part for kind in CATALOGUE.features.values() for part in kind.values()]
+NAMES = {
+    "callback": "early-stopping model-checkpoint learning-rate-monitor ema swa backbone-finetuning "
+    "gradient-accumulation-schedule timer device-stats prediction-writer throughput",
+    "logger": "csv tensorboard wandb mlflow",
+    "strategy": "ddp fsdp deepspeed",
+    "extra": "docker ci slurm pre-commit notebook sweep",
+}
+
+
+def with_features(*chosen):
+    answers = default_answers("my-exp", CATALOGUE)
+    answers = replace(answers, features=dict.fromkeys(KINDS, ()))
+    for part in chosen:
+        answers = answers.with_feature(part.kind, part.name)
+    return answers
+
+
+def check(tree, folder: Path) -> None:
+    write_tree(tree, folder)
+    for path, file in tree.items():
+        text = file.data.decode()
+        if path.endswith(".py"):
+            assert black.format_str(text, mode=black.Mode(line_length=88)) == text
+        elif path.endswith((".yaml", ".yml")):
+            assert yaml.safe_load(text) is not None
+        elif path.endswith(".toml"):
+            tomllib.loads(text)
+        elif path.endswith(".ipynb"):
+            json.loads(text)
+        assert "{{" not in text.replace("${{", "")
+        assert text.endswith("\n") or not text
+    lint = subprocess.run([sys.executable, "-m", "ruff", "check", folder], capture_output=True)
+    assert lint.returncode == 0, lint.stdout.decode()
+    form = subprocess.run(
+        [sys.executable, "-m", "ruff", "format", "--check", folder], capture_output=True
+    )
+    assert form.returncode == 0, form.stdout.decode()
+
+
+def test_the_catalogue_holds_what_was_promised():
+    for kind, names in NAMES.items():
+        assert set(names.split()) <= set(CATALOGUE.features[kind])
+
+
+@pytest.mark.parametrize("part", FEATURES, ids=lambda part: f"{part.kind}-{part.name}")
+def test_each_feature_alone(part, tmp_path):
+    tree = render(with_features(part), CATALOGUE)
+    assert set(paths(part, "my_exp")) <= set(tree)
+    check(tree, tmp_path / "my-exp")
+
+
+@pytest.mark.parametrize("strategy", sorted(CATALOGUE.features["strategy"]))
+def test_all_features_together(strategy, tmp_path):
+    chosen = [part for part in FEATURES if part.kind not in EXCLUSIVE or part.name == strategy]
+    check(render(with_features(*chosen), CATALOGUE), tmp_path / "my-exp")
+
+
+@pytest.mark.parametrize("kind", ["callback", "logger"])
+def test_one_config_each_named_after_the_feature(kind):
+    for part in CATALOGUE.features[kind].values():
+        config = f"configs/{kind}s/{part.name.replace('-', '_')}.yaml"
+        assert config in paths(part, "my_exp")
+
+
+def test_no_two_features_write_the_same_file_or_setting():
+    """So pairs need no rendering of their own: each only adds what no other touches."""
+    for one, other in itertools.combinations(FEATURES, 2):
+        assert not set(paths(one, "x")) & set(paths(other, "x"))
+        if not one.kind == other.kind == "strategy":
+            assert not set(one.trainer) & set(other.trainer)
+
+
+def test_needs_name_features_that_exist():
+    for part in FEATURES:
+        for need in part.needs:
+            kind, _, name = need.partition("/")
+            assert name in CATALOGUE.features[kind]
+
+
+def test_every_part_says_what_it_is_in_one_short_line():
+    for part in [*FEATURES, *CATALOGUE.tasks.values()]:
+        assert 5 <= len(part.description) <= 60
+        assert not part.description.endswith(".")
