@@ -98,6 +98,8 @@ class Metrics:
         self.logged_values: dict[str, float] = {}
         self.bar_values: dict[str, Scalar] = {}
         self.batch: Any = None
+        self.eval_steps = False  # whether an evaluation step logs with `on_step`
+        self.seen: dict[str, int] = {}  # batches such steps have seen, by stage and loader
         self._active: dict[str, Entry] | None = None
         self._scope: tuple[str, bool, int] = ("", False, 0)
         self._loaders = 1
@@ -209,6 +211,7 @@ class Metrics:
         entry.options = options
         if is_metric(value):
             entry.metric = value
+        self.eval_steps |= on_step and stage != "train"
         active[name] = entry
         self._restore_entry(entry)
         return entry
@@ -243,7 +246,7 @@ class Metrics:
         for entry in self._entries("train"):
             if entry.last is not None:
                 merged[entry.label("step")] = entry.last
-                if self._closing is None:
+                if self._closing != "train":
                     merged[entry.name + entry.suffix] = entry.last
         return {name: torch.as_tensor(value) for name, value in merged.items()}
 
@@ -267,10 +270,12 @@ class Metrics:
                 self._bar_copy = None
         return self._bar_arrived
 
-    def take_step(self, stage: str = "train") -> dict[str, Scalar]:
+    def take_step(self, stage: str = "train", loader: int = 0) -> dict[str, Scalar]:
         """The step values logged since the last call, under the names loggers see."""
         taken: dict[str, Scalar] = {}
         for entry in self._entries(stage):
+            if entry.loader not in (None, loader):
+                continue
             if entry.fresh and entry.on_step and entry.metric is None:
                 entry.fresh = False
                 if entry.logger and entry.last is not None:
@@ -313,6 +318,12 @@ class Metrics:
         """What the last `take_epoch` took from one loader, and from outside of loaders, as numbers."""
         taken = {**self._by_loader.get(loader, {}), **self._by_loader.get(None, {})}
         return {name: float(value) for name, value in taken.items()}
+
+    def reset(self) -> None:
+        """A new run begins: no name is known, nothing was logged."""
+        self.scopes.clear()
+        self._restored, self.seen, self.eval_steps = {}, {}, False
+        self.forget()
 
     def forget(self) -> None:
         """Forget every published value; names stay known."""
@@ -363,6 +374,7 @@ class Metrics:
             "callback": {name: _kept(value) for name, value in self.callback_values.items()},
             "bar": {name: _kept(value) for name, value in self.bar_values.items()},
             "logged": dict(self.logged_values),
+            "seen": dict(self.seen),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -370,6 +382,7 @@ class Metrics:
         self.callback_values = dict(state["callback"])
         self.bar_values = dict(state["bar"])
         self.logged_values = dict(state["logged"])
+        self.seen = dict(state.get("seen", {}))
 
     def _restore_entry(self, entry: Entry) -> None:
         stage, in_batch, loader = self._scope

@@ -154,8 +154,11 @@ class Run:
 
     # -- training -------------------------------------------------------------------------------
 
-    def start_training(self) -> None:
+    def start_training(self) -> bool:
+        """Get data and steps ready and run `on_train_start`; False where there is nothing to train."""
         self.open_train_data()
+        if not self.wants_epoch():
+            return False
         check_monitors(self)
         self.zero_grad, self.backward = make_zero_grad(self), make_backward(self)
         self.clip = make_clip(self)
@@ -168,6 +171,7 @@ class Run:
             self.train.load_state_dict(self.restored.get("data", {}))
             if self.progress.batch == 0:
                 self.put_back_rng()
+        return True
 
     def put_back_rng(self) -> None:
         """Restore random numbers: the last thing before training goes on."""
@@ -260,11 +264,29 @@ class Run:
             self.prepared.unscale(optimizer)
             for call in self.hooks.on_before_optimizer_step:
                 call(optimizer)
-        elif closure is not None and self.precision.scales:
-            closure()  # a gradient scaler must see the gradients before the step
-            closure = None
-        self.prepared.step(optimizer, closure)
+            self.prepared.step(optimizer, closure)
+        elif closure is not None:
+            self._step_with(optimizer, closure)
+        else:
+            self.prepared.step(optimizer)
         self.stepped = True
+
+    def _step_with(self, optimizer: Optimizer, closure: Callable[[], Any]) -> None:
+        """Step with a closure, in which hooks and clipping follow the gradients."""
+
+        def whole() -> Any:
+            loss = closure()
+            if loss is not None:
+                self.prepared.unscale(optimizer)
+                for call in self.hooks.on_before_optimizer_step:
+                    call(optimizer)
+                self.clip(optimizer)
+            return loss
+
+        if not self.precision.scales:
+            self.prepared.step(optimizer, whole)
+        elif whole() is not None:  # a gradient scaler must see the gradients before the step
+            self.prepared.step(optimizer)
 
     # -- logging --------------------------------------------------------------------------------
 
@@ -279,10 +301,11 @@ class Run:
         """Values an evaluation step logged with `on_step`; their axis is the loader's own batch count."""
         if self.sanity:
             return
-        values = self.metrics.take_step(stage)
-        seen = self.metrics.seen.get((stage, loader), 0)
-        self.metrics.seen[stage, loader] = seen + 1
-        self.send(values, seen)
+        key = f"{stage}/{loader}"
+        seen = self.metrics.seen.get(key, 0)
+        self.metrics.seen[key] = seen + 1
+        self.send(self.metrics.take_step(stage, loader), seen)
+        self.deliver(wait=False)
 
     def send(self, values: Mapping[str, Scalar], step: int) -> None:
         if values and not self.sanity:

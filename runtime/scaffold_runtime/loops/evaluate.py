@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from scaffold_runtime.run import Run
 
 
-def evaluate(run: Run, stage: str, limit: int | float) -> list[dict[str, Any]]:
+def evaluate(
+    run: Run, stage: str, limit: int | float, at_most: int | None = None
+) -> list[dict[str, Any]]:
     """Run `stage` ("validation" or "test") and return the metrics, one dict per loader.
 
     model_eval -> start -> epoch_start -> per batch: to device, batch_start, step, batch_end ->
@@ -35,7 +37,7 @@ def evaluate(run: Run, stage: str, limit: int | float) -> list[dict[str, Any]]:
             batches, _ = eval_batches(loader, limit, f"limit_{stage}_batches")
             loader_args = (position,) if several else ()
             metrics.enter(stage, True, position, len(loaders))
-            for index, batch in enumerate(batches):
+            for index, batch in enumerate(islice(batches, at_most)):
                 metrics.batch = batch = run.to_device(batch, position)
                 for call in hooks.batch_start:
                     call(batch, index, *loader_args)
@@ -43,6 +45,8 @@ def evaluate(run: Run, stage: str, limit: int | float) -> list[dict[str, Any]]:
                     outputs = step(batch, index, position)
                 for call in hooks.batch_end:
                     call(outputs, batch, index, *loader_args)
+                if metrics.eval_steps:
+                    run.log_eval_step(stage, position)
         metrics.enter(stage, in_batch=False)
         with metrics.closing(stage):
             for call in hooks.epoch_end:
@@ -60,18 +64,12 @@ def sanity_check(run: Run) -> None:
     steps = trainer.num_sanity_val_steps
     if not run.validates or steps == 0 or run.resumed:
         return
-    limit = trainer.limit_val_batches if steps == -1 else steps
-    with isolate_rng() if steps else nullcontext(), run.sanity_checking():
+    with isolate_rng(), run.sanity_checking():
         for call in run.hooks.on_sanity_check_start:
             call()
-        evaluate(run, "validation", _smaller(limit, trainer.limit_val_batches))
+        evaluate(run, "validation", trainer.limit_val_batches, None if steps == -1 else steps)
         for call in run.hooks.on_sanity_check_end:
             call()
-
-
-def _smaller(steps: int | float, limit: int | float) -> int | float:
-    both_counts = isinstance(steps, int) and isinstance(limit, int)
-    return min(steps, limit) if both_counts else steps
 
 
 def no_grad(inference: bool) -> Any:

@@ -22,7 +22,8 @@ def fit(run: Run) -> None:
     hooks, progress, metrics = run.hooks, run.progress, run.metrics
     on_batch_start, on_batch_end = hooks.on_train_batch_start, hooks.on_train_batch_end
     sanity_check(run)
-    run.start_training()
+    if not run.start_training():
+        return
     step = build_step(run)
     while run.wants_epoch():
         for batch, last in run.begin_epoch():

@@ -78,7 +78,7 @@ def automatic(run: Run) -> Step:
 
 def with_closure(run: Run) -> Step:
     """The same where the optimizer, or the module's `optimizer_step`, wants to evaluate the loss itself."""
-    hooks, prepared, module, trainer = run.hooks, run.prepared, run.module, run.trainer
+    prepared, module, trainer = run.prepared, run.module, run.trainer
     optimizer = run.optimizers[0]
 
     def step(batch: Any, index: int, last: bool) -> tuple[Any, bool]:
@@ -97,11 +97,6 @@ def with_closure(run: Run) -> Step:
                     run.zero_grad(optimizer)
                 if loss is not None:
                     run.backward(loss if divisor == 1 else loss / divisor)
-            if closes and loss is not None:
-                prepared.unscale(optimizer)
-                for call in hooks.on_before_optimizer_step:
-                    call(optimizer)
-                run.clip(optimizer)
             return loss
 
         run.mid_window = not closes
