@@ -30,6 +30,8 @@ class Part:
     trainer: Mapping[str, Any] = field(default_factory=dict)
     monitor: str = ""
     mode: str = ""
+    model: str = ""  # of a task: the class in model.py
+    data: str = ""  # and the one in data.py
     needs: tuple[str, ...] = ()  # other features, as kind/name
     imports: str = ""  # the module that tells whether its optional package is installed
 

@@ -96,20 +96,24 @@ def new(
     console.created(answers, tree, dry_run=dry_run, git=started, as_json=as_json)
 
 
-@app.command(epilog="Example: `scaffold add callback ema`")
+@app.command(epilog="Examples: `scaffold add callback ema`, `scaffold add module resnet`")
 def add(
-    kind: KindArgument,
+    kind: Annotated[
+        str, typer.Argument(help="callback, logger, strategy, extra; module or datamodule")
+    ],
     name: NameArgument,
+    custom: Annotated[bool, typer.Option("--custom", help="A stub of your own, with test")] = False,
     conflict: Conflicts = "",
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """Switch one feature on."""
-    from scaffold import grow
+    """Switch one feature on, or start one of your own."""
+    from scaffold import grow, stubs
 
+    make = stubs.stub if custom or kind in ("module", "datamodule") else grow.add
     change(
         f"Added {kind} `{name}`",
-        lambda project, catalogue: grow.add(project, kind, name, catalogue),
+        lambda project, catalogue: make(project, kind, name, catalogue),
         Manner(conflict, dry_run, as_json),
     )
 
