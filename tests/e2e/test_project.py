@@ -63,18 +63,14 @@ def test_training_reaches_what_the_readme_says(project: Path, trained: str) -> N
     assert {"config.yaml", "metrics.csv", "hparams.yaml", "checkpoints"} <= names
     assert any(name.startswith("events.out.tfevents") for name in names)
     assert (folder / "checkpoints" / "last.ckpt").exists()
-    with (folder / "metrics.csv").open() as file:
-        rows = list(csv.DictReader(file))
+    rows = csv.DictReader((folder / "metrics.csv").read_text().splitlines())
     assert max(float(row["val_acc"]) for row in rows if row["val_acc"]) >= 0.95
 
 
 def test_evaluation_uses_the_best_checkpoint(project: Path, trained: str) -> None:
     """`validate`, `test` and `predict` find the best checkpoint of the newest run."""
-    best = max(
-        float(row["val_acc"])
-        for row in csv.DictReader((project / "runs/version_0/metrics.csv").open())
-        if row["val_acc"]
-    )
+    lines = (project / "runs/version_0/metrics.csv").read_text().splitlines()
+    best = max(float(row["val_acc"]) for row in csv.DictReader(lines) if row["val_acc"])
 
     printed = run(project, "train.py", "validate", "--ckpt_path", "best")
 
