@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 import warnings
@@ -36,7 +37,7 @@ from scaffold_runtime.precision import Precision, select_precision
 from scaffold_runtime.profilers import Profiler, select_profiler
 from scaffold_runtime.progress import Progress
 from scaffold_runtime.run import Run, batches_of
-from scaffold_runtime.session import open_run
+from scaffold_runtime.session import open_run, open_trial
 from scaffold_runtime.strategies import Prepared, Strategy, select_strategy
 
 
@@ -177,7 +178,7 @@ class Trainer:
         )
         if log_every_n_steps == 0:
             self.log_every_n_steps = 2**62
-        self.accumulate_grad_batches = settings.count(
+        self.accumulate_grad_batches: int = settings.count(
             "accumulate_grad_batches", accumulate_grad_batches, 1
         )
         settings.clipping(gradient_clip_val, gradient_clip_algorithm)
@@ -383,6 +384,34 @@ class Trainer:
     def run_backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         """Differentiate in manual optimization; `LightningModule.manual_backward` calls this."""
         self._live().backward(loss, *args, **kwargs)
+
+    # -- trials ----------------------------------------------------------------------------------
+
+    def trial(self, callbacks: list[Callback], steps: int) -> Trainer:
+        """A trainer like this one, to try something out: `steps` steps or batches, its own counters and metrics,
+        these callbacks only, no logs, no checkpoints, no output."""
+        other = copy.copy(self)
+        other.progress, other.metrics, other.profiler = Progress(), Metrics(), select_profiler(None)
+        other.callbacks, other.loggers = callbacks, []
+        other.max_steps, other.max_epochs, other.min_steps, other.min_epochs = steps, -1, None, None
+        other.limit_val_batches = other.limit_test_batches = other.limit_predict_batches = steps
+        other.check_val_every_n_epoch, other.val_check_interval, other.val_check_seconds = 1, 1.0, None
+        other.num_sanity_val_steps, other.log_every_n_steps = 0, 2**62
+        other.should_stop, other._run, other._last_run = False, None, None
+        return other
+
+    def rehearse(self, callbacks: list[Callback], steps: int) -> None:
+        """Inside a hook, before the loop has begun: run the open function for `steps` steps beside it, in a `trial`.
+
+        Weights, random numbers and whatever the steps themselves change are left changed.
+        """
+        with open_trial(self.trial(callbacks, steps), self._live()) as run:
+            if run.fn == "fit":
+                fit(run)
+            elif run.fn == "predict":
+                predict(run, steps, keep=False)
+            else:
+                evaluate(run, {"validate": "validation", "test": "test"}[run.fn], steps)
 
     # -- a run opens and closes -------------------------------------------------------------------
 
