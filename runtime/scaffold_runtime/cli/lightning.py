@@ -12,6 +12,7 @@ from typing import Any
 from jsonargparse import Namespace
 from torch.optim import Optimizer
 
+from scaffold_runtime import callbacks, loggers
 from scaffold_runtime.cli.mistakes import ConfigError, Sources, read_yaml
 from scaffold_runtime.cli.optimizers import ReduceLROnPlateau, described, install, the_automatic
 from scaffold_runtime.cli.parser import ArgsType, LightningArgumentParser
@@ -185,17 +186,24 @@ class LightningCLI:
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse into `self.config`."""
         if isinstance(args, (dict, Namespace)):
+            _make_known(str(args))
             self.config = parser.parse_object(args)
             return
         words = sys.argv[1:] if args is None else list(args)
-        sources = Sources()
-        for used in (parser, *self._subparsers.values()):
-            used.sources = sources
+        sources = self._sources(words)
+        _make_known(f"{words} {sources.files}")
+        self.config = parser.parse_args(words)
+
+    def _sources(self, words: list[str]) -> Sources:
+        """What the configuration files on the command line say, known to every parser for its errors."""
+        sources = self.parser.sources
+        for parser in self._subparsers.values():
+            parser.sources = sources
         try:
             _read_sources(sources, words)
         except ConfigError as error:
-            parser.error(str(error))
-        self.config = parser.parse_args(words)
+            self.parser.error(str(error))
+        return sources
 
     def _seed(self) -> None:
         seed = self._get(self.config, "seed_everything")
@@ -359,6 +367,14 @@ def _read_sources(sources: Sources, words: list[str]) -> None:
             for subcommand in SUBCOMMANDS:  # a file of the main parser has a part for each
                 if isinstance(content.get(subcommand), dict):
                     sources.add(name, content[subcommand])
+
+
+def _make_known(text: str) -> None:
+    """Import those of our classes that are mentioned: jsonargparse finds a bare name only then."""
+    for module in (callbacks, loggers):
+        for name in module.__all__:
+            if name in text:
+                getattr(module, name)
 
 
 def _plain(config: Any) -> dict[str, Any]:

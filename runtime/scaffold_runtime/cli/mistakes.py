@@ -103,7 +103,7 @@ def _unrecognized(message: str, parser: ArgumentParser) -> str:
         return ""
     name = next((word for word in match[1].split() if word.startswith("-")), match[1].split()[0])
     name = name.partition("=")[0]
-    return f"unknown option {name}{did_you_mean(name, _options(parser))}"
+    return f"unknown option {name}.{did_you_mean(name, _options(parser))}"
 
 
 def _unaccepted(message: str, parser: ArgumentParser) -> str:
@@ -144,7 +144,7 @@ def _bad_class(message: str, parser: ArgumentParser) -> str:
     if unknown:
         near = did_you_mean(
             unknown[1].rpartition(".")[2],
-            _names("scaffold_runtime.callbacks", "scaffold_runtime.loggers"),
+            _names(*WHERE_CLASSES_ARE),
         )
         return (
             f"{where}: {unknown[1]} is not the path of a class, such as package.module.Class.{near}"
@@ -175,6 +175,11 @@ def _bad_value(message: str, parser: ArgumentParser) -> str:
 
 
 def _short(message: str, parser: ArgumentParser) -> str:
+    """A message of another kind: where, and its last lines, which say why."""
+    unloadable = re.search(r"Unable to load config ['\"](.*?)['\"]", message)
+    if unloadable and not Path(unloadable[1]).is_file():
+        return f"there is no file {unloadable[1]} (--{'.'.join(_path(message)[:1])})."
+    message = re.sub(r'Parser key "([\w.]+)":', r"\1:", message)
     lines = [line.strip() for line in message.splitlines() if line.strip()]
     return "\n  ".join(lines[:3])
 
@@ -204,6 +209,14 @@ def _arguments(class_path: str) -> Iterable[str]:
         return inspect.signature(getattr(importlib.import_module(module), name)).parameters
     except (ImportError, AttributeError, ValueError, TypeError):
         return ()
+
+
+WHERE_CLASSES_ARE = (
+    "scaffold_runtime.callbacks",
+    "scaffold_runtime.loggers",
+    "torch.optim",
+    "torch.optim.lr_scheduler",
+)
 
 
 def _names(*modules: str) -> list[str]:

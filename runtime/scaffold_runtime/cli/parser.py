@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from typing import Any, NoReturn
 
@@ -129,7 +128,8 @@ class LightningArgumentParser(ArgumentParser):
             "skip": {given_later},
         }
         if isinstance(kind, tuple):
-            self.add_subclass_arguments(kind, nested_key, **rest)
+            about = f"a class; its arguments follow a dot, as in --{nested_key}.NAME VALUE"
+            self.add_subclass_arguments(kind, nested_key, help=about, **rest)
         else:
             self.add_class_arguments(kind, nested_key, sub_configs=True, **rest)
 
@@ -145,10 +145,9 @@ class LightningArgumentParser(ArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Say in one to three lines what is wrong, where, and what was perhaps meant; exit code 2."""
-        explained = explain(message, self)
-        if not self.exit_on_error or os.environ.get("SCAFFOLD_TRACEBACK"):
-            super().error(explained, ex)
-        self.exit(2, f"error: {explained}\n")
+        if not self.exit_on_error:  # a parser inside of this one, whose message is part of ours
+            super().error(message, ex)
+        self.exit(2, f"error: {explain(message, self)}\n")
 
 
 def _describe(kind: type) -> Callable[[Any], dict[str, Any]]:

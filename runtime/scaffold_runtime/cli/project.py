@@ -11,10 +11,13 @@ from typing import Any
 
 import yaml
 
+from scaffold_runtime.checkpoint.find import find_checkpoint
+from scaffold_runtime.cli.help import ProjectParser
 from scaffold_runtime.cli.lightning import SUBCOMMANDS, LightningCLI, config_words
 from scaffold_runtime.cli.mistakes import ConfigError, Sources, read_yaml
 from scaffold_runtime.cli.outcome import plain_errors, report_fit, save_predictions
 from scaffold_runtime.cli.parser import LightningArgumentParser
+from scaffold_runtime.cli.save import write_config
 from scaffold_runtime.data import LightningDataModule
 from scaffold_runtime.errors import did_you_mean
 from scaffold_runtime.hooks import Callback
@@ -24,7 +27,8 @@ from scaffold_runtime.module import LightningModule
 PARTS = ("trainer", "model", "data")
 KINDS = {"callbacks": Callback, "loggers": Logger}
 DESCRIPTION = """Train, validate, test or predict; without a command, train.
-Defaults come from the files in configs/. Set SCAFFOLD_TRACEBACK=1 to see where an error was raised."""
+Values come from the files in configs/, then from --config files, then from options.
+SCAFFOLD_TRACEBACK=1 shows where an error was raised."""
 
 
 def run(
@@ -41,8 +45,8 @@ def run(
     callbacks and loggers, such as the `config.yaml` of a run, stands for the whole folder.
 
     The project's folder is the working directory while it runs, so relative paths in configurations
-    mean the same wherever it is started. Files named by `--config` and `--ckpt_path` are looked for
-    where it is started first.
+    mean the same wherever it is started. YAML files and checkpoints named on the command line are looked
+    for where it is started first.
 
     Args:
         model_class: the model.
@@ -125,7 +129,7 @@ class ProjectCLI(LightningCLI):
         words: list[str],
         settings: Settings,
     ) -> None:
-        self.command, self.settings = command, settings
+        self.command, self.words, self.settings = command, words, settings
         super().__init__(
             model_class,
             datamodule_class,
@@ -135,13 +139,22 @@ class ProjectCLI(LightningCLI):
                 "description": DESCRIPTION,
                 "usage": "%(prog)s [fit|validate|test|predict] [--PART.KEY VALUE ...] [--config FILE]",
             },
+            parser_class=ProjectParser,
             args=["--config", yaml.safe_dump(settings.base), *words],
             run=False,
         )
 
-    def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        super().add_default_arguments_to_parser(parser)
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        """Make a parser whose help shows what is configured."""
+        parser = super().init_parser(**kwargs)
         parser.sources = self.settings.sources
+        if isinstance(parser, ProjectParser):
+            parser.configured = yaml.safe_dump(self.settings.base)
+        return parser
+
+    def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add `--seed_everything` and `--ckpt_path`."""
+        super().add_default_arguments_to_parser(parser)
         parser.add_argument(
             "--ckpt_path", type=str | None, default=None, help='a checkpoint, "best" or "last"'
         )
@@ -152,6 +165,30 @@ class ProjectCLI(LightningCLI):
                 parser.add_subclass_arguments(base, f"{kind}.{name}", required=False)
             if not self.settings.names[kind]:
                 parser.add_argument(f"--{kind}", type=dict, default={}, help="none is switched on")
+
+    def instantiate_classes(self) -> None:
+        """Make everything; to use a checkpoint, the model as it was configured in that run."""
+        super().instantiate_classes()
+        if self.command == "fit" or self.config["ckpt_path"] is None:
+            return
+        changed = self._model_of_run(find_checkpoint(self.trainer, self.config["ckpt_path"]))
+        if changed:
+            self.config = self.parser.parse_object({"model": changed}, self.config)
+            self.model = self.parser.instantiate(self.config)["model"]
+            shown = ", ".join(f"{key}={value}" for key, value in changed.items())
+            self.trainer.print(f"model with {shown}, as in the run of the checkpoint")
+
+    def _model_of_run(self, checkpoint: Path) -> dict[str, Any]:
+        """Arguments of the model that the run of a checkpoint had otherwise, unless given by an option."""
+        path = checkpoint.parent.parent / "config.yaml"
+        saved = read_yaml(path, str(path)).get("model") if path.is_file() else None
+        now = self.config["model"].as_dict()
+        given = {word.partition("=")[0] for word in self.words}
+        return {
+            key: value
+            for key, value in (saved or {}).items()
+            if key in now and now[key] != value and f"--model.{key}" not in given
+        }
 
     def instantiate_trainer(self, **kwargs: Any) -> Any:
         """Make the trainer, with the callbacks and loggers that are switched on."""
@@ -169,6 +206,7 @@ class ProjectCLI(LightningCLI):
             report_fit(self.trainer, started_in)
         if self.command == "predict" and self.returned:
             save_predictions(self.trainer, self.returned, started_in)
+            write_config(self.parser, self.config, Path(self.trainer.log_dir) / "config.yaml")
 
 
 def _command(words: list[str]) -> tuple[str, list[str]]:
@@ -182,16 +220,13 @@ def _command(words: list[str]) -> tuple[str, list[str]]:
 
 
 def _from_where_started(words: list[str], started_in: Path) -> list[str]:
-    """Make the files that `--config` and `--ckpt_path` name absolute, where they exist."""
-    fixed = list(words)
-    for index, word in enumerate(words):
-        flag, equals, value = word.partition("=")
-        if flag not in ("--config", "-c", "--ckpt_path"):
-            continue
-        at = index if equals else index + 1
-        name = value if equals else words[at] if at < len(words) else ""
-        if name and (started_in / name).exists():
-            fixed[at] = f"{flag}={started_in / name}" if equals else str(started_in / name)
+    """Make the configurations and checkpoints that are named absolute, where they exist."""
+    fixed = []
+    for word in words:
+        flag, equals, name = word.rpartition("=")
+        there = started_in / name
+        is_file = name.endswith((".yaml", ".yml", ".ckpt")) and there.exists()
+        fixed.append(f"{flag}{equals}{there}" if is_file else word)
     return fixed
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from scaffold_runtime.errors import MisconfigurationException
 from scaffold_runtime.hooks import Callback, overridden
@@ -82,6 +82,15 @@ class SaveConfigCallback(Callback):
                 f"{path} exists, and belongs to an earlier run. Delete it, choose another folder, or use "
                 'LightningCLI(save_config_kwargs={"overwrite": True}).'
             )
-        os.makedirs(folder, exist_ok=True)
-        options: dict[str, Any] = {"overwrite": self.overwrite, "multifile": self.multifile}
-        self.parser.save(self.config, path, skip_unset=False, **options)
+        write_config(self.parser, self.config, path, self.multifile)
+
+
+def write_config(
+    parser: LightningArgumentParser,
+    config: Namespace,
+    path: str | os.PathLike[str],
+    multifile: bool = False,
+) -> None:
+    """Write a resolved configuration to `path`, in place of what is there; `None` values too."""
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    parser.save(config, os.fspath(path), skip_unset=False, overwrite=True, multifile=multifile)
