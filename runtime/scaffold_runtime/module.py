@@ -339,7 +339,7 @@ class LightningModule(WithHyperparameters, nn.Module):
                 with other options.
         """
         if self._metrics is None:
-            _warn_unattached(type(self).__name__)
+            _warn_unlogged(type(self).__name__, self._trainer)
             return
         self._metrics.log(
             name,
@@ -523,7 +523,6 @@ class LightningModule(WithHyperparameters, nn.Module):
         return {**self.__dict__, "_trainer": None, "_metrics": None}
 
 
-def _warn_unattached(owner: str) -> None:
-    warnings.warn(
-        f"`{owner}.log` was called without a trainer, so nothing is logged.", stacklevel=3
-    )
+def _warn_unlogged(owner: str, trainer: Trainer | None) -> None:
+    why = "under Trainer(barebones=True)" if trainer and trainer.barebones else "without a trainer"
+    warnings.warn(f"`{owner}.log` was called {why}, so nothing is logged.", stacklevel=3)

@@ -72,7 +72,6 @@ def _set_up(run: Run, ckpt_path: str | None) -> None:
     _log_hyperparameters(run)
     if checkpoint is not None and run.fn == "fit":
         restore_before_fit(run, checkpoint)
-    module.eval() if run.fn == "predict" else None
 
 
 def _attach(run: Run) -> None:
@@ -81,11 +80,14 @@ def _attach(run: Run) -> None:
     module._metrics = run.metrics
     if run.datamodule is not None:
         run.datamodule.trainer = trainer
+    run.metrics.reset()
     run.metrics.leave("during set-up")
     run.callbacks = _callbacks(trainer, module)
     trainer.callbacks = run.callbacks
     for callback in run.callbacks:
         callback.log, callback.log_dict = module.log, module.log_dict
+    if run.trainer.barebones:
+        run.module._metrics = None  # `self.log` does nothing
     run.checkpoints = [c for c in run.callbacks if isinstance(c, Checkpoint)]
 
 

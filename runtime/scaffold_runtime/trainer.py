@@ -218,6 +218,7 @@ class Trainer:
         self._module: LightningModule | None = None
         self._run: Run | None = None
         self._last_run: Run | None = None
+        self._last_fit: Run | None = None
 
     # -- the four things ------------------------------------------------------------------------
 
@@ -349,7 +350,9 @@ class Trainer:
         Raises:
             CheckpointError: if something in it cannot be stored safely, or the file cannot be written.
         """
-        run = self._run or self._last_run
+        run = self._training_record()
+        if run is None or run.module is not self._module:
+            run = self._record()
         if run is None:
             raise MisconfigurationException(
                 "there is nothing to save: `save_checkpoint` needs a model that was attached by "
@@ -417,6 +420,8 @@ class Trainer:
 
     def open(self, run: Run) -> None:
         self._run, self._last_run = run, run
+        if run.fn == "fit":
+            self._last_fit = run
         self._module, self.fn = run.module, run.fn
         if run.datamodule is not None:
             self.datamodule = run.datamodule
@@ -432,6 +437,11 @@ class Trainer:
     def _record(self) -> Run | None:
         return self._run or self._last_run
 
+    def _training_record(self) -> Run | None:
+        """The last fit, which is what optimizers and a checkpoint belong to, also after a test."""
+        live = self._run
+        return live if live is not None and live.fn == "fit" else self._last_fit or live
+
     # -- where a run is ---------------------------------------------------------------------------
 
     @property
@@ -443,6 +453,11 @@ class Trainer:
     def global_step(self) -> int:
         """Optimizer steps taken; in manual optimization, batches in which an optimizer stepped."""
         return self.progress.step
+
+    @property
+    def fit_loop(self) -> Trainer:
+        """Where Lightning keeps `max_epochs` and its like, to be set between two fits: here, the trainer."""
+        return self
 
     @property
     def is_last_batch(self) -> bool:
@@ -476,7 +491,7 @@ class Trainer:
     @property
     def num_training_batches(self) -> float:
         """Training batches in an epoch, after limits; infinity where the loader does not say."""
-        run = self._record()
+        run = self._training_record()
         return run.train.length if run is not None and hasattr(run, "train") else math.inf
 
     @property
@@ -542,7 +557,7 @@ class Trainer:
 
     @property
     def optimizers(self) -> list[Optimizer]:
-        run = self._record()
+        run = self._training_record()
         return run.optimizers if run is not None else []
 
     @property
@@ -551,12 +566,12 @@ class Trainer:
 
     @property
     def lr_scheduler_configs(self) -> list[LRSchedulerConfig]:
-        run = self._record()
+        run = self._training_record()
         return run.scheduler_configs if run is not None else []
 
     @property
     def train_dataloader(self) -> Any:
-        run = self._record()
+        run = self._training_record()
         return run.train.loader if run is not None and hasattr(run, "train") else None
 
     @property
