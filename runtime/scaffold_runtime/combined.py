@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any
 
 from torch.utils._pytree import tree_flatten, tree_unflatten
@@ -71,12 +72,16 @@ class _Batches:
         )
 
     def __iter__(self) -> Iterator[Any]:
+        """Loaders open at once, so that a resumed run has them all in place before it goes on. Those that
+        were positioned know whether they `ended` before: finished, or begun again to fill the epoch.
+        """
+        ended = [getattr(iterable, "ended", False) for iterable in self.iterables]
         if self.mode == "sequential":
-            for iterable in self.iterables:
-                yield from iterable
-            return
-        iterators = [iter(iterable) for iterable in self.iterables]
-        ended = [False] * len(iterators)
+            left = [part for part, done in zip(self.iterables, ended, strict=True) if not done]
+            return chain(iter(left[0]), *left[1:]) if left else iter(())
+        return self._together([iter(iterable) for iterable in self.iterables], ended)
+
+    def _together(self, iterators: list[Iterator[Any]], ended: list[bool]) -> Iterator[Any]:
         while True:
             parts: list[Any] = []
             for position, iterator in enumerate(iterators):

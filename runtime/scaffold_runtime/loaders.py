@@ -1,29 +1,19 @@
-"""Where batches come from: finding the loaders, limiting them, and standing at an exact position in them.
-
-A position is a number of batches delivered in an epoch. To stand there again, the generators are put
-back to the start of that epoch, the loader's sampler is asked for the same indices and the first ones
-are skipped without loading data. Samples loaded in worker processes are seeded by (seed, epoch, index),
-so their augmentation does not depend on what a worker loaded before.
-"""
+"""Where batches come from: finding the loaders, limiting them, and where in them a run stands."""
 
 from __future__ import annotations
 
 import copy
 import math
-import random
-import warnings
-import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any
 
-import numpy as np
 import torch
-from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, SequentialSampler
+from torch.utils.data import DataLoader
 
 from scaffold_runtime.combined import CombinedLoader
-from scaffold_runtime.errors import MisconfigurationException
-from scaffold_runtime.seed import rng_state, set_rng_state
+from scaffold_runtime.errors import CheckpointError, MisconfigurationException
+from scaffold_runtime.positions import Part, drop, put_random, take_random
 
 Limit = int | float
 _NOTHING = object()
@@ -83,227 +73,115 @@ class TrainSource:
 
     def __init__(self, loader: Any, limit: Limit, sequential: bool = False) -> None:
         self.loader = loader
-        parts = loader.flattened if isinstance(loader, CombinedLoader) else [loader]
-        self._positioned = [_Positioned(part, sequential) for part in parts]
         self._combined = isinstance(loader, CombinedLoader)
-        self._iterable = (
-            loader.over([part.iterable for part in self._positioned])
-            if self._combined
-            else self._positioned[0].iterable
-        )
+        inner = loader.flattened if self._combined else [loader]
+        self.parts = [Part(part, sequential) for part in inner]
         self.length = limited(loader_length(loader), limit, "limit_train_batches")
-        self._start: dict[str, Any] = {}
-        self._resume: dict[str, Any] | None = None
+        self._kept: dict[str, Any] | None = None
+        self._position: dict[str, Any] | None = None
 
     def begin(self, epoch: int, skip: int) -> Iterator[tuple[Any, bool]]:
         """Yield (batch, whether it is the last) of this epoch, from batch number `skip` on."""
-        for part in self._positioned:
-            part.set_epoch(epoch)
-        resume, self._resume = self._resume, None
-        if resume is not None and skip:
-            self._put_back(resume)
-        self._start = {"rng": rng_state(), "generators": self._generators()}
-        stateful = resume is not None and skip > 0 and self._load_states(resume)
-        seed = torch.initial_seed() + 0x9E3779B97F4A7C15 * (epoch + 1)
-        by_index = not self._combined and self._positioned[0].cursor is not None
-        for part in self._positioned:
-            if part.cursor is not None:
-                part.cursor.seed = seed
-                part.cursor.skip = skip if by_index else 0
-        batches = iter(self._iterable)
-        if skip and not by_index and not stateful:
-            self._warn_replay(skip)
-            next(islice(batches, skip - 1, skip), None)
-        if self.length == math.inf:
-            return _with_lookahead(batches)
-        return _counted(batches, skip, int(self.length))
+        kept, self._kept, self._position = self._kept, None, None
+        for part in self.parts:
+            part.begin_epoch(epoch)
+        if kept is not None:
+            for part, state in zip(self.parts, kept["parts"], strict=True):
+                part.load_state_dict(state, mid_epoch=skip > 0)
+        batches = self._open(skip, resumed=kept is not None)
+        if kept is not None and skip and kept["ahead"] is not None:
+            put_random(kept["ahead"], self._generators())
+        ahead = _counted(batches, skip, self.length) if self._sized else self._ahead(batches)
+        if kept is not None:
+            for generator, state in zip(self._generators(), kept["generators"], strict=True):
+                generator.set_state(state)
+        return ahead
+
+    @property
+    def _sized(self) -> bool:
+        return self.length != math.inf
+
+    def _open(self, skip: int, resumed: bool) -> Iterator[Any]:
+        if not self._combined:
+            return self.parts[0].open(skip)
+        batches: Iterator[Any] = iter(self.loader.over(self.parts))
+        if skip and not resumed:
+            drop(batches, skip)
+        return batches
+
+    def _ahead(self, batches: Iterator[Any]) -> Iterator[tuple[Any, bool]]:
+        """Without a length, only the next batch tells whether this one is the last."""
+        return self._one_ahead(next(batches, _NOTHING), batches)
+
+    def _one_ahead(self, held: Any, batches: Iterator[Any]) -> Iterator[tuple[Any, bool]]:
+        while held is not _NOTHING:
+            self._position = copy.deepcopy(self._here(ahead=True))
+            ahead = next(batches, _NOTHING)
+            yield held, ahead is _NOTHING
+            held = ahead
+        self._position = None
+
+    def _here(self, ahead: bool) -> dict[str, Any]:
+        in_process = ahead and any(not part.workers for part in self.parts)
+        return {
+            "parts": [part.state_dict() for part in self.parts],
+            "ahead": take_random(self._generators()) if in_process else None,
+        }
+
+    def _generators(self) -> list[torch.Generator]:
+        return [generator for part in self.parts for generator in part.generators()]
 
     def state_dict(self) -> dict[str, Any]:
         """What `load_state_dict` needs to stand here again."""
-        states = [part.state_dict() for part in self._positioned]
-        return {**self._start, "loaders": states}
+        here = self._position or self._here(ahead=False)
+        return {**here, "generators": [g.get_state() for g in self._generators()]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._resume = state
+        """Take a position for the next `begin`.
 
-    def _generators(self) -> list[Any]:
-        return [[g.get_state() for g in part.generators()] for part in self._positioned]
-
-    def _put_back(self, state: dict[str, Any]) -> None:
-        if "rng" not in state:
+        Raises:
+            CheckpointError: if it is a position in other loaders.
+        """
+        if not state:
             return
-        set_rng_state(state["rng"])
-        for part, states in zip(self._positioned, state["generators"], strict=False):
-            for generator, kept in zip(part.generators(), states, strict=False):
-                generator.set_state(kept)
-
-    def _load_states(self, state: dict[str, Any]) -> bool:
-        kept = state.get("loaders", [])
-        if len(kept) != len(self._positioned) or not any(kept):
-            return False
-        return all(part.load_state_dict(s) for part, s in zip(self._positioned, kept, strict=True))
-
-    def _warn_replay(self, skip: int) -> None:
-        part = self._positioned[0]
-        if part.replays_exactly:
-            return
-        warnings.warn(
-            f"{type(self.loader).__name__} cannot be positioned: the first {skip} batches of the epoch are "
-            "loaded again and dropped, and they repeat exactly only if the loader yields the same batches "
-            "each time. Give it `state_dict` and `load_state_dict` to resume at once and exactly.",
-            stacklevel=2,
-        )
+        if len(state["parts"]) != len(self.parts) or len(state["generators"]) != len(
+            self._generators()
+        ):
+            raise CheckpointError(
+                f"the checkpoint holds a position in {len(state['parts'])} training loader(s) with "
+                f"{len(state['generators'])} generator(s); there are {len(self.parts)} with "
+                f"{len(self._generators())}. Resume with the loaders the run began with."
+            )
+        self._kept = state
 
 
-def _counted(batches: Iterator[Any], start: int, stop: int) -> Iterator[tuple[Any, bool]]:
-    last = stop - 1
-    for index, batch in enumerate(islice(batches, max(stop - start, 0)), start):
+def _counted(batches: Iterator[Any], start: int, length: float) -> Iterator[tuple[Any, bool]]:
+    last = int(length) - 1
+    for index, batch in enumerate(islice(batches, max(last + 1 - start, 0)), start):
         yield batch, index == last
 
 
-def _with_lookahead(batches: Iterator[Any]) -> Iterator[tuple[Any, bool]]:
-    """Without a length, only the next batch tells whether this one is the last."""
-    held: Any = _NOTHING
-    for batch in batches:
-        if held is not _NOTHING:
-            yield held, False
-        held = batch
-    if held is not _NOTHING:
-        yield held, True
+class Repeatable:
+    """A loader whose workers live on, seeded alike in each evaluation, however many there were."""
 
-
-class _Positioned:
-    """One loader, made positionable where that is possible without loading data."""
-
-    def __init__(self, loader: Any, sequential: bool) -> None:
-        self.loader = loader
-        self.iterable = loader
-        self.cursor: Cursor | None = None
-        plain = isinstance(loader, DataLoader) and type(loader).__iter__ is DataLoader.__iter__
-        self.replays_exactly = plain
-        if plain and not isinstance(loader.dataset, IterableDataset):
-            self.iterable, self.cursor = _with_cursor(loader, sequential)
-
-    def set_epoch(self, epoch: int) -> None:
-        for owner in self._samplers():
-            if callable(getattr(owner, "set_epoch", None)):
-                owner.set_epoch(epoch)
-
-    def _samplers(self) -> Iterator[Any]:
-        batch_sampler = getattr(self.loader, "batch_sampler", None)
-        yield from (self.loader, getattr(self.loader, "dataset", None))
-        yield from (getattr(self.loader, "sampler", None), batch_sampler)
-        yield getattr(batch_sampler, "sampler", None)
-
-    def generators(self) -> list[torch.Generator]:
-        found: dict[int, torch.Generator] = {}
-        for owner in self._samplers():
-            generator = getattr(owner, "generator", None)
-            if isinstance(generator, torch.Generator):
-                found[id(generator)] = generator
-        return list(found.values())
-
-    def _stateful(self) -> Any:
-        if _has_state(self.loader):
-            return self.loader
-        dataset = getattr(self.loader, "dataset", None)
-        in_process = getattr(self.loader, "num_workers", 0) == 0
-        return dataset if self.cursor is None and in_process and _has_state(dataset) else None
-
-    def state_dict(self) -> dict[str, Any]:
-        owner = self._stateful()
-        return owner.state_dict() if owner is not None else {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> bool:
-        owner = self._stateful()
-        if owner is not None and state:
-            owner.load_state_dict(state)
-        return owner is not None and bool(state)
-
-
-def _has_state(thing: Any) -> bool:
-    return all(callable(getattr(thing, name, None)) for name in ("state_dict", "load_state_dict"))
-
-
-class Cursor:
-    """A sampler that can leave out its first batches, and marks indices with a seed for workers."""
-
-    def __init__(self, sampler: Any, batched: bool, marked: bool) -> None:
-        self.sampler, self.batched, self.marked = sampler, batched, marked
-        self.skip = 0
-        self.seed = 0
+    def __init__(self, loader: Any) -> None:
+        self._part = Part(loader)
 
     def __iter__(self) -> Iterator[Any]:
-        remaining = islice(iter(self.sampler), self.skip, None)
-        if not self.marked:
-            return remaining
-        seed = self.seed
-        if self.batched:
-            return ([(seed, index) for index in batch] for batch in remaining)
-        return ((seed, index) for index in remaining)
-
-    def __len__(self) -> int:
-        return len(self.sampler)
+        part = self._part
+        part.seed, part.passes = torch.initial_seed() & (2**63 - 1), 1
+        return part.open(0)
 
 
-def _with_cursor(loader: DataLoader[Any], sequential: bool) -> tuple[DataLoader[Any], Cursor]:
-    """A copy of `loader` that draws its indices through a cursor; the user's own is left alone."""
-    batched = loader.batch_sampler is not None
-    sampler: Any = loader.batch_sampler if batched else loader.sampler
-    if sequential:
-        ordered = SequentialSampler(loader.dataset)  # type: ignore[arg-type] # map-style, hence sized
-        sampler = (
-            BatchSampler(ordered, loader.batch_size or 1, loader.drop_last) if batched else ordered
-        )
-    cursor = Cursor(sampler, batched, marked=loader.num_workers > 0)
-    clone = copy.copy(loader)
-    # DataLoader refuses to have its sampler replaced; a copy is ours to change.
-    clone.__dict__["batch_sampler" if batched else "sampler"] = cursor
-    if loader.num_workers > 0:
-        batch_fetch = callable(getattr(loader.dataset, "__getitems__", None))
-        clone.__dict__["dataset"] = (SeededBatches if batch_fetch else Seeded)(loader.dataset)
-    return clone, cursor
+def for_evaluation(loader: Any) -> Any:
+    """What evaluation iterates in place of `loader`."""
+    alive = isinstance(loader, DataLoader) and loader.persistent_workers
+    return Repeatable(loader) if alive and Part(loader).plain else loader
 
 
-class Seeded(Dataset[Any]):
-    """A dataset whose samples are loaded under a seed of their own."""
-
-    def __init__(self, dataset: Any) -> None:
-        self.dataset = dataset
-
-    def __getitem__(self, marked: tuple[int, Any]) -> Any:
-        seed, index = marked
-        seed_sample(seed, index)
-        return self.dataset[index]
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return getattr(self.dataset, name)
-
-
-class SeededBatches(Seeded):
-    """The same for a dataset that loads a whole batch at once."""
-
-    def __getitems__(self, marked: Sequence[tuple[int, Any]]) -> Any:
-        seed_sample(*marked[0])
-        return self.dataset.__getitems__([index for _, index in marked])
-
-
-def seed_sample(seed: int, index: Any) -> None:
-    """Seed Python, NumPy and torch from (seed, index), the same in every process."""
-    number = index if isinstance(index, int) else zlib.crc32(repr(index).encode())
-    mixed = (seed * 0x5851F42D4C957F2D + number * 0x14057B7EF767814F + 0xB5) & (2**64 - 1)
-    mixed ^= mixed >> 33
-    random.seed(mixed)
-    np.random.seed(mixed & 0xFFFFFFFF)
-    torch.default_generator.manual_seed(mixed & (2**63 - 1))
-
-
-def eval_batches(loader: Any, limit: Limit, argument: str) -> tuple[Iterable[Any], float]:
+def eval_batches(
+    loader: Any, iterable: Any, limit: Limit, argument: str
+) -> tuple[Iterable[Any], float]:
     """The batches of an evaluation loader, limited, and how many they are."""
     length = limited(loader_length(loader), limit, argument)
-    return (loader if length == math.inf else islice(loader, int(length))), length
+    return (iterable if length == math.inf else islice(iterable, int(length))), length

@@ -48,7 +48,8 @@ class Entry:
         self, name: str, suffix: str, loader: int | None, options: tuple[Any, ...]
     ) -> None:
         prog_bar, logger, on_step, on_epoch, reduce_fx = options[:5]
-        self.name, self.suffix, self.options = name, suffix, options
+        self.name, self.suffix = name, suffix
+        self.options: tuple[Any, ...] | None = options
         self.loader = loader  # None where it was logged outside of a loader's batches
         self.prog_bar, self.logger = prog_bar, logger is not False
         self.on_step, self.on_epoch, self.reduction = on_step, on_epoch, reduce_fx
@@ -60,6 +61,19 @@ class Entry:
         self.total: Scalar | None = None
         self.weight: float = 0
         self.fresh = False
+
+    def state_dict(self) -> dict[str, Any]:
+        choice = [self.prog_bar, self.logger, self.on_step, self.on_epoch, self.reduction]
+        return {
+            "name": self.name,
+            "suffix": self.suffix,
+            "loader": self.loader,
+            "choice": choice,
+            "total": _kept(self.total),
+            "weight": self.weight,
+            "last": _kept(self.last),
+            "fresh": self.fresh,
+        }
 
     def label(self, level: str) -> str:
         """The name loggers see: suffixed by level where both levels are logged."""
@@ -110,7 +124,6 @@ class Metrics:
         self._bar_copy: HostCopy | None = None
         self._bar_names: list[str] = []
         self._bar_arrived: dict[str, float] = {}
-        self._restored: dict[str, dict[str, Any]] = {}
 
     # -- scopes ---------------------------------------------------------------------------------
 
@@ -178,10 +191,13 @@ class Metrics:
         self, active: dict[str, Entry], name: str, value: Any, options: tuple[Any, ...]
     ) -> Entry:
         stage, in_batch, loader = self._scope
+        if name in active and active[name].options is None:  # from a checkpoint
+            active[name].options = options
+            return active[name]
         if name in active:
             raise MisconfigurationException(
                 f"`self.log({name!r}, ...)` was called before in this stage with other options "
-                f"({_describe(active[name].options)}; now {_describe(options)}). "
+                f"({_describe(active[name].options or ())}; now {_describe(options)}). "
                 "Use the same options, or another name."
             )
         prog_bar, logger, on_step, on_epoch, reduce_fx, _, add_index = options
@@ -213,7 +229,6 @@ class Metrics:
             entry.metric = value
         self.eval_steps |= on_step and stage != "train"
         active[name] = entry
-        self._restore_entry(entry)
         return entry
 
     def _log_metric(self, entry: Entry, metric: Any) -> None:
@@ -322,7 +337,7 @@ class Metrics:
     def reset(self) -> None:
         """A new run begins: no name is known, nothing was logged."""
         self.scopes.clear()
-        self._restored, self.seen, self.eval_steps = {}, {}, False
+        self.seen, self.eval_steps = {}, False
         self.forget()
 
     def forget(self) -> None:
@@ -357,18 +372,17 @@ class Metrics:
 
     # -- resume ---------------------------------------------------------------------------------
 
-    def state_dict(self) -> dict[str, Any]:
-        """Partial sums of the current epoch and the newest values, as tensors and plain values."""
-        partial = {}
-        for (stage, in_batch, loader), entries in self.scopes.items():
-            for entry in entries.values():
-                if entry.total is not None or entry.last is not None:
-                    partial[f"{stage}/{int(in_batch)}/{loader}/{entry.name}"] = {
-                        "total": _kept(entry.total),
-                        "weight": entry.weight,
-                        "last": _kept(entry.last),
-                        "fresh": entry.fresh,
-                    }
+    def state_dict(self, names: Mapping[int, str]) -> dict[str, Any]:
+        """What this epoch has accumulated and the newest values, as tensors and plain values.
+
+        `names` says what the Metrics in the model are called, by their id.
+        """
+        partial = [
+            {**entry.state_dict(), "scope": list(scope), "metric": names.get(id(entry.metric))}
+            for scope, entries in self.scopes.items()
+            for entry in entries.values()
+            if entry.total is not None or entry.last is not None or entry.fresh
+        ]
         return {
             "partial": partial,
             "callback": {name: _kept(value) for name, value in self.callback_values.items()},
@@ -377,19 +391,20 @@ class Metrics:
             "seen": dict(self.seen),
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._restored = dict(state["partial"])
+    def load_state_dict(self, state: dict[str, Any], metrics: Mapping[str, Any]) -> None:
+        self.scopes.clear()
+        for kept in state["partial"]:
+            entry = Entry(kept["name"], kept["suffix"], kept["loader"], tuple(kept["choice"]))
+            entry.options = None  # those of the first `log` call
+            entry.metric = metrics.get(kept["metric"])
+            entry.total, entry.weight = kept["total"], kept["weight"]
+            entry.last, entry.fresh = kept["last"], kept["fresh"]
+            stage, in_batch, loader = kept["scope"]
+            self.scopes.setdefault((stage, in_batch, loader), {})[entry.name] = entry
         self.callback_values = dict(state["callback"])
         self.bar_values = dict(state["bar"])
         self.logged_values = dict(state["logged"])
         self.seen = dict(state.get("seen", {}))
-
-    def _restore_entry(self, entry: Entry) -> None:
-        stage, in_batch, loader = self._scope
-        kept = self._restored.pop(f"{stage}/{int(in_batch)}/{loader}/{entry.name}", None)
-        if kept is not None:
-            entry.total, entry.weight = kept["total"], kept["weight"]
-            entry.last, entry.fresh = kept["last"], kept["fresh"]
 
 
 class HostCopy:
@@ -469,4 +484,4 @@ def _number(name: str, value: Any) -> float:
 
 def _describe(options: tuple[Any, ...]) -> str:
     labels = ("prog_bar", "logger", "on_step", "on_epoch", "reduce_fx", "sync_dist", "add_dataloader_idx")  # fmt: skip
-    return ", ".join(f"{label}={value}" for label, value in zip(labels, options, strict=True))
+    return ", ".join(f"{label}={value}" for label, value in zip(labels, options, strict=False))

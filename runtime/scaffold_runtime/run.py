@@ -18,7 +18,13 @@ from scaffold_runtime.checks import check_first_batch, check_monitors, warn_not_
 from scaffold_runtime.data import LightningDataModule, move_data_to_device
 from scaffold_runtime.errors import MisconfigurationException
 from scaffold_runtime.hooks import Callback, Checkpoint, HookTable, overridden
-from scaffold_runtime.loaders import TrainSource, as_eval_loaders, as_train_loader, loader_length
+from scaffold_runtime.loaders import (
+    TrainSource,
+    as_eval_loaders,
+    as_train_loader,
+    for_evaluation,
+    loader_length,
+)
 from scaffold_runtime.loops.evaluate import evaluate, no_grad
 from scaffold_runtime.loops.step import make_backward, make_clip, make_zero_grad, window_of
 from scaffold_runtime.metrics import Metrics, Scalar
@@ -79,7 +85,8 @@ class Run:
         self.optimizers: list[Optimizer] = []
         self.manual_optimizers: list[LightningOptimizer] = []
         self.scheduler_configs: list[LRSchedulerConfig] = []
-        self.restored: dict[str, Any] | None = None
+        self.resumed = False
+        self.position: dict[str, Any] | None = None  # in the training data, from a checkpoint
         self.rng_to_restore: dict[str, Any] | None = None
         self.validates = False
         self.sanity = False
@@ -93,12 +100,9 @@ class Run:
         self.predictions: list[list[Any]] = []
         self.predicted_batches: list[list[Any]] = []
         self._eval_loaders: dict[str, list[Any]] = {}
+        self._eval_iterables: dict[str, list[Any]] = {}
         self._unchecked = True
         self.warned_not_finite = False
-
-    @property
-    def resumed(self) -> bool:
-        return self.restored is not None
 
     # -- data -----------------------------------------------------------------------------------
 
@@ -117,6 +121,13 @@ class Run:
         if stage not in self._eval_loaders:
             self._eval_loaders[stage] = as_eval_loaders(self.source(stage))
         return self._eval_loaders[stage]
+
+    def eval_iterables(self, stage: str) -> list[tuple[Any, Any]]:
+        """The loaders of a stage, each with what to iterate in its place."""
+        loaders = self.eval_loaders(stage)
+        if stage not in self._eval_iterables:
+            self._eval_iterables[stage] = [for_evaluation(loader) for loader in loaders]
+        return list(zip(loaders, self._eval_iterables[stage], strict=True))
 
     def open_train_data(self) -> None:
         """Ask for the training loader and work out when validation is due."""
@@ -167,8 +178,9 @@ class Run:
         self.metrics.enter("train", in_batch=False)
         for call in self.hooks.on_train_start:
             call()
-        if self.restored is not None:
-            self.train.load_state_dict(self.restored.get("data", {}))
+        if self.position is not None:
+            self.train.load_state_dict(self.position)
+            self.position = None
             if self.progress.batch == 0:
                 self.put_back_rng()
         return True
@@ -181,11 +193,18 @@ class Run:
 
     def wants_epoch(self) -> bool:
         trainer, progress = self.trainer, self.progress
-        if trainer.should_stop and self.may_stop():
+        if self.train.length == 0:
             return False
-        if progress.step >= self.step_limit or self.train.length == 0:
+        if progress.batch:
+            return True  # resumed in the middle of one: it has an end to come to
+        if self.stop_due():
             return False
         return trainer.max_epochs == -1 or progress.epoch < trainer.max_epochs
+
+    def stop_due(self) -> bool:
+        """Whether the steps are up, or somebody asked to stop and may."""
+        asked = self.trainer.should_stop and self.may_stop()
+        return asked or self.progress.step >= self.step_limit
 
     def may_stop(self) -> bool:
         """Whether `min_epochs` and `min_steps` are met."""
@@ -201,13 +220,14 @@ class Run:
             if self.reload_due():
                 self.open_train_data()
                 self._eval_loaders.pop("validation", None)
+                self._eval_iterables.pop("validation", None)
             self.metrics.enter("train", in_batch=False)
             for call in self.hooks.on_train_epoch_start:
                 call()
         self.metrics.enter("train", in_batch=True)
         batches = self.train.begin(self.progress.epoch, self.progress.batch)
         self.put_back_rng()
-        return batches
+        return iter(()) if self.progress.batch and self.stop_due() else batches
 
     def window(self, index: int, last: bool) -> tuple[bool, bool, int]:
         size = self.trainer.accumulate_grad_batches
@@ -229,7 +249,7 @@ class Run:
             for checkpoint in self.checkpoints:
                 checkpoint.commit(trainer, self.module)
         if trainer.should_stop or progress.step >= self.step_limit:
-            self.stopping = progress.step >= self.step_limit or self.may_stop()
+            self.stopping = self.stop_due()
 
     def end_epoch(self) -> None:
         """`on_train_epoch_end`, epoch metrics, monitors, epoch schedulers, and a last commit."""

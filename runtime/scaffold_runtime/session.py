@@ -42,11 +42,41 @@ def open_run(
         _close(run)
 
 
+@contextmanager
+def open_trial(trial: Trainer, outer: Run) -> Iterator[Run]:
+    """A run inside a run: the same function, module, data and set-up, with the counters, metrics and
+    callbacks of the trainer `trial`, and new optimizers. The outer run goes on unaware of it."""
+    run = Run(trial, outer.fn, outer.module, outer.datamodule, outer.given)
+    trial.open(run)
+    run.callbacks, run.validates = trial.callbacks, outer.validates
+    run.precision, run.prepared, run.to_device = outer.precision, outer.prepared, outer.to_device
+    _lend(run)
+    try:
+        run.hooks = build_table(trial, run.module, run.callbacks, LightningModule)
+        if run.fn == "fit":
+            _make_optimizers(run)
+        yield run
+    finally:
+        _close(run)
+        _lend(outer)
+
+
+def _lend(run: Run) -> None:
+    """Attach the module, the data module and the callbacks' `log` to `run`."""
+    run.module.trainer, run.module._metrics = run.trainer, run.metrics
+    if run.datamodule is not None:
+        run.datamodule.trainer = run.trainer
+    for callback in run.callbacks:
+        callback.log, callback.log_dict = run.module.log, run.module.log_dict
+
+
 def _set_up(run: Run, ckpt_path: str | None) -> None:
     trainer, module, datamodule = run.trainer, run.module, run.datamodule
     _attach(run)
     check_run(run)
-    run.hooks = build_table(trainer, module, run.callbacks, LightningModule, trainer.profiler.wrap)
+    checkpoint = read_for_run(run, ckpt_path)  # first of all: it says which run folder this is
+    measured = trainer.profiler.wrap if trainer.profiler.active else None
+    run.hooks = build_table(trainer, module, run.callbacks, LightningModule, measured)
     if datamodule is not None:
         datamodule.prepare_data()
     module.prepare_data()
@@ -57,7 +87,6 @@ def _set_up(run: Run, ckpt_path: str | None) -> None:
     run.precision = trainer.precision_plugin
     with run.precision.init_context():
         module.configure_model()
-    checkpoint = read_for_run(run, ckpt_path)
     if checkpoint is not None:
         restore_objects(run, checkpoint)
     run.precision.convert_module(module)
@@ -66,6 +95,7 @@ def _set_up(run: Run, ckpt_path: str | None) -> None:
         _make_optimizers(run)
     run.prepared = trainer.strategy.prepare(module, run.precision)
     run.to_device = make_transfer(run)
+    trainer.profiler.attach(run)
     if run.fn == "fit":
         for call in run.hooks.on_fit_start:
             call()
@@ -75,17 +105,12 @@ def _set_up(run: Run, ckpt_path: str | None) -> None:
 
 
 def _attach(run: Run) -> None:
-    trainer, module = run.trainer, run.module
-    module.trainer = trainer
-    module._metrics = run.metrics
-    if run.datamodule is not None:
-        run.datamodule.trainer = trainer
     run.metrics.reset()
     run.metrics.leave("during set-up")
-    run.callbacks = _callbacks(trainer, module)
-    trainer.callbacks = run.callbacks
-    for callback in run.callbacks:
-        callback.log, callback.log_dict = module.log, module.log_dict
+    run.module.trainer = run.trainer
+    run.callbacks = _callbacks(run.trainer, run.module)
+    run.trainer.callbacks = run.callbacks
+    _lend(run)
     if run.trainer.barebones:
         run.module._metrics = None  # `self.log` does nothing
     run.checkpoints = [c for c in run.callbacks if isinstance(c, Checkpoint)]
@@ -136,8 +161,7 @@ def _tear_down(run: Run) -> None:
     for call in run.hooks.teardown:
         call(run.fn)
     for logger in run.trainer.loggers:
-        logger.finalize("success")
-    run.trainer.profiler.describe()
+        logger.attempt("finalize", "success")
 
 
 def _fail(run: Run, error: BaseException) -> None:
@@ -149,10 +173,11 @@ def _fail(run: Run, error: BaseException) -> None:
         run.datamodule.on_exception(error)
     run.deliver(wait=True)
     for logger in run.trainer.loggers:
-        logger.finalize("failed")
+        logger.attempt("finalize", "failed")
 
 
 def _close(run: Run) -> None:
+    run.trainer.profiler.detach(run)
     run.metrics.leave("outside of a run")
     run.module._metrics = None
     for callback in run.callbacks:

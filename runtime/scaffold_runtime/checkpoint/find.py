@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from scaffold_runtime.checkpoint.io import read_checkpoint
 from scaffold_runtime.errors import CheckpointError
@@ -73,8 +73,8 @@ def _run_folders(trainer: Trainer) -> list[Path]:
     )
 
 
-def find_newest_good(trainer: Trainer) -> Path:
-    """The newest checkpoint that can be read, falling back over damaged ones with one warning.
+def read_newest_good(trainer: Trainer) -> tuple[Path, dict[str, Any]]:
+    """The newest checkpoint that can be read, with its content, falling back over damaged ones with one warning.
 
     Raises:
         CheckpointError: if there are checkpoints and none can be read, or there are none.
@@ -84,11 +84,11 @@ def find_newest_good(trainer: Trainer) -> Path:
     reasons: list[str] = []
     for file in [newest, *(f for f in files if f != newest)]:
         try:
-            read_checkpoint(file)
+            checkpoint = read_checkpoint(file)
         except CheckpointError as error:
             reasons.append(str(error))
             continue
         if reasons:
             warnings.warn(f"{' '.join(reasons)} Going on from {file}.", stacklevel=2)
-        return file
+        return file, checkpoint
     raise CheckpointError(f"no checkpoint can be read: {' '.join(reasons)}")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from torch import nn
 
-from scaffold_runtime.checkpoint.find import find_checkpoint, find_newest_good
+from scaffold_runtime.checkpoint.find import find_checkpoint, read_newest_good
 from scaffold_runtime.checkpoint.io import read_checkpoint
 from scaffold_runtime.checkpoint.state import load_weights
 from scaffold_runtime.errors import CheckpointError
@@ -20,13 +20,21 @@ if TYPE_CHECKING:
 
 
 def read_for_run(run: Run, ckpt_path: str | None) -> dict[str, Any] | None:
-    """Read the checkpoint a run starts from; None where it starts afresh."""
+    """Read the checkpoint a run starts from; None where it starts afresh. To train on from a checkpoint is
+    to go on in its run folder."""
     if ckpt_path is None:
         return None
     trainer = run.trainer
-    path = find_newest_good(trainer) if ckpt_path == "last" else find_checkpoint(trainer, ckpt_path)
+    if ckpt_path == "last":
+        path, checkpoint = read_newest_good(trainer)
+    else:
+        path = find_checkpoint(trainer, ckpt_path)
+        checkpoint = read_checkpoint(path)
     trainer.ckpt_path = str(path)
-    return read_checkpoint(path)
+    if run.fn == "fit":
+        for logger in trainer.loggers:
+            logger.continue_run_of(path)
+    return checkpoint
 
 
 def object_from_checkpoint(

@@ -1,13 +1,20 @@
 """The one list of stateful things: gathered here, put back here, written by nobody else.
 
 Keys are Lightning's (`state_dict`, `epoch`, `global_step`, `optimizer_states`, `lr_schedulers`,
-`callbacks`, `hyper_parameters`, ...), plus `progress`, `metrics`, `data`, `precision` and `rng`.
+`callbacks`, `hyper_parameters`, ...), plus `progress`, `precision`, `transient`, `metrics`, `data`,
+`loggers` and `rng`.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from scaffold_runtime.checkpoint.transient import (
+    COMPILED,
+    metric_parts,
+    restore_transient,
+    transient,
+)
 from scaffold_runtime.data import LightningDataModule
 from scaffold_runtime.errors import CheckpointError
 from scaffold_runtime.hooks import overridden
@@ -20,7 +27,6 @@ if TYPE_CHECKING:
 LIGHTNING_VERSION = (
     "2.6.0"  # whose checkpoint keys these are; Lightning looks for it when it reads one
 )
-COMPILED = "_orig_mod."  # torch.compile puts this into parameter names
 
 
 def collect(run: Run, weights_only: bool = False) -> dict[str, Any]:
@@ -46,8 +52,10 @@ def collect(run: Run, weights_only: bool = False) -> dict[str, Any]:
             "lr_schedulers": [c.scheduler.state_dict() for c in run.scheduler_configs],
             "callbacks": _callback_states(run),
             "precision": run.precision.state_dict(),
-            "metrics": run.metrics.state_dict(),
+            "transient": transient(module),
+            "metrics": run.metrics.state_dict({id(m): n for n, m in metric_parts(module).items()}),
             "data": run.train.state_dict() if hasattr(run, "train") else {},
+            "loggers": _logger_states(run),
         }
     state |= _hyperparameters("", module) | _hyperparameters("datamodule_", datamodule)
     if datamodule is not None and overridden("state_dict", datamodule, LightningDataModule):
@@ -57,6 +65,14 @@ def collect(run: Run, weights_only: bool = False) -> dict[str, Any]:
     if not weights_only:
         state["rng"] = rng_state()
     return {key: to_plain(value, key) for key, value in state.items()}
+
+
+def _logger_states(run: Run) -> list[dict[str, Any]]:
+    """Everything logged so far is in the logs before a checkpoint says so."""
+    run.deliver(wait=True)
+    for logger in run.trainer.loggers:
+        logger.attempt("save")
+    return [logger.state_dict() for logger in run.trainer.loggers]
 
 
 def _callback_states(run: Run) -> dict[str, Any]:
@@ -114,18 +130,32 @@ def load_weights(module: Any, checkpoint: dict[str, Any], strict: bool | None = 
 
 
 def restore_before_fit(run: Run, checkpoint: dict[str, Any]) -> None:
-    """Optimizers, schedulers, precision, progress and metrics; the data position and random numbers
-    are kept for the moment training goes on.
+    """Optimizers, schedulers, precision, progress, metrics and loggers; the data position and random
+    numbers are kept for the moment training goes on.
 
     Raises:
-        CheckpointError: if the checkpoint has another number of optimizers, or only weights.
+        CheckpointError: if the checkpoint has another number of optimizers or schedulers, or only weights.
     """
-    states = checkpoint.get("optimizer_states")
-    if states is None:
+    if checkpoint.get("optimizer_states") is None:
         raise CheckpointError(
             "the checkpoint holds weights only, so training cannot be resumed from it. "
             "Load it with `load_from_checkpoint` and start a new fit."
         )
+    _restore_optimizers(run, checkpoint["optimizer_states"])
+    _restore_schedulers(run, checkpoint.get("lr_schedulers", []))
+    if checkpoint.get("precision"):
+        run.precision.load_state_dict(checkpoint["precision"])
+    run.progress.load_state_dict(checkpoint.get("progress") or _progress_of_lightning(checkpoint))
+    restore_transient(run.module, checkpoint)
+    if "metrics" in checkpoint:
+        run.metrics.load_state_dict(checkpoint["metrics"], metric_parts(run.module))
+    for logger, state in zip(run.trainer.loggers, checkpoint.get("loggers", []), strict=False):
+        logger.load_state_dict(state)
+    run.resumed, run.position = True, checkpoint.get("data", {})
+    run.rng_to_restore = checkpoint.get("rng")
+
+
+def _restore_optimizers(run: Run, states: list[dict[str, Any]]) -> None:
     if len(states) != len(run.optimizers):
         raise CheckpointError(
             f"the checkpoint has the state of {len(states)} optimizer(s), "
@@ -138,17 +168,16 @@ def restore_before_fit(run: Run, checkpoint: dict[str, Any]) -> None:
             raise CheckpointError(
                 f"the optimizer state in the checkpoint does not fit {type(optimizer).__name__}: {error}."
             ) from error
-    for config, state in zip(
-        run.scheduler_configs, checkpoint.get("lr_schedulers", []), strict=False
-    ):
+
+
+def _restore_schedulers(run: Run, states: list[dict[str, Any]]) -> None:
+    if len(states) != len(run.scheduler_configs):
+        raise CheckpointError(
+            f"the checkpoint has the state of {len(states)} learning rate scheduler(s), "
+            f"but `configure_optimizers` returned {len(run.scheduler_configs)}."
+        )
+    for config, state in zip(run.scheduler_configs, states, strict=True):
         config.scheduler.load_state_dict(state)
-    if checkpoint.get("precision"):
-        run.precision.load_state_dict(checkpoint["precision"])
-    run.progress.load_state_dict(checkpoint.get("progress") or _progress_of_lightning(checkpoint))
-    if "metrics" in checkpoint:
-        run.metrics.load_state_dict(checkpoint["metrics"])
-    run.restored = checkpoint
-    run.rng_to_restore = checkpoint.get("rng")
 
 
 def _progress_of_lightning(checkpoint: dict[str, Any]) -> dict[str, int]:

@@ -20,8 +20,8 @@ FIRST = ("epoch", "step")
 class CSVLogger(FolderLogger):
     """Write `metrics.csv` into the run folder.
 
-    Rows are appended and never deleted. Only when a name appears that has no column yet is the file
-    written anew, with that column added.
+    Rows are appended. The file is written anew when a name appears that has no column yet, and when a run
+    is resumed: rows it will log again go to `metrics.replaced.csv`.
 
     Args:
         save_dir: the folder under which experiments are kept.
@@ -44,6 +44,7 @@ class CSVLogger(FolderLogger):
         self._flush_every = flush_logs_every_n_steps
         self._columns: list[str] = []
         self._rows: list[dict[str, Any]] = []
+        self._written = 0
         self._hparams: dict[str, Any] = {}
 
     @property
@@ -73,33 +74,60 @@ class CSVLogger(FolderLogger):
         if not self._rows:
             return
         self.file.parent.mkdir(parents=True, exist_ok=True)
-        if not self._columns and self.file.exists():
-            with self.file.open(newline="") as file:
-                self._columns = next(csv.reader(file), [])
+        if not self._columns:
+            self._columns, self._written = self._header(), len(self._read())
         seen = dict.fromkeys(name for row in self._rows for name in row)
         new = [name for name in (*FIRST, *seen) if name in seen and name not in self._columns]
         if new:
             self._add_columns(new)
         with self.file.open("a", newline="") as file:
             csv.DictWriter(file, self._columns, restval="").writerows(self._rows)
+        self._written += len(self._rows)
         self._rows.clear()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"rows": self._written}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._columns, rows = self._header(), self._read()
+        self._written = min(state.get("rows", 0), len(rows))
+        again = rows[self._written :]
+        if again:
+            with self.file.with_suffix(".replaced.csv").open("a", newline="") as file:
+                _write(file, self._columns, again)
+            self._replace(rows[: self._written])
+
+    def _header(self) -> list[str]:
+        if not self.file.exists():
+            return []
+        with self.file.open(newline="") as file:
+            return next(csv.reader(file), [])
+
+    def _read(self) -> list[dict[str, Any]]:
+        if not self.file.exists():
+            return []
+        with self.file.open(newline="") as file:
+            return list(csv.DictReader(file, restkey="", restval=""))  # the last may be torn
 
     def finalize(self, status: str) -> None:
         self.save()
 
     def _add_columns(self, new: list[str]) -> None:
-        """Write the file anew with more columns; the old one stays until the new one is whole."""
         self._columns += dict.fromkeys(new)
-        rows: list[dict[str, Any]] = []
-        if self.file.exists():
-            with self.file.open(newline="") as file:
-                rows = list(csv.DictReader(file))
+        self._replace(self._read())
+
+    def _replace(self, rows: list[dict[str, Any]]) -> None:
+        """Write the file anew; the old one stays until the new one is whole."""
         temporary = self.file.with_suffix(".csv.partial")
         with temporary.open("w", newline="") as file:
-            writer = csv.DictWriter(file, self._columns, restval="")
-            writer.writeheader()
-            writer.writerows(rows)
+            _write(file, self._columns, rows)
         os.replace(temporary, self.file)
+
+
+def _write(file: Any, columns: list[str], rows: list[dict[str, Any]]) -> None:
+    writer = csv.DictWriter(file, columns, restval="", extrasaction="ignore")
+    writer.writeheader()
+    writer.writerows(rows)
 
 
 def _listed(value: Any) -> Any:

@@ -46,6 +46,7 @@ class TensorBoardLogger(FolderLogger):
         self._prefix = f"{prefix}-" if prefix else ""
         self._sub_dir, self._kwargs = sub_dir, kwargs
         self._open_writer: Any = None
+        self._next_step = 0
         self.hparams: dict[str, Any] = {}
 
     @property
@@ -65,6 +66,7 @@ class TensorBoardLogger(FolderLogger):
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         writer = self.experiment
+        self._next_step = max(self._next_step, (step or 0) + 1)
         for name, value in metrics.items():
             writer.add_scalar(self._prefix + name, value, step, new_style=True)
 
@@ -98,6 +100,14 @@ class TensorBoardLogger(FolderLogger):
     def save(self) -> None:
         if vars(self).get("_open_writer") is not None:
             self._open_writer.flush()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"next_step": self._next_step}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """TensorBoard leaves out what earlier files have from this step on."""
+        self._next_step = state.get("next_step", 0)
+        self._kwargs.setdefault("purge_step", self._next_step)
 
     def finalize(self, status: str) -> None:
         self.save()

@@ -16,7 +16,7 @@ def predict(run: Run, limit: int | float, keep: bool) -> list[Any] | None:
     With `keep=False` nothing is collected (a prediction writer takes the outputs) and None is returned.
     """
     hooks = run.hook_group("predict")
-    loaders = run.eval_loaders("predict")
+    loaders = run.eval_iterables("predict")
     step = run.bind_step("predict", len(loaders))
     several = len(loaders) > 1
     modes = run.to_eval_mode("predict")
@@ -25,8 +25,8 @@ def predict(run: Run, limit: int | float, keep: bool) -> list[Any] | None:
     with run.no_grad("predict"):
         for call in (*hooks.start, *hooks.epoch_start):
             call()
-        for position, loader in enumerate(loaders):
-            batches, _ = eval_batches(loader, limit, "limit_predict_batches")
+        for position, (loader, iterable) in enumerate(loaders):
+            batches, _ = eval_batches(loader, iterable, limit, "limit_predict_batches")
             loader_args = (position,) if several else ()
             for index, batch in enumerate(batches):
                 batch = run.to_device(batch, position)

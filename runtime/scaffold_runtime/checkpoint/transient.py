@@ -1,0 +1,69 @@
+"""The state of a model that its `state_dict` leaves out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+COMPILED = "_orig_mod."  # torch.compile puts this into names
+
+
+def transient(module: nn.Module) -> dict[str, Any]:
+    """Buffers that are not persistent, metrics in the middle of an epoch, and which parts are in evaluation
+    mode or frozen."""
+    persistent = module.state_dict().keys()
+    return {
+        "buffers": {_plain(k): b for k, b in module.named_buffers() if k not in persistent},
+        "metrics": {name: _metric_state(part) for name, part in metric_parts(module).items()},
+        "evaluating": [_plain(name) for name, part in module.named_modules() if not part.training],
+        "frozen": [_plain(name) for name, p in module.named_parameters() if not p.requires_grad],
+    }
+
+
+def restore_transient(module: nn.Module, checkpoint: dict[str, Any]) -> None:
+    """Put back what `transient` gathered; a checkpoint from elsewhere has nothing of it."""
+    state = checkpoint.get("transient")
+    if state is None:
+        return
+    with torch.no_grad():
+        for name, buffer in module.named_buffers():
+            if _plain(name) in state["buffers"]:
+                buffer.copy_(state["buffers"][_plain(name)])
+    parts = metric_parts(module)
+    for name, kept in state["metrics"].items():
+        if name in parts:
+            _restore_metric(parts[name], kept)
+    evaluating, frozen = set(state["evaluating"]), set(state["frozen"])
+    for name, part in module.named_modules():
+        part.training = _plain(name) not in evaluating
+    for name, parameter in module.named_parameters():
+        parameter.requires_grad = _plain(name) not in frozen
+
+
+def metric_parts(module: nn.Module) -> dict[str, Any]:
+    """The torchmetrics Metrics inside a model, by name."""
+    parts = dict(module.named_modules())
+    for part in parts.values():
+        if hasattr(part, "compute_groups"):
+            part.items()  # a MetricCollection brings the state its members share up to date
+    return {_plain(name): part for name, part in parts.items() if hasattr(part, "metric_state")}
+
+
+def _metric_state(metric: Any) -> dict[str, Any]:
+    kept = {
+        name: list(value) if isinstance(value, list) else value
+        for name, value in metric.metric_state.items()
+    }
+    return {"states": kept, "updates": metric._update_count}
+
+
+def _restore_metric(metric: Any, kept: dict[str, Any]) -> None:
+    for name, value in kept["states"].items():
+        setattr(metric, name, value)
+    metric._update_count, metric._computed = kept["updates"], None
+
+
+def _plain(name: str) -> str:
+    return name.replace(COMPILED, "")

@@ -1,0 +1,323 @@
+"""Standing at an exact position in a loader, and giving each of its samples random numbers of its own.
+
+A position is a number of batches delivered in a pass over the loader. To stand there again, random
+numbers are put back to what they were when the sampler drew first, the sampler is asked for the same
+indices, and the first ones are left out without loading data. Samples loaded in worker processes are
+seeded by (seed, pass, index), so their augmentation does not depend on what a worker loaded before.
+"""
+
+from __future__ import annotations
+
+import copy
+import random
+import warnings
+import zlib
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    SequentialSampler,
+    get_worker_info,
+)
+
+from scaffold_runtime.seed import rng_digest, rng_state, set_rng_state
+
+ODD = 0x9E3779B97F4A7C15  # spreads consecutive numbers over all 64 bits
+BITS = 2**64 - 1
+
+
+class Part:
+    """One loader of a run: a copy that can be positioned, and the position in its current pass."""
+
+    def __init__(self, loader: Any, sequential: bool = False) -> None:
+        self.loader = self.iterable = loader
+        self.cursor: Cursor | None = None
+        self.seed = self.passes = self.count = 0
+        self.ended = False  # whether this epoch came to the end of the loader
+        self._start: dict[str, Any] | None = None
+        self._kept: dict[str, Any] | None = None
+        self.plain = (
+            isinstance(loader, DataLoader)
+            and type(loader).__iter__ is DataLoader.__iter__
+            and not _has_state(loader)
+        )
+        self.workers = getattr(loader, "num_workers", 0) if isinstance(loader, DataLoader) else 0
+        self.persistent = self.plain and loader.persistent_workers
+        if self.plain:
+            self._clone(sequential)
+
+    def _clone(self, sequential: bool) -> None:
+        """Work on a copy of the user's loader. DataLoader refuses changes, but a copy is ours."""
+        self.iterable = clone = copy.copy(self.loader)
+        clone.generator = torch.Generator()  # for the workers' own seeds, see `_draw_seed`
+        inside = clone.__dict__
+        inside["_iterator"] = None  # workers of the user's own iteration are not ours
+        if isinstance(clone.dataset, IterableDataset):
+            inside["dataset"] = SeededStream(clone.dataset) if self.persistent else clone.dataset
+            return
+        batched = clone.batch_sampler is not None
+        sampler = _in_order(clone, batched) if sequential else None
+        sampler = sampler or (clone.batch_sampler if batched else clone.sampler)
+        self.cursor = Cursor(sampler, batched, self.workers > 0, self.generators())
+        inside["batch_sampler" if batched else "sampler"] = self.cursor
+        if self.workers:
+            at_once = callable(getattr(clone.dataset, "__getitems__", None))
+            inside["dataset"] = (SeededBatches if at_once else Seeded)(clone.dataset)
+
+    # -- one pass -------------------------------------------------------------------------------
+
+    def begin_epoch(self, epoch: int) -> None:
+        self.count, self.ended, self._kept = 0, False, None
+        for owner in self._owners():
+            if callable(getattr(owner, "set_epoch", None)):
+                owner.set_epoch(epoch)
+
+    def __iter__(self) -> Iterator[Any]:
+        """A pass that counts its batches, for loaders that end before the epoch does."""
+        if self._kept is None:
+            self.count = 0
+        return self._counting(self.open(self.count))
+
+    def _counting(self, batches: Iterator[Any]) -> Iterator[Any]:
+        for batch in batches:
+            self.count += 1
+            yield batch
+        self.ended = True
+
+    def open(self, skip: int) -> Iterator[Any]:
+        """Begin a pass at batch `skip`, or go on with the one whose state was loaded."""
+        kept, self._kept = self._kept, None
+        if kept is None and self.plain:
+            self._draw_seed()
+        if self.plain:
+            self.iterable.generator.manual_seed(self.seed)
+        if self.cursor is not None:
+            return self._open_at(self.cursor, skip, kept)
+        self._start = kept["start"] if kept else take_random(self.generators())
+        if kept is not None and self._load_inner(kept):
+            return self._fresh()
+        if kept is not None:
+            put_random(kept["start"], self.generators())
+        if isinstance(getattr(self.iterable, "dataset", None), SeededStream):
+            self.iterable.dataset.begin(self.seed, self.passes)
+        batches = self._fresh()
+        if skip:
+            self._replay(batches, skip)
+        return batches
+
+    def _fresh(self) -> Iterator[Any]:
+        return iter(self.iterable)
+
+    def _draw_seed(self) -> None:
+        """Draw what torch would draw for its workers; those that live on keep their seed."""
+        if self.passes == 0 or not self.persistent:
+            drawn = torch.empty((), dtype=torch.int64).random_(generator=self.loader.generator)
+            self.seed = int(drawn)
+        self.passes += 1
+
+    def _open_at(self, cursor: Cursor, skip: int, kept: dict[str, Any] | None) -> Iterator[Any]:
+        cursor.seed = (self.seed + ODD * self.passes) & BITS
+        cursor.skip, cursor.again = skip, kept["start"] if kept else None
+        batches = self._fresh()
+        if skip and not self.workers:
+            cursor.prime()
+        if cursor.draws_late:
+            _warn(
+                f"the sampler {type(cursor.sampler).__name__} draws global random numbers as it goes, so "
+                "the order of the rest of this epoch may differ: some samples may come twice and others "
+                "not. Give the sampler a generator of its own to resume exactly."
+            )
+        if kept is not None:
+            self._load_inner(kept)
+        return batches
+
+    def _replay(self, batches: Iterator[Any], skip: int) -> None:
+        drew = drop(batches, skip) and not self.workers
+        if (self.plain and not drew) or isinstance(self.loader, (list, tuple)):
+            return
+        _warn(
+            f"{type(self.loader).__name__} cannot be positioned: the first {skip} batches of the epoch were "
+            "loaded again and dropped. Unless it yields the same batches each time, some samples of this "
+            "epoch come twice and others not. Give it `state_dict` and `load_state_dict` to resume at once "
+            "and exactly."
+        )
+
+    # -- state ----------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        owner = self._stateful()
+        return {
+            "seed": self.seed,
+            "passes": self.passes,
+            "ended": self.ended,
+            "count": self.count,
+            "start": self.cursor.start if self.cursor is not None else self._start,
+            "inner": owner.state_dict() if owner is not None else None,
+        }
+
+    def load_state_dict(self, state: dict[str, Any], mid_epoch: bool) -> None:
+        self.seed, self.passes = state["seed"], state["passes"]
+        if mid_epoch and state["start"] is not None:
+            self.ended, self.count, self._kept = state["ended"], state["count"], state
+        elif not mid_epoch:
+            self._load_inner(state)
+
+    def _load_inner(self, state: dict[str, Any]) -> bool:
+        owner = self._stateful()
+        if owner is None or state["inner"] is None:
+            return False
+        owner.load_state_dict(state["inner"])
+        return True
+
+    def _stateful(self) -> Any:
+        """The loader or data set that keeps its own position; one in a worker cannot be asked."""
+        if _has_state(self.loader):
+            return self.loader
+        dataset = getattr(self.loader, "dataset", None)
+        return dataset if not self.workers and _has_state(dataset) else None
+
+    def _owners(self) -> Iterator[Any]:
+        loader = self.loader
+        batch_sampler = getattr(loader, "batch_sampler", None)
+        yield from (loader, getattr(loader, "dataset", None), getattr(loader, "sampler", None))
+        yield from (batch_sampler, getattr(batch_sampler, "sampler", None))
+
+    def generators(self) -> list[torch.Generator]:
+        found = (getattr(owner, "generator", None) for owner in self._owners())
+        return list({id(g): g for g in found if isinstance(g, torch.Generator)}.values())
+
+
+def _in_order(loader: DataLoader[Any], batched: bool) -> Any:
+    ordered = SequentialSampler(loader.dataset)  # type: ignore[arg-type] # map-style, hence sized
+    return BatchSampler(ordered, loader.batch_size or 1, loader.drop_last) if batched else ordered
+
+
+def _has_state(thing: Any) -> bool:
+    return all(callable(getattr(thing, name, None)) for name in ("state_dict", "load_state_dict"))
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, stacklevel=2)
+
+
+def take_random(generators: Sequence[torch.Generator]) -> dict[str, Any]:
+    """All global random numbers, and those of `generators`."""
+    return {"rng": rng_state(), "generators": [g.get_state() for g in generators]}
+
+
+def put_random(state: dict[str, Any], generators: Sequence[torch.Generator]) -> None:
+    set_rng_state(state["rng"])
+    for generator, kept in zip(generators, state["generators"], strict=True):
+        generator.set_state(kept)
+
+
+def drop(items: Iterator[Any], count: int) -> bool:
+    """Drop the first items; whether global random numbers were drawn after the first of them."""
+    next(items, None)
+    before = rng_digest()
+    for _ in islice(items, count - 1):
+        pass
+    return rng_digest() != before
+
+
+class Cursor:
+    """A sampler that can leave out its first batches, and marks indices with a seed for workers."""
+
+    def __init__(
+        self, sampler: Any, batched: bool, marked: bool, generators: list[torch.Generator]
+    ) -> None:
+        self.sampler, self.batched, self.marked = sampler, batched, marked
+        self.generators = generators
+        self.skip = self.seed = 0
+        self.start: dict[str, Any] | None = None  # random numbers when the sampler drew first
+        self.again: dict[str, Any] | None = None  # the same, from a checkpoint
+        self.draws_late = False
+        self._primed: Iterator[Any] | None = None
+
+    def prime(self) -> None:
+        """Skip now, and not when the first batch is asked for."""
+        self._primed = self._positioned()
+
+    def _positioned(self) -> Iterator[Any]:
+        if self.again is not None:
+            put_random(self.again, self.generators)
+        self.start = take_random(self.generators)
+        indices: Iterator[Any] = iter(self.sampler)
+        self.draws_late = self.skip > 0 and drop(indices, self.skip)
+        return indices
+
+    def __iter__(self) -> Iterator[Any]:
+        indices, self._primed = self._primed or self._positioned(), None
+        seed = self.seed
+        if not self.marked:
+            yield from indices
+        elif self.batched:
+            for batch in indices:
+                yield [(seed, index) for index in batch]
+        else:
+            for index in indices:
+                yield seed, index
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+
+class Seeded(Dataset[Any]):
+    """A data set whose samples are loaded under a seed of their own. Else it is the data set."""
+
+    def __init__(self, dataset: Any) -> None:
+        self.__dict__["dataset"] = dataset
+
+    def __getitem__(self, marked: tuple[int, Any]) -> Any:
+        seed_sample(*marked)
+        return self.dataset[marked[1]]
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or "dataset" not in self.__dict__:
+            raise AttributeError(name)
+        return getattr(self.dataset, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self.dataset, name, value)  # a worker_init_fn prepares the data set it is given
+
+
+class SeededBatches(Seeded):
+    """The same for a data set that loads a whole batch at once."""
+
+    def __getitems__(self, marked: Sequence[tuple[int, Any]]) -> Any:
+        seed_sample(*marked[0])
+        return self.dataset.__getitems__([index for _, index in marked])
+
+
+class SeededStream(Seeded, IterableDataset[Any]):
+    """An iterable data set in workers that live on: each pass has a seed of its own."""
+
+    def begin(self, seed: int, passes: int, stride: int = ODD) -> None:
+        """What the workers made next start from; those that exist count on by themselves."""
+        self.__dict__.update(_seed=seed + stride * passes, _stride=stride)
+
+    def __iter__(self) -> Iterator[Any]:
+        info = get_worker_info()
+        seed_sample(self._seed & BITS, info.id if info is not None else 0)
+        self.__dict__["_seed"] += self._stride
+        return iter(self.dataset)
+
+
+def seed_sample(seed: int, index: Any) -> None:
+    """Seed Python, NumPy and torch from (seed, index), the same in every process."""
+    number = index if isinstance(index, int) else zlib.crc32(repr(index).encode())
+    mixed = (seed * 0x5851F42D4C957F2D + number * 0x14057B7EF767814F + 0xB5) & BITS
+    mixed ^= mixed >> 33
+    random.seed(mixed)
+    np.random.seed(mixed & 0xFFFFFFFF)
+    torch.default_generator.manual_seed(mixed & (2**63 - 1))
