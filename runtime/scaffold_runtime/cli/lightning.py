@@ -197,6 +197,7 @@ class LightningCLI:
     def _sources(self, words: list[str]) -> Sources:
         """What the configuration files on the command line say, known to every parser for its errors."""
         sources = self.parser.sources
+        sources.add_options(words)
         for parser in self._subparsers.values():
             parser.sources = sources
         try:

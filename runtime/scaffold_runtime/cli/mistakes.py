@@ -26,12 +26,20 @@ class Sources:
 
     def __init__(self) -> None:
         self.files: list[tuple[str, Mapping[str, Any]]] = []
+        self.options: set[str] = set()
+
+    def add_options(self, words: Iterable[str]) -> None:
+        """Note which keys are set on the command line, so that no file is blamed for them."""
+        flags = (word.partition("=")[0] for word in words if word.startswith("--"))
+        self.options.update(flag[2:].rstrip("+").replace(".init_args", "") for flag in flags)
 
     def add(self, name: str, content: Mapping[str, Any]) -> None:
         self.files.append((name, content))
 
     def of(self, key: str) -> str:
         """Return " (in FILE)" for the file that `key` was written in, or an empty string."""
+        if key in self.options:
+            return ""
         found = [name for name, content in self.files if _holds(content, key.split("."))]
         return f" (in {found[-1]})" if found else ""
 
@@ -40,6 +48,8 @@ def _holds(content: Any, parts: list[str]) -> bool:
     """Whether nested mappings have this key; `init_args` may be left out of it."""
     if not parts:
         return True
+    if isinstance(content, list):
+        return any(_holds(item, parts) for item in content)
     if not isinstance(content, Mapping):
         return False
     if parts[0] in content and _holds(content[parts[0]], parts[1:]):
@@ -90,11 +100,36 @@ def _yaml_mistake(error: yaml.YAMLError, shown: str, text: str) -> str:
 
 def explain(message: str, parser: ArgumentParser) -> str:
     """Turn an error message of jsonargparse into one that a person can act on."""
-    for recognize in (_unrecognized, _unaccepted, _bad_class, _missing, _bad_value, _short):
+    message = _main_reason(message)
+    for recognize in (
+        _unrecognized,
+        _no_command,
+        _unaccepted,
+        _bad_class,
+        _missing,
+        _bad_value,
+        _short,
+    ):
         explained = recognize(message, parser)
         if explained:
             return explained
     return message
+
+
+def _main_reason(message: str) -> str:
+    """Of the reasons why each alternative of a type failed, keep the one about a class that was given."""
+    pattern = r"^    - Problem with given class_path.*?(?=^    - |^  Given)"
+    reason = re.search(pattern, message, re.MULTILINE | re.DOTALL)
+    return message[: reason.start()] + reason[0] if reason else message
+
+
+def _no_command(message: str, parser: ArgumentParser) -> str:
+    match = re.match(r"argument subcommand: invalid choice: '(.*?)' \(choose from (.*)\)", message)
+    if not match:
+        return ""
+    known = [name.strip(" '") for name in match[2].split(",")]
+    near = did_you_mean(match[1], known)
+    return f"unknown command {match[1]!r}: choose {', '.join(known)}.{near}"
 
 
 def _unrecognized(message: str, parser: ArgumentParser) -> str:
@@ -108,10 +143,10 @@ def _unrecognized(message: str, parser: ArgumentParser) -> str:
 
 def _unaccepted(message: str, parser: ArgumentParser) -> str:
     """A key that a group, a class or the whole parser does not know."""
-    group = re.search(r"Group '([^']*)' does not accept option '([^']*)'", message)
+    group = re.search(r"(Group|Subcommand) '([^']*)' does not accept option '([^']*)'", message)
     option = re.search(r"Option '([^']*)' is not accepted", message)
     if group:
-        key = f"{group[1]}.{group[2]}"
+        key = f"{group[2]}.{group[3]}" if group[1] == "Group" else group[3]
     elif option:
         key = ".".join([*_path(message), option[1]])
     else:
@@ -176,12 +211,14 @@ def _bad_value(message: str, parser: ArgumentParser) -> str:
 
 def _short(message: str, parser: ArgumentParser) -> str:
     """A message of another kind: where, and its last lines, which say why."""
-    unloadable = re.search(r"Unable to load config ['\"](.*?)['\"]", message)
+    unloadable = re.search(
+        r"(?:Unable to load config|File does not exist:) ['\"](.*?)['\"]", message
+    )
     if unloadable and not Path(unloadable[1]).is_file():
         return f"there is no file {unloadable[1]} (--{'.'.join(_path(message)[:1])})."
     message = re.sub(r'Parser key "([\w.]+)":', r"\1:", message)
     lines = [line.strip() for line in message.splitlines() if line.strip()]
-    return "\n  ".join(lines[:3])
+    return "\n  ".join(lines if len(lines) <= 3 else [lines[0], *lines[-2:]])
 
 
 def _path(message: str) -> list[str]:
@@ -225,7 +262,10 @@ def _names(*modules: str) -> list[str]:
 
 
 def _options(parser: ArgumentParser) -> list[str]:
-    return [option for action in parser._actions for option in action.option_strings]
+    subparsers = getattr(parser._subcommands_action, "_name_parser_map", {}).values()
+    actions = [action for used in (parser, *subparsers) for action in used._actions]
+    options = [option for action in actions for option in action.option_strings]
+    return [option for option in options if not option.endswith(".help")]
 
 
 def _source(parser: ArgumentParser, key: str) -> str:

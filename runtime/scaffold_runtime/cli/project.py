@@ -88,7 +88,6 @@ class Settings:
         if not any({"trainer", *KINDS} <= content.keys() for _, content in named):
             self._read_folder(folder)
         for name, content in named:
-            self.sources.add(name, content)
             _check_parts(content, name)
         everything = [self.base, *(content for _, content in named)]
         self.names = {kind: _switched_on(kind, everything, words) for kind in KINDS}
