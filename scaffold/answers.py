@@ -103,7 +103,8 @@ def from_yaml(data: bytes) -> Answers:
         check_name(answers.name)
     except (yaml.YAMLError, AttributeError, TypeError, ValueError, RecursionError):
         raise ScaffoldError(
-            "`.scaffold/answers.yml` cannot be read; mend it by hand or take it from git"
+            "`.scaffold/answers.yml` cannot be read; after a merge run `scaffold doctor --rebuild`,\n"
+            "else mend it by hand or take it from git"
         ) from None
     if schema > SCHEMA or numbers(answers.version) > numbers(__version__):
         version = one_line(answers.version)

@@ -15,7 +15,6 @@ from scaffold.names import pick
 
 if TYPE_CHECKING:
     from scaffold.plan import Conflict
-    from scaffold.project import Project
     from scaffold.transition import Policy, Proposal
 
 POLICIES = ["fail", "markers", "mine", "template"]
@@ -31,10 +30,10 @@ class Manner:
     while_pending: bool = False  # also while an earlier conflict is open
 
 
-def change(headline: str, make: "Callable[[Project, Catalogue], Proposal]", manner: Manner) -> None:
+def change(headline: str, make: "Callable[[Path, Catalogue], Proposal]", manner: Manner) -> None:
     """The exit code is 2 whenever a conflict is open at the end."""
     from scaffold.journal import alone
-    from scaffold.project import find_root, open_project
+    from scaffold.project import find_root
     from scaffold.transition import carry_out, check_nothing_pending, settle
 
     policy = _policy(manner)
@@ -42,7 +41,7 @@ def change(headline: str, make: "Callable[[Project, Catalogue], Proposal]", mann
     with nullcontext() if manner.dry_run else alone(root):
         if not manner.while_pending:
             check_nothing_pending(root)
-        proposal = make(open_project(root), packaged())
+        proposal = make(root, packaged())
         if manner.dry_run:
             pending = list(proposal.plan.conflicts)
         else:

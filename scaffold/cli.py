@@ -109,11 +109,12 @@ def add(
 ) -> None:
     """Switch one feature on, or start one of your own."""
     from scaffold import grow, stubs
+    from scaffold.project import open_project
 
     make = stubs.stub if custom or kind in ("module", "datamodule") else grow.add
     change(
         f"Added {kind} `{name}`",
-        lambda project, catalogue: make(project, kind, name, catalogue),
+        lambda root, catalogue: make(open_project(root), kind, name, catalogue),
         Manner(conflict, dry_run, as_json),
     )
 
@@ -128,10 +129,11 @@ def remove(
 ) -> None:
     """Switch one feature off; what you edited is kept."""
     from scaffold import grow
+    from scaffold.project import open_project
 
     change(
         f"Removed {kind} `{name}`",
-        lambda project, catalogue: grow.remove(project, kind, name, catalogue),
+        lambda root, catalogue: grow.remove(open_project(root), kind, name, catalogue),
         Manner(conflict, dry_run, as_json),
     )
 
@@ -140,8 +142,13 @@ def remove(
 def update(conflict: Conflicts = "", dry_run: DryRun = False, as_json: Json = False) -> None:
     """Move the project to the templates of this version."""
     from scaffold import grow
+    from scaffold.project import open_project
 
-    change(f"Updated to {packaged().version}", grow.update, Manner(conflict, dry_run, as_json))
+    change(
+        f"Updated to {packaged().version}",
+        lambda root, catalogue: grow.update(open_project(root), catalogue),
+        Manner(conflict, dry_run, as_json),
+    )
 
 
 @app.command(epilog="Example: `scaffold undo`")
@@ -151,7 +158,7 @@ def undo(conflict: Conflicts = "", dry_run: DryRun = False, as_json: Json = Fals
 
     change(
         "Took back the last change",
-        lambda project, _: grow.undo(project),
+        lambda root, _: grow.undo(root),
         Manner(conflict, dry_run, as_json, while_pending=True),
     )
 
@@ -187,3 +194,28 @@ def diff(as_json: Json = False) -> None:
 
     project = open_project(find_root(Path.cwd()))
     console.compared(look.own_changes(project), look.coming_changes(project, packaged()), as_json)
+
+
+@app.command(epilog="Example: `scaffold doctor`")
+def doctor(
+    rebuild: Annotated[
+        bool, typer.Option("--rebuild", help="Make the lock anew, after a merge in git")
+    ] = False,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Find what is wrong with the environment or the project, and say the fix."""
+    from scaffold.doctor import examine
+    from scaffold.project import find_root
+
+    root = find_root(Path.cwd())
+    if rebuild:
+        from scaffold.rebuild import rebuild as make
+
+        manner = Manner("", dry_run, as_json, while_pending=True)
+        return change("Made the lock anew", make, manner)
+    findings = examine(root, packaged())
+    console.examined(findings, as_json)
+    if any(finding.level == "fix" for finding in findings):
+        raise typer.Exit(1)
+    return None

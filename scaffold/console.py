@@ -14,6 +14,7 @@ from scaffold.errors import CancelledError
 from scaffold.files import Tree
 
 if TYPE_CHECKING:
+    from scaffold.doctor import Finding
     from scaffold.look import Difference, Feature
     from scaffold.transition import Proposal
 
@@ -109,4 +110,14 @@ def compared(own: "list[Difference]", coming: "list[Difference]", as_json: bool)
                 say(difference.text)
     if not own and not coming:
         say("No changes: every generated file is as it was written")
+    return None
+
+
+def examined(findings: "list[Finding]", as_json: bool) -> None:
+    if as_json:
+        return say_json({"findings": [vars(finding) for finding in findings]})
+    for finding in findings:
+        say(f"{finding.level:<5} {finding.what}", bold=finding.level == "fix")
+        if finding.fix:
+            say(f"      {finding.fix}")
     return None

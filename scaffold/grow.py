@@ -1,6 +1,7 @@
 """Changing an existing project: add, remove, update, resolve and undo."""
 
 from dataclasses import replace
+from pathlib import Path
 
 from scaffold.catalogue import Catalogue
 from scaffold.errors import ScaffoldError
@@ -43,12 +44,12 @@ def update(project: Project, catalogue: Catalogue) -> Proposal:
     return propose(project, replace(project.answers, version=catalogue.version), catalogue)
 
 
-def undo(project: Project) -> Proposal:
+def undo(root: Path) -> Proposal:
     """The last change backwards, merged with what was edited since."""
-    changes = last_change(project.root)
+    changes = last_change(root)
     if not changes:
         raise ScaffoldError("there is nothing to undo")
-    disk = Disk(project.root)
+    disk = Disk(root)
     ours = [change for change in changes if change.path.startswith(".scaffold/")]
     if edited := [change.path for change in ours if disk.get(change.path) != change.after]:
         raise ScaffoldError(f"cannot undo: `{edited[0]}` was changed since, by hand or by git")
@@ -56,7 +57,7 @@ def undo(project: Project) -> Proposal:
     base = {each.path: Entry(each.after) for each in theirs if each.after}
     target = {each.path: each.before for each in theirs if each.before}
     plan = make_plan(base, disk, target)
-    return Proposal(project, project.answers, plan, disk, {each.path: each.before for each in ours})
+    return Proposal(root, plan, disk, {each.path: each.before for each in ours})
 
 
 def _with_needs(kind: str, name: str, catalogue: Catalogue) -> list[tuple[str, str]]:

@@ -6,6 +6,7 @@ from scaffold import __version__
 from scaffold.errors import ScaffoldError
 from scaffold.names import one_line
 
+OLDEST = (0, 1)  # the oldest runtime that the templates work with
 DISTRIBUTION = "scaffold-runtime"
 
 

@@ -29,16 +29,14 @@ def stub(project: Project, kind: str, name: str, catalogue: Catalogue) -> Propos
         text = _sorted_imports(_replaced(source.read_text(), words), project.answers.package)
         plan.changes[path] = polish(path, File(text.encode()))
         plan.said.append((path, "create", "yours"))
-    return Proposal(project, project.answers, plan, disk, {})
+    return Proposal(project.root, plan, disk, {})
 
 
 def _words(name: str, answers: Answers, catalogue: Catalogue) -> dict[str, str]:
     """What stands in a stub, and what it becomes."""
     stem = package_name(name)
     if not SHAPE.fullmatch(name) or keyword.iskeyword(stem):
-        raise ScaffoldError(
-            f"`{one_line(name, 30)}` cannot be a module of Python, try `my-{stem[:9]}`"
-        )
+        raise ScaffoldError(f"`{one_line(name, 30)}` cannot be a module of Python, try `my-own`")
     task = catalogue.task(answers.task)
     return {
         "MyStub": "".join(word.capitalize() for word in stem.split("_")),

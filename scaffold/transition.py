@@ -29,8 +29,7 @@ Policy = Callable[[str, Conflict], str]  # path, conflict -> mine, template, mar
 
 @dataclass(frozen=True)
 class Proposal:
-    project: Project
-    answers: Answers
+    root: Path
     plan: Plan
     disk: Disk
     state: Mapping[str, File | None]  # what `.scaffold/` shall hold
@@ -53,7 +52,7 @@ def propose(
     renamed = _renamed(base, target, disk, said) if _newer(project, answers) else {}
     homes = _homes(base, target, disk, renamed)
     plan = make_plan(base, disk, target, renamed, homes)
-    return Proposal(project, answers, plan, disk, state_files(answers, plan.lock))
+    return Proposal(project.root, plan, disk, state_files(answers, plan.lock))
 
 
 def settle(plan: Plan, policy: Policy) -> list[str]:
@@ -79,7 +78,7 @@ def carry_out(proposal: Proposal, pending: list[str]) -> None:
     state = dict(proposal.state)
     if pending:
         state = {PENDING: File(json.dumps(pending).encode()), **state}
-    write(proposal.project.root, {**proposal.plan.changes, **state}, proposal.disk)
+    write(proposal.root, {**proposal.plan.changes, **state}, proposal.disk)
 
 
 def pending_conflicts(root: Path) -> list[str]:

@@ -1,0 +1,204 @@
+"""What is wrong with the environment or the project, each finding with its fix.
+
+The project's Python is asked in a process of its own: the scaffolder itself never imports torch.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from scaffold.answers import numbers
+from scaffold.catalogue import Catalogue
+from scaffold.errors import ScaffoldError
+from scaffold.journal import WORK
+from scaffold.project import Project, open_project
+from scaffold.runtime import OLDEST, requirement
+
+OLDEST_PYTHON, OLDEST_TORCH, LEAST_DISK = (3, 10), (2, 4), 2**30
+PROBE = """
+import importlib.util, json, sys
+found = {"python": list(sys.version_info[:3]), "missing": []}
+for name in sys.argv[1:]:
+    if importlib.util.find_spec(name) is None:
+        found["missing"].append(name)
+try:
+    import torch
+    found["torch"], found["cuda"] = torch.__version__, torch.version.cuda
+    found["devices"] = torch.cuda.device_count() if torch.cuda.is_available() else 0
+except Exception as error:
+    found["torch_error"] = f"{type(error).__name__}: {error}".splitlines()[0]
+try:
+    import scaffold_runtime
+    found["runtime"] = scaffold_runtime.__version__
+except Exception as error:
+    found["runtime_error"] = f"{type(error).__name__}: {error}".splitlines()[0]
+print(json.dumps(found))
+"""
+
+
+@dataclass(frozen=True)
+class Finding:
+    level: Literal["ok", "note", "fix"]
+    what: str
+    fix: str = ""
+
+
+def examine(root: Path, catalogue: Catalogue) -> list[Finding]:
+    try:
+        project = open_project(root)
+    except ScaffoldError as error:
+        what, _, fix = str(error).partition("\n")
+        return [Finding("fix", what, fix)]
+    python = interpreter(root)
+    probe = ask(python, optional(project, catalogue), root)
+    return [
+        *of_python(python, probe),
+        *of_torch(probe),
+        *of_runtime(project, probe),
+        *of_packages(project, catalogue, probe),
+        *of_project(project, catalogue),
+        *of_configs(python, root, probe),
+        *of_disk(root),
+    ]
+
+
+def interpreter(root: Path) -> str:
+    """The Python that trains: the project's own environment, else the one on the path."""
+    for place in (".venv/bin/python", ".venv/Scripts/python.exe"):
+        if (root / place).exists():
+            return str(root / place)
+    return shutil.which("python") or shutil.which("python3") or sys.executable
+
+
+def ask(python: str, modules: list[str], root: Path) -> dict[str, Any]:
+    done = _run([python, "-c", PROBE, *modules], root)
+    try:
+        answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    except (ValueError, IndexError):
+        return {"python_error": (done.stderr.strip().splitlines() or ["no answer"])[-1]}
+    return answer
+
+
+def optional(project: Project, catalogue: Catalogue) -> list[str]:
+    return [part.imports for part in project.answers.parts(catalogue) if part.imports]
+
+
+def of_python(python: str, probe: dict[str, Any]) -> Iterator[Finding]:
+    if "python_error" in probe:
+        yield Finding("fix", f"{python} does not run: {probe['python_error']}", "make a new .venv")
+        return
+    version = ".".join(map(str, probe["python"]))
+    if tuple(probe["python"]) < OLDEST_PYTHON:
+        yield Finding("fix", f"Python {version} is too old", "make a .venv with 3.10 or newer")
+    else:
+        yield Finding("ok", f"Python {version}")
+
+
+def of_torch(probe: dict[str, Any]) -> Iterator[Finding]:
+    if "torch" not in probe:
+        yield Finding("fix", f"torch: {probe.get('torch_error', 'unknown')}", "pip install torch")
+        return
+    if numbers(probe["torch"].partition("+")[0]) < OLDEST_TORCH:
+        yield Finding("fix", f"torch {probe['torch']} is too old", 'pip install "torch>=2.4"')
+    driver = shutil.which("nvidia-smi") is not None
+    if probe["devices"]:
+        yield Finding("ok", f"torch {probe['torch']}, {probe['devices']} CUDA devices")
+    elif driver and probe.get("cuda") is None:
+        yield Finding(
+            "fix",
+            f"an NVIDIA driver is here, but torch {probe['torch']} is built without CUDA",
+            "install the build for your driver, see pytorch.org/get-started",
+        )
+    elif driver:
+        yield Finding(
+            "fix",
+            f"an NVIDIA driver is here, but torch (CUDA {probe['cuda']}) sees no device",
+            "compare with the CUDA version of `nvidia-smi`, and look at CUDA_VISIBLE_DEVICES",
+        )
+    else:
+        yield Finding("ok", f"torch {probe['torch']}, no NVIDIA driver, trains on the CPU or MPS")
+
+
+def of_runtime(project: Project, probe: dict[str, Any]) -> Iterator[Finding]:
+    fix = f'pip install "{requirement(project.answers.runtime)}"'
+    if "runtime" not in probe:
+        yield Finding("fix", f"scaffold-runtime: {probe.get('runtime_error', 'unknown')}", fix)
+    elif numbers(probe["runtime"]) < OLDEST:
+        yield Finding(
+            "fix", f"scaffold-runtime {probe['runtime']} is older than the templates", fix
+        )
+    else:
+        yield Finding("ok", f"scaffold-runtime {probe['runtime']}")
+
+
+def of_packages(project: Project, catalogue: Catalogue, probe: dict[str, Any]) -> Iterator[Finding]:
+    for part in project.answers.parts(catalogue):
+        if part.imports and part.imports in probe.get("missing", ()):
+            needed = " ".join(f'"{line}"' for line in part.requirements)
+            yield Finding(
+                "fix", f"{part.kind} `{part.name}` needs {part.imports}", f"pip install {needed}"
+            )
+
+
+def of_project(project: Project, catalogue: Catalogue) -> Iterator[Finding]:
+    from scaffold.transition import pending_conflicts
+
+    root = project.root
+    for path in project.damaged:
+        yield Finding(
+            "fix", f"the lock's entry of `{path}` was edited", "scaffold doctor --rebuild"
+        )
+    for path in pending_conflicts(root):
+        yield Finding(
+            "fix", f"`{path}` still holds conflict markers", "edit it, then `scaffold resolve`"
+        )
+    if (root / WORK / "journal.json").exists():
+        yield Finding(
+            "fix", "a change was cut short", "any changing command takes it back, as `undo`"
+        )
+    if numbers(project.answers.version) < numbers(catalogue.version):
+        what = f"made by {project.answers.version}, the templates are {catalogue.version}"
+        yield Finding("note", what, "scaffold update")
+    elif not project.damaged:
+        yield Finding(
+            "ok", f"project `{project.answers.name}`, {len(project.lock)} generated files"
+        )
+
+
+def of_configs(python: str, root: Path, probe: dict[str, Any]) -> Iterator[Finding]:
+    if "torch" not in probe or "runtime" not in probe or not (root / "train.py").exists():
+        return
+    done = _run([python, "train.py", "fit", "--print_config"], root)
+    if done.returncode:
+        said = done.stderr.strip().splitlines() or ["train.py fails"]
+        yield Finding(
+            "fix", f"configs: {said[0]}", "correct it, `python train.py --help` lists all"
+        )
+    else:
+        yield Finding("ok", "configs fit the model, the data and the trainer")
+
+
+def of_disk(root: Path) -> Iterator[Finding]:
+    runs = root / "runs"
+    if not os.access(runs if runs.exists() else root, os.W_OK):
+        yield Finding("fix", f"cannot write in {runs}", "change its owner or its permissions")
+    free = shutil.disk_usage(root).free
+    if free < LEAST_DISK:
+        yield Finding(
+            "fix", f"only {free / 2**20:.0f} MB of disk are free", "make room for checkpoints"
+        )
+    else:
+        yield Finding("ok", f"{free / 2**30:.0f} GB of disk are free")
+
+
+def _run(words: list[str], root: Path) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(words, cwd=root, capture_output=True, text=True, timeout=120)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return subprocess.CompletedProcess(words, 1, "", str(error))

@@ -1,0 +1,178 @@
+"""`scaffold doctor`: each trouble is found, with its fix; and branches merged by git are mended."""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from scaffold import doctor
+from scaffold.catalogue import packaged
+
+HEALTHY = {
+    "python": [3, 12, 1],
+    "torch": "2.6.0+cu124",
+    "cuda": "12.4",
+    "devices": 2,
+    "runtime": "0.1.0",
+    "missing": [],
+}
+
+
+@pytest.fixture
+def project(scaffold, monkeypatch):
+    scaffold("new", "my-exp", "--no-git", "--loggers", "csv,wandb")
+    monkeypatch.chdir("my-exp")
+    return scaffold
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """Pretend that the project's Python answers this, and whether there is a driver."""
+
+    def answers(driver: bool = True, **changes: object) -> None:
+        probe = {key: value for key, value in {**HEALTHY, **changes}.items() if value is not None}
+        monkeypatch.setattr(doctor, "ask", lambda *_: probe)
+        monkeypatch.setattr(doctor, "of_configs", lambda *_: [])
+        found = "/usr/bin/nvidia-smi" if driver else None
+        monkeypatch.setattr(doctor.shutil, "which", lambda name: found)
+
+    return answers
+
+
+def test_a_healthy_machine_and_project(project, machine):
+    machine()
+    ran = project("doctor")
+    assert ran.code == 0
+    assert "fix" not in ran.out
+    assert "2 CUDA devices" in ran.out
+
+
+@pytest.mark.parametrize(
+    ("changes", "what", "fix"),
+    [
+        ({"python": [3, 9, 0]}, "Python 3.9.0 is too old", "3.10 or newer"),
+        ({"python_error": "no such file"}, "does not run", ".venv"),
+        (
+            {"torch": None, "torch_error": "ImportError: x"},
+            "torch: ImportError",
+            "pip install torch",
+        ),
+        ({"torch": "2.1.0"}, "torch 2.1.0 is too old", "torch>=2.4"),
+        ({"devices": 0, "cuda": None}, "built without CUDA", "pytorch.org"),
+        ({"devices": 0}, "sees no device", "nvidia-smi"),
+        ({"runtime": None}, "scaffold-runtime: ", "scaffold-runtime>=0.1"),
+        ({"runtime": "0.0.9"}, "older than the templates", "scaffold-runtime>=0.1"),
+        ({"missing": ["wandb"]}, "logger `wandb` needs wandb", 'pip install "wandb>=0.18"'),
+    ],
+)
+def test_troubles_of_the_environment(project, machine, changes, what, fix):
+    machine(**changes)
+    ran = project("doctor")
+    assert ran.code == 1
+    assert what in ran.out
+    assert fix in ran.out
+
+
+def test_no_driver_and_no_device_is_fine(project, machine):
+    machine(driver=False, devices=0)
+    assert project("doctor").code == 0
+
+
+def finding(ran, what: str) -> dict:
+    return next(each for each in json.loads(ran.out)["findings"] if what in each["what"])
+
+
+def test_an_edited_lock(project, machine):
+    machine()
+    path = Path(".scaffold/lock.json")
+    lock = json.loads(path.read_text())
+    lock["files"]["train.py"]["data"] = "AAAA"
+    path.write_text(json.dumps(lock))
+    ran = project("doctor", "--json")
+    assert ran.code == 1
+    assert finding(ran, "train.py")["fix"] == "scaffold doctor --rebuild"
+    assert project("doctor", "--rebuild").code == 0
+    assert project("doctor").code == 0
+
+
+def test_an_unresolved_conflict_and_a_change_cut_short(project, machine):
+    machine()
+    work = Path(".scaffold/work")
+    work.mkdir()
+    (work / "pending.json").write_text('["train.py"]')
+    (work / "journal.json").write_text("[]")
+    Path("train.py").write_text("<<<<<<< mine\n")
+    ran = project("doctor", "--json")
+    assert finding(ran, "train.py")["fix"].endswith("`scaffold resolve`")
+    assert finding(ran, "cut short")["level"] == "fix"
+
+
+def test_low_disk_and_a_run_folder_that_is_read_only(project, machine, monkeypatch):
+    machine()
+    usage = type("Usage", (), {"free": 2**20})
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr(doctor.os, "access", lambda *_: False)
+    ran = project("doctor", "--json")
+    assert "1 MB" in finding(ran, "disk are free")["what"]
+    assert finding(ran, "cannot write")["level"] == "fix"
+
+
+def test_a_config_that_does_not_fit(project, monkeypatch):
+    """Asks the real train.py, here one that fails as the runtime does."""
+    Path("train.py").write_text("import sys; sys.exit('error: trainer: no key `max_epoch`')\n")
+    (found,) = doctor.of_configs(doctor.sys.executable, Path.cwd(), HEALTHY)
+    assert (found.level, found.what) == ("fix", "configs: error: trainer: no key `max_epoch`")
+
+
+def test_the_probe_runs_in_a_real_python(project):
+    probe = doctor.ask(doctor.sys.executable, ["json", "no_such_module"], Path.cwd())
+    assert tuple(probe["python"]) == doctor.sys.version_info[:3]
+    assert probe["missing"] == ["no_such_module"]
+
+
+def test_the_environment_of_the_project_comes_first(project):
+    Path(".venv/bin").mkdir(parents=True)
+    Path(".venv/bin/python").touch()
+    assert doctor.interpreter(Path.cwd()) == str(Path.cwd() / ".venv/bin/python")
+
+
+def git(*words: str) -> int:
+    identity = ("-c", "user.name=a", "-c", "user.email=a@b.c")
+    return subprocess.run(["git", *identity, *words], capture_output=True).returncode
+
+
+def commit(message: str) -> None:
+    git("add", "-A")
+    assert git("commit", "-qm", message) == 0
+
+
+def test_two_branches_that_each_added_a_feature(scaffold):
+    scaffold("new", "my-exp", "--callbacks", "early-stopping", "--loggers", "csv")
+    os.chdir("my-exp")
+    commit("start")
+    git("checkout", "-qb", "one")
+    scaffold("add", "logger", "wandb")
+    Path("configs/loggers/wandb.yaml").write_text("mine: 1\n")
+    commit("one")
+    git("checkout", "-q", "main")
+    scaffold("add", "logger", "tensorboard")
+    scaffold("add", "callback", "ema")
+    commit("two")
+    assert git("merge", "one") == 1
+    assert "doctor --rebuild" in scaffold("add", "extra", "ci").err
+    assert scaffold("doctor", "--rebuild").code == 0
+    assert "<<<<<<<" not in Path("pyproject.toml").read_text()
+    said = {f["name"]: f["state"] for f in json.loads(scaffold("list", "--json").out)["features"]}
+    assert said["tensorboard"] == said["ema"] == said["csv"] == "on"
+    assert said["wandb"] == "edited"
+    commit("merged")
+    assert "Nothing to do" in scaffold("update").out
+    assert scaffold("add", "extra", "ci").code == 0
+
+
+def test_every_optional_package_of_the_catalogue_is_checked():
+    for parts in packaged().features.values():
+        for part in parts.values():
+            assert bool(part.imports) == bool(part.requirements)
