@@ -185,6 +185,11 @@ class Schedules:
         self.configs = configs
         self._step = step  # the module's own `lr_scheduler_step`, where it has one
         self._monitored = monitored
+        self.replace(list(configs))
+
+    def replace(self, configs: list[LRSchedulerConfig]) -> None:
+        """Step these from now on; checkpoints hold their state, too."""
+        self.configs[:] = configs
         self._per_step = [c for c in configs if c.interval == "step" and not c.reduce_on_plateau]
         self._plateaus = [c for c in configs if c.interval == "step" and c.reduce_on_plateau]
 

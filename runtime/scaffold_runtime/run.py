@@ -343,7 +343,7 @@ class Run:
         record: dict[str, float] = {"epoch": header["epoch"], **values}
         step = int(record.pop("step", header["step"]))
         for logger in self.trainer.loggers:
-            logger.log_metrics(record, step)
+            logger.attempt("log_metrics", record, step)
 
     # -- evaluation -----------------------------------------------------------------------------
 

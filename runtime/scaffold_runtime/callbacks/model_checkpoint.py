@@ -275,7 +275,7 @@ class ModelCheckpoint(Checkpoint):
             self._remove(trainer, old)
         if path is not None or last is not None:
             for logger in trainer.loggers:
-                logger.after_save_checkpoint(self)
+                logger.attempt("after_save_checkpoint", self)
 
     def _top_k(self, candidates: dict[str, Any]) -> tuple[str | None, list[str]]:
         """Where to save this one (None: not good enough), and which ones to remove then."""

@@ -5,14 +5,19 @@ from __future__ import annotations
 import abc
 import os
 import re
+import warnings
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from scaffold_runtime.errors import ScaffoldRuntimeError
+
 
 class Logger(abc.ABC):
     """Takes numbers and hyperparameters of a run. Subclass it to bring your own."""
+
+    failed: bool = False  # set by `attempt`, so that a broken logger is reported once
 
     @property
     @abc.abstractmethod
@@ -76,6 +81,22 @@ class Logger(abc.ABC):
 
     def follow(self, first: Logger) -> None:
         """Use the run name that `first`, the first of several loggers, decides on."""
+
+    def attempt(self, what: str, *arguments: Any) -> None:
+        """Call the method `what` while a run goes on. Training outlives a logger that fails: it is named once in
+        a warning and asked again next time. A missing package is still an error."""
+        try:
+            getattr(self, what)(*arguments)
+        except ScaffoldRuntimeError:
+            raise
+        except Exception as error:
+            first, self.failed = not self.failed, True
+            if first:
+                warnings.warn(
+                    f"{type(self).__name__}.{what} failed ({type(error).__name__}: {error}). Training goes on; "
+                    "what this logger could not take is missing there. It is not reported again.",
+                    stacklevel=2,
+                )
 
 
 class FolderLogger(Logger):
