@@ -188,7 +188,8 @@ def test_step_lr_per_epoch(
             return {"optimizer": optimizer, "lr_scheduler": StepLR(optimizer, 1, 0.3)}
 
     def make(optimizer: Any) -> dict[str, Any]:
-        return {"after_epoch": lambda mean, s=StepLR(optimizer, 1, 0.3): s.step()}
+        scheduler = StepLR(optimizer, 1, 0.3)
+        return {"after_epoch": lambda mean: scheduler.step()}
 
     compare(Scheduled(), make_loader(), make_trainer, recorder, {"make": make})
 

@@ -1,0 +1,435 @@
+"""Hooks: the one list, who implements it, in which order it runs, and what it costs."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+import torch
+
+import scaffold_runtime
+from scaffold_runtime import Callback, LightningDataModule, LightningModule
+from scaffold_runtime.callbacks import EarlyStopping, ModelCheckpoint
+from scaffold_runtime.errors import MisconfigurationException
+from scaffold_runtime.hooks import HOOK_NAMES, HOOKS, REMOVED_HOOKS, Hook
+
+PACKAGE = str(Path(scaffold_runtime.__file__).parent)
+DATA_HOOKS = {"on_before_batch_transfer", "on_after_batch_transfer"}
+
+
+def recording(base: type, names: Any, seen: list[str], mark: str) -> type:
+    """A subclass of `base` that notes each of `names` and then does what `base` does."""
+
+    def note(name: str) -> Callable[..., Any]:
+        def hook(self: Any, *args: Any, **kwargs: Any) -> Any:
+            seen.append(mark + name)
+            return getattr(super(made, self), name)(*args, **kwargs)
+
+        hook.__signature__ = inspect.signature(getattr(base, name))  # type: ignore[attr-defined]
+        return hook
+
+    made = type(f"Recording{base.__name__}", (base,), {name: note(name) for name in names})
+    return made
+
+
+def parameters_of(owner: type, hook: Hook) -> list[str]:
+    return list(inspect.signature(getattr(owner, hook.name)).parameters)
+
+
+def named(owner: str) -> list[Hook]:
+    return [hook for hook in HOOKS if owner in hook.owners.split(", ")]
+
+
+@pytest.fixture
+def watched(regression: Any) -> tuple[Any, Any, list[str]]:
+    """A callback and a module that note every hook, and the list they write into."""
+    seen: list[str] = []
+    steps = [f"{stage}_step" for stage in ("training", "validation", "test", "predict")]
+    other = ["configure_optimizers", "prepare_data", "backward", "optimizer_zero_grad"]
+    other += ["configure_gradient_clipping", "configure_model", "configure_callbacks"]
+    other += ["on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer"]
+    mine = [hook.name for hook in named("module")] + steps + other
+    module = recording(regression, mine, seen, "m.")()
+    callback = recording(Callback, [hook.name for hook in named("callback")], seen, "c.")()
+    return callback, module, seen
+
+
+# -- the list -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("hook", named("callback"), ids=lambda hook: hook.name)
+def test_callback_agrees_with_the_list(hook: Hook) -> None:
+    assert parameters_of(Callback, hook) == ["self", "trainer", "pl_module", *hook.arguments]
+
+
+@pytest.mark.parametrize("hook", named("module"), ids=lambda hook: hook.name)
+def test_module_agrees_with_the_list(hook: Hook) -> None:
+    assert parameters_of(LightningModule, hook) == ["self", *hook.arguments]
+
+
+@pytest.mark.parametrize("hook", named("datamodule"), ids=lambda hook: hook.name)
+def test_data_module_agrees_with_the_list(hook: Hook) -> None:
+    assert parameters_of(LightningDataModule, hook) == ["self", *hook.arguments]
+
+
+@pytest.mark.parametrize("base", [Callback, LightningModule])
+def test_no_hook_is_missing_from_the_list(base: type) -> None:
+    properties = {"on_gpu"}
+    defined = {name for name in dir(base) if name.startswith("on_")}
+    assert defined - properties - DATA_HOOKS <= HOOK_NAMES
+
+
+def test_every_hook_is_called(
+    watched: Any, make_loader: Any, make_trainer: Any, tmp_path: Path
+) -> None:
+    callback, module, seen = watched
+    loader = make_loader(2)
+    trainer = make_trainer(callbacks=callback)
+    trainer.fit(module, loader, loader)
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    make_trainer(callbacks=callback, max_epochs=2).fit(
+        module, loader, loader, ckpt_path=tmp_path / "a.ckpt"
+    )
+    for function in (trainer.validate, trainer.test, trainer.predict):
+        function(module, loader)
+    module.predict_step = None  # cannot be called
+    with pytest.raises(TypeError):
+        trainer.predict(module, loader)
+    expected = {f"c.{hook.name}" for hook in named("callback")}
+    expected |= {f"m.{hook.name}" for hook in named("module")}
+    assert expected - set(seen) == set()
+
+
+# -- the order, as Lightning executes it ----------------------------------------------------------
+
+words = str.split
+
+SET_UP = words("m.configure_callbacks m.prepare_data c.setup m.setup m.configure_model")
+BATCH = words("""
+    m.on_before_batch_transfer m.transfer_batch_to_device m.on_after_batch_transfer
+    c.on_train_batch_start m.on_train_batch_start m.training_step
+    c.on_before_zero_grad m.on_before_zero_grad m.optimizer_zero_grad
+    c.on_before_backward m.on_before_backward m.backward c.on_after_backward m.on_after_backward
+    c.on_before_optimizer_step m.on_before_optimizer_step m.configure_gradient_clipping
+    c.on_train_batch_end m.on_train_batch_end
+""")
+
+
+def evaluation(stage: str) -> list[str]:
+    return f"""
+        m.on_{stage}_model_eval c.on_{stage}_start m.on_{stage}_start
+        c.on_{stage}_epoch_start m.on_{stage}_epoch_start
+        m.on_before_batch_transfer m.transfer_batch_to_device m.on_after_batch_transfer
+        c.on_{stage}_batch_start m.on_{stage}_batch_start m.{stage}_step
+        c.on_{stage}_batch_end m.on_{stage}_batch_end
+        c.on_{stage}_epoch_end m.on_{stage}_epoch_end
+        c.on_{stage}_end m.on_{stage}_end m.on_{stage}_model_train
+    """.split()
+
+
+def test_order_of_fit(watched: Any, make_loader: Any, make_trainer: Any) -> None:
+    callback, module, seen = watched
+    trainer = make_trainer(callbacks=callback, num_sanity_val_steps=1)
+    trainer.fit(module, make_loader(2), make_loader(1))
+    assert seen == [
+        *SET_UP,
+        *words("m.configure_optimizers c.on_fit_start m.on_fit_start c.on_sanity_check_start"),
+        *evaluation("validation"),
+        *words("c.on_sanity_check_end c.on_train_start m.on_train_start"),
+        *words("c.on_train_epoch_start m.on_train_epoch_start"),
+        *BATCH,
+        *BATCH,
+        "m.on_validation_model_zero_grad",
+        *evaluation("validation"),
+        *words("c.on_train_epoch_end m.on_train_epoch_end c.on_train_end m.on_train_end"),
+        *words("c.on_fit_end m.on_fit_end c.teardown m.teardown"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("function", "stage"),
+    [("validate", "validation"), ("test", "test"), ("predict", "predict")],
+)
+def test_order_of_evaluation(
+    function: str, stage: str, watched: Any, make_loader: Any, make_trainer: Any
+) -> None:
+    callback, module, seen = watched
+    getattr(make_trainer(callbacks=callback), function)(module, make_loader(1))
+    assert seen == [*SET_UP, *evaluation(stage), "c.teardown", "m.teardown"]
+
+
+def test_order_within_an_accumulation_window(
+    watched: Any, make_loader: Any, make_trainer: Any
+) -> None:
+    callback, module, seen = watched
+    make_trainer(callbacks=callback, accumulate_grad_batches=2).fit(module, make_loader(3))
+    once = ("zero_grad", "optimizer_step", "clipping")
+    counts = {part: sum(part in name and name[0] == "m" for name in seen) for part in once}
+    assert counts == {"zero_grad": 4, "optimizer_step": 2, "clipping": 2}  # zeroing has two names
+    assert seen.count("m.backward") == 3
+
+
+def test_order_when_an_error_is_raised(watched: Any, make_loader: Any, make_trainer: Any) -> None:
+    callback, module, seen = watched
+
+    def fail(batch: Any, batch_idx: int) -> None:
+        raise ValueError("boom")
+
+    module.training_step = fail
+    with pytest.raises(ValueError, match="boom"):
+        make_trainer(callbacks=callback).fit(module, make_loader(1))
+    assert seen[-2:] == ["m.on_train_batch_start", "c.on_exception"]
+
+
+def test_monitors_come_last_at_the_end_of_an_epoch(
+    regression: Any, make_loader: Any, make_trainer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+
+    def noting(kind: type) -> type:
+        def hook(self: Any, trainer: Any, pl_module: Any) -> None:
+            seen.append(kind.__name__)
+
+        return type(kind.__name__, (kind,), {"on_train_epoch_end": hook})
+
+    class Module(regression):
+        def on_train_epoch_end(self) -> None:
+            seen.append("module")
+
+    callbacks = [noting(ModelCheckpoint)(), noting(EarlyStopping)("loss"), noting(Callback)()]
+    trainer = make_trainer(callbacks=callbacks, enable_checkpointing=True)
+    trainer.fit(Module(), make_loader(1))
+    assert seen == ["Callback", "module", "EarlyStopping", "ModelCheckpoint"]
+
+
+def test_minus_one_from_batch_start_skips_the_rest_of_the_epoch(
+    regression: Any, make_loader: Any, make_trainer: Any
+) -> None:
+    class Module(regression):
+        def on_train_batch_start(self, batch: Any, batch_idx: int) -> int | None:
+            return -1 if batch_idx == 2 else None
+
+    trainer = make_trainer(max_epochs=2)
+    trainer.fit(Module(), make_loader(5))
+    assert trainer.global_step == 4
+    assert trainer.current_epoch == 2
+
+
+def test_the_steps_may_leave_out_batch_idx(
+    regression: Any, make_loader: Any, make_trainer: Any
+) -> None:
+    class Module(regression):
+        def training_step(self, batch: Any) -> Any:
+            return self.loss(batch)
+
+        def validation_step(self, batch: Any) -> None:
+            self.log("val_loss", self.loss(batch))
+
+        def predict_step(self, batch: Any) -> Any:
+            return self(batch[0])
+
+    trainer = make_trainer()
+    trainer.fit(Module(), make_loader(2), make_loader(1))
+    assert len(trainer.predict(dataloaders=make_loader(2))) == 2
+
+
+# -- mistakes -------------------------------------------------------------------------------------
+
+
+def with_hook(base: type, name: str, function: Any) -> Any:
+    return type("Mine", (base,), {name: function})()
+
+
+@pytest.mark.parametrize("base", ["callback", "module"])
+@pytest.mark.parametrize(
+    ("wrong", "right"),
+    [("on_train_epochend", "on_train_epoch_end"), ("on_validation_epoch_ends", "on_validation_epoch_end")],
+)  # fmt: skip
+def test_a_misspelt_hook_is_an_error(
+    base: str, wrong: str, right: str, regression: Any, make_loader: Any, make_trainer: Any
+) -> None:
+    kind = Callback if base == "callback" else regression
+    mine = with_hook(kind, wrong, lambda self, *args: None)
+    module, callbacks = (regression(), [mine]) if base == "callback" else (mine, [])
+    with pytest.raises(MisconfigurationException, match=f"Mine.{wrong}.*Did you mean `{right}`"):
+        make_trainer(callbacks=callbacks).fit(module, make_loader(1))
+
+
+@pytest.mark.parametrize(("removed", "instead"), REMOVED_HOOKS.items())
+def test_a_removed_hook_names_its_successor(
+    removed: str, instead: str, regression: Any, make_loader: Any, make_trainer: Any
+) -> None:
+    mine = with_hook(regression, removed, lambda self, *args: None)
+    with pytest.raises(MisconfigurationException, match=f"Mine.{removed}.*`{instead}`"):
+        make_trainer().fit(mine, make_loader(1))
+
+
+@pytest.mark.parametrize(
+    ("base", "name", "function", "received"),
+    [
+        ("callback", "on_train_start", lambda self: None, r"\(trainer, pl_module\)"),
+        ("callback", "on_train_batch_end", lambda self, trainer, pl_module, batch: None, "outputs, batch, batch_idx"),
+        ("module", "on_train_epoch_end", lambda self, outputs: None, r"receives \(\)"),
+        ("module", "on_train_batch_start", lambda self: None, r"\(batch, batch_idx\)"),
+        ("module", "setup", lambda self: None, r"\(stage\)"),
+    ],
+)  # fmt: skip
+def test_wrong_arguments_are_an_error_before_training(
+    base: str, name: str, function: Any, received: str, regression: Any, make_loader: Any, make_trainer: Any
+) -> None:  # fmt: skip
+    mine = with_hook(Callback if base == "callback" else regression, name, function)
+    module, callbacks = (regression(), [mine]) if base == "callback" else (mine, [])
+    with pytest.raises(
+        MisconfigurationException, match=rf"Mine.{name}.*cannot be called.*{received}"
+    ):
+        make_trainer(callbacks=callbacks).fit(module, make_loader(1))
+
+
+def test_a_method_that_only_looks_like_a_hook_is_left_alone(
+    regression: Any, make_loader: Any, make_trainer: Any
+) -> None:
+    class Module(regression):
+        def on_something_of_my_own(self) -> None:
+            raise AssertionError("nobody calls this")
+
+    make_trainer().fit(Module(), make_loader(1))
+
+
+def test_hooks_with_optional_or_any_arguments_are_accepted(
+    regression: Any, make_loader: Any, make_trainer: Any
+) -> None:
+    seen: list[str] = []
+
+    class Mine(Callback):
+        def setup(self, trainer: Any, pl_module: Any, stage: str | None = None) -> None:
+            seen.append(f"setup {stage}")
+
+        def on_validation_batch_end(self, *args: Any) -> None:
+            seen.append("batch end")
+
+    make_trainer(callbacks=Mine()).fit(regression(), make_loader(1), make_loader(1))
+    assert seen == ["setup fit", "batch end", "batch end"]
+
+
+# -- the cost -------------------------------------------------------------------------------------
+
+
+def ours(frame: FrameType | None) -> list[str]:
+    """The functions of the package on the stack, from `Trainer.fit` inwards."""
+    names: list[str] = []
+    while frame is not None:
+        if frame.f_code.co_filename.startswith(PACKAGE):
+            names.append(frame.f_code.co_name)
+        frame = frame.f_back
+    names.reverse()
+    return names
+
+
+@pytest.mark.parametrize(
+    "arguments", [{}, {"gradient_clip_val": 1.0, "accumulate_grad_batches": 2}]
+)
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "16-mixed"])
+def test_at_most_four_calls_from_fit_to_the_work(
+    precision: str, arguments: Any, regression: Any, make_loader: Any, make_trainer: Any
+) -> None:
+    stacks: dict[str, list[str]] = {}
+
+    class Sgd(torch.optim.SGD):
+        def step(self, closure: Any = None) -> Any:
+            stacks["optimizer.step"] = ours(sys._getframe())
+            return super().step(closure)
+
+    class Module(regression):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            stacks["training_step"] = ours(sys._getframe())
+            loss = self.loss(batch)
+            loss.register_hook(lambda gradient: stacks.update(backward=ours(sys._getframe())))
+            return loss
+
+        def configure_optimizers(self) -> Any:
+            return Sgd(self.parameters(), lr=0.1)
+
+    make_trainer(precision=precision, **arguments).fit(Module(), make_loader(2))
+    assert set(stacks) == {"training_step", "backward", "optimizer.step"}
+    for stack in stacks.values():
+        assert stack[0] == "fit"
+        assert len(stack) - 1 <= 4, stack
+
+
+def calls_per_batch(fit: Callable[[int], object], batches: int = 40) -> float:
+    """Python calls into the package per training batch: what twice the batches cost more."""
+
+    def counted(number: int) -> int:
+        count = 0
+
+        def profile(frame: FrameType, event: str, argument: Any) -> None:
+            nonlocal count
+            count += event == "call" and frame.f_code.co_filename.startswith(PACKAGE)
+
+        sys.setprofile(profile)
+        try:
+            fit(number)
+        finally:
+            sys.setprofile(None)
+        return count
+
+    counted(1)  # lazy imports
+    return (counted(2 * batches) - counted(batches)) / batches
+
+
+class Bare(LightningModule):
+    """As little as can be trained."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(4, 1)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return self.layer(batch[0]).square().mean()
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def test_calls_per_batch_bare(make_loader: Any, make_trainer: Any) -> None:
+    def fit(batches: int) -> None:
+        make_trainer(log_every_n_steps=50).fit(Bare(), make_loader(batches))
+
+    assert calls_per_batch(fit) <= BARE_CALLS
+
+
+def test_calls_per_batch_with_the_defaults(
+    regression: Any, make_loader: Any, make_trainer: Any, tmp_path: Path
+) -> None:
+    def fit(batches: int) -> None:
+        trainer = make_trainer(
+            logger=scaffold_runtime.loggers.CSVLogger(tmp_path),
+            enable_checkpointing=True,
+            enable_progress_bar=True,
+            enable_model_summary=True,
+            log_every_n_steps=50,
+        )
+        trainer.fit(regression(), make_loader(batches))
+
+    assert calls_per_batch(fit) <= DEFAULT_CALLS
+
+
+def test_an_unused_hook_costs_nothing(make_loader: Any, make_trainer: Any) -> None:
+    class Rare(Callback):
+        def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+            pass
+
+    def fit(callbacks: list[Callback]) -> Callable[[int], object]:
+        return lambda n: make_trainer(callbacks=callbacks).fit(Bare(), make_loader(n))
+
+    assert calls_per_batch(fit([Rare() for _ in range(5)])) == calls_per_batch(fit([]))
+
+
+# Ratchets: lower them when the count falls; raise them only with a reason.
+BARE_CALLS = 17
+DEFAULT_CALLS = 27
