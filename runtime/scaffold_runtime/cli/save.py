@@ -61,7 +61,7 @@ class SaveConfigCallback(Callback):
             self._save(trainer, pl_module, stage)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if trainer.logged_metrics:
+        if trainer.loggers and trainer.logged_metrics:
             self._save(trainer, pl_module, stage)
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

@@ -1,0 +1,415 @@
+"""`run`: the command line of a generated project, over a small project that the test writes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from scaffold_runtime import LightningDataModule, LightningModule
+from scaffold_runtime.cli import run
+
+CALLBACKS = "scaffold_runtime.callbacks"
+FILES = {
+    "trainer.yaml": "max_epochs: 2\nenable_model_summary: false\nenable_progress_bar: false\n"
+    "log_every_n_steps: 1\n",
+    "model.yaml": "# the model\nlr: 0.5\n",
+    "data.yaml": "",
+    "callbacks/early_stopping.yaml": f"class_path: {CALLBACKS}.EarlyStopping\n"
+    "init_args:\n  monitor: val_loss\n",
+    "callbacks/model_checkpoint.yaml": f"class_path: {CALLBACKS}.ModelCheckpoint\n"
+    "init_args:\n  monitor: val_loss\n",
+    "loggers/csv.yaml": "class_path: scaffold_runtime.loggers.CSVLogger\n"
+    'init_args:\n  save_dir: runs\n  name: ""\n',
+}
+
+
+class Model(LightningModule):
+    def __init__(self, lr: float = 0.1, width: int = 2) -> None:
+        super().__init__()
+        self.lr = lr
+        self.layer = nn.Linear(2, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x)
+
+    def step(self, batch: Any, name: str) -> Tensor:
+        loss = self(batch[0]).pow(2).mean()
+        self.log(name, loss)
+        return loss
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return self.step(batch, "train_loss")
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.step(batch, "val_loss")
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        self.step(batch, "test_loss")
+
+    def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return self(batch[0])
+
+    def configure_optimizers(self) -> torch.optim.SGD:
+        return torch.optim.SGD(self.parameters(), lr=self.lr)
+
+
+class Data(LightningDataModule):
+    def __init__(self, batch_size: int = 4) -> None:
+        super().__init__()
+        self.batch_size = batch_size
+
+    def loader(self) -> DataLoader[Any]:
+        return DataLoader(TensorDataset(torch.ones(10, 2)), self.batch_size)
+
+    train_dataloader = val_dataloader = test_dataloader = predict_dataloader = loader
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project in a folder of its own, called from another one."""
+    folder = tmp_path / "project"
+    for name, text in FILES.items():
+        (folder / "configs" / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / "configs" / name).write_text(text)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    monkeypatch.setattr(sys, "argv", [str(folder / "train.py")])
+    return folder
+
+
+def train(project: Path, *args: str, model: Any = Model) -> Any:
+    return run(model, Data, project / "configs", list(args))
+
+
+def fails(
+    project: Path, capsys: pytest.CaptureFixture[str], *args: str, code: int = 2, model: Any = Model
+) -> str:
+    with pytest.raises(SystemExit) as left:
+        train(project, *args, model=model)
+    said = capsys.readouterr().err
+    assert left.value.code == code
+    assert "Traceback" not in said and said.startswith("error: ")
+    assert len(said.strip().splitlines()) <= 3
+    return said
+
+
+# -- what runs --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", [[], ["fit"]])
+def test_fit_with_what_is_in_configs(
+    project: Path, capsys: pytest.CaptureFixture[str], command: list[str]
+) -> None:
+    cli = train(project, *command)
+    assert cli.trainer.current_epoch == 2 and cli.model.lr == 0.5
+    assert [c.patience for c in cli.trainer.early_stopping_callbacks] == [3]
+    folder = project / "runs" / "version_0"
+    assert {"config.yaml", "metrics.csv", "checkpoints"} <= {p.name for p in folder.iterdir()}
+    said = capsys.readouterr().out.splitlines()
+    assert len(said) <= 12
+    table = dict(line.split("  ", 1) for line in said)
+    assert float(table["val_loss"]) < 1
+    assert Path(table["run folder"].strip()).samefile(folder)
+    assert Path(table["best checkpoint"].strip()).is_file()
+    assert table["next"].strip() == "python ../project/train.py test --ckpt_path best"
+    assert list(Path().iterdir()) == []  # nothing is left where it was started
+
+
+def test_options_go_before_files(project: Path) -> None:
+    Path("other.yaml").write_text("trainer: {max_epochs: 5}\nmodel: {lr: 0.25}\n")
+    cli = train(
+        project, "--config", "other.yaml", "--trainer.max_epochs=1", "--data.batch_size", "5",
+        "--callbacks.early_stopping.patience", "7", "--seed_everything=7",
+    )  # fmt: skip
+    assert (cli.trainer.max_epochs, cli.model.lr, cli.datamodule.batch_size) == (1, 0.25, 5)
+    assert cli.trainer.early_stopping_callback.patience == 7
+    assert torch.initial_seed() == 7
+
+
+def test_a_file_of_options_keeps_the_rest_of_configs(project: Path) -> None:
+    Path("patient.yaml").write_text("callbacks: {early_stopping: {init_args: {patience: 8}}}\n")
+    cli = train(project, "--config=patient.yaml")
+    assert cli.trainer.early_stopping_callback.patience == 8
+    assert cli.trainer.early_stopping_callback.monitor == "val_loss"
+    assert cli.trainer.checkpoint_callback.monitor == "val_loss"
+
+
+def test_callbacks_are_switched_by_name(project: Path) -> None:
+    cli = train(project, "--callbacks.early_stopping=null", "--callbacks.time=Timer",
+                "--callbacks.time.duration=00:01:00:00")  # fmt: skip
+    names = [type(c).__name__ for c in cli.trainer.callbacks]
+    assert "EarlyStopping" not in names and "Timer" in names and "ModelCheckpoint" in names
+
+
+def test_removing_a_file_switches_off(project: Path) -> None:
+    shutil.rmtree(project / "configs/callbacks")
+    shutil.rmtree(project / "configs/loggers")
+    cli = train(project)
+    assert not cli.trainer.loggers and cli.trainer.early_stopping_callback is None
+    assert (project / "runs/config.yaml").is_file()
+    train(project)  # again, over what is there
+
+
+def test_loggers_can_be_silenced(project: Path) -> None:
+    assert train(project, "--trainer.logger=false").trainer.loggers == []
+
+
+def test_a_saved_configuration_replays_exactly(project: Path) -> None:
+    first = train(project, "--model.lr=0.3", "--callbacks.early_stopping.patience=6",
+                  "--seed_everything=5")  # fmt: skip
+    (project / "configs/model.yaml").write_text("lr: 7.0\n")
+    later = f"class_path: {CALLBACKS}.Timer\ninit_args: {{duration: '00:00:00:00'}}\n"
+    (project / "configs/callbacks/timer.yaml").write_text(later)
+    again = train(project, "--config", "../project/runs/version_0/config.yaml")
+    assert again.model.lr == 0.3
+    assert torch.equal(again.model.layer.weight, first.model.layer.weight)
+    kinds = [[type(c) for c in cli.trainer.callbacks] for cli in (first, again)]
+    assert kinds[0] == kinds[1]
+    saved = [
+        yaml.safe_load((project / f"runs/version_{n}/config.yaml").read_text()) for n in (0, 1)
+    ]
+    assert saved[0] == saved[1]
+
+
+def test_a_saved_configuration_without_callbacks_replays_without(project: Path) -> None:
+    train(project, "--callbacks.early_stopping=null", "--callbacks.model_checkpoint=null")
+    cli = train(project, "--config=../project/runs/version_0/config.yaml")
+    assert cli.trainer.early_stopping_callback is None
+
+
+def test_print_config_replays(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        train(project, "--model.lr=0.125", "--print_config")
+    assert left.value.code == 0
+    Path("printed.yaml").write_text(capsys.readouterr().out)
+    assert not (project / "runs").exists()
+    assert train(project, "--config=printed.yaml").model.lr == 0.125
+
+
+def test_no_secret_of_the_environment_is_saved(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "very-secret")
+    train(project)
+    assert "very-secret" not in (project / "runs/version_0/config.yaml").read_text()
+
+
+def test_evaluation_uses_the_best_checkpoint(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained = train(project)
+    capsys.readouterr()
+    tested = train(project, "test", "--ckpt_path", "best", "--trainer.enable_progress_bar=true")
+    assert torch.equal(tested.model.layer.weight, trained.model.layer.weight)
+    assert "test_loss" in capsys.readouterr().out
+    assert "val_loss" in train(project, "validate", "--ckpt_path=last").returned[0]
+
+
+def test_evaluation_makes_the_model_of_the_checkpoint(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(project, "--model.width=5")
+    assert train(project, "test", "--ckpt_path=best").model.layer.out_features == 5
+    assert "width=5" in capsys.readouterr().out
+    said = fails(project, capsys, "test", "--ckpt_path=best", "--model.width=2", code=1)
+    assert "layer" in said
+
+
+def test_predictions_are_written(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train(project)
+    capsys.readouterr()
+    train(project, "predict", "--ckpt_path=best")
+    folder = project / "runs/version_1"
+    batches = torch.load(folder / "predictions.pt", weights_only=True)
+    assert [len(batch) for batch in batches] == [4, 4, 2]
+    assert capsys.readouterr().out.startswith("10 predictions written to ../project/runs/version_1")
+    assert (folder / "config.yaml").is_file()
+
+
+def test_resuming_from_a_path_where_it_was_started(project: Path) -> None:
+    train(project)
+    shutil.copy(next(project.glob("runs/version_0/checkpoints/*.ckpt")), "here.ckpt")
+    cli = train(project, "fit", "--ckpt_path=here.ckpt", "--trainer.max_epochs=3")
+    assert cli.trainer.current_epoch == 3
+
+
+def test_trying_it_out_leaves_nothing(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train(project, "--trainer.fast_dev_run=true")
+    assert not list(project.glob("runs/*"))
+    assert "run folder" not in capsys.readouterr().out
+
+
+def test_the_working_directory_comes_back(project: Path) -> None:
+    before = os.getcwd()
+    train(project, "--trainer.fast_dev_run=true")
+    assert os.getcwd() == before
+
+
+# -- help -------------------------------------------------------------------------------------
+
+
+def test_help_shows_what_is_configured(
+    project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    with pytest.raises(SystemExit) as left:
+        train(project, "--help")
+    said = capsys.readouterr().out
+    assert left.value.code == 0
+    rows = {line.split()[0]: line.split()[1:] for line in said.splitlines() if "--" in line[:5]}
+    assert rows["--model.lr"] == ["0.5"]
+    assert rows["--callbacks.early_stopping.monitor"] == ["val_loss"]
+    assert rows["--trainer.max_epochs"][0] == "2"
+    assert max(map(len, said.splitlines())) <= 100
+
+
+def test_help_of_one_class(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        train(project, "--callbacks.early_stopping.help=EarlyStopping")
+    assert "the logged name to watch" in capsys.readouterr().out
+
+
+# -- mistakes ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("trainer.yaml", "max_epoch: 3\n", "trainer.max_epoch (in configs/trainer.yaml)."
+         " Did you mean `trainer.max_epochs`?"),
+        ("trainer.yaml", "max_epochs: many\n", "(in configs/trainer.yaml): expected int or null,"
+         " got 'many'"),
+        ("model.yaml", "lr:\n\tx: 3\n", "configs/model.yaml, line 2: YAML is indented with spaces"),
+        ("model.yaml", "- lr\n", "configs/model.yaml holds a list"),
+        ("callbacks/early_stopping.yaml", f"class_path: {CALLBACKS}.EarlyStoping\n",
+         "(in configs/callbacks/early_stopping.yaml): scaffold_runtime.callbacks has no"
+         " `EarlyStoping`. Did you mean `EarlyStopping`?"),
+        ("callbacks/early_stopping.yaml",
+         f"class_path: {CALLBACKS}.EarlyStopping\ninit_args: {{monitor: v, patienc: 3}}\n",
+         "callbacks.early_stopping.patienc (in configs/callbacks/early_stopping.yaml)."
+         " EarlyStopping does not take it. Did you mean `callbacks.early_stopping.patience`?"),
+        ("callbacks/early_stopping.yaml", f"class_path: {CALLBACKS}.EarlyStopping\n",
+         "missing callbacks.early_stopping (in configs/callbacks/early_stopping.yaml): monitor"),
+        ("loggers/csv.yaml", "class_path: nowhere.Logger\n",
+         "(in configs/loggers/csv.yaml): there is no module `nowhere`"),
+    ],
+)  # fmt: skip
+def test_a_wrong_file_is_named(
+    project: Path, capsys: pytest.CaptureFixture[str], name: str, text: str, said: str
+) -> None:
+    (project / "configs" / name).write_text(text)
+    assert said in fails(project, capsys)
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("--callbacks.early_stoping.patience=3", "Did you mean `early_stopping`?"),
+        ("--callbacks.early_stopping.patienc=3", "`callbacks.early_stopping.patience`?"),
+        ("--callbacks.early_stopping.patience=x", "early_stopping.patience: expected int, got 'x'"),
+        ("--loggers.csvv.prefix=x", "`csvv` is not among the loggers. Did you mean `csv`?"),
+        ("--model.lr=x", "model.lr: expected float, got 'x'"),
+        ("--modell.lr=3", "Did you mean `--model.lr`?"),
+        ("--config=none.yaml", "there is no file"),
+        (
+            "fitt",
+            "unknown command 'fitt': choose fit, validate, test, predict. Did you mean `fit`?",
+        ),
+    ],
+)
+def test_a_wrong_option_is_named(
+    project: Path, capsys: pytest.CaptureFixture[str], option: str, said: str
+) -> None:
+    assert said in fails(project, capsys, option)
+
+
+def test_a_wrong_part_of_a_file_is_named(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("a.yaml").write_text("callbacks: 3\n")
+    assert "a.yaml: `callbacks` must hold" in fails(project, capsys, "--config=a.yaml")
+
+
+def test_no_configs_at_all(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.rmtree(project / "configs")
+    assert "there is no folder" in fails(project, capsys)
+
+
+def test_errors_of_the_runtime_are_one_line(
+    project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    option = "--trainer.limit_train_batches=1.5"
+    assert "limit_train_batches" in fails(project, capsys, option, code=1)
+    assert "none.ckpt" in fails(project, capsys, "test", "--ckpt_path=none.ckpt", code=1)
+    monkeypatch.setenv("SCAFFOLD_TRACEBACK", "1")
+    with pytest.raises(SystemExit):
+        train(project, option)
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_errors_of_the_project_keep_their_traceback(project: Path) -> None:
+    class Broken(Model):
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            raise ZeroDivisionError("mine")
+
+    class Unmade(Model):
+        def __init__(self, lr: float = 0.1) -> None:
+            raise KeyError("mine too")
+
+    with pytest.raises(ZeroDivisionError, match="mine"):
+        train(project, model=Broken)
+    with pytest.raises(KeyError, match="mine too"):
+        train(project, model=Unmade)
+
+
+def test_ctrl_c_is_one_line(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    class Interrupted(Model):
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            signal.raise_signal(signal.SIGINT)
+            return super().training_step(batch, batch_idx)
+
+    with pytest.raises(SystemExit) as left:
+        train(project, model=Interrupted)
+    assert left.value.code == 130
+    assert capsys.readouterr().err.strip() == "interrupted"
+
+
+# -- as a process -----------------------------------------------------------------------------
+
+
+def test_as_a_script_from_another_folder(project: Path) -> None:
+    classes = Path(__file__).read_text().partition("class Model")[2].partition("@pytest.fixture")[0]
+    imports = """
+        from typing import Any
+        import torch
+        from torch import Tensor, nn
+        from torch.utils.data import DataLoader, TensorDataset
+        from scaffold_runtime import LightningDataModule, LightningModule
+        from scaffold_runtime.cli import run
+    """
+    main = "if __name__ == '__main__':\n    run(Model, Data)\n"
+    text = f"{textwrap.dedent(imports)}\nclass Model{classes}\n{main}"
+    (project / "train.py").write_text(text)
+    script = os.path.relpath(project / "train.py")
+    done = subprocess.run(
+        [sys.executable, "-W", "error", script, "--trainer.max_epochs=1"],
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert (project / "runs/version_0/config.yaml").is_file()
+    assert "next             python ../project/train.py test" in done.stdout
+    wrong = subprocess.run(
+        [sys.executable, script, "--model.lrr=1"], capture_output=True, text=True, timeout=120
+    )
+    assert wrong.returncode == 2
+    assert wrong.stderr == "error: unknown option --model.lrr. Did you mean `--model.lr`?\n"
