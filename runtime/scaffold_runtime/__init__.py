@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from scaffold_runtime.seed import seed_everything
     from scaffold_runtime.trainer import Trainer
 
-_SUBMODULES = {"accelerators", "callbacks", "cli", "loggers", "profilers", "strategies"}
+_SUBMODULES = {"accelerators", "callbacks", "cli", "loggers", "profilers", "strategies", "tuner"}
 
 
 def __getattr__(name: str) -> Any:

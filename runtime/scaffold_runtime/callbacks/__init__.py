@@ -10,30 +10,78 @@ from scaffold_runtime.errors import MisconfigurationException
 from scaffold_runtime.hooks import Callback, Checkpoint
 
 if TYPE_CHECKING:
+    from scaffold_runtime.callbacks.batch_size_finder import BatchSizeFinder
+    from scaffold_runtime.callbacks.device_stats_monitor import DeviceStatsMonitor
     from scaffold_runtime.callbacks.early_stopping import EarlyStopping
+    from scaffold_runtime.callbacks.finetuning import BackboneFinetuning, BaseFinetuning
+    from scaffold_runtime.callbacks.gradient_accumulation_scheduler import (
+        GradientAccumulationScheduler,
+    )
+    from scaffold_runtime.callbacks.lambda_function import LambdaCallback
+    from scaffold_runtime.callbacks.lr_finder import LearningRateFinder
     from scaffold_runtime.callbacks.lr_monitor import LearningRateMonitor
     from scaffold_runtime.callbacks.model_checkpoint import ModelCheckpoint
     from scaffold_runtime.callbacks.model_summary import ModelSummary
+    from scaffold_runtime.callbacks.on_exception_checkpoint import OnExceptionCheckpoint
+    from scaffold_runtime.callbacks.prediction_writer import BasePredictionWriter
     from scaffold_runtime.callbacks.progress import ProgressBar
+    from scaffold_runtime.callbacks.rich_model_summary import RichModelSummary
+    from scaffold_runtime.callbacks.rich_progress import RichProgressBar
+    from scaffold_runtime.callbacks.stochastic_weight_avg import StochasticWeightAveraging
+    from scaffold_runtime.callbacks.throughput_monitor import ThroughputMonitor
     from scaffold_runtime.callbacks.timer import Timer
+    from scaffold_runtime.callbacks.tqdm_progress import TQDMProgressBar
+    from scaffold_runtime.callbacks.weight_averaging import EMAWeightAveraging, WeightAveraging
 
 _HOME = {
+    "BackboneFinetuning": "finetuning",
+    "BaseFinetuning": "finetuning",
+    "BasePredictionWriter": "prediction_writer",
+    "BatchSizeFinder": "batch_size_finder",
+    "DeviceStatsMonitor": "device_stats_monitor",
+    "EMAWeightAveraging": "weight_averaging",
     "EarlyStopping": "early_stopping",
+    "GradientAccumulationScheduler": "gradient_accumulation_scheduler",
+    "LambdaCallback": "lambda_function",
+    "LearningRateFinder": "lr_finder",
     "LearningRateMonitor": "lr_monitor",
     "ModelCheckpoint": "model_checkpoint",
     "ModelSummary": "model_summary",
+    "OnExceptionCheckpoint": "on_exception_checkpoint",
     "ProgressBar": "progress",
+    "RichModelSummary": "rich_model_summary",
+    "RichProgressBar": "rich_progress",
+    "StochasticWeightAveraging": "stochastic_weight_avg",
+    "TQDMProgressBar": "tqdm_progress",
+    "ThroughputMonitor": "throughput_monitor",
     "Timer": "timer",
+    "WeightAveraging": "weight_averaging",
 }
 __all__ = [
+    "BackboneFinetuning",
+    "BaseFinetuning",
+    "BasePredictionWriter",
+    "BatchSizeFinder",
     "Callback",
     "Checkpoint",
+    "DeviceStatsMonitor",
+    "EMAWeightAveraging",
     "EarlyStopping",
+    "GradientAccumulationScheduler",
+    "LambdaCallback",
+    "LearningRateFinder",
     "LearningRateMonitor",
     "ModelCheckpoint",
     "ModelSummary",
+    "OnExceptionCheckpoint",
     "ProgressBar",
+    "RichModelSummary",
+    "RichProgressBar",
+    "StochasticWeightAveraging",
+    "TQDMProgressBar",
+    "ThroughputMonitor",
     "Timer",
+    "WeightAveraging",
     "default_callbacks",
 ]
 

@@ -1,51 +1,193 @@
-"""ModelSummary: the layers of a model and how many parameters they have."""
+"""ModelSummary: the layers of a model, how many parameters they have, and what they cost."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
+from torch.utils.flop_counter import FlopCounterMode
 
+from scaffold_runtime.data import move_data_to_device
+from scaffold_runtime.errors import MisconfigurationException
 from scaffold_runtime.hooks import Callback
 
 if TYPE_CHECKING:
     from scaffold_runtime.module import LightningModule
     from scaffold_runtime.trainer import Trainer
 
+Shapes = list[Any] | str
+NUMERIC = (False, False, True, False, True, False, False)  # which columns are aligned to the right
+
+
+@dataclass
+class Layer:
+    """One line of a summary."""
+
+    name: str
+    kind: str
+    parameters: int
+    training: bool
+    flops: int = 0
+    in_size: Shapes = "?"
+    out_size: Shapes = "?"
+
+
+@dataclass
+class Summary:
+    """The layers of a module and their totals; printed, it is a table."""
+
+    layers: list[Layer]
+    total_parameters: int
+    trainable_parameters: int
+    model_size: float
+    """Of the parameters, in MB (a million bytes)."""
+    total_flops: int | None = None
+    """Of one forward pass over `example_input_array`; None without one."""
+    modes: dict[str, int] = field(default_factory=dict)
+
+    def table(self) -> list[tuple[str, ...]]:
+        """Header and rows, as text."""
+        measured = self.total_flops is not None
+        header = ("Layer", "Type", "Parameters", "Mode")
+        rows = [header + (("FLOPs", "In sizes", "Out sizes") if measured else ())]
+        for layer in self.layers:
+            mode = "train" if layer.training else "eval"
+            row = (layer.name, layer.kind, f"{layer.parameters:,}", mode)
+            sizes = (f"{layer.flops:,}", str(layer.in_size), str(layer.out_size))
+            rows.append(row + (sizes if measured else ()))
+        return rows
+
+    def totals(self) -> list[str]:
+        """What stands below the table."""
+        trained = f"{self.total_parameters:,} parameters ({self.trainable_parameters:,} trainable)"
+        lines = [f"{trained}, {self.model_size:.2f} MB"]
+        if self.modes.get("eval"):
+            lines.append(f"{self.modes['eval']} of {sum(self.modes.values())} layers in eval mode")
+        if self.total_flops is not None:
+            lines.append(f"{self.total_flops:,} FLOPs in one forward pass")
+        return lines
+
+    def __str__(self) -> str:
+        rows = self.table()
+        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+        lines = ["  ".join(map(_padded, row, widths, NUMERIC)).rstrip() for row in rows]
+        return "\n".join([*lines, *self.totals()])
+
 
 class ModelSummary(Callback):
-    """Print the layers of the model before training.
+    """Print the layers of the model before training; sizes and FLOPs too, if it has `example_input_array`.
 
     Args:
-        max_depth: how deep to go into nested layers; -1 for all, 0 for none.
+        max_depth: how deep to go into nested layers; -1 for all, 0 for no summary.
     """
 
     def __init__(self, max_depth: int = 1) -> None:
+        if not isinstance(max_depth, int) or max_depth < -1:
+            raise MisconfigurationException(
+                f"{type(self).__name__}(max_depth={max_depth!r}): give -1 for all levels, 0 for none, or a number."
+            )
         self.max_depth = max_depth
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.max_depth:
-            trainer.print(summarize(pl_module, self.max_depth))
+        if self.max_depth and trainer.is_global_zero:
+            self.show(trainer, summarize(pl_module, self.max_depth))
+
+    def show(self, trainer: Trainer, summary: Summary) -> None:
+        """Print the summary; override it to show it in another way."""
+        trainer.print(summary)
 
 
-def summarize(module: nn.Module, max_depth: int = 1) -> str:
-    """A table of the layers of `module` down to `max_depth` (-1 for all), and totals below it."""
-    rows = [("Layer", "Type", "Parameters", "Mode")]
-    for name, layer in module.named_modules():
-        if name and (max_depth == -1 or name.count(".") < max_depth):
-            mode = "train" if layer.training else "eval"
-            rows.append((name, type(layer).__name__, f"{_count(layer):,}", mode))
-    widths = [max(len(row[i]) for row in rows) for i in range(4)]
-    lines = [
-        f"{layer:<{widths[0]}}  {kind:<{widths[1]}}  {number:>{widths[2]}}  {mode}".rstrip()
-        for layer, kind, number, mode in rows
-    ]
-    trainable = sum(_size(p) for p in module.parameters() if p.requires_grad)
-    total = _count(module)
-    size = sum(_size(p) * p.element_size() for p in module.parameters()) / 1e6
-    lines.append(f"{total:,} parameters ({trainable:,} trainable), {size:.2f} MB")
-    return "\n".join(lines)
+def summarize(module: nn.Module, max_depth: int = 1) -> Summary:
+    """The layers of `module` down to `max_depth` (-1 for all), and totals over all of it."""
+    shown = {
+        name: layer
+        for name, layer in module.named_modules()
+        if name and (max_depth == -1 or name.count(".") < max_depth)
+    }
+    layers = {
+        name: Layer(name, type(layer).__name__, _count(layer), layer.training)
+        for name, layer in shown.items()
+    }
+    inner = [part for name, part in module.named_modules() if name]
+    parameters = list(module.parameters())
+    summary = Summary(
+        list(layers.values()),
+        total_parameters=sum(map(_size, parameters)),
+        trainable_parameters=sum(_size(p) for p in parameters if p.requires_grad),
+        model_size=sum(_size(p) * p.element_size() for p in parameters) / 1e6,
+        modes={"train": sum(p.training for p in inner), "eval": sum(not p.training for p in inner)},
+    )
+    if getattr(module, "example_input_array", None) is not None:
+        _measure(module, shown, layers, summary)
+    return summary
+
+
+def _measure(
+    module: Any, shown: dict[str, nn.Module], layers: dict[str, Layer], summary: Summary
+) -> None:
+    """Run one forward pass over the example input, and note sizes and operations of each layer."""
+    device = next((p.device for p in module.parameters()), torch.device("cpu"))
+    example = move_data_to_device(module.example_input_array, device)
+    counter = FlopCounterMode(display=False)
+    with _noting_sizes(shown, layers), _evaluating(module), torch.no_grad(), counter:
+        if isinstance(example, dict):
+            module(**example)
+        else:
+            module(*(example if isinstance(example, tuple) else (example,)))
+    summary.total_flops = counter.get_total_flops()
+    by_part: dict[str, int] = defaultdict(int)
+    for name, operations in counter.get_flop_counts().items():
+        by_part[name.partition(".")[2]] += sum(operations.values())  # names start with the class
+    for name, layer in layers.items():
+        layer.flops = by_part.get(name, 0)
+
+
+@contextmanager
+def _noting_sizes(shown: dict[str, nn.Module], layers: dict[str, Layer]) -> Iterator[None]:
+    def note(layer: Layer) -> Any:
+        def hook(_: nn.Module, inputs: Any, output: Any) -> None:
+            layer.in_size = sizes_of(inputs[0] if len(inputs) == 1 else inputs)
+            layer.out_size = sizes_of(output)
+
+        return hook
+
+    handles = [part.register_forward_hook(note(layers[name])) for name, part in shown.items()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def _evaluating(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode, so that statistics stay; then each part as it was."""
+    modes = {part: part.training for part in module.modules()}
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes.items():
+            part.training = training
+
+
+def _padded(text: str, width: int, right: bool) -> str:
+    return text.rjust(width) if right else text.ljust(width)
+
+
+def sizes_of(value: Any) -> Shapes:
+    """The shapes of tensors in nested lists and tuples; "?" for anything else."""
+    if isinstance(value, Tensor):
+        return list(value.shape)
+    if isinstance(value, (list, tuple)):
+        return [sizes_of(item) for item in value]
+    return "?"
 
 
 def _count(module: nn.Module) -> int:

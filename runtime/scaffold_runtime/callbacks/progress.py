@@ -23,19 +23,25 @@ class ProgressBar(Callback):
     """Show how far a run is, how fast it goes, and the metrics logged with `prog_bar=True`.
 
     On a terminal the line of an epoch is redrawn at most ten times a second; in a pipe or a file one
-    line per epoch is written.
+    line per epoch is written. Subclasses draw in another way by overriding `_show` and `_hide`.
 
     Args:
         refresh_rate: look at the clock every so many batches; 0 switches the bar off.
     """
 
+    leave: bool = (
+        True  # whether each finished epoch leaves its line on a terminal, or only the last one
+    )
+
     def __init__(self, refresh_rate: int = 1) -> None:
         self.refresh_rate = refresh_rate
+        self._enabled = True
         self._live_terminal = False
+        self._began_at = 0
+        self._last_line = ""
         self._label = ""
         self._total: float = math.inf
         self._done = 0
-        self._shown = 0
         self._began = self._next_draw = 0.0
         self._line_open = False
         self._outer: tuple[str, float, int, int, float] | None = None
@@ -44,9 +50,28 @@ class ProgressBar(Callback):
         """What is shown beside the bar; override it to show something else."""
         return dict(trainer.progress_bar_metrics)
 
+    def enable(self) -> None:
+        """Show the bar; it is shown unless it was disabled."""
+        self._enabled = True
+
+    def disable(self) -> None:
+        """Show nothing until it is enabled again."""
+        self._hide()
+        self._enabled = False
+
+    @property
+    def is_enabled(self) -> bool:
+        """Whether anything is shown."""
+        return self._enabled and self.refresh_rate > 0
+
+    @property
+    def is_disabled(self) -> bool:
+        """Whether nothing is shown."""
+        return not self.is_enabled
+
     def print(self, *args: Any, **kwargs: Any) -> None:
         """Print above the bar."""
-        self._clear_line()
+        self._hide()
         builtins.print(*args, **kwargs)
 
     # -- training ---------------------------------------------------------------------------------
@@ -67,12 +92,17 @@ class ProgressBar(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self._done = batch_idx + 1
-        if self.refresh_rate and self._live_terminal and time.monotonic() >= self._next_draw:
+        if self._draws_now():
             self._draw(self.get_metrics(trainer, pl_module))
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.refresh_rate:
+        if self.is_enabled:
             self._finish_line(self.get_metrics(trainer, pl_module))
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._last_line:
+            builtins.print(self._last_line, flush=True)
+            self._last_line = ""
 
     # -- evaluation -------------------------------------------------------------------------------
 
@@ -80,7 +110,7 @@ class ProgressBar(Callback):
         self._begin("Sanity check", sum(trainer.num_sanity_val_batches))
 
     def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._clear_line()
+        self._hide()
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.fn == "fit" and not trainer.sanity_checking:
@@ -104,7 +134,7 @@ class ProgressBar(Callback):
             self._label, self._total, self._done, self._began_at, self._began = self._outer
             self._outer = None
         else:
-            self._clear_line()
+            self._hide()
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._begin("Testing", sum(trainer.num_test_batches))
@@ -121,7 +151,7 @@ class ProgressBar(Callback):
         self._advance()
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._clear_line()
+        self._hide()
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._begin("Predicting", sum(trainer.num_predict_batches))
@@ -138,7 +168,7 @@ class ProgressBar(Callback):
         self._advance()
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._clear_line()
+        self._hide()
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
@@ -146,6 +176,7 @@ class ProgressBar(Callback):
         if self._line_open:
             builtins.print()
             self._line_open = False
+        self._hide()
 
     def print_results(self, results: list[dict[str, float]], stage: str) -> None:
         """Print the metrics of an evaluation as a table."""
@@ -153,10 +184,10 @@ class ProgressBar(Callback):
         if not rows:
             return
         width = max(len(name) for name in rows)
-        self._clear_line()
+        self._hide()
         builtins.print(f"{stage.capitalize()} results")
         for name, value in rows.items():
-            builtins.print(f"  {name:<{width}}  {_number(value)}")
+            builtins.print(f"  {name:<{width}}  {number(value)}")
 
     # -- drawing ----------------------------------------------------------------------------------
 
@@ -168,40 +199,61 @@ class ProgressBar(Callback):
 
     def _advance(self) -> None:
         self._done += 1
-        if self.refresh_rate and self._live_terminal and time.monotonic() >= self._next_draw:
+        if self._draws_now():
             self._draw({})
+
+    def _draws_now(self) -> bool:
+        if not self.is_enabled or not self._live_terminal or self._done % self.refresh_rate:
+            return False
+        return time.monotonic() >= self._next_draw
 
     def _draw(self, metrics: dict[str, Any]) -> None:
         self._next_draw = time.monotonic() + REDRAW_SECONDS
+        self._show(metrics)
+
+    def _show(self, metrics: dict[str, Any]) -> None:
+        """Draw the bar, in place of the one drawn before."""
         width = shutil.get_terminal_size().columns - 1
         sys.stdout.write(f"\r\x1b[2K{self._line(metrics)[:width]}")
         sys.stdout.flush()
         self._line_open = True
 
-    def _finish_line(self, metrics: dict[str, Any]) -> None:
-        self._clear_line()
-        builtins.print(self._line(metrics), flush=True)
-
-    def _clear_line(self) -> None:
+    def _hide(self) -> None:
+        """Take the bar off the screen."""
         if self._line_open:
             sys.stdout.write("\r\x1b[2K")
             self._line_open = False
 
-    def _line(self, metrics: dict[str, Any]) -> str:
-        elapsed = max(time.monotonic() - self._began, 1e-9)
-        rate = (self._done - self._began_at) / elapsed
-        of = "" if self._total == math.inf else f"/{int(self._total)}"
-        shown = "  ".join(f"{name}={_number(value)}" for name, value in metrics.items())
-        bar = f"{self._bar()} " if self._live_terminal else ""
-        return f"{self._label}  {bar}{self._done}{of}  {_clock(elapsed)}  {rate:.4g} it/s  {shown}".rstrip()
+    def _finish_line(self, metrics: dict[str, Any]) -> None:
+        self._hide()
+        if self.leave or not self._live_terminal:
+            builtins.print(self._line(metrics), flush=True)
+        else:
+            self._last_line = self._line(metrics)
 
-    def _bar(self, width: int = 20) -> str:
+    def _elapsed(self) -> float:
+        return max(time.monotonic() - self._began, 1e-9)
+
+    def _rate(self) -> float:
+        return (self._done - self._began_at) / self._elapsed()
+
+    def _counts(self) -> str:
+        return f"{self._done}" if self._total == math.inf else f"{self._done}/{int(self._total)}"
+
+    def _line(self, metrics: dict[str, Any]) -> str:
+        shown = "  ".join(f"{name}={number(value)}" for name, value in metrics.items())
+        bar = f"{self._drawing()} " if self._live_terminal else ""
+        speed = f"{_clock(self._elapsed())}  {self._rate():.4g} it/s"
+        return f"{self._label}  {bar}{self._counts()}  {speed}  {shown}".rstrip()
+
+    def _drawing(self, width: int = 20) -> str:
         share = 0.0 if self._total in (0, math.inf) else min(self._done / self._total, 1.0)
         filled = round(width * share)
         return FULL * filled + EMPTY * (width - filled)
 
 
-def _number(value: Any) -> str:
+def number(value: Any) -> str:
+    """A value as it is shown: four digits are enough."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 

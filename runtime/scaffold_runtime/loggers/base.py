@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import enum
 import os
 import re
 import warnings
@@ -139,7 +140,7 @@ class FolderLogger(Logger):
         return os.path.join(self.root_dir, version)
 
     def follow(self, first: Logger) -> None:
-        if self._version is None and isinstance(first, FolderLogger):
+        if self._version is None:
             self._first = first
 
     def decide_version(self, version: int | str) -> None:
@@ -171,6 +172,20 @@ def claim_version(root: Path) -> int:
             return number
         except FileExistsError:
             number += 1
+
+
+def plain_tree(params: Any) -> Any:
+    """Hyperparameters as nested dicts and lists of plain values; anything unusual as text."""
+    if isinstance(params, dict):
+        return {str(key): plain_tree(value) for key, value in params.items()}
+    if isinstance(params, (list, tuple)):
+        return [plain_tree(item) for item in params]
+    if isinstance(params, enum.Enum):
+        return plain_tree(params.value)
+    if callable(getattr(params, "item", None)) and getattr(params, "size", None) == 1:
+        params = params.item()  # a NumPy scalar
+    known = (bool, int, float, str, type(None))
+    return params if type(params) in known else str(params)
 
 
 def flat(params: Any, prefix: str = "") -> dict[str, Any]:

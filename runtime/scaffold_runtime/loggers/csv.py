@@ -10,9 +10,7 @@ from typing import Any
 
 import yaml
 
-from scaffold_runtime.errors import CheckpointError
-from scaffold_runtime.loggers.base import FolderLogger
-from scaffold_runtime.plain import to_plain
+from scaffold_runtime.loggers.base import FolderLogger, plain_tree
 
 FIRST = ("epoch", "step")
 
@@ -61,14 +59,10 @@ class CSVLogger(FolderLogger):
 
     def log_hyperparams(self, params: Any = None, *args: Any, **kwargs: Any) -> None:
         given = vars(params) if isinstance(params, Namespace) else dict(params or {})
-        for name, value in given.items():
-            try:
-                self._hparams[name] = to_plain(value, name)
-            except CheckpointError:
-                self._hparams[name] = str(value)
+        self._hparams.update(plain_tree(given))
         file = Path(self.log_dir) / "hparams.yaml"
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(yaml.safe_dump(_listed(self._hparams), sort_keys=False))
+        file.write_text(yaml.safe_dump(self._hparams, sort_keys=False))
 
     def save(self) -> None:
         if not self._rows:
@@ -128,10 +122,3 @@ def _write(file: Any, columns: list[str], rows: list[dict[str, Any]]) -> None:
     writer = csv.DictWriter(file, columns, restval="", extrasaction="ignore")
     writer.writeheader()
     writer.writerows(rows)
-
-
-def _listed(value: Any) -> Any:
-    """YAML knows lists, not tuples."""
-    if isinstance(value, dict):
-        return {key: _listed(item) for key, item in value.items()}
-    return [_listed(item) for item in value] if isinstance(value, (list, tuple)) else value

@@ -54,7 +54,10 @@ class Profiler(abc.ABC):
         return ""
 
     def setup(
-        self, stage: str, local_rank: int | None = None, log_dir: str | os.PathLike[str] | None = None
+        self,
+        stage: str,
+        local_rank: int | None = None,
+        log_dir: str | os.PathLike[str] | None = None,
     ) -> None:
         """A run begins: `stage` is its function, `log_dir` its folder."""
         self._stage = stage

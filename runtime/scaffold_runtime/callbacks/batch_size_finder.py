@@ -1,0 +1,179 @@
+"""BatchSizeFinder: the largest batch that fits into memory."""
+
+from __future__ import annotations
+
+import gc
+import warnings
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from scaffold_runtime.callbacks.tuned_attribute import TunedAttribute
+from scaffold_runtime.checkpoint.snapshot import Snapshot
+from scaffold_runtime.errors import MisconfigurationException
+from scaffold_runtime.hooks import Callback
+from scaffold_runtime.loaders import as_eval_loaders, as_train_loader
+
+if TYPE_CHECKING:
+    from scaffold_runtime.module import LightningModule
+    from scaffold_runtime.trainer import Trainer
+
+STAGES = {"fit": "train", "validate": "validation", "test": "test", "predict": "predict"}
+
+
+class BatchSizeFinder(Callback):
+    """Search the largest batch size that does not run out of memory, and go on with it. Afterwards weights,
+    random numbers and data are where they were; a resumed run takes the size found before.
+
+    The module or data module must build its loaders with the attribute `batch_arg_name`.
+
+    Args:
+        mode: "power" doubles the size until it fails; "binsearch" then searches between the last two.
+        steps_per_trial: steps tried with each size.
+        init_val: the first size.
+        max_trials: how many sizes are tried.
+        batch_arg_name: the attribute that holds the batch size.
+        margin: in "binsearch", the share by which the result is lowered, to be safe.
+        max_val: the largest size tried.
+
+    Raises:
+        MisconfigurationException: if there is no such attribute, or loaders were passed by hand.
+    """
+
+    def __init__(
+        self,
+        mode: str = "power",
+        steps_per_trial: int = 3,
+        init_val: int = 2,
+        max_trials: int = 25,
+        batch_arg_name: str = "batch_size",
+        margin: float = 0.05,
+        max_val: int = 8192,
+    ) -> None:
+        if mode not in ("power", "binsearch"):
+            raise MisconfigurationException(
+                f"BatchSizeFinder(mode={mode!r}): choose 'power' or 'binsearch'."
+            )
+        if not 0 <= margin < 1:
+            raise MisconfigurationException(
+                f"BatchSizeFinder(margin={margin}): give a share from 0.0 to below 1.0."
+            )
+        self._mode, self._steps_per_trial = mode, steps_per_trial
+        self._init_val, self._max_trials, self._max_val = init_val, max_trials, max_val
+        self._batch_arg_name, self._margin = batch_arg_name, margin
+        self.optimal_batch_size: int | None = None
+        self._restored = False
+
+    def state_dict(self) -> dict[str, Any]:
+        return {} if self.optimal_batch_size is None else {"batch_size": self.optimal_batch_size}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.optimal_batch_size, self._restored = state_dict["batch_size"], True
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        restored, self._restored = self._restored, False
+        if restored:
+            self._attribute(trainer).set(self.optimal_batch_size)
+        else:
+            self.scale_batch_size(trainer, pl_module)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.fn == "validate":
+            self.scale_batch_size(trainer, pl_module)
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.scale_batch_size(trainer, pl_module)
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.scale_batch_size(trainer, pl_module)
+
+    def scale_batch_size(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Search now."""
+        if trainer.fast_dev_run:
+            warnings.warn("no batch size is searched in fast_dev_run.", stacklevel=2)
+            return
+        attribute, run = self._attribute(trainer), trainer._live()
+        stage = STAGES[run.fn]
+        if run.given.get(stage) is not None:
+            raise MisconfigurationException(
+                f"the batch size finder cannot change loaders passed to {run.fn}(): "
+                "define them in the module or in a data module."
+            )
+        snapshot, before = Snapshot(run), attribute.get()
+
+        def fits(size: int) -> bool:
+            attribute.set(size)
+            try:
+                trainer.rehearse([], self._steps_per_trial)
+                return True
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                return False
+            finally:
+                snapshot.put_back()
+                free_memory()
+
+        found: int | None = None
+        try:
+            samples = _samples(run.source(stage), stage)
+            found = self._search(fits, min(self._max_val, samples or self._max_val))
+        finally:
+            attribute.set(before if found is None else found)
+        self.optimal_batch_size = found
+        if stage != "train":  # its loaders are open already
+            run.eval_loaders(stage)[:] = as_eval_loaders(run.source(stage))
+        trainer.print(f"Batch size set to {found}")
+
+    def _attribute(self, trainer: Trainer) -> TunedAttribute:
+        names = (self._batch_arg_name,)
+        return TunedAttribute(trainer, names, "the batch size finder", "batch_arg_name")
+
+    def _search(self, fits: Callable[[int], bool], most: int) -> int:
+        """The largest size that fits: double (or halve) until one does and one does not, then look between."""
+        good, bad, size = 0, 0, min(self._init_val, most)
+        for _ in range(self._max_trials):
+            if fits(size):
+                good = size
+            else:
+                bad = size
+            closed = bool(good and bad)
+            if bad == 1:
+                raise MisconfigurationException("not even a batch of 1 fits into memory.")
+            if (closed and (self._mode == "power" or bad - good <= 1)) or good == most:
+                break
+            if closed:
+                size = (good + bad) // 2
+            else:
+                size = min(size * 2, most) if good else size // 2
+        if not good:
+            raise MisconfigurationException(
+                f"no batch size down to {bad} fits into memory: lower `init_val` or raise `max_trials`."
+            )
+        safe = good if self._mode == "power" or not bad else int(good * (1 - self._margin))
+        return max(1, safe)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error means that memory ran out, on any device."""
+    text = str(error)
+    known = ("out of memory", "can't allocate memory", "CUDNN_STATUS_NOT_SUPPORTED")
+    return isinstance(error, torch.OutOfMemoryError) or any(part in text for part in known)
+
+
+def free_memory() -> None:
+    """Give back what a failed trial left behind."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _samples(source: Any, stage: str) -> int | None:
+    """How many samples there are to put into one batch; None where the loaders do not say."""
+    loaders = [as_train_loader(source)] if stage == "train" else as_eval_loaders(source)
+    parts = [part for loader in loaders for part in getattr(loader, "flattened", [loader])]
+    try:
+        return max(len(part.dataset) for part in parts)
+    except (AttributeError, TypeError, NotImplementedError):
+        return None

@@ -1,0 +1,92 @@
+"""DeviceStatsMonitor: log memory and load of the device while a run goes on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from scaffold_runtime.errors import MisconfigurationException
+from scaffold_runtime.extras import require
+from scaffold_runtime.hooks import Callback
+
+if TYPE_CHECKING:
+    from scaffold_runtime.module import LightningModule
+    from scaffold_runtime.trainer import Trainer
+
+
+class DeviceStatsMonitor(Callback):
+    """Log what the accelerator says about its device at the start and end of batches, at log steps.
+
+    Names are `DeviceStatsMonitor.on_train_batch_start/...`; memory is in bytes, load in percent.
+
+    Args:
+        cpu_stats: log processor and memory load too; None does so only where the device is the CPU.
+
+    Raises:
+        MisconfigurationException: if the trainer has no logger.
+        MissingExtra: if the load is wanted and `psutil` is not installed.
+    """
+
+    def __init__(self, cpu_stats: bool | None = None) -> None:
+        self._cpu_stats = cpu_stats
+        self._psutil: Any = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if not trainer.loggers and not trainer.fast_dev_run and not trainer.barebones:
+            raise MisconfigurationException(
+                "DeviceStatsMonitor has nothing to log to: the trainer has logger=False."
+            )
+        on_cpu = trainer.strategy.root_device.type == "cpu"
+        if self._cpu_stats or (self._cpu_stats is None and on_cpu):
+            self._psutil = require("psutil", "scaffold-runtime[stats]", "DeviceStatsMonitor")
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        self._log(trainer, "on_train_batch_start", trainer.global_step + 1)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self._log(trainer, "on_train_batch_end", trainer.global_step)
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        if not trainer.sanity_checking:
+            self._log(trainer, "on_validation_batch_end", batch_idx + 1)
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self._log(trainer, "on_test_batch_end", batch_idx + 1)
+
+    def _log(self, trainer: Trainer, hook: str, count: int) -> None:
+        if not trainer.loggers or count == 0 or count % trainer.log_every_n_steps:
+            return
+        stats = dict(trainer.accelerator.get_device_stats(trainer.strategy.root_device))
+        if self._psutil is not None:
+            stats |= cpu_stats(self._psutil)
+        numbers = {k: float(v) for k, v in stats.items() if isinstance(v, (int, float))}
+        named = {f"{type(self).__name__}.{hook}/{name}": v for name, v in numbers.items()}
+        trainer._live().send(named, max(trainer.global_step - 1, 0))
+
+
+def cpu_stats(psutil: Any) -> dict[str, float]:
+    """Load of the processor and of memory, in percent."""
+    return {
+        "cpu_vm_percent": psutil.virtual_memory().percent,
+        "cpu_percent": psutil.cpu_percent(),
+        "cpu_swap_percent": psutil.swap_memory().percent,
+    }

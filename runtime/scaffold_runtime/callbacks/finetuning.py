@@ -1,0 +1,260 @@
+"""BaseFinetuning and BackboneFinetuning: train a new head first, then what it stands on."""
+
+from __future__ import annotations
+
+import abc
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim import Optimizer
+
+from scaffold_runtime.errors import MisconfigurationException
+from scaffold_runtime.hooks import Callback
+
+if TYPE_CHECKING:
+    from scaffold_runtime.module import LightningModule
+    from scaffold_runtime.trainer import Trainer
+
+Modules = nn.Module | Iterable[Any]
+"""A module, or modules nested in lists."""
+
+
+def multiplicative(epoch: int) -> float:
+    """Double the learning rate every epoch."""
+    return 2.0
+
+
+class BaseFinetuning(Callback, abc.ABC):
+    """Freeze parts of a model before training, and unfreeze them as training goes on.
+
+    Override `freeze_before_training` (with `self.freeze`) and `finetune_function` (with
+    `self.unfreeze_and_add_param_group`). `configure_optimizers` should take only the parameters that require
+    gradients. What is unfrozen, and the parameter groups made for it, are saved and restored.
+    """
+
+    def __init__(self) -> None:
+        self._groups: dict[int, list[dict[str, Any]]] = {}
+        self._restored: dict[str, Any] | None = None
+        self._module: LightningModule | None = None
+
+    @abc.abstractmethod
+    def freeze_before_training(self, pl_module: LightningModule) -> None:
+        """Freeze what should not be trained at first."""
+
+    @abc.abstractmethod
+    def finetune_function(
+        self, pl_module: LightningModule, epoch: int, optimizer: Optimizer
+    ) -> None:
+        """At the start of each training epoch: unfreeze what is due."""
+
+    # -- hooks and state --------------------------------------------------------------------------
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._module = pl_module
+        self.freeze_before_training(pl_module)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        restored, self._restored = self._restored, None
+        if restored is None:
+            return
+        parameters = dict(pl_module.named_parameters())
+        for name, parameter in parameters.items():
+            parameter.requires_grad = name in restored["trainable"]
+        for name, module in pl_module.named_modules():
+            if isinstance(module, _BatchNorm):
+                module.track_running_stats = name in restored["tracking"]
+        for index, optimizer in enumerate(trainer.optimizers):
+            for group in self._groups.get(index, [])[len(optimizer.param_groups) :]:
+                named = [parameters[name] for name in group["params"]]
+                optimizer.add_param_group({**group, "params": named})
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        names = {parameter: name for name, parameter in pl_module.named_parameters()}
+        for index, optimizer in enumerate(trainer.optimizers):
+            self.finetune_function(pl_module, trainer.current_epoch, optimizer)
+            self._groups[index] = [
+                {**group, "params": [names[p] for p in group["params"]]}
+                for group in optimizer.param_groups
+            ]
+
+    def state_dict(self) -> dict[str, Any]:
+        if self._module is None:
+            return {}
+        parts = self._module.named_modules()
+        return {
+            "internal_optimizer_metadata": self._groups,
+            "trainable": [n for n, p in self._module.named_parameters() if p.requires_grad],
+            "tracking": [
+                n for n, m in parts if isinstance(m, _BatchNorm) and m.track_running_stats
+            ],
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._groups = dict(state_dict["internal_optimizer_metadata"])
+        self._restored = state_dict
+
+    # -- what overrides use -----------------------------------------------------------------------
+
+    @staticmethod
+    def flatten_modules(modules: Modules) -> list[nn.Module]:
+        """All modules inside that have parameters of their own or no parts."""
+        if isinstance(modules, nn.ModuleDict):
+            modules = modules.values()
+        if isinstance(modules, nn.Module) and not isinstance(modules, Iterable):
+            found: Iterable[nn.Module] = modules.modules()
+        else:
+            found = [inner for part in modules for inner in BaseFinetuning.flatten_modules(part)]
+        return [m for m in found if not list(m.children()) or m._parameters]
+
+    @staticmethod
+    def filter_params(
+        modules: Modules, train_bn: bool = True, requires_grad: bool = True
+    ) -> Iterator[nn.Parameter]:
+        """The parameters that require gradients (or do not), without batch norm's if `train_bn` is False."""
+        for module in BaseFinetuning.flatten_modules(modules):
+            if train_bn or not isinstance(module, _BatchNorm):
+                own = module.parameters(recurse=False)
+                yield from (p for p in own if p.requires_grad == requires_grad)
+
+    @staticmethod
+    def make_trainable(modules: Modules) -> None:
+        """Let parameters require gradients, and batch norm track statistics."""
+        _set_trainable(modules, True)
+
+    @staticmethod
+    def freeze_module(module: nn.Module) -> None:
+        """Freeze the parameters of this one module, not of its parts."""
+        _set_own(module, False)
+
+    @staticmethod
+    def freeze(modules: Modules, train_bn: bool = True) -> None:
+        """Freeze parameters, except batch norm's if `train_bn` is True."""
+        for module in BaseFinetuning.flatten_modules(modules):
+            _set_own(module, train_bn and isinstance(module, _BatchNorm))
+
+    @staticmethod
+    def filter_on_optimizer(
+        optimizer: Optimizer, params: Iterable[nn.Parameter]
+    ) -> list[nn.Parameter]:
+        """Leave out parameters that `optimizer` already has, with a warning."""
+        known = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        params = list(params)
+        fresh = [p for p in params if id(p) not in known]
+        if len(fresh) < len(params):
+            warnings.warn(
+                f"{len(params) - len(fresh)} of the parameters to unfreeze are already in the optimizer and "
+                "are left there. Give `configure_optimizers` only parameters that require gradients: "
+                "`filter(lambda p: p.requires_grad, self.parameters())`.",
+                stacklevel=3,
+            )
+        return fresh
+
+    @staticmethod
+    def unfreeze_and_add_param_group(
+        modules: Modules,
+        optimizer: Optimizer,
+        lr: float | None = None,
+        initial_denom_lr: float = 10.0,
+        train_bn: bool = True,
+    ) -> None:
+        """Unfreeze modules and give their parameters to the optimizer as a new group.
+
+        The group's rate is `lr`, or that of the first group divided by `initial_denom_lr`.
+        """
+        BaseFinetuning.make_trainable(modules)
+        params = BaseFinetuning.filter_params(modules, train_bn=train_bn)
+        fresh = BaseFinetuning.filter_on_optimizer(optimizer, params)
+        rate = optimizer.param_groups[0]["lr"] / initial_denom_lr if lr is None else float(lr)
+        if fresh:
+            optimizer.add_param_group({"params": fresh, "lr": rate})
+
+
+class BackboneFinetuning(BaseFinetuning):
+    """Keep `self.backbone` of the module frozen at first, then train it at a rising learning rate.
+
+    Args:
+        unfreeze_backbone_at_epoch: the epoch (from 0) in which it is unfrozen.
+        lambda_func: from the epoch, the factor by which the backbone's rate changes each epoch after that.
+        backbone_initial_ratio_lr: its first rate, as a share of the current one.
+        backbone_initial_lr: its first rate, in place of that share.
+        should_align: never let its rate rise above the current one.
+        initial_denom_lr: accepted for code that moves over; a first rate is always given.
+        train_bn: train its batch norm layers, too.
+        verbose: print both rates each epoch.
+        rounding: digits printed.
+
+    Raises:
+        MisconfigurationException: if the module has no `backbone`.
+    """
+
+    def __init__(
+        self,
+        unfreeze_backbone_at_epoch: int = 10,
+        lambda_func: Callable[[int], float] = multiplicative,
+        backbone_initial_ratio_lr: float = 10e-2,
+        backbone_initial_lr: float | None = None,
+        should_align: bool = True,
+        initial_denom_lr: float = 10.0,
+        train_bn: bool = True,
+        verbose: bool = False,
+        rounding: int = 12,
+    ) -> None:
+        super().__init__()
+        self.unfreeze_backbone_at_epoch, self.lambda_func = unfreeze_backbone_at_epoch, lambda_func
+        self.backbone_initial_ratio_lr = backbone_initial_ratio_lr
+        self.backbone_initial_lr = backbone_initial_lr
+        self.should_align, self.initial_denom_lr = should_align, initial_denom_lr
+        self.train_bn, self.verbose, self.rounding = train_bn, verbose, rounding
+        self.previous_backbone_lr: float | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "previous_backbone_lr": self.previous_backbone_lr}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.previous_backbone_lr = state_dict["previous_backbone_lr"]
+        super().load_state_dict(state_dict)
+
+    def freeze_before_training(self, pl_module: LightningModule) -> None:
+        backbone = getattr(pl_module, "backbone", None)
+        if not isinstance(backbone, nn.Module):
+            raise MisconfigurationException(
+                f"BackboneFinetuning needs a `backbone` (an nn.Module), which {type(pl_module).__name__} lacks: "
+                "set `self.backbone` in its `__init__`."
+            )
+        self.freeze(backbone)
+
+    def finetune_function(
+        self, pl_module: LightningModule, epoch: int, optimizer: Optimizer
+    ) -> None:
+        current = optimizer.param_groups[0]["lr"]
+        if epoch == self.unfreeze_backbone_at_epoch:
+            rate = self.backbone_initial_lr
+            rate = current * self.backbone_initial_ratio_lr if rate is None else rate
+            self.unfreeze_and_add_param_group(
+                pl_module.backbone, optimizer, rate, train_bn=self.train_bn
+            )
+        elif epoch > self.unfreeze_backbone_at_epoch and self.previous_backbone_lr is not None:
+            rate = self.lambda_func(epoch + 1) * self.previous_backbone_lr
+            rate = min(rate, current) if self.should_align else rate
+            optimizer.param_groups[-1]["lr"] = rate
+        else:
+            return
+        self.previous_backbone_lr = rate
+        if self.verbose:
+            digits = self.rounding
+            pl_module.print(f"lr {round(current, digits)}, backbone lr {round(rate, digits)}")
+
+
+def _set_own(module: nn.Module, trainable: bool) -> None:
+    if isinstance(module, _BatchNorm):
+        module.track_running_stats = trainable
+    for parameter in module.parameters(recurse=False):
+        parameter.requires_grad = trainable
+
+
+def _set_trainable(modules: Modules, trainable: bool) -> None:
+    for module in BaseFinetuning.flatten_modules(modules):
+        _set_own(module, trainable)

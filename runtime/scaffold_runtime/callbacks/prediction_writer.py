@@ -1,0 +1,123 @@
+"""BasePredictionWriter: hand predictions to your own writing code, with the indices of their samples."""
+
+from __future__ import annotations
+
+import copy
+from collections import deque
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from torch.utils.data import DataLoader, IterableDataset
+
+from scaffold_runtime.errors import MisconfigurationException
+from scaffold_runtime.hooks import Callback
+
+if TYPE_CHECKING:
+    from scaffold_runtime.module import LightningModule
+    from scaffold_runtime.trainer import Trainer
+
+
+class BasePredictionWriter(Callback):
+    """Write predictions: override `write_on_batch_end`, `write_on_epoch_end`, or both.
+
+    Use it with `trainer.predict(..., return_predictions=False)` where predictions do not fit in memory.
+
+    Args:
+        write_interval: "batch", "epoch" or "batch_and_epoch": which of the two is called.
+
+    Raises:
+        MisconfigurationException: for another interval.
+    """
+
+    def __init__(self, write_interval: str = "batch") -> None:
+        if write_interval not in ("batch", "epoch", "batch_and_epoch"):
+            raise MisconfigurationException(
+                f"{type(self).__name__}(write_interval={write_interval!r}): "
+                "choose 'batch', 'epoch' or 'batch_and_epoch'."
+            )
+        self._on_batch, self._on_epoch = "batch" in write_interval, "epoch" in write_interval
+        self._recorders: list[_Recorder | None] = []
+        self._predictions: list[list[Any]] = []
+        self._indices: list[list[Any]] = []
+
+    def write_on_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        prediction: Any,
+        batch_indices: Sequence[int] | None,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int,
+    ) -> None:
+        """Write one batch. `batch_indices` are its samples' places in the data set; None if unknown."""
+
+    def write_on_epoch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        predictions: Sequence[Any],
+        batch_indices: Sequence[Any],
+    ) -> None:
+        """Write all batches: a list of them, or one such list per loader if there are several."""
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        loaders = trainer._live().eval_loaders("predict")
+        self._recorders = [_Recorder.of(loader) for loader in loaders]
+        for position, recorder in enumerate(self._recorders):
+            loaders[position] = recorder.loader if recorder is not None else loaders[position]
+        self._predictions, self._indices = [[] for _ in loaders], [[] for _ in loaders]
+
+    def on_predict_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        recorder = self._recorders[dataloader_idx]
+        indices = recorder.drawn.popleft() if recorder is not None else None
+        if self._on_epoch:
+            self._predictions[dataloader_idx].append(outputs)
+            self._indices[dataloader_idx].append(indices)
+        if self._on_batch:
+            self.write_on_batch_end(
+                trainer, pl_module, outputs, indices, batch, batch_idx, dataloader_idx
+            )
+
+    def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._on_epoch:
+            one = len(self._predictions) == 1
+            predictions = self._predictions[0] if one else self._predictions
+            indices = self._indices[0] if one else self._indices
+            self.write_on_epoch_end(trainer, pl_module, predictions, indices)
+        self._predictions, self._indices = [], []
+
+
+class _Recorder:
+    """A batch sampler that remembers what it drew: workers draw ahead of the batches they deliver."""
+
+    def __init__(self, loader: DataLoader[Any]) -> None:
+        self.sampler: Any = loader.batch_sampler
+        self.drawn: deque[list[int]] = deque()
+        self.loader = copy.copy(loader)
+        # DataLoader refuses to have its sampler replaced; a copy is ours to change.
+        self.loader.__dict__["batch_sampler"] = self
+
+    @classmethod
+    def of(cls, loader: Any) -> _Recorder | None:
+        """A recorder for a loader that draws batches of indices, None for any other."""
+        if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
+            return None
+        return cls(loader) if loader.batch_sampler is not None else None
+
+    def __iter__(self) -> Iterator[list[int]]:
+        self.drawn.clear()
+        for indices in self.sampler:
+            self.drawn.append(list(indices))
+            yield indices
+
+    def __len__(self) -> int:
+        return len(self.sampler)

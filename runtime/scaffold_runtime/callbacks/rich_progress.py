@@ -1,0 +1,106 @@
+"""RichProgressBar: progress drawn by rich."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from scaffold_runtime.callbacks.progress import ProgressBar, number
+from scaffold_runtime.extras import require
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+
+@dataclass
+class RichProgressBarTheme:
+    """Styles of the parts of a `RichProgressBar`, in rich's words."""
+
+    description: str = ""
+    progress_bar: str = "#6206E0"
+    progress_bar_finished: str = "#6206E0"
+    progress_bar_pulse: str = "#6206E0"
+    batch_progress: str = ""
+    time: str = "dim"
+    processing_speed: str = "dim underline"
+    metrics: str = "italic"
+    metrics_text_delimiter: str = " "
+    metrics_format: str = ".3f"
+
+
+class RichProgressBar(ProgressBar):
+    """Show progress with rich on a terminal; in a pipe or a file, one plain line per epoch.
+
+    Args:
+        refresh_rate: look at the clock every so many batches; 0 switches the bar off.
+        leave: keep the bar of each finished epoch on the screen.
+        theme: styles of its parts.
+        console_kwargs: passed to `rich.console.Console`.
+
+    Raises:
+        MissingExtra: if `rich` is not installed.
+    """
+
+    def __init__(
+        self,
+        refresh_rate: int = 1,
+        leave: bool = False,
+        theme: RichProgressBarTheme | None = None,
+        console_kwargs: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(refresh_rate)
+        require("rich", "rich>=13", "RichProgressBar")
+        self.leave, self.theme = leave, theme or RichProgressBarTheme()
+        self._console_kwargs = console_kwargs or {}
+        self._progress: Progress | None = None
+        self._task: Any = None
+
+    def _open(self) -> Progress:
+        """rich's display, on the screen from the first redraw on."""
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+        theme = self.theme
+        styles = (theme.progress_bar, theme.progress_bar_finished, theme.progress_bar_pulse)
+        progress = Progress(
+            TextColumn("{task.description}", style=theme.description),
+            BarColumn(complete_style=styles[0], finished_style=styles[1], pulse_style=styles[2]),
+            TextColumn("{task.fields[counts]}", style=theme.batch_progress),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[rate]}", style=theme.processing_speed),
+            TextColumn("{task.fields[metrics]}", style=theme.metrics),
+            console=Console(**self._console_kwargs),
+            auto_refresh=False,
+            transient=True,
+        )
+        progress.start()
+        return progress
+
+    def _show(self, metrics: dict[str, Any]) -> None:
+        if self._progress is None:
+            self._progress = self._open()
+            self._task = self._progress.add_task("", counts="", rate="", metrics="")
+        total = None if self._total == math.inf else int(self._total)
+        self._progress.update(
+            self._task,
+            description=self._label,
+            total=total,
+            completed=self._done,
+            counts=self._counts(),
+            rate=f"{self._rate():.4g} it/s",
+            metrics=self._metrics(metrics),
+            refresh=True,
+        )
+
+    def _metrics(self, metrics: dict[str, Any]) -> str:
+        form = self.theme.metrics_format
+        shown = {
+            k: f"{v:{form}}" if isinstance(v, float) else number(v) for k, v in metrics.items()
+        }
+        return self.theme.metrics_text_delimiter.join(f"{k}: {v}" for k, v in shown.items())
+
+    def _hide(self) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None

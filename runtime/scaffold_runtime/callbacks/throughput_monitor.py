@@ -1,0 +1,226 @@
+"""ThroughputMonitor: how many batches, samples and operations per second, and how much of the device's
+peak that is."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from scaffold_runtime.errors import MisconfigurationException
+from scaffold_runtime.hooks import Callback
+
+if TYPE_CHECKING:
+    from scaffold_runtime.module import LightningModule
+    from scaffold_runtime.trainer import Trainer
+
+# Dense peak of tensor cores in operations per second, from the vendor's data sheets.
+PEAKS: dict[str, dict[torch.dtype, float]] = {
+    "h200": {torch.float32: 67e12, torch.bfloat16: 989e12, torch.float16: 989e12},
+    "h100 pcie": {torch.float32: 51e12, torch.bfloat16: 756e12, torch.float16: 756e12},
+    "h100": {torch.float32: 67e12, torch.bfloat16: 989e12, torch.float16: 989e12},
+    "a100": {torch.float32: 19.5e12, torch.bfloat16: 312e12, torch.float16: 312e12},
+    "l40s": {torch.float32: 91.6e12, torch.bfloat16: 362e12, torch.float16: 362e12},
+    "l4": {torch.float32: 30.3e12, torch.bfloat16: 121e12, torch.float16: 121e12},
+    "v100": {torch.float32: 15.7e12, torch.float16: 125e12},
+    "t4": {torch.float32: 8.1e12, torch.float16: 65e12},
+}
+
+
+class Throughput:
+    """Rates over the last `window_size` updates, from totals that only grow.
+
+    Args:
+        available_flops: the device's peak in operations per second, for the share of it that is used.
+        world_size: devices that work at the same rate.
+        window_size: updates looked back at.
+        separator: between "device" and the name.
+    """
+
+    def __init__(
+        self,
+        available_flops: float | None = None,
+        world_size: int = 1,
+        window_size: int = 100,
+        separator: str = "/",
+    ) -> None:
+        self.available_flops, self.world_size, self.separator = (
+            available_flops,
+            world_size,
+            separator,
+        )
+        self._window: deque[dict[str, float]] = deque(maxlen=window_size)
+        self._flops: deque[float] = deque(maxlen=window_size)
+
+    def update(
+        self,
+        *,
+        time: float,
+        batches: int,
+        samples: int,
+        lengths: int | None = None,
+        flops: float | None = None,
+    ) -> None:
+        """Take in totals since the start: seconds, batches, samples, items; and the operations of this batch."""
+        totals: dict[str, float] = {"time": time, "batches": batches, "samples": samples}
+        if lengths is not None:
+            totals["items"] = lengths
+        self._window.append(totals)
+        if flops is not None:
+            self._flops.append(flops)
+
+    def compute(self) -> dict[str, float]:
+        """Totals, and rates per second where two updates are known."""
+        if not self._window:
+            return {}
+        first, last = self._window[0], self._window[-1]
+        values = dict(last)
+        elapsed = last["time"] - first["time"]
+        if elapsed <= 0:
+            return values
+        rates = {f"{k}_per_sec": (last[k] - first[k]) / elapsed for k in last if k != "time"}
+        if len(self._flops) > 1:
+            rates["flops_per_sec"] = sum(list(self._flops)[1:]) / elapsed
+            if self.available_flops:
+                rates["mfu"] = rates["flops_per_sec"] / self.available_flops
+        for name, rate in rates.items():
+            values[f"device{self.separator}{name}"] = rate
+            if self.world_size > 1 and name != "mfu":
+                values[name] = rate * self.world_size
+        return values
+
+    def reset(self) -> None:
+        """Forget all updates."""
+        self._window.clear()
+        self._flops.clear()
+
+
+class ThroughputMonitor(Callback):
+    """Log throughput at log steps: `train/device/samples_per_sec` and the like.
+
+    Set `flops_per_batch` on the module (`torch.utils.flop_counter` counts them) to have operations per second
+    and, on known devices, `mfu`: the share of the peak that is used. Pauses for validation are left out.
+
+    Args:
+        batch_size_fn: the number of samples in a batch.
+        length_fn: the number of items (tokens, ...) in a batch.
+        window_size: batches over which rates are taken.
+        separator: between the parts of a name.
+
+    Raises:
+        MisconfigurationException: if the trainer has no logger.
+    """
+
+    def __init__(
+        self,
+        batch_size_fn: Callable[[Any], int],
+        length_fn: Callable[[Any], int] | None = None,
+        window_size: int = 100,
+        separator: str = "/",
+    ) -> None:
+        self.batch_size_fn, self.length_fn = batch_size_fn, length_fn
+        self.window_size, self.separator = window_size, separator
+        self.available_flops: float | None = None
+        self._rates: dict[str, _Stage] = {}
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if not trainer.loggers and not trainer.fast_dev_run and not trainer.barebones:
+            raise MisconfigurationException(
+                "ThroughputMonitor has nothing to log to: the trainer has logger=False."
+            )
+        precision = trainer.precision_plugin
+        dtypes = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+        dtype = dtypes.get(precision.precision, precision.dtype)
+        self.available_flops = get_available_flops(trainer.strategy.root_device, dtype)
+        self._rates = {}
+
+    def _begin(self, trainer: Trainer, stage: str) -> None:
+        throughput = Throughput(
+            self.available_flops, trainer.world_size, self.window_size, self.separator
+        )
+        self._rates[stage] = _Stage(throughput)
+
+    def _count(
+        self, trainer: Trainer, pl_module: LightningModule, stage: str, batch: Any, step: int
+    ) -> None:
+        state, device = self._rates[stage], trainer.strategy.root_device
+        state.batches += 1
+        state.samples += self.batch_size_fn(batch)
+        state.lengths += self.length_fn(batch) if self.length_fn else 0
+        due = step > 0 and step % trainer.log_every_n_steps == 0
+        if due and device.type == "cuda":
+            torch.cuda.synchronize(device)  # only where the numbers are read
+        state.throughput.update(
+            time=time.perf_counter() - state.began,
+            batches=state.batches,
+            samples=state.samples,
+            lengths=state.lengths if self.length_fn else None,
+            flops=getattr(pl_module, "flops_per_batch", None),
+        )
+        if due and trainer.loggers:
+            values = state.throughput.compute()
+            named = {f"{stage}{self.separator}{name}": value for name, value in values.items()}
+            trainer._live().send(named, max(trainer.global_step - 1, 0))
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._begin(trainer, "train")
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self._count(trainer, pl_module, "train", batch, trainer.global_step)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.sanity_checking:
+            self._begin(trainer, "validate")
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        if not trainer.sanity_checking:
+            self._count(trainer, pl_module, "validate", batch, self._rates["validate"].batches + 1)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.fn == "fit" and not trainer.sanity_checking:
+            self._rates["train"].began += time.perf_counter() - self._rates["validate"].began
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._begin(trainer, "test")
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self._count(trainer, pl_module, "test", batch, self._rates["test"].batches + 1)
+
+
+class _Stage:
+    """What was counted since a stage began."""
+
+    def __init__(self, throughput: Throughput) -> None:
+        self.throughput = throughput
+        self.began = time.perf_counter()
+        self.batches = self.samples = self.lengths = 0
+
+
+def get_available_flops(device: torch.device, dtype: torch.dtype) -> float | None:
+    """The peak of a known device in operations per second; None for any other."""
+    if device.type != "cuda":
+        return None
+    name = torch.cuda.get_device_name(device).lower()
+    known = next((peaks for chip, peaks in PEAKS.items() if chip in name), {})
+    return known.get(dtype)

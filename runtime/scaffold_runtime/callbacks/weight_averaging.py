@@ -1,0 +1,197 @@
+"""WeightAveraging and EMAWeightAveraging: train one set of weights, evaluate and keep their average."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from scaffold_runtime.hooks import Callback
+
+if TYPE_CHECKING:
+    from scaffold_runtime.module import LightningModule
+    from scaffold_runtime.trainer import Trainer
+
+PREFIX = "module."  # of the model's own names inside an AveragedModel
+
+
+class WeightAveraging(Callback):
+    """Keep an average of the weights. It is validated, saved as the checkpoint's `state_dict`, and is what
+    the module holds after training; the weights being trained are saved beside it, so that a resumed run
+    goes on exactly.
+
+    Override `should_update` to choose when the average takes in the current weights; by default, after
+    every optimizer step.
+
+    Args:
+        device: where the average is kept; the trainer's device if None.
+        use_buffers: average buffers (such as running statistics) too, instead of copying them.
+        kwargs: passed to torch's `AveragedModel`: `avg_fn` or `multi_avg_fn`.
+    """
+
+    def __init__(
+        self,
+        device: torch.device | str | int | None = None,
+        use_buffers: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        self._device = torch.device(device) if device is not None else None
+        self._use_buffers, self._kwargs = use_buffers, kwargs
+        self._average: AveragedModel | None = None
+        self._swapped = False
+        self._updated_step, self._updated_epoch = 0, -1
+
+    def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
+        """Whether to update now. Called after each optimizer step with its index (from 0), and at the end
+        of each training epoch with the epoch's."""
+        return step_idx is not None
+
+    # -- averaging --------------------------------------------------------------------------------
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage == "fit":
+            self._average, self._swapped = None, False
+            self._updated_step, self._updated_epoch = 0, -1
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._open(trainer, pl_module)
+
+    def _open(self, trainer: Trainer, pl_module: LightningModule) -> AveragedModel:
+        """The average, made when first needed: layers may be created as late as `configure_model`."""
+        if self._average is None:
+            self._average = AveragedModel(
+                pl_module,
+                device=self._device or trainer.strategy.root_device,
+                use_buffers=self._use_buffers,
+                **self._kwargs,
+            )
+        return self._average
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        step = trainer.global_step
+        if step > self._updated_step and self.should_update(step_idx=step - 1):
+            self._open(trainer, pl_module).update_parameters(pl_module)
+            self._updated_step = step
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        epoch = trainer.current_epoch
+        if epoch > self._updated_epoch and self.should_update(epoch_idx=epoch):
+            self._open(trainer, pl_module).update_parameters(pl_module)
+            self._updated_epoch = epoch
+
+    # -- using the average ------------------------------------------------------------------------
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.fn == "fit":
+            self._swap(pl_module)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._swapped:
+            self._swap(pl_module)
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        if self._swapped:
+            self._swap(pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        for average, current in self._pairs(pl_module):
+            current.copy_(average)
+
+    def _swap(self, pl_module: LightningModule) -> None:
+        for average, current in self._pairs(pl_module):
+            kept = current.clone()
+            current.copy_(average)
+            average.copy_(kept)
+        self._swapped = not self._swapped
+
+    def _pairs(self, pl_module: nn.Module) -> Iterator[tuple[Tensor, Tensor]]:
+        assert self._average is not None
+        averages = chain(self._average.module.parameters(), self._average.module.buffers())
+        currents = chain(pl_module.parameters(), pl_module.buffers())
+        for average, current in zip(averages, currents, strict=True):
+            yield average.detach(), current.detach()
+
+    # -- checkpoints ------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "latest_update_step": self._updated_step,
+            "latest_update_epoch": self._updated_epoch,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._updated_step = state_dict["latest_update_step"]
+        self._updated_epoch = state_dict.get("latest_update_epoch", -1)
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        if self._average is None or trainer.fn not in ("fit", None):
+            return
+        kept = {
+            name.removeprefix("_orig_mod."): v for name, v in self._average.state_dict().items()
+        }
+        if "optimizer_states" in checkpoint:  # a checkpoint to resume from, not weights alone
+            checkpoint["current_model_state"] = checkpoint["state_dict"]
+            checkpoint["averaging_state"] = _without_prefix(kept, inside=False)
+        checkpoint["state_dict"] = _without_prefix(kept, inside=True)
+
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        if trainer.fn != "fit" or "current_model_state" not in checkpoint:
+            return
+        average = {f"{PREFIX}{name}": value for name, value in checkpoint["state_dict"].items()}
+        self._open(trainer, pl_module).load_state_dict(average | checkpoint["averaging_state"])
+        checkpoint["state_dict"] = checkpoint["current_model_state"]
+
+
+class EMAWeightAveraging(WeightAveraging):
+    """Keep an exponential moving average of the weights; see `WeightAveraging` for how it is used.
+
+    Args:
+        device: where the average is kept; the trainer's device if None.
+        use_buffers: average buffers too, instead of copying them.
+        decay: how much of the average stays at an update.
+        update_every_n_steps: update after every so many optimizer steps; 0 for never.
+        update_starting_at_step: the first step (from 0) after which to update.
+        update_starting_at_epoch: update at the end of epochs from this one on.
+        kwargs: passed to torch's `AveragedModel`.
+    """
+
+    def __init__(
+        self,
+        device: torch.device | str | int | None = None,
+        use_buffers: bool = True,
+        decay: float = 0.999,
+        update_every_n_steps: int = 1,
+        update_starting_at_step: int | None = None,
+        update_starting_at_epoch: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(device, use_buffers, multi_avg_fn=get_ema_multi_avg_fn(decay), **kwargs)
+        self.update_every_n_steps = update_every_n_steps
+        self.update_starting_at_step = update_starting_at_step
+        self.update_starting_at_epoch = update_starting_at_epoch
+
+    def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
+        if step_idx is not None:
+            begun = step_idx >= (self.update_starting_at_step or 0)
+            every = self.update_every_n_steps
+            return begun and every > 0 and step_idx % every == 0
+        first = self.update_starting_at_epoch
+        return epoch_idx is not None and first is not None and epoch_idx >= first
+
+
+def _without_prefix(state: dict[str, Any], inside: bool) -> dict[str, Any]:
+    """The entries of the model inside the average, under its own names, or those of the average itself."""
+    kept = {name: value for name, value in state.items() if name.startswith(PREFIX) == inside}
+    return {name.removeprefix(PREFIX): value for name, value in kept.items()}

@@ -1,0 +1,217 @@
+"""MLFlowLogger: MLflow, on a server or in a local store."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from argparse import Namespace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scaffold_runtime.extras import require
+from scaffold_runtime.loggers.base import Logger, flat
+
+if TYPE_CHECKING:
+    from scaffold_runtime.callbacks import ModelCheckpoint
+
+LONGEST = 6000  # characters of a parameter's value that MLflow's stores take
+AT_ONCE = 100  # parameters in one request
+ENDED = {"success": "FINISHED", "finished": "FINISHED", "failed": "FAILED"}
+
+
+class MLFlowLogger(Logger):
+    """Log a run to MLflow.
+
+    Credentials are read by `mlflow` itself (MLFLOW_TRACKING_TOKEN, MLFLOW_TRACKING_USERNAME and _PASSWORD); they
+    never pass through here. As one of several loggers, behind one that writes into a folder, it notes its run
+    there, so that a resumed run goes on in the same one.
+
+    Args:
+        experiment_name: the experiment; made if there is none of this name.
+        run_name: the run's display name.
+        tracking_uri: where runs are kept: "http://...", "sqlite:///mlflow.db", "file:./mlruns";
+            MLFLOW_TRACKING_URI, or the folder `save_dir`.
+        tags: tags of the run.
+        save_dir: a folder for runs, where neither `tracking_uri` nor the variable is given.
+        log_model: store checkpoints as artifacts: False, True (at the end), or "all" (as they are saved).
+        prefix: put before every name.
+        artifact_location: where the experiment's artifacts go, if it is made.
+        run_id: a run to go on with.
+        synchronous: wait until each record is stored.
+
+    Raises:
+        MissingExtra: if `mlflow` is not installed.
+    """
+
+    def __init__(
+        self,
+        experiment_name: str = "lightning_logs",
+        run_name: str | None = None,
+        tracking_uri: str | None = None,
+        tags: dict[str, Any] | None = None,
+        save_dir: str | os.PathLike[str] | None = "./mlruns",
+        log_model: str | bool = False,
+        prefix: str = "",
+        artifact_location: str | None = None,
+        run_id: str | None = None,
+        synchronous: bool | None = None,
+    ) -> None:
+        require("mlflow", "scaffold-runtime[mlflow]", "MLFlowLogger")
+        given = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
+        self._tracking_uri = given or f"file:{os.fspath(save_dir or './mlruns')}"
+        self._experiment_name, self._run_name, self._tags = experiment_name, run_name, tags or {}
+        self._log_model, self._artifact_location = log_model, artifact_location
+        self._prefix = f"{prefix}-" if prefix else ""
+        self._run_id = run_id
+        self._experiment_id: str | None = None
+        self._synchronous = {} if synchronous is None else {"synchronous": synchronous}
+        self._known: dict[str, str] = {}
+        self._first: Logger | None = None
+        self._open_client: Any = None
+        self._stored: dict[str, float] = {}
+        self._checkpoints: Any = None
+
+    # -- the run ----------------------------------------------------------------------------------
+
+    @property
+    def _client(self) -> Any:
+        if vars(self).get("_open_client") is None:
+            mlflow = require("mlflow.tracking", "scaffold-runtime[mlflow]", "MLFlowLogger")
+            self._open_client = mlflow.MlflowClient(self._tracking_uri)
+        return self._open_client
+
+    @property
+    def experiment(self) -> Any:
+        """MLflow's client; the run is open."""
+        assert self.run_id
+        return self._client
+
+    @property
+    def experiment_id(self) -> str:
+        """The experiment's id; it is made if there is none."""
+        if self._experiment_id is None:
+            found = self._client.get_experiment_by_name(self._experiment_name)
+            self._experiment_id = (
+                found.experiment_id
+                if found is not None
+                else self._client.create_experiment(
+                    self._experiment_name, artifact_location=self._artifact_location
+                )
+            )
+        return str(self._experiment_id)
+
+    @property
+    def run_id(self) -> str:
+        """The run's id; the run is made when it is first asked for."""
+        if self._run_id is None:
+            self._run_id = self._noted_id() or self._made()
+        return self._run_id
+
+    def _made(self) -> str:
+        tags = {str(k): str(v) for k, v in self._tags.items()}
+        run = self._client.create_run(self.experiment_id, tags=tags, run_name=self._run_name)
+        note = self._note()
+        if note is not None:
+            note.parent.mkdir(parents=True, exist_ok=True)
+            note.write_text(run.info.run_id)
+        return str(run.info.run_id)
+
+    def _note(self) -> Path | None:
+        """The file in the shared run folder that holds our run's id."""
+        folder = self._first.log_dir if self._first is not None else None
+        return Path(folder) / "mlflow_run_id.txt" if folder else None
+
+    def _noted_id(self) -> str | None:
+        note = self._note()
+        return note.read_text().strip() if note is not None and note.exists() else None
+
+    @property
+    def name(self) -> str:
+        """The experiment."""
+        return self._experiment_name
+
+    @property
+    def version(self) -> str:
+        """The run's id."""
+        return self.run_id
+
+    @property
+    def save_dir(self) -> str | None:
+        """The folder of a local file store; None for other stores."""
+        kind, _, place = self._tracking_uri.partition(":")
+        return place.removeprefix("//") if kind == "file" else None
+
+    @property
+    def root_dir(self) -> str | None:
+        return os.path.join(self.save_dir, self.experiment_id) if self.save_dir else None
+
+    @property
+    def log_dir(self) -> str | None:
+        return os.path.join(self.root_dir, self.run_id) if self.root_dir else None
+
+    def follow(self, first: Logger) -> None:
+        self._first = first
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The client stays behind when the logger is copied to another process; the run's id goes along."""
+        kept = {k: v for k, v in vars(self).items() if not k.startswith("_open")}
+        return {**kept, "_run_id": self.run_id}
+
+    # -- what is logged ---------------------------------------------------------------------------
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        records = [
+            Metric(_name(self._prefix + name), float(value), now, step or 0)
+            for name, value in metrics.items()
+        ]
+        self.experiment.log_batch(self.run_id, metrics=records, **self._synchronous)
+
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        from mlflow.entities import Param
+
+        given = vars(params) if isinstance(params, Namespace) else dict(params)
+        client, run_id = self.experiment, self.run_id
+        self._known = self._known or dict(client.get_run(run_id).data.params)
+        texts = {_name(name): str(value)[:LONGEST] for name, value in flat(given).items()}
+        fresh = {name: text for name, text in texts.items() if name not in self._known}
+        records = [
+            Param(name, text) for name, text in fresh.items()
+        ]  # MLflow refuses to change one
+        for start in range(0, len(records), AT_ONCE):
+            part = records[start : start + AT_ONCE]
+            client.log_batch(run_id, params=part, **self._synchronous)
+        self._known |= fresh
+
+    def finalize(self, status: str) -> None:
+        if self._run_id is None:
+            return
+        if status == "success" and self._checkpoints is not None:
+            self._store(self._checkpoints)
+        self.experiment.set_terminated(self.run_id, ENDED.get(status, status.upper()))
+
+    # -- checkpoints ------------------------------------------------------------------------------
+
+    def after_save_checkpoint(self, checkpoint_callback: ModelCheckpoint) -> None:
+        if self._log_model == "all" or (self._log_model and checkpoint_callback.save_top_k == -1):
+            self._store(checkpoint_callback)
+        elif self._log_model:
+            self._checkpoints = checkpoint_callback
+
+    def _store(self, callback: ModelCheckpoint) -> None:
+        """Store the kept checkpoints that are new or changed, each in a folder of its own."""
+        kept = {callback.last_model_path, callback.best_model_path, *callback.best_k_models}
+        for path in sorted(kept - {""}):
+            file = Path(path)
+            if file.exists() and self._stored.get(path) != file.stat().st_mtime:
+                place = f"model/checkpoints/{file.stem}"
+                self.experiment.log_artifact(self.run_id, path, place)
+                self._stored[path] = file.stat().st_mtime
+
+
+def _name(name: str) -> str:
+    """A name MLflow takes: other characters become spaces."""
+    return re.sub(r"[^a-zA-Z0-9_/. -]", " ", name)

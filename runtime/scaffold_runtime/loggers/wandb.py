@@ -1,0 +1,274 @@
+"""WandbLogger: Weights & Biases."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import warnings
+from argparse import Namespace
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from scaffold_runtime.errors import MisconfigurationException
+from scaffold_runtime.extras import require
+from scaffold_runtime.loggers.base import Logger, plain_tree
+
+if TYPE_CHECKING:
+    from scaffold_runtime.callbacks import ModelCheckpoint
+
+STEP = "trainer/global_step"
+
+
+class WandbLogger(Logger):
+    """Send a run to Weights & Biases, or with `offline=True` write it to disk for `wandb sync`.
+
+    The API key is read by `wandb` itself (`wandb login`, or WANDB_API_KEY); it never passes through here.
+    As one of several loggers, behind one that writes into a folder, its files lie in that run folder, and a
+    resumed run goes on under the same id.
+
+    Args:
+        name: the run's display name.
+        save_dir: the folder that holds `wandb/`.
+        version: the run's id; a new one if not given.
+        offline: write to disk only.
+        dir: the same as `save_dir`.
+        id: the same as `version`.
+        anonymous: passed to `wandb.init`, where the installed version still takes it.
+        project: the project; WANDB_PROJECT, or "lightning_logs".
+        log_model: upload checkpoints: False, True (at the end), or "all" (as they are saved).
+        experiment: a run that is open already.
+        prefix: put before every name.
+        checkpoint_name: the name of the checkpoint artifact; `model-<id>` if not given.
+        add_file_policy: "mutable" or "immutable": whether wandb copies a checkpoint before it uploads it.
+        kwargs: passed to `wandb.init`: `entity`, `group`, `tags`, `notes`, ...
+
+    Raises:
+        MissingExtra: if `wandb` is not installed.
+        MisconfigurationException: if checkpoints are to be uploaded offline.
+    """
+
+    def __init__(
+        self,
+        name: str | None = None,
+        save_dir: str | os.PathLike[str] = ".",
+        version: str | None = None,
+        offline: bool = False,
+        dir: str | os.PathLike[str] | None = None,  # noqa: A002 - wandb's own word
+        id: str | None = None,  # noqa: A002 - wandb's own word
+        anonymous: bool | None = None,
+        project: str | None = None,
+        log_model: str | bool = False,
+        experiment: Any = None,
+        prefix: str = "",
+        checkpoint_name: str | None = None,
+        add_file_policy: str = "mutable",
+        **kwargs: Any,
+    ) -> None:
+        self._wandb = require("wandb", "scaffold-runtime[wandb]", "WandbLogger")
+        if offline and log_model:
+            raise MisconfigurationException(
+                f"WandbLogger(offline=True, log_model={log_model!r}): nothing can be uploaded offline. "
+                "Leave one out."
+            )
+        self._run_name, self._offline, self._log_model = name, offline, log_model
+        self._save_dir = os.fspath(dir if dir is not None else save_dir)
+        self._id = id or version
+        self._project = project or os.environ.get("WANDB_PROJECT", "lightning_logs")
+        self._prefix = f"{prefix}-" if prefix else ""
+        self._checkpoint_name, self._policy = checkpoint_name, add_file_policy
+        self._kwargs = kwargs if anonymous is None else {**kwargs, "anonymous": anonymous}
+        self._open_run: Any = experiment
+        self._first: Logger | None = None
+        self._uploaded: dict[str, float] = {}
+        self._checkpoints: Any = None
+
+    # -- the run ----------------------------------------------------------------------------------
+
+    @property
+    def name(self) -> str:
+        """The project."""
+        return self._project
+
+    @property
+    def version(self) -> str:
+        """The run's id, decided when it is first asked for."""
+        if self._open_run is not None:
+            return str(self._open_run.id)
+        if self._id is None:
+            self._id = self._id_in_folder() or secrets.token_hex(4)
+        return self._id
+
+    def _id_in_folder(self) -> str | None:
+        """The id of the run whose files lie in the shared run folder: we are resumed."""
+        if self._first is None:
+            return None
+        runs = sorted(Path(self.save_dir).glob("wandb/*run-*-*"), key=lambda run: run.name)
+        return runs[-1].name.rpartition("-")[2] if runs else None
+
+    @property
+    def save_dir(self) -> str:
+        """The folder that holds `wandb/`."""
+        shared = self._first.log_dir if self._first is not None else None
+        return shared or self._save_dir
+
+    @property
+    def root_dir(self) -> str:
+        return os.path.join(self._save_dir, self._project)
+
+    @property
+    def log_dir(self) -> str:
+        return os.path.join(self.root_dir, self.version)
+
+    def follow(self, first: Logger) -> None:
+        self._first = first
+
+    def decide_version(self, version: int | str) -> None:
+        """Continue the run of this id, unless another was chosen already."""
+        if self._id is None and self._first is None and isinstance(version, str):
+            self._id = version
+
+    @property
+    def experiment(self) -> Any:
+        """wandb's run, opened when first used."""
+        if vars(self).get("_open_run") is None:
+            self._open_run = self._opened()
+        return self._open_run
+
+    def _opened(self) -> Any:
+        if self._wandb.run is not None:
+            warnings.warn(
+                f"a W&B run ({self._wandb.run.id}) is open in this process, so WandbLogger goes on in it. "
+                "Call `wandb.finish()` before, if that is not meant.",
+                stacklevel=4,
+            )
+            return self._wandb.run
+        Path(self.save_dir).mkdir(parents=True, exist_ok=True)
+        mode = {"mode": "offline"} if self._offline else {}
+        settings = {"dir": self.save_dir, "project": self._project, "id": self.version, **mode}
+        if self._first is not None and self._run_name is None:
+            self._run_name = f"{self._first.name}-{self._first.version}"
+        run = self._wandb.init(name=self._run_name, resume="allow", **{**settings, **self._kwargs})
+        run.define_metric(STEP)
+        run.define_metric("*", step_metric=STEP, step_sync=True)
+        return run
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The open run stays behind when the logger is copied to another process; its id goes along."""
+        state = {k: v for k, v in vars(self).items() if not k.startswith("_open") and k != "_wandb"}
+        return {**state, "_id": self.version}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        wandb = require("wandb", "scaffold-runtime[wandb]", "WandbLogger")
+        vars(self).update(state, _wandb=wandb, _open_run=None)
+
+    # -- what is logged ---------------------------------------------------------------------------
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        named: dict[str, Any] = {f"{self._prefix}{name}": v for name, v in metrics.items()}
+        self.experiment.log(named if step is None else {**named, STEP: step})
+
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        given = vars(params) if isinstance(params, Namespace) else dict(params)
+        self.experiment.config.update(plain_tree(given), allow_val_change=True)
+
+    def watch(
+        self,
+        model: nn.Module,
+        log: str | None = "gradients",
+        log_freq: int = 100,
+        log_graph: bool = True,
+    ) -> None:
+        """Log histograms of gradients, parameters or both ("all") every so many batches."""
+        self.experiment.watch(model, log=log, log_freq=log_freq, log_graph=log_graph)
+
+    def log_table(
+        self,
+        key: str,
+        columns: list[str] | None = None,
+        data: list[list[Any]] | None = None,
+        dataframe: Any = None,
+        step: int | None = None,
+    ) -> None:
+        """Log a table: rows of values, or a data frame."""
+        table = self._wandb.Table(columns=columns, data=data, dataframe=dataframe)
+        self.log_metrics({key: table}, step)
+
+    def log_text(
+        self,
+        key: str,
+        columns: list[str] | None = None,
+        data: list[list[str]] | None = None,
+        dataframe: Any = None,
+        step: int | None = None,
+    ) -> None:
+        """Log texts as a table."""
+        self.log_table(key, columns, data, dataframe, step)
+
+    def log_image(
+        self, key: str, images: list[Any], step: int | None = None, **kwargs: Any
+    ) -> None:
+        """Log images (tensors, arrays, PIL images or paths); lists in `kwargs` have one item for each."""
+        self._log_media(key, "Image", images, step, kwargs)
+
+    def log_audio(
+        self, key: str, audios: list[Any], step: int | None = None, **kwargs: Any
+    ) -> None:
+        """Log sounds (arrays or paths); lists in `kwargs` (`sample_rate`, ...) have one item for each."""
+        self._log_media(key, "Audio", audios, step, kwargs)
+
+    def log_video(
+        self, key: str, videos: list[Any], step: int | None = None, **kwargs: Any
+    ) -> None:
+        """Log videos (tensors or paths); lists in `kwargs` (`fps`, `format`, ...) have one item for each."""
+        self._log_media(key, "Video", videos, step, kwargs)
+
+    def _log_media(
+        self,
+        key: str,
+        kind: str,
+        items: Sequence[Any],
+        step: int | None,
+        options: Mapping[str, Sequence[Any]],
+    ) -> None:
+        if not isinstance(items, list):
+            raise TypeError(f"log_{kind.lower()} takes a list, got {type(items).__name__}.")
+        for name, values in options.items():
+            if len(values) != len(items):
+                raise ValueError(f"there are {len(items)} items, but {len(values)} of {name!r}.")
+        each = [{name: values[i] for name, values in options.items()} for i in range(len(items))]
+        make = getattr(self._wandb, kind)
+        media = [make(item, **one) for item, one in zip(items, each, strict=True)]
+        self.log_metrics({key: media}, step)  # type: ignore[dict-item] # wandb takes them, too
+
+    # -- checkpoints ------------------------------------------------------------------------------
+
+    def after_save_checkpoint(self, checkpoint_callback: ModelCheckpoint) -> None:
+        if self._log_model == "all" or (self._log_model and checkpoint_callback.save_top_k == -1):
+            self._upload(checkpoint_callback)
+        elif self._log_model:
+            self._checkpoints = checkpoint_callback
+
+    def finalize(self, status: str) -> None:
+        if status == "success" and self._checkpoints is not None:
+            self._upload(self._checkpoints)
+
+    def _upload(self, callback: ModelCheckpoint) -> None:
+        """Upload the kept checkpoints that are new or changed."""
+        kept = {callback.last_model_path, callback.best_model_path, *callback.best_k_models}
+        for path in sorted(kept - {""}):
+            file = Path(path)
+            if not file.exists() or self._uploaded.get(path) == file.stat().st_mtime:
+                continue
+            name = self._checkpoint_name or f"model-{self.version}"
+            artifact = self._wandb.Artifact(name, type="model")
+            artifact.add_file(path, name="model.ckpt", policy=self._policy)
+            tags = ["latest", "best"] if path == callback.best_model_path else ["latest"]
+            self.experiment.log_artifact(artifact, aliases=tags)
+            self._uploaded[path] = file.stat().st_mtime
+
+    def use_artifact(self, artifact: str, artifact_type: str | None = None) -> Any:
+        """Note that this run uses an artifact, and return it."""
+        return self.experiment.use_artifact(artifact, type=artifact_type)

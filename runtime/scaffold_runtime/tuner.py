@@ -1,0 +1,150 @@
+"""Tuner: find a learning rate or a batch size before training."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from scaffold_runtime.callbacks.batch_size_finder import BatchSizeFinder
+from scaffold_runtime.callbacks.lr_finder import LearningRateFinder, LRFinder
+from scaffold_runtime.errors import MisconfigurationException
+from scaffold_runtime.hooks import Callback
+
+if TYPE_CHECKING:
+    from scaffold_runtime.data import LightningDataModule
+    from scaffold_runtime.module import LightningModule
+    from scaffold_runtime.trainer import Trainer
+
+
+class Tuner:
+    """Try things out with a trainer's settings. Nothing is logged or written, the trainer is left as it is, and
+    weights and random numbers are put back; the trainer's callbacks take no part.
+
+    Args:
+        trainer: whose settings are used.
+    """
+
+    def __init__(self, trainer: Trainer) -> None:
+        self._trainer = trainer
+
+    def lr_find(
+        self,
+        model: LightningModule,
+        train_dataloaders: Any = None,
+        val_dataloaders: Any = None,
+        dataloaders: Any = None,
+        datamodule: LightningDataModule | None = None,
+        method: str = "fit",
+        min_lr: float = 1e-8,
+        max_lr: float = 1,
+        num_training: int = 100,
+        mode: str = "exponential",
+        early_stop_threshold: float | None = 4.0,
+        update_attr: bool = True,
+        attr_name: str = "",
+    ) -> LRFinder | None:
+        """Train with rising learning rates: `suggestion()` of the result is where the loss falls fastest, and
+        `plot(suggest=True)` shows it. None in fast_dev_run.
+
+        Args:
+            model: what to train.
+            train_dataloaders: a loader, or a data module.
+            val_dataloaders: accepted; validation does not matter here.
+            dataloaders: accepted; for methods other than "fit", which find no learning rate.
+            datamodule: where loaders come from, if not passed.
+            method: "fit".
+            min_lr: the first rate.
+            max_lr: the last rate.
+            num_training: how many steps to take.
+            mode: "exponential" or "linear": how the rate rises.
+            early_stop_threshold: stop when the loss is this many times its best; None for never.
+            update_attr: set the suggestion on the model.
+            attr_name: the attribute to set; `lr` or `learning_rate` if not given.
+
+        Raises:
+            MisconfigurationException: if there is not exactly one optimizer, or no such attribute.
+        """
+        if method != "fit":
+            raise MisconfigurationException(
+                f"lr_find(method={method!r}): a learning rate is found in 'fit' only."
+            )
+        finder = LearningRateFinder(
+            min_lr, max_lr, num_training, mode, early_stop_threshold, update_attr, attr_name
+        )
+        self._run("fit", finder, model, train_dataloaders, val_dataloaders, datamodule)
+        return finder.optimal_lr
+
+    def scale_batch_size(
+        self,
+        model: LightningModule,
+        train_dataloaders: Any = None,
+        val_dataloaders: Any = None,
+        dataloaders: Any = None,
+        datamodule: LightningDataModule | None = None,
+        method: str = "fit",
+        mode: str = "power",
+        steps_per_trial: int = 3,
+        init_val: int = 2,
+        max_trials: int = 25,
+        batch_arg_name: str = "batch_size",
+        margin: float = 0.05,
+        max_val: int = 8192,
+    ) -> int | None:
+        """Search the largest batch size that fits into memory, and set it. None in fast_dev_run.
+
+        Args:
+            model: what to run.
+            train_dataloaders: a data module; the size of loaders cannot be changed.
+            val_dataloaders: the same.
+            dataloaders: the same, for methods other than "fit".
+            datamodule: where loaders come from, if not from the model.
+            method: "fit", "validate", "test" or "predict".
+            mode: "power" doubles the size until it fails; "binsearch" then searches between the last two.
+            steps_per_trial: steps tried with each size.
+            init_val: the first size.
+            max_trials: how many sizes are tried.
+            batch_arg_name: the attribute that holds the batch size.
+            margin: in "binsearch", the share by which the result is lowered, to be safe.
+            max_val: the largest size tried.
+
+        Raises:
+            MisconfigurationException: if there is no such attribute, or loaders were passed.
+        """
+        finder = BatchSizeFinder(
+            mode, steps_per_trial, init_val, max_trials, batch_arg_name, margin, max_val
+        )
+        if method == "fit":
+            self._run(method, finder, model, train_dataloaders, val_dataloaders, datamodule)
+        else:
+            self._run(method, finder, model, dataloaders, None, datamodule)
+        return finder.optimal_batch_size
+
+    def _run(
+        self,
+        method: str,
+        finder: Callback,
+        model: LightningModule,
+        loaders: Any,
+        val_loaders: Any,
+        datamodule: LightningDataModule | None,
+    ) -> None:
+        """Open `method` with nothing to do in it but what the finder's first hook does."""
+        kind = type(finder)
+        if any(isinstance(callback, kind) for callback in self._trainer.callbacks):
+            raise MisconfigurationException(
+                f"the trainer has a {kind.__name__} already, so the search would run twice: "
+                "leave that callback out, or do without the Tuner."
+            )
+        trial, attached = self._trainer.trial([finder], steps=0), model._trainer
+        try:
+            if method == "fit":
+                trial.fit(model, loaders, val_loaders, datamodule)
+            elif method == "predict":
+                trial.predict(model, loaders, datamodule, return_predictions=False)
+            elif method in ("validate", "test"):
+                getattr(trial, method)(model, loaders, datamodule=datamodule, verbose=False)
+            else:
+                raise MisconfigurationException(
+                    f"method={method!r}: choose 'fit', 'validate', 'test' or 'predict'."
+                )
+        finally:
+            model._trainer = attached
