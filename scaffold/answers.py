@@ -13,7 +13,17 @@ from scaffold.names import check_name, one_line, package_name
 
 SCHEMA = 1
 EXCLUSIVE = {"strategy"}  # of which one at a time is on
-TEXTS = ("name", "task", "author", "description", "runtime", "version", "created", "command")
+TEXTS = (
+    "name",
+    "task",
+    "author",
+    "description",
+    "runtime",
+    "version",
+    "created",
+    "command",
+    "template",
+)
 FLAGS = {"callbacks": "callback", "loggers": "logger", "strategy": "strategy", "extras": "extra"}
 
 
@@ -28,6 +38,8 @@ class Answers:
     version: str = __version__
     created: str = __version__  # the version that wrote the project first
     command: str = ""  # and the line that made it
+    template: str = ""  # a team's own, as SOURCE or SOURCE@REF
+    template_answers: Mapping[str, Any] = field(default_factory=dict)
     other: Mapping[str, Any] = field(default_factory=dict)  # keys of later versions, kept
 
     @property
@@ -40,6 +52,8 @@ class Answers:
     def parts(self, catalogue: Catalogue) -> list[Part]:
         """The folders to render, the more special ones later."""
         features = [catalogue.feature(kind, name) for kind in KINDS for name in self.on(kind)]
+        if self.template:
+            return []
         return [catalogue.project, catalogue.task(self.task), *features]
 
     def with_feature(self, kind: str, name: str) -> "Answers":
@@ -85,6 +99,7 @@ def to_yaml(answers: Answers) -> bytes:
         "runtime": answers.runtime,
         "created": answers.created,
         "command": answers.command,
+        **_own(answers),
         **answers.other,
     }
     head = b"# What this project was made from. `scaffold add`, `remove` and `update` keep it.\n"
@@ -99,7 +114,8 @@ def from_yaml(data: bytes) -> Answers:
         features = _by_kind(said.pop("features", ()))
         schema = int(said.pop("schema", SCHEMA))
         texts = {key: str(said.pop(key)) for key in TEXTS if key in said}
-        answers = Answers(features=features, other=said, **texts)
+        own = dict(said.pop("template_answers", {}))
+        answers = Answers(features=features, template_answers=own, other=said, **texts)
         check_name(answers.name)
     except (yaml.YAMLError, AttributeError, TypeError, ValueError, RecursionError):
         raise ScaffoldError(
@@ -115,6 +131,12 @@ def from_yaml(data: bytes) -> Answers:
     return answers
 
 
+def _own(answers: Answers) -> dict[str, Any]:
+    if not answers.template:
+        return {}
+    return {"template": answers.template, "template_answers": dict(answers.template_answers)}
+
+
 def _by_kind(features: Iterable[str]) -> dict[str, tuple[str, ...]]:
     pairs = sorted(
         {(str(each).partition("/")[0], str(each).partition("/")[2]) for each in features}
@@ -126,7 +148,7 @@ def numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split(".") if part.isdigit())
 
 
-def with_flags(answers: Answers, flags: dict[str, str | None], catalogue: Catalogue) -> Answers:
+def with_flags(answers: Answers, flags: Mapping[str, str | None], catalogue: Catalogue) -> Answers:
     """The defaults, with what the flags say instead."""
     features = dict(answers.features)
     for kind in features:

@@ -1,7 +1,6 @@
 """The command line: parse, call, print, exit code."""
 
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -67,6 +66,13 @@ def new(
     author: Annotated[str | None, typer.Option(help="Your name")] = None,
     description: Annotated[str | None, typer.Option(help="One line")] = None,
     runtime: Annotated[str, typer.Option(help="A folder or a version of the runtime")] = "",
+    template: Annotated[
+        str,
+        typer.Option(help="A Copier template of your own: a folder or a git address, with @ref"),
+    ] = "",
+    data: Annotated[
+        list[str] | None, typer.Option(help="An answer for that template, as key=value")
+    ] = None,
     defaults: Annotated[bool, typer.Option("--defaults", help="Ask nothing")] = False,
     no_git: Annotated[bool, typer.Option("--no-git", help="Start no repository")] = False,
     dry_run: DryRun = False,
@@ -74,22 +80,18 @@ def new(
 ) -> None:
     """Write a new project into the folder NAME."""
     from scaffold import create, git, wizard
-    from scaffold.answers import command, default_answers, with_flags
-    from scaffold.runtime import check_runtime
+    from scaffold.choose import choose, choose_own
 
-    catalogue = packaged()
-    target = Path.cwd() / name
-    answers = replace(default_answers(name, catalogue), runtime=check_runtime(runtime))
-    create.check_target(target)
-    flags = {"callback": callbacks, "logger": loggers, "strategy": strategy, "extra": extras}
-    flags |= {"task": task, "author": author, "description": description}
-    answers = with_flags(answers, flags, catalogue)
-    quiet = defaults or as_json or any(flag is not None for flag in flags.values())
-    if not quiet and wizard.on_terminal():
-        console.title(name)
-        answers = wizard.ask(replace(answers, author=git.author()), catalogue)
-    answers = replace(answers, command=command(answers))
-    tree = create.plan_new(answers, target, catalogue)
+    catalogue, target = packaged(), Path.cwd() / name
+    ask = wizard.on_terminal() and not (defaults or as_json)
+    create.check_target(name, target)
+    if template:
+        answers = choose_own(name, template, data or [], catalogue, ask=ask)
+    else:
+        flags = {"callback": callbacks, "logger": loggers, "strategy": strategy, "extra": extras}
+        flags |= {"task": task, "author": author, "description": description}
+        answers = choose(name, flags, runtime, catalogue, ask=ask)
+    tree = create.plan_new(answers, catalogue)
     if not dry_run:
         create.write_new(tree, target)
     started = not dry_run and not no_git and git.init(target)
@@ -139,14 +141,19 @@ def remove(
 
 
 @app.command(epilog="Example: `scaffold update --dry-run`")
-def update(conflict: Conflicts = "", dry_run: DryRun = False, as_json: Json = False) -> None:
+def update(
+    ref: Annotated[str, typer.Option(help="For a template of your own: the version to go to")] = "",
+    conflict: Conflicts = "",
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
     """Move the project to the templates of this version."""
     from scaffold import grow
     from scaffold.project import open_project
 
     change(
-        f"Updated to {packaged().version}",
-        lambda root, catalogue: grow.update(open_project(root), catalogue),
+        f"Updated to {ref or packaged().version}",
+        lambda root, catalogue: grow.update(open_project(root), catalogue, ref),
         Manner(conflict, dry_run, as_json),
     )
 

@@ -31,6 +31,10 @@ def title(name: str) -> None:
     say(f"scaffold {__version__}: a new project `{name}`", bold=True)
 
 
+def warn(text: str) -> None:
+    print(f"note: {text}", file=sys.stderr)
+
+
 def fail(error: Exception) -> None:
     first, *rest = _reason(error).splitlines() or ["unknown error"]
     mark = "" if isinstance(error, CancelledError) else "error: "
@@ -45,7 +49,7 @@ def _reason(error: Exception) -> str:
 
 
 def created(answers: Answers, tree: Tree, *, dry_run: bool, git: bool, as_json: bool) -> None:
-    next_command = f"cd {answers.name} && python train.py"
+    next_command = f"cd {answers.name}" + " && python train.py" * ("train.py" in tree)
     if as_json:
         paths = sorted(tree)
         say_json(
@@ -56,9 +60,10 @@ def created(answers: Answers, tree: Tree, *, dry_run: bool, git: bool, as_json: 
             say(f"  + {answers.name}/{path}")
         say(f"{len(tree)} files, nothing written")
     else:
-        say(f"Created `{answers.name}` from `{answers.task}`", bold=True)
-        say(f"  callbacks  {', '.join(answers.on('callback')) or 'none'}")
-        say(f"  loggers    {', '.join(answers.on('logger')) or 'none'}")
+        say(f"Created `{answers.name}` from `{answers.template or answers.task}`", bold=True)
+        if not answers.template:
+            say(f"  callbacks  {', '.join(answers.on('callback')) or 'none'}")
+            say(f"  loggers    {', '.join(answers.on('logger')) or 'none'}")
         repository = ", a git repository" if git else ""
         say(f"  {len(tree)} files{repository}; `scaffold list` shows what can be added")
         say()

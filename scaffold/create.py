@@ -10,18 +10,19 @@ from scaffold.catalogue import Catalogue
 from scaffold.errors import ScaffoldError
 from scaffold.files import Tree, write_tree
 from scaffold.lock import locked
+from scaffold.names import check_name
 from scaffold.project import state_files
 from scaffold.render import render
 
 
-def plan_new(answers: Answers, target: Path, catalogue: Catalogue) -> Tree:
+def plan_new(answers: Answers, catalogue: Catalogue) -> Tree:
     """Every file of the new project, nothing written yet."""
-    check_target(target)
     tree = render(answers, catalogue)
     return {**tree, **state_files(answers, locked(tree))}
 
 
-def check_target(target: Path) -> None:
+def check_target(name: str, target: Path) -> None:
+    check_name(name)
     if target.is_symlink() or (target.exists() and not target.is_dir()):
         raise ScaffoldError(f"`{target.name}` exists here and is not a folder; choose another name")
     if target.is_dir() and any(target.iterdir()):

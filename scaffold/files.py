@@ -41,6 +41,8 @@ def read_tree(root: Path) -> dict[str, File]:
         folders.sort()
         for name in sorted(names):
             path = Path(folder, name)
+            if path.is_symlink():
+                continue
             executable = bool(path.stat().st_mode & 0o100)
             found[path.relative_to(root).as_posix()] = File(path.read_bytes(), executable)
     return found

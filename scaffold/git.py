@@ -2,12 +2,16 @@
 
 import os
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 
 
-def git(*words: str, inside: Path) -> subprocess.CompletedProcess[bytes] | None:
+def git(
+    *words: str, inside: Path, env: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[bytes] | None:
     """Run git, or None where there is no git."""
-    env = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
+    plain = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
+    env = {**plain, **(env or {})}
     try:
         return subprocess.run(["git", *words], cwd=inside, env=env, capture_output=True)
     except OSError:

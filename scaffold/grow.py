@@ -17,6 +17,10 @@ from scaffold.transition import Proposal, propose
 def add(project: Project, kind: str, name: str, catalogue: Catalogue) -> Proposal:
     """Switch a feature on, with what it needs; its files that the user deleted come back."""
     answers, owned = project.answers, []
+    if answers.template:
+        raise ScaffoldError(
+            f"the project has a template of its own, {answers.template}; features are not in it"
+        )
     for each_kind, each_name in _with_needs(kind, name, catalogue):
         part = catalogue.feature(each_kind, each_name)
         answers = answers.with_feature(each_kind, part.name)
@@ -40,8 +44,16 @@ def remove(project: Project, kind: str, name: str, catalogue: Catalogue) -> Prop
     return propose(project, answers.without_feature(kind, name), catalogue)
 
 
-def update(project: Project, catalogue: Catalogue) -> Proposal:
-    return propose(project, replace(project.answers, version=catalogue.version), catalogue)
+def update(project: Project, catalogue: Catalogue, ref: str = "") -> Proposal:
+    """To the templates of this version; a team's own template can be moved to `ref`."""
+    answers = replace(project.answers, version=catalogue.version)
+    if ref and not answers.template:
+        raise ScaffoldError("--ref is for projects made with `--template`")
+    if ref:
+        from scaffold.own import split
+
+        answers = replace(answers, template=f"{split(answers.template)[0]}@{ref}")
+    return propose(project, answers, catalogue)
 
 
 def undo(root: Path) -> Proposal:

@@ -51,7 +51,7 @@ def own_changes(project: Project) -> list[Difference]:
 
 def coming_changes(project: Project, catalogue: Catalogue) -> list[Difference]:
     """What `update` would do; nothing is rendered where the version is the same."""
-    if project.answers.version == catalogue.version:
+    if project.answers.version == catalogue.version and not project.answers.template:
         return []
     from scaffold.grow import update
 

@@ -14,6 +14,7 @@ from scaffold.answers import Answers
 from scaffold.catalogue import DESCRIPTIONS, KINDS, Catalogue, Part
 from scaffold.errors import ScaffoldError
 from scaffold.files import File, Tree, read_tree
+from scaffold.own import render_own
 from scaffold.runtime import requirement
 
 LINE_LENGTH = 88
@@ -24,6 +25,8 @@ _envops: {undefined: jinja2.StrictUndefined, trim_blocks: true, lstrip_blocks: t
 
 
 def render(answers: Answers, catalogue: Catalogue) -> Tree:
+    if answers.template:
+        return render_own(answers.template, answers.template_answers)
     parts = answers.parts(catalogue)
     with TemporaryDirectory(prefix="scaffold-") as scratch:
         template, out = Path(scratch, "template"), Path(scratch, "out")

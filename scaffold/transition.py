@@ -101,7 +101,8 @@ def _unresolved(path: Path) -> bool:
 
 
 def _newer(project: Project, answers: Answers) -> bool:
-    return project.answers.version != answers.version
+    """Whether other templates render now; of a team's own template nobody knows."""
+    return project.answers.version != answers.version or bool(answers.template)
 
 
 def _base(project: Project, catalogue: Catalogue) -> Lock:

@@ -1,0 +1,175 @@
+"""A team's own Copier template, from a folder or a git address: `--template SOURCE[@REF]`.
+
+Its tasks, migrations and extensions are code and never run; they are taken out of a copy of the
+template before Copier sees it, and named to the user.
+"""
+
+import atexit
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory, mkdtemp
+from typing import Any
+
+import yaml
+
+from scaffold.errors import CancelledError, ScaffoldError
+from scaffold.files import Tree, read_tree
+from scaffold.git import git
+from scaffold.lock import is_safe
+from scaffold.names import one_line
+
+RUNS_CODE = ("_tasks", "_migrations", "_jinja_extensions", "_preserve_symlinks", "_external_data")
+PROTOCOLS = "file:git:http:https:ssh"
+NEVER_ASK = {"GIT_TERMINAL_PROMPT": "0", "GIT_SSH_COMMAND": "ssh -o BatchMode=yes"}
+MOST_NODES = 20_000
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """A harmless copy of a template."""
+
+    folder: Path
+    commit: str
+    ignored: tuple[str, ...]
+    questions: tuple[str, ...]
+
+
+def answered(source: str, given: Mapping[str, Any], *, ask: bool) -> dict[str, Any]:
+    """The template's questions answered: by `given`, on the terminal, or by its defaults."""
+    fetched = fetch(source)
+    if unknown := sorted({*given} - {*fetched.questions}):
+        raise ScaffoldError(f"the template does not ask for {', '.join(map(one_line, unknown))}")
+    with TemporaryDirectory(prefix="scaffold-") as scratch:
+        return _copy(fetched, Path(scratch, "out"), given, ask)
+
+
+def render_own(source: str, answers: Mapping[str, Any]) -> Tree:
+    with TemporaryDirectory(prefix="scaffold-") as scratch:
+        _copy(fetch(source), Path(scratch, "out"), answers, ask=False)
+        tree = read_tree(Path(scratch, "out"))
+    if unsafe := [path for path in tree if not is_safe(path)]:
+        raise ScaffoldError(
+            f"the template wants to write `{one_line(unsafe[0])}`, which is refused"
+        )
+    return tree
+
+
+@cache
+def fetch(source: str) -> Fetched:
+    """Copy or clone, then take out all that would run."""
+    scratch = mkdtemp(prefix="scaffold-")
+    atexit.register(shutil.rmtree, scratch, ignore_errors=True)  # until then several steps read it
+    folder = Path(scratch, "template")
+    address, ref = split(source)
+    if Path(address).is_dir() and not ref:
+        shutil.copytree(address, folder, symlinks=True, ignore=shutil.ignore_patterns(".git"))
+        commit = ""
+    else:
+        commit = _clone(address, ref, folder)
+    config = _config(folder)
+    ignored = tuple(key for key in RUNS_CODE if config["data"].pop(key, None))
+    config["path"].write_text(yaml.safe_dump(config["data"], sort_keys=False, allow_unicode=True))
+    questions = tuple(key for key in config["data"] if not key.startswith("_"))
+    return Fetched(folder, commit, ignored, questions)
+
+
+def pinned(source: str) -> str:
+    """A folder as an absolute path, so that `update` finds it from anywhere."""
+    address, ref = split(source)
+    folder = Path(address).expanduser()
+    return f"{folder.resolve()}{f'@{ref}' if ref else ''}" if folder.is_dir() else source
+
+
+def split(source: str) -> tuple[str, str]:
+    """`address@ref` as two; the `@` of `git@host:path` belongs to the address."""
+    address, at, ref = source.rpartition("@")
+    if at and address and "/" in address and not {"/", ":"} & set(ref):
+        return address, ref
+    return source, ""
+
+
+def _clone(address: str, ref: str, folder: Path) -> str:
+    if address.startswith("-") or ref.startswith("-"):
+        raise ScaffoldError(f"`{one_line(address)}` is no address of a template")
+    words = ["clone", "--quiet", "--no-checkout", "--", address, str(folder)]
+    done = git(*words, inside=Path.cwd(), env={"GIT_ALLOW_PROTOCOL": PROTOCOLS, **NEVER_ASK})
+    if done is None:
+        raise ScaffoldError("a template from an address needs git, which is not installed")
+    checked = (
+        git("checkout", "--quiet", "--detach", ref or "HEAD", inside=folder)
+        if folder.is_dir()
+        else done
+    )
+    failed = done if done.returncode else checked
+    if failed is None or failed.returncode:
+        reason = failed.stderr.decode(errors="replace").strip().splitlines() if failed else []
+        raise ScaffoldError(
+            f"cannot get the template {one_line(address)}{f' at {one_line(ref)}' if ref else ''}\n"
+            f"{one_line(reason[-1]) if reason else 'git failed'}"
+        )
+    head = git("rev-parse", "HEAD", inside=folder)
+    shutil.rmtree(folder / ".git")
+    return head.stdout.decode().strip() if head else ""
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    for name in ("copier.yml", "copier.yaml"):
+        path = folder / name
+        if path.is_file() and not path.is_symlink():
+            return {"path": path, "data": _checked(path.read_bytes(), name)}
+    raise ScaffoldError("there is no `copier.yml` in the template; it must be a Copier template")
+
+
+def _checked(text: bytes, name: str) -> dict[str, Any]:
+    try:
+        node = yaml.compose(text, yaml.SafeLoader)
+        if node is not None and _size(node, {}) > MOST_NODES:
+            raise ScaffoldError(f"the template's `{name}` grows beyond all bounds, it is refused")
+        data = yaml.safe_load(text) or {}
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ScaffoldError(
+            f"the template's `{name}` cannot be used: {one_line(str(error))}"
+        ) from None
+    if not isinstance(data, dict):
+        raise ScaffoldError(f"the template's `{name}` is no mapping")
+    return {str(key): value for key, value in data.items()}
+
+
+def _size(node: yaml.Node, known: dict[int, int]) -> int:
+    """How many nodes it has with all aliases written out; found without writing them out."""
+    if id(node) not in known:
+        known[id(node)] = MOST_NODES  # a node inside itself has no end
+        children: list[yaml.Node] = []
+        if isinstance(node, yaml.MappingNode):
+            children = [child for pair in node.value for child in pair]
+        elif isinstance(node, yaml.SequenceNode):
+            children = node.value
+        known[id(node)] = 1 + sum(_size(child, known) for child in children)
+    return known[id(node)]
+
+
+def _copy(fetched: Fetched, out: Path, data: Mapping[str, Any], ask: bool) -> dict[str, Any]:
+    from copier import Settings, run_copy
+    from copier.errors import CopierError
+    from jinja2 import TemplateError
+
+    try:
+        worker = run_copy(
+            str(fetched.folder),
+            out,
+            dict(data),
+            settings=Settings(),
+            defaults=not ask,
+            skip_tasks=True,
+            quiet=True,
+        )
+    except KeyboardInterrupt:
+        raise CancelledError("cancelled, nothing was written") from None
+    except (CopierError, TemplateError, ValueError, TypeError, OSError) as error:
+        raise ScaffoldError(f"cannot render the template: {one_line(str(error))}") from None
+    secret = set(worker.template.secret_questions)
+    said = worker.answers.user
+    return {key: said[key] for key in fetched.questions if key in said and key not in secret}

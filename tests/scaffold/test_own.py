@@ -1,0 +1,193 @@
+"""`--template`: a team's own Copier template. What would run in it does not; hostile ones do nothing."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+# Copier leaves a directory iterator open when a template fails
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+COPIER = """
+_templates_suffix: .jinja
+project_name:
+  type: str
+width:
+  type: int
+  default: 8
+secret:
+  type: str
+  secret: true
+  default: hidden
+"""
+MODEL = "# {{ project_name }}\nwidth = {{ width }}\n\n\ndepth = 1\n"
+
+
+@pytest.fixture
+def team(workplace: Path) -> Path:
+    folder = workplace.parent / "team"
+    folder.mkdir()
+    (folder / "copier.yml").write_text(COPIER)
+    (folder / "model.py.jinja").write_text(MODEL)
+    (folder / "{{ project_name }}.txt").write_text("verbatim {{ width }}\n")
+    return folder
+
+
+def git(*words: str, inside: Path) -> None:
+    identity = ("-c", "user.name=a", "-c", "user.email=a@b.c")
+    subprocess.run(["git", *identity, *words], cwd=inside, check=True, capture_output=True)
+
+
+def commit(team: Path, tag: str) -> None:
+    if not (team / ".git").exists():
+        git("init", "-q", inside=team)
+    git("add", "-A", inside=team)
+    git("commit", "-qm", tag, inside=team)
+    git("tag", tag, inside=team)
+
+
+@pytest.fixture(autouse=True)
+def fetch_anew():
+    """In one process several commands run here, and the template changes between them."""
+    from scaffold.own import fetch
+
+    fetch.cache_clear()
+    yield
+    fetch.cache_clear()
+
+
+def test_a_folder(scaffold, team):
+    ran = scaffold("new", "my-exp", "--template", str(team), "--data", "width=16")
+    assert ran.code == 0, ran.err
+    assert Path("my-exp/model.py").read_text() == "# my-exp\nwidth = 16\n\n\ndepth = 1\n"
+    assert Path("my-exp/my-exp.txt").read_text() == "verbatim {{ width }}\n"
+    answers = yaml.safe_load(Path("my-exp/.scaffold/answers.yml").read_text())
+    assert answers["template"] == str(team)
+    assert answers["template_answers"] == {"project_name": "my-exp", "width": 16}
+
+
+def test_a_git_address_with_a_ref_and_an_update(scaffold, team):
+    from scaffold.own import fetch
+
+    commit(team, "v1")
+    (team / "model.py.jinja").write_text(MODEL.replace("depth = 1", "depth = 2"))
+    commit(team, "v2")
+    assert scaffold("new", "my-exp", "--template", f"file://{team}@v1", "--no-git").code == 0
+    os.chdir("my-exp")
+    text = Path("model.py").read_text()
+    assert "depth = 1" in text
+    Path("model.py").write_text(text.replace("width = 8", "width = 99"))
+    fetch.cache_clear()
+    assert scaffold("update", "--ref", "v2").code == 0
+    assert Path("model.py").read_text() == "# my-exp\nwidth = 99\n\n\ndepth = 2\n"
+    assert "Nothing to do" in scaffold("update").out
+
+
+def test_a_changed_folder_updates(scaffold, team):
+    from scaffold.own import fetch
+
+    scaffold("new", "my-exp", "--template", "../team", "--no-git")
+    os.chdir("my-exp")
+    (team / "model.py.jinja").write_text(MODEL.replace("depth = 1", "depth = 2"))
+    fetch.cache_clear()
+    assert "depth = 2" in scaffold("diff").out
+    assert scaffold("update").code == 0
+    assert "depth = 2" in Path("model.py").read_text()
+
+
+def test_nothing_of_it_runs_and_that_is_said(scaffold, team, workplace):
+    with (team / "copier.yml").open("a") as config:
+        config.write("_tasks: ['touch ../../../ran', 'touch ran']\n")
+        config.write("_migrations: [{command: touch ran}]\n")
+        config.write("_jinja_extensions: [os.system]\n")
+    ran = scaffold("new", "my-exp", "--template", str(team))
+    assert ran.code == 0, ran.err
+    assert "_tasks, _migrations, _jinja_extensions" in ran.err
+    assert not list(workplace.parent.rglob("ran"))
+
+
+def test_features_are_not_for_them(scaffold, team):
+    scaffold("new", "my-exp", "--template", str(team))
+    os.chdir("my-exp")
+    assert scaffold("add", "callback", "ema").code == 1
+
+
+BOMB = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{new}: &{new} [{', '.join([f'*{old}'] * 10)}]\n"
+    for old, new in zip("abcdefgh", "bcdefghi", strict=True)
+)
+
+
+@pytest.mark.parametrize(
+    ("path", "content"),
+    [
+        ("copier.yml", BOMB),
+        ("copier.yml", "a: &a [*a]\n"),
+        ("copier.yml", "!!python/object/apply:os.system [touch ran]\n"),
+        ("copier.yml", "{"),
+        ("copier.yml", "- list\n"),
+        ("copier.yml", "x: !include ../../secret\n"),
+        ("model.py.jinja", "{% include '../../outside.txt' %}\n"),
+        ("model.py.jinja", "{{ ''.__class__.__mro__[1].__subclasses__() }}\n"),
+        ("model.py.jinja", "{% for %}\n"),
+        ("{{ '../' * 3 }}outside.txt.jinja", "x\n"),
+        ("{{ '/tmp/scaffold-outside' }}.jinja", "x\n"),
+    ],
+)
+def test_hostile_templates_do_nothing(scaffold, team, workplace, path, content):
+    place = team / path
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.write_text(content)
+    outside = workplace.parent / "outside.txt"
+    outside.write_text("secret")
+    ran = scaffold("new", "my-exp", "--template", str(team))
+    assert ran.code == 1
+    assert 1 <= len(ran.err.splitlines()) <= 3
+    assert "Traceback" not in ran.err
+    assert not any(workplace.iterdir())
+    assert outside.read_text() == "secret"
+    assert not Path("/tmp/scaffold-outside").exists()
+
+
+def test_links_in_a_template_are_not_followed(scaffold, team, workplace):
+    (workplace.parent / "outside.txt").write_text("secret")
+    (team / "link.txt").symlink_to("../outside.txt")
+    ran = scaffold("new", "my-exp", "--template", str(team))
+    found = [p for p in workplace.rglob("*") if p.is_file() and b"secret" in p.read_bytes()]
+    assert ran.code == 1 or not [p for p in found if p.name == "link.txt"]
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "/nowhere",
+        "--upload-pack=touch ran",
+        "ext::sh -c touch% ran",
+        "file:///nowhere@v1",
+        "",
+        "a@b",
+    ],
+)
+def test_addresses_that_give_nothing(scaffold, workplace, source):
+    ran = scaffold("new", "my-exp", "--defaults", f"--template={source}")
+    assert ran.code == (0 if not source else 1)
+    assert len(ran.err.splitlines()) <= 3
+    assert not Path("ran").exists()
+
+
+def test_unknown_data_is_named(scaffold, team):
+    ran = scaffold("new", "my-exp", "--template", str(team), "--data", "depth=3")
+    assert "does not ask for depth" in ran.err
+    assert scaffold("new", "x", "--template", str(team), "--data", "oops").code == 1
+
+
+def test_a_git_hook_in_a_template_is_refused(scaffold, team, workplace):
+    (team / "copier.yml").write_text(COPIER + "_exclude: []\n")
+    (team / "{{ '.git' }}/hooks").mkdir(parents=True)
+    (team / "{{ '.git' }}/hooks/post-commit").write_text("touch ran")
+    ran = scaffold("new", "my-exp", "--template", str(team))
+    assert ran.code == 1
+    assert ".git/hooks/post-commit" in ran.err
+    assert not any(workplace.iterdir())
