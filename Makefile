@@ -4,13 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 BENCH := .bench-venv
 VISION := .torchvision
+DOCS := .docs-venv
 READY := $(VENV)/.ready
 QUICK := playground/my-exp
 # One thread: tiny models are much slower with several, and forking after threads ran can hang.
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-fast lint format budget bench clean
+.PHONY: help setup quickstart test test-fast lint format budget bench docs clean
 
 help:  ## Show what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -66,10 +67,21 @@ $(BENCH)/.ready: runtime/pyproject.toml constraints.txt
 	@$(BENCH)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e runtime lightning==2.6.6
 	@touch $@
 
-bench: $(BENCH)/.ready  ## Overhead per step against the plain PyTorch loop and Lightning
-	@$(BENCH)/bin/python benchmarks/overhead.py
+bench: $(BENCH)/.ready  ## Overhead against the plain loop and Lightning; WRITE=1 puts it into docs/
+	@$(BENCH)/bin/python benchmarks/overhead.py $(if $(WRITE),--write)
+
+$(DOCS)/.ready: constraints.txt
+	@test -x $(DOCS)/bin/python || $(PYTHON) -m venv $(DOCS)
+	@$(DOCS)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt \
+		mkdocs-material "mkdocstrings[python]"
+	@touch $@
+
+docs: $(READY) $(DOCS)/.ready  ## Build the documentation into site/; a warning is an error
+	@$(BIN)/python tools/pages.py
+	@$(DOCS)/bin/mkdocs build --strict --quiet --site-dir site
+	@echo "Open site/index.html"
 
 clean:  ## Remove what was built, not what was written
-	rm -rf $(VENV) $(BENCH) $(VISION) playground build dist site runtime/build runtime/dist
+	rm -rf $(VENV) $(BENCH) $(VISION) $(DOCS) playground build dist site runtime/build runtime/dist
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,96 @@
+"""Write the pages of docs/ that follow from the code: `make docs` does; a test keeps them current.
+
+docs/hooks.md comes from `hooks.HOOKS`; docs/api/*.md name what each public module exports.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+
+from scaffold_runtime.hooks import HOOKS
+
+DOCS = Path(__file__).parent.parent / "docs"
+# Page -> title, and the modules whose `__all__` it documents, or single objects.
+REFERENCE = {
+    "trainer": ("Trainer", ["scaffold_runtime.trainer.Trainer"]),
+    "module": ("LightningModule", ["scaffold_runtime.module.LightningModule"]),
+    "data": (
+        "LightningDataModule",
+        ["scaffold_runtime.data.LightningDataModule", "scaffold_runtime.combined.CombinedLoader"],
+    ),
+    "callbacks": ("Callbacks", ["scaffold_runtime.callbacks"]),
+    "loggers": ("Loggers", ["scaffold_runtime.loggers"]),
+    "tools": ("Profilers and tuner", ["scaffold_runtime.profilers", "scaffold_runtime.tuner"]),
+    "cli": ("Command line", ["scaffold_runtime.cli"]),
+    "devices": (
+        "Devices and precision",
+        ["scaffold_runtime.strategies", "scaffold_runtime.accelerators", "scaffold_runtime.precision"],
+    ),
+    "errors": ("Errors", ["scaffold_runtime.errors"]),
+}
+
+
+def hooks_page() -> str:
+    lines = [
+        "# The hooks, in order",
+        "",
+        "Every hook, in the order they are first called in a fit (evaluation and prediction below it), with its",
+        "arguments after the trainer and the module, and who may implement it. A callback's hook runs before the",
+        "module's of the same name; callbacks that save checkpoints run last.",
+        "",
+        "| hook | arguments | implemented by |",
+        "|---|---|---|",
+    ]
+    for hook in HOOKS:
+        arguments = ", ".join(f"`{argument}`" for argument in hook.arguments)
+        lines.append(f"| `{hook.name}` | {arguments} | {hook.owners} |")
+    return "\n".join(lines) + "\n"
+
+
+def reference_page(title: str, sources: list[str]) -> str:
+    parts = [f"# {title}"]
+    for source in sources:
+        parts += [f"::: {path}" for path in public_objects(source)]
+    return "\n\n".join(parts) + "\n"
+
+
+def public_objects(source: str) -> list[str]:
+    """The objects a module exports, under the modules that define them; an object is itself."""
+    try:
+        module = importlib.import_module(source)
+    except ModuleNotFoundError:
+        return [source]
+    objects = [getattr(module, name) for name in exported(module)]
+    return [f"{thing.__module__}.{thing.__qualname__}" for thing in objects]
+
+
+def exported(module: object) -> list[str]:
+    names = getattr(module, "__all__", None)
+    if names is not None:
+        return sorted(names)
+    own = module.__name__  # type: ignore[attr-defined] # it is a module
+    return [
+        name
+        for name, thing in vars(module).items()
+        if not name.startswith("_") and getattr(thing, "__module__", None) == own
+    ]
+
+
+def pages() -> dict[Path, str]:
+    found = {DOCS / "hooks.md": hooks_page()}
+    for name, (title, sources) in REFERENCE.items():
+        found[DOCS / "api" / f"{name}.md"] = reference_page(title, sources)
+    return found
+
+
+def main() -> None:
+    for path, text in pages().items():
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+    sys.stdout.write(f"wrote {len(pages())} pages\n")
+
+
+if __name__ == "__main__":
+    main()
