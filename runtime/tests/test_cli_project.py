@@ -251,6 +251,17 @@ def test_trying_it_out_leaves_nothing(project: Path, capsys: pytest.CaptureFixtu
     assert "run folder" not in capsys.readouterr().out
 
 
+def test_a_process_started_later_finds_the_same_files(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("other.yaml").write_text("trainer: {fast_dev_run: true}\n")
+    monkeypatch.setattr(sys, "argv", ["../project/train.py", "--config=other.yaml"])
+    run(Model, Data, project / "configs")
+    script, option = sys.argv
+    assert script == str(project / "train.py")
+    assert Path(option.removeprefix("--config=")).is_absolute()
+
+
 def test_the_working_directory_comes_back(project: Path) -> None:
     before = os.getcwd()
     train(project, "--trainer.fast_dev_run=true")

@@ -6,17 +6,16 @@ import inspect
 import sys
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from jsonargparse import Namespace
 from torch.optim import Optimizer
 
 from scaffold_runtime import callbacks, loggers
-from scaffold_runtime.cli.mistakes import ConfigError, Sources, read_yaml
 from scaffold_runtime.cli.optimizers import ReduceLROnPlateau, described, install, the_automatic
 from scaffold_runtime.cli.parser import ArgsType, LightningArgumentParser
 from scaffold_runtime.cli.save import SaveConfigCallback
+from scaffold_runtime.cli.sources import ConfigError, Sources, read_named
 from scaffold_runtime.data import LightningDataModule
 from scaffold_runtime.errors import MisconfigurationException
 from scaffold_runtime.hooks import Callback, overridden
@@ -201,7 +200,7 @@ class LightningCLI:
         for parser in self._subparsers.values():
             parser.sources = sources
         try:
-            _read_sources(sources, words)
+            read_named(sources, words, SUBCOMMANDS)
         except ConfigError as error:
             self.parser.error(str(error))
         return sources
@@ -343,31 +342,6 @@ def _first_line(trainer_class: Any, method: str) -> str:
 
 def _argument_names(method: Callable[..., Any]) -> set[str]:
     return set(inspect.signature(method).parameters)
-
-
-def config_words(words: list[str]) -> list[tuple[int, str]]:
-    """Where on a command line configuration files are named, and how."""
-    found = []
-    for index, word in enumerate(words):
-        flag, _, value = word.partition("=")
-        if flag not in ("--config", "-c"):
-            continue
-        if value:
-            found.append((index, value))
-        elif index + 1 < len(words):
-            found.append((index + 1, words[index + 1]))
-    return found
-
-
-def _read_sources(sources: Sources, words: list[str]) -> None:
-    for _, name in config_words(words):
-        path = Path(name)
-        if "\n" not in name and path.is_file():
-            content = read_yaml(path, name)
-            sources.add(name, content)
-            for subcommand in SUBCOMMANDS:  # a file of the main parser has a part for each
-                if isinstance(content.get(subcommand), dict):
-                    sources.add(name, content[subcommand])
 
 
 def _make_known(text: str) -> None:

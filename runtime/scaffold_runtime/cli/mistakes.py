@@ -1,101 +1,20 @@
-"""What is wrong with a configuration, in one to three lines: the key, the file, the nearest name."""
+"""What is wrong with a command line or a configuration, in one to three lines."""
 
 from __future__ import annotations
 
 import importlib
 import inspect
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import yaml
-
-from scaffold_runtime.errors import MisconfigurationException, did_you_mean
+from scaffold_runtime.errors import did_you_mean
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
-
-class ConfigError(MisconfigurationException):
-    """A configuration file cannot be used; the message names it."""
-
-
-class Sources:
-    """The files a configuration came from, to tell where a key was written; the last one wins."""
-
-    def __init__(self) -> None:
-        self.files: list[tuple[str, Mapping[str, Any]]] = []
-        self.options: set[str] = set()
-
-    def add_options(self, words: Iterable[str]) -> None:
-        """Note which keys are set on the command line, so that no file is blamed for them."""
-        flags = (word.partition("=")[0] for word in words if word.startswith("--"))
-        self.options.update(flag[2:].rstrip("+").replace(".init_args", "") for flag in flags)
-
-    def add(self, name: str, content: Mapping[str, Any]) -> None:
-        self.files.append((name, content))
-
-    def of(self, key: str) -> str:
-        """Return " (in FILE)" for the file that `key` was written in, or an empty string."""
-        if key in self.options:
-            return ""
-        found = [name for name, content in self.files if _holds(content, key.split("."))]
-        return f" (in {found[-1]})" if found else ""
-
-
-def _holds(content: Any, parts: list[str]) -> bool:
-    """Whether nested mappings have this key; `init_args` may be left out of it."""
-    if not parts:
-        return True
-    if isinstance(content, list):
-        return any(_holds(item, parts) for item in content)
-    if not isinstance(content, Mapping):
-        return False
-    if parts[0] in content and _holds(content[parts[0]], parts[1:]):
-        return True
-    return "init_args" in content and _holds(content["init_args"], parts)
-
-
-def read_yaml(path: Path, shown: str) -> dict[str, Any]:
-    """Read a YAML file that holds a mapping; an empty one is an empty mapping.
-
-    Args:
-        path: the file.
-        shown: how errors call it.
-
-    Raises:
-        ConfigError: if it cannot be read, is not YAML, or holds something else.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-        content = yaml.safe_load(text)
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{shown} cannot be read: {error}") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(_yaml_mistake(error, shown, text)) from None
-    if content is None:
-        return {}
-    if not isinstance(content, dict):
-        kind = type(content).__name__
-        raise ConfigError(f"{shown} holds a {kind}, but must hold `key: value` lines.")
-    return content
-
-
-def _yaml_mistake(error: yaml.YAMLError, shown: str, text: str) -> str:
-    mark = getattr(error, "problem_mark", None)
-    if mark is None:
-        return f"{shown} is not valid YAML: {error}"
-    lines = text.splitlines()
-    line = lines[mark.line] if mark.line < len(lines) else ""
-    where = f"{shown}, line {mark.line + 1}"
-    if "\t" in line[: mark.column + 1] or line.lstrip(" ").startswith("\t"):
-        return (
-            f"{where}: YAML is indented with spaces, and there is a tab here. Replace it by spaces."
-        )
-    return (
-        f"{where}, column {mark.column + 1}: {getattr(error, 'problem', error)}\n  {line.strip()}"
-    )
+    from scaffold_runtime.cli.sources import Sources
 
 
 def explain(message: str, parser: ArgumentParser) -> str:

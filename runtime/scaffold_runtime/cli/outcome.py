@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from scaffold_runtime.cli.mistakes import ConfigError
+from scaffold_runtime.cli.sources import ConfigError
 from scaffold_runtime.data import batch_size_of
 from scaffold_runtime.errors import ScaffoldRuntimeError
 

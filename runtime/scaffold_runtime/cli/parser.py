@@ -11,8 +11,9 @@ from jsonargparse import register_unresolvable_import_paths as _register
 from jsonargparse.typing import class_from_function
 from torch.optim import Optimizer
 
-from scaffold_runtime.cli.mistakes import Sources, explain
+from scaffold_runtime.cli.mistakes import explain
 from scaffold_runtime.cli.optimizers import LRSchedulerTypeTuple, described
+from scaffold_runtime.cli.sources import Sources
 from scaffold_runtime.data import LightningDataModule
 from scaffold_runtime.errors import MisconfigurationException
 from scaffold_runtime.hooks import Callback

@@ -13,11 +13,11 @@ import yaml
 
 from scaffold_runtime.checkpoint.find import find_checkpoint
 from scaffold_runtime.cli.help import ProjectParser
-from scaffold_runtime.cli.lightning import SUBCOMMANDS, LightningCLI, config_words
-from scaffold_runtime.cli.mistakes import ConfigError, Sources, read_yaml
+from scaffold_runtime.cli.lightning import SUBCOMMANDS, LightningCLI
 from scaffold_runtime.cli.outcome import plain_errors, report_fit, save_predictions
 from scaffold_runtime.cli.parser import LightningArgumentParser
 from scaffold_runtime.cli.save import write_config
+from scaffold_runtime.cli.sources import ConfigError, Sources, config_words, read_yaml
 from scaffold_runtime.data import LightningDataModule
 from scaffold_runtime.errors import did_you_mean
 from scaffold_runtime.hooks import Callback
@@ -62,8 +62,10 @@ def run(
     folder = (here / configs).resolve()
     words = sys.argv[1:] if args is None else list(args)
     with plain_errors(), _working_in(folder.parent) as started_in:
-        command, words = _command(words)
         words = _from_where_started(words, started_in)
+        if args is None:
+            sys.argv[1:] = words  # processes started later run in the project's folder, too
+        command, words = _command(words)
         settings = Settings(folder, words)
         cli = ProjectCLI(model_class, datamodule_class, command, words, settings)
         cli.run_command(started_in)
