@@ -84,6 +84,7 @@ def command(answers: Answers) -> str:
         for flag, kind in FLAGS.items()
         if answers.on(kind) or kind in ("callback", "logger")  # on by default, so said when off
     ]
+    chosen += [f"--runtime {answers.runtime}"] if answers.runtime == "vendored" else []
     return " ".join([f"scaffold new {answers.name} --task {answers.task}", *chosen])
 
 

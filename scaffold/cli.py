@@ -65,7 +65,9 @@ def new(
     extras: Annotated[str | None, typer.Option(help="Comma-separated")] = None,
     author: Annotated[str | None, typer.Option(help="Your name")] = None,
     description: Annotated[str | None, typer.Option(help="One line")] = None,
-    runtime: Annotated[str, typer.Option(help="A folder or a version of the runtime")] = "",
+    runtime: Annotated[
+        str, typer.Option(help="A folder, a version, or `vendored`: a copy of it")
+    ] = "",
     template: Annotated[
         str,
         typer.Option(help="A Copier template of your own: a folder or a git address, with @ref"),
@@ -143,6 +145,9 @@ def remove(
 @app.command(epilog="Example: `scaffold update --dry-run`")
 def update(
     ref: Annotated[str, typer.Option(help="For a template of your own: the version to go to")] = "",
+    runtime: Annotated[
+        str | None, typer.Option(help="Link the runtime otherwise: a folder, a version, `vendored`")
+    ] = None,
     conflict: Conflicts = "",
     dry_run: DryRun = False,
     as_json: Json = False,
@@ -153,7 +158,7 @@ def update(
 
     change(
         f"Updated to {ref or packaged().version}",
-        lambda root, catalogue: grow.update(open_project(root), catalogue, ref),
+        lambda root, catalogue: grow.update(open_project(root), catalogue, ref, runtime),
         Manner(conflict, dry_run, as_json),
     )
 

@@ -18,7 +18,7 @@ from scaffold.catalogue import Catalogue
 from scaffold.errors import ScaffoldError
 from scaffold.journal import WORK
 from scaffold.project import Project, open_project
-from scaffold.runtime import OLDEST, requirement
+from scaffold.runtime import OLDEST, requirements
 
 OLDEST_PYTHON, OLDEST_TORCH, LEAST_DISK = (3, 10), (2, 4), 2**30
 PROBE = """
@@ -126,7 +126,8 @@ def of_torch(probe: dict[str, Any]) -> Iterator[Finding]:
 
 
 def of_runtime(project: Project, probe: dict[str, Any]) -> Iterator[Finding]:
-    fix = f'pip install "{requirement(project.answers.runtime)}"'
+    needed = " ".join(f'"{line}"' for line in requirements(project.answers.runtime))
+    fix = f"pip install {needed}"
     if "runtime" not in probe:
         yield Finding("fix", f"scaffold-runtime: {probe.get('runtime_error', 'unknown')}", fix)
     elif numbers(probe["runtime"]) < OLDEST:

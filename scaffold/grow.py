@@ -11,6 +11,7 @@ from scaffold.lock import Entry
 from scaffold.plan import make_plan
 from scaffold.project import Project
 from scaffold.render import paths
+from scaffold.runtime import check_runtime
 from scaffold.transition import Proposal, propose
 
 
@@ -44,9 +45,13 @@ def remove(project: Project, kind: str, name: str, catalogue: Catalogue) -> Prop
     return propose(project, answers.without_feature(kind, name), catalogue)
 
 
-def update(project: Project, catalogue: Catalogue, ref: str = "") -> Proposal:
+def update(
+    project: Project, catalogue: Catalogue, ref: str = "", runtime: str | None = None
+) -> Proposal:
     """To the templates of this version; a team's own template can be moved to `ref`."""
     answers = replace(project.answers, version=catalogue.version)
+    if runtime is not None:
+        answers = replace(answers, runtime=check_runtime(runtime))
     if ref and not answers.template:
         raise ScaffoldError("--ref is for projects made with `--template`")
     if ref:

@@ -15,7 +15,7 @@ from scaffold.catalogue import DESCRIPTIONS, KINDS, Catalogue, Part
 from scaffold.errors import ScaffoldError
 from scaffold.files import File, Tree, read_tree
 from scaffold.own import render_own
-from scaffold.runtime import requirement
+from scaffold.runtime import VENDORED, copied, requirements
 
 LINE_LENGTH = 88
 SETTINGS = b"""_subdirectory: files
@@ -32,7 +32,8 @@ def render(answers: Answers, catalogue: Catalogue) -> Tree:
         template, out = Path(scratch, "template"), Path(scratch, "out")
         assemble(parts, answers.package, template)
         _copy(template, out, variables(answers, parts))
-        return {path: polish(path, file) for path, file in read_tree(out).items()}
+        tree = {path: polish(path, file) for path, file in read_tree(out).items()}
+    return {**tree, **copied(answers.runtime)}
 
 
 def assemble(parts: Iterable[Part], package: str, template: Path) -> None:
@@ -59,9 +60,10 @@ def variables(answers: Answers, parts: list[Part]) -> dict[str, Any]:
         "package": answers.package,
         "description": answers.description,
         "author": answers.author,
+        "vendored": answers.runtime == VENDORED,
         "created": answers.created,
         "command": answers.command,
-        "requirements": sorted({requirement(answers.runtime), *task.requirements}),
+        "requirements": sorted({*requirements(answers.runtime), *task.requirements}),
         "feature_requirements": sorted({line for part in features for line in part.requirements}),
         "trainer": trainer,
         "monitor": task.monitor,

@@ -1,33 +1,63 @@
-"""How a project is linked to its runtime package."""
+"""How a project is linked to its runtime: a range, a version, a folder, or a copy of its own."""
 
 from pathlib import Path
 
 from scaffold import __version__
 from scaffold.errors import ScaffoldError
+from scaffold.files import File, Tree, read_tree
 from scaffold.names import one_line
 
+DISTRIBUTION, PACKAGE, VENDORED = "scaffold-runtime", "scaffold_runtime", "vendored"
 OLDEST = (0, 1)  # the oldest runtime that the templates work with
-DISTRIBUTION = "scaffold-runtime"
+NEEDS = (  # what the runtime itself depends on, for a project that holds a copy of it
+    "jsonargparse[signatures]>=4.53",
+    "numpy>=1.24",
+    "pyyaml>=6",
+    "rich>=13",
+    "torch>=2.4",
+)
 
 
-def requirement(runtime: str) -> str:
-    """The line in the project's dependencies: a range, a fixed version or a folder."""
+def requirements(runtime: str) -> tuple[str, ...]:
+    """The lines in the project's dependencies."""
+    if runtime == VENDORED:
+        return NEEDS
     if not runtime:
         major, minor, _ = __version__.split(".")
-        return f"{DISTRIBUTION}>={major}.{minor},<{major}.{int(minor) + 1}"
+        return (f"{DISTRIBUTION}>={major}.{minor},<{major}.{int(minor) + 1}",)
     if runtime[0].isdigit():
-        return f"{DISTRIBUTION}=={runtime}"
-    return f"{DISTRIBUTION} @ {Path(runtime).as_uri()}"
+        return (f"{DISTRIBUTION}=={runtime}",)
+    return (f"{DISTRIBUTION} @ {Path(runtime).as_uri()}",)
+
+
+def copied(runtime: str) -> Tree:
+    """The runtime's source for the project's own folder, licence included."""
+    if runtime != VENDORED:
+        return {}
+    tree = read_tree(_source())
+    files = {path: file for path, file in tree.items() if "__pycache__" not in path}
+    licence = _source() / "LICENSE"
+    if not licence.exists():  # in a checkout it lies one folder up
+        licence = licence.parents[1] / "LICENSE"
+    files["LICENSE"] = File(licence.read_bytes())
+    return {f"{PACKAGE}/{path}": File(file.data) for path, file in files.items()}
 
 
 def check_runtime(runtime: str) -> str:
     """The answer to keep: an absolute folder for a folder."""
-    if not runtime or runtime[0].isdigit():
+    if not runtime or runtime == VENDORED or runtime[0].isdigit():
         return runtime
     folder = Path(runtime).expanduser().resolve()
-    if not (folder / "scaffold_runtime").is_dir():
+    if not (folder / PACKAGE).is_dir():
         raise ScaffoldError(
             f"--runtime {one_line(runtime)}: no runtime there\n"
-            "give its folder (the one with `scaffold_runtime/` in it) or a version such as 0.1.0"
+            "give its folder (the one with `scaffold_runtime/` in it), a version, or `vendored`"
         )
     return str(folder)
+
+
+def _source() -> Path:
+    """In the wheel, or in the checkout."""
+    here = Path(__file__).resolve().parent
+    inside = here / "vendored" / PACKAGE
+    return inside if inside.is_dir() else here.parent / "runtime" / PACKAGE

@@ -37,7 +37,8 @@ def test_the_wheel_renders_what_the_checkout_renders(installed, workplace):
     for folder, path in ("checkout", ROOT), ("wheel", installed):
         (workplace / folder).mkdir()
         os.chdir(workplace / folder)
-        run("-m", "scaffold", "new", "my-exp", "--no-git", PYTHONPATH=str(path))
+        new = ("-m", "scaffold", "new", "my-exp", "--no-git", "--runtime", "vendored")
+        run(*new, PYTHONPATH=str(path))
     assert files(workplace / "wheel") == files(workplace / "checkout")
     assert ".gitignore" in os.listdir(workplace / "wheel/my-exp")
 
