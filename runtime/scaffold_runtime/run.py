@@ -89,6 +89,7 @@ class Run:
         self.position: dict[str, Any] | None = None  # in the training data, from a checkpoint
         self.rng_to_restore: dict[str, Any] | None = None
         self.validates = False
+        self.validated = False
         self.sanity = False
         self.stopping = False
         self.stepped = False
@@ -368,6 +369,7 @@ class Run:
         if not self.mid_window:
             self.module.on_validation_model_zero_grad()
         batch = self.metrics.batch
+        self.validated = True
         evaluate(self, "validation", trainer.limit_val_batches)
         self.metrics.enter("train", in_batch=True)
         self.metrics.batch = batch

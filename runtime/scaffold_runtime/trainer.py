@@ -489,6 +489,12 @@ class Trainer:
         return self.stage in ("validation", "test")
 
     @property
+    def validation_ahead(self) -> bool:
+        """Whether this fit validates but has not done so yet, so that its metrics cannot be known."""
+        run = self._record()
+        return run is not None and run.validates and not run.validated
+
+    @property
     def num_training_batches(self) -> float:
         """Training batches in an epoch, after limits; infinity where the loader does not say."""
         run = self._training_record()

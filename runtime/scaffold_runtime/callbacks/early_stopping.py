@@ -124,7 +124,8 @@ class EarlyStopping(Callback):
             return
         known = trainer.callback_metrics
         if self.monitor not in known:
-            self._missing(known)
+            if not trainer.validation_ahead:
+                self._missing(known)
             return
         current = float(known[self.monitor])
         reason, message = self._evaluate(current)

@@ -238,7 +238,7 @@ class ModelCheckpoint(Checkpoint):
             return
         known = trainer.callback_metrics
         missing = self.monitor is not None and self.monitor not in known
-        if missing and wait and trainer._live().validates:
+        if missing and wait and trainer.validation_ahead:
             self._waits_for_monitor = True  # it is logged in validation, which is still to come
             return
         self._waits_for_monitor = False
@@ -259,7 +259,9 @@ class ModelCheckpoint(Checkpoint):
         self._last_step_saved = candidates["step"]
         path: str | None = None
         removed: list[str] = []
-        if self.save_top_k != 0:
+        # Training may end before its first validation; what that would log is not missing then.
+        unranked = self.monitor not in (None, *candidates) and trainer.validation_ahead
+        if self.save_top_k != 0 and not unranked:
             path, removed = self._top_k(candidates)
         last = self._last_path(candidates) if self.save_last else None
         if path is not None:
