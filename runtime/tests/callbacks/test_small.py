@@ -29,7 +29,9 @@ class Break(Callback):
     def __init__(self, at: int) -> None:
         self.at = at
 
-    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(
+        self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int
+    ) -> None:
         if trainer.progress.batches == self.at:
             raise ZeroDivisionError("broken on purpose")
 
@@ -77,7 +79,8 @@ def test_accumulation_holds_in_a_run_resumed_inside_an_epoch(
 
 
 @pytest.mark.parametrize(
-    ("scheduling", "part"), [({}, "empty"), ({-1: 2}, "-1"), ({0: 0}, "0 batches"), ({"a": 1}, "'a'")]
+    ("scheduling", "part"),
+    [({}, "empty"), ({-1: 2}, "-1"), ({0: 0}, "0 batches"), ({"a": 1}, "'a'")],
 )
 def test_wrong_schedules_are_refused(scheduling: Any, part: str) -> None:
     with pytest.raises(MisconfigurationException, match=part):
@@ -123,7 +126,9 @@ def test_a_misspelt_hook_is_refused() -> None:
 def test_a_failure_is_saved_and_resumed_from(regression, make_loader, make_trainer) -> None:
     save = OnExceptionCheckpoint("saved", filename="oops")
     with pytest.raises(ZeroDivisionError):
-        make_trainer(max_epochs=2, enable_checkpointing=True, callbacks=[save, Break(8)]).fit(regression(), make_loader(6))
+        make_trainer(max_epochs=2, enable_checkpointing=True, callbacks=[save, Break(8)]).fit(
+            regression(), make_loader(6)
+        )
     assert torch.load("saved/oops.ckpt", weights_only=True)["global_step"] == 8
 
     save = OnExceptionCheckpoint("saved", "oops")
@@ -138,7 +143,9 @@ def test_success_leaves_no_failure_behind(regression, make_loader, make_trainer)
     Path("saved").mkdir()
     Path("saved/on_exception.ckpt").touch()
 
-    make_trainer(enable_checkpointing=True, callbacks=OnExceptionCheckpoint("saved")).fit(regression(), make_loader())
+    make_trainer(enable_checkpointing=True, callbacks=OnExceptionCheckpoint("saved")).fit(
+        regression(), make_loader()
+    )
 
     assert not Path("saved/on_exception.ckpt").exists()
 
@@ -151,7 +158,9 @@ def test_a_failure_before_training_is_raised_as_it_is(
 
     callbacks = [OnExceptionCheckpoint("saved"), LambdaCallback(setup=fail)]
     with pytest.raises(ZeroDivisionError):
-        make_trainer(enable_checkpointing=True, callbacks=callbacks).fit(regression(), make_loader())
+        make_trainer(enable_checkpointing=True, callbacks=callbacks).fit(
+            regression(), make_loader()
+        )
     assert not Path("saved").exists()
 
 

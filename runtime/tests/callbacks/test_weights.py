@@ -137,9 +137,7 @@ def test_an_exception_in_validation_leaves_the_trained_weights(
     assert same(weights(module), seen[-1])
 
 
-def test_a_checkpoint_holds_both_and_loads_the_average(
-    normed, make_loader, make_trainer
-) -> None:
+def test_a_checkpoint_holds_both_and_loads_the_average(normed, make_loader, make_trainer) -> None:
     save = ModelCheckpoint("saved", filename="only")
     seen, note = kept_weights()
     module = normed()
@@ -197,9 +195,7 @@ def test_a_resumed_average_is_exact(batch: int, normed, make_loader, make_traine
 # -- StochasticWeightAveraging --------------------------------------------------------------------
 
 
-def test_swa_averages_the_weights_of_the_last_epochs(
-    regression, make_loader, make_trainer
-) -> None:
+def test_swa_averages_the_weights_of_the_last_epochs(regression, make_loader, make_trainer) -> None:
     seen: list[dict[str, torch.Tensor]] = []
     rates: list[float] = []
 
@@ -209,9 +205,7 @@ def test_swa_averages_the_weights_of_the_last_epochs(
 
     swa = StochasticWeightAveraging(0.5, swa_epoch_start=3, annealing_epochs=2)
     module = regression()
-    trainer = make_trainer(
-        max_epochs=6, callbacks=[LambdaCallback(on_train_epoch_start=note), swa]
-    )
+    trainer = make_trainer(max_epochs=6, callbacks=[LambdaCallback(on_train_epoch_start=note), swa])
 
     trainer.fit(module, make_loader(6))
 
