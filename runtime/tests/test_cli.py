@@ -45,15 +45,15 @@ class Unconfigured(LightningModule):
         self.lr, self.width, self.act = lr, width, act
         self.layer = nn.Linear(2, 2)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Any:
         return self.layer(x)
 
-    def step(self, batch: Any, name: str) -> Tensor:
+    def step(self, batch: Any, name: str) -> Any:
         loss = self(batch[0]).pow(2).mean()
         self.log(name, loss)
         return loss
 
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
         return self.step(batch, "loss")
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
@@ -62,7 +62,7 @@ class Unconfigured(LightningModule):
     def test_step(self, batch: Any, batch_idx: int) -> None:
         self.step(batch, "test_loss")
 
-    def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
+    def predict_step(self, batch: Any, batch_idx: int) -> Any:
         return self(batch[0])
 
 
@@ -181,6 +181,26 @@ def test_a_trainer_class_and_its_defaults() -> None:
     assert extra in made.trainer.callbacks
 
 
+def test_a_subcommand_of_ones_own() -> None:
+    class Sweeps(Trainer):
+        def sweep(self, model: Any, datamodule: Any = None, times: int = 1) -> Any:
+            """Train again and again."""
+            return times * datamodule.samples
+
+    class WithSweep(LightningCLI):
+        @staticmethod
+        def subcommands() -> dict[str, set[str]]:
+            return {**LightningCLI.subcommands(), "sweep": {"model", "datamodule"}}
+
+    assert cli("sweep", "--times=3", kind=WithSweep, trainer_class=Sweeps).returned == 24
+
+
+def test_only_the_chosen_subcommand_is_set_up() -> None:
+    parsers = cli("test")._subparsers
+    assert "--model.lr" in parsers["test"]._option_string_actions
+    assert "--model.lr" not in parsers["fit"]._option_string_actions
+
+
 def test_a_function_in_place_of_the_model() -> None:
     def make(rate: float = 0.4) -> SmallModel:
         return SmallModel(lr=rate)
@@ -283,10 +303,10 @@ def test_a_saving_callback_of_ones_own() -> None:
 
 
 def test_subclass_modes() -> None:
-    modes = {"subclass_mode_model": True, "subclass_mode_data": True}
     base: dict[str, Any] = {"model": Unconfigured, "data": LightningDataModule}
+    base |= {"subclass_mode_model": True, "subclass_mode_data": True}
     made = cli("fit", "--model=SmallModel", "--model.lr=0.3", "--data=SmallData", "--data.samples=12",
-               **base, **modes)  # fmt: skip
+               **base)  # fmt: skip
     assert type(made.model) is SmallModel and made.model.lr == 0.3
     assert type(made.datamodule) is SmallData and made.datamodule.samples == 12
 

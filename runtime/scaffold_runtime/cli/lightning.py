@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from jsonargparse import Namespace
@@ -109,7 +109,7 @@ class LightningCLI:
 
     def setup_parser(self, run: bool, parser_kwargs: dict[str, Any], args: ArgsType) -> None:
         """Make `self.parser`, with a parser for each subcommand if it is to run."""
-        own, per_subcommand = _split_kwargs(parser_kwargs, run)
+        own, per_subcommand = _split_kwargs(parser_kwargs, self.subcommands() if run else ())
         self.parser = self.init_parser(**own)
         if run:
             self._add_subcommands(per_subcommand, _first_word(args))
@@ -200,7 +200,7 @@ class LightningCLI:
         for parser in self._subparsers.values():
             parser.sources = sources
         try:
-            read_named(sources, words, SUBCOMMANDS)
+            read_named(sources, words, self.subcommands())
         except ConfigError as error:
             self.parser.error(str(error))
         return sources
@@ -324,9 +324,11 @@ def _nothing() -> None:
     """A hook that nobody wrote."""
 
 
-def _split_kwargs(kwargs: dict[str, Any], run: bool) -> tuple[dict[str, Any], dict[str, Any]]:
+def _split_kwargs(
+    kwargs: dict[str, Any], subcommands: Iterable[str]
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """Arguments of the main parser, and those of subcommands by name."""
-    per_subcommand = {key: kwargs[key] for key in kwargs if run and key in SUBCOMMANDS}
+    per_subcommand = {key: kwargs[key] for key in subcommands if key in kwargs}
     return {k: v for k, v in kwargs.items() if k not in per_subcommand}, per_subcommand
 
 
