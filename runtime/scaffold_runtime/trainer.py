@@ -688,8 +688,13 @@ class Trainer:
 
 
 def _precision_of(precision: str | int | None, plugins: Any) -> Any:
-    given = plugins if isinstance(plugins, (list, tuple)) else [plugins]
+    given = plugins if isinstance(plugins, (list, tuple)) else [plugins] if plugins else []
     brought = [plugin for plugin in given if isinstance(plugin, Precision)]
+    for plugin in given:
+        if plugin not in brought:
+            raise MisconfigurationException(
+                f"Trainer(plugins=...): {plugin!r} is not a plugin this trainer knows. Pass a Precision."
+            )
     if brought and precision is not None:
         raise MisconfigurationException(
             f"Trainer(precision={precision!r}, plugins=...) names the precision twice: leave one out."
