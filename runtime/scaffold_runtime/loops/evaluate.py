@@ -23,7 +23,7 @@ def evaluate(
     epoch_end -> metrics to loggers -> end -> model_train.
     """
     hooks, metrics = run.hook_group(stage), run.metrics
-    loaders = run.eval_iterables(stage)
+    loaders = run.eval_loaders(stage)
     step = run.bind_step(stage, len(loaders))
     several = len(loaders) > 1
     modes = run.to_eval_mode(stage)
@@ -33,7 +33,7 @@ def evaluate(
             call()
         for call in hooks.epoch_start:
             call()
-        for position, (loader, iterable) in enumerate(loaders):
+        for position, (loader, iterable) in enumerate(run.eval_iterables(stage)):
             batches, _ = eval_batches(loader, iterable, limit, f"limit_{stage}_batches")
             loader_args = (position,) if several else ()
             metrics.enter(stage, True, position, len(loaders))

@@ -16,7 +16,7 @@ def predict(run: Run, limit: int | float, keep: bool) -> list[Any] | None:
     With `keep=False` nothing is collected (a prediction writer takes the outputs) and None is returned.
     """
     hooks = run.hook_group("predict")
-    loaders = run.eval_iterables("predict")
+    loaders = run.eval_loaders("predict")
     step = run.bind_step("predict", len(loaders))
     several = len(loaders) > 1
     modes = run.to_eval_mode("predict")
@@ -25,7 +25,7 @@ def predict(run: Run, limit: int | float, keep: bool) -> list[Any] | None:
     with run.no_grad("predict"):
         for call in (*hooks.start, *hooks.epoch_start):
             call()
-        for position, (loader, iterable) in enumerate(loaders):
+        for position, (loader, iterable) in enumerate(run.eval_iterables("predict")):
             batches, _ = eval_batches(loader, iterable, limit, "limit_predict_batches")
             loader_args = (position,) if several else ()
             for index, batch in enumerate(batches):
