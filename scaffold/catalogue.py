@@ -1,8 +1,10 @@
 """What can be rendered: tasks and features, each one a folder under `templates/`."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from importlib.metadata import entry_points
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +42,7 @@ class Part:
 class Catalogue:
     root: Path
     version: str = __version__
+    plugins: tuple[Path, ...] = ()  # folders of installed packages that bring more of the same
 
     def moves(self, package: str) -> dict[str, str]:
         """Files that templates moved since earlier versions, old path to new."""
@@ -67,8 +70,14 @@ class Catalogue:
         return features[pick(name, list(features), kind)]
 
     def _parts(self, folder: str, description: str, kind: str) -> dict[str, Part]:
-        found = sorted((self.root / folder).glob(f"*/{description}"))
-        return {path.parent.name: read_part(path, kind) for path in found}
+        """Of all roots; the first to have a name keeps it, so no plugin takes one of ours."""
+        found = [
+            path
+            for root in (*self.plugins, self.root)
+            for path in (root / folder).glob(f"*/{description}")
+        ]
+        ours = {path.parent.name: path for path in found}
+        return {name: read_part(ours[name], kind) for name in sorted(ours)}
 
 
 def read_part(path: Path, kind: str) -> Part:
@@ -84,4 +93,13 @@ def packaged() -> Catalogue:
     """The templates that come with this version: in the wheel, or beside the package."""
     here = Path(__file__).resolve().parent
     inside = here / "templates"
-    return Catalogue(inside if inside.is_dir() else here.parent / "templates")
+    root = inside if inside.is_dir() else here.parent / "templates"
+    return Catalogue(root, plugins=tuple(plugin_folders()))
+
+
+def plugin_folders() -> Iterator[Path]:
+    """Packages that declare an entry point `scaffold.templates`; none of their code is run."""
+    for entry in entry_points(group="scaffold.templates"):
+        package = find_spec(entry.module.partition(".")[0])
+        for place in (package and package.submodule_search_locations) or ():
+            yield Path(place, *entry.module.split(".")[1:])

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from scaffold import __version__, console
-from scaffold.catalogue import packaged
+from scaffold.catalogue import KINDS, packaged
 from scaffold.change import Manner, change
 from scaffold.errors import ScaffoldError
 
@@ -27,8 +27,23 @@ Conflicts = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Answer in JSON")]
 
 
-KindArgument = Annotated[str, typer.Argument(help="callback, logger, strategy or extra")]
-NameArgument = Annotated[str, typer.Argument(help="As `scaffold list` shows it")]
+def _kinds(incomplete: str) -> list[str]:
+    return [kind for kind in KINDS if kind.startswith(incomplete)]
+
+
+def _names(context: typer.Context, incomplete: str) -> list[tuple[str, str]]:
+    parts = packaged().features.get(context.params.get("kind") or "", {})
+    return [
+        (part.name, part.description) for part in parts.values() if part.name.startswith(incomplete)
+    ]
+
+
+KindArgument = Annotated[
+    str, typer.Argument(help="callback, logger, strategy or extra", autocompletion=_kinds)
+]
+NameArgument = Annotated[
+    str, typer.Argument(help="As `scaffold list` shows it", autocompletion=_names)
+]
 
 
 def main(words: list[str] | None = None) -> None:
@@ -103,7 +118,10 @@ def new(
 @app.command(epilog="Examples: `scaffold add callback ema`, `scaffold add module resnet`")
 def add(
     kind: Annotated[
-        str, typer.Argument(help="callback, logger, strategy, extra; module or datamodule")
+        str,
+        typer.Argument(
+            help="callback, logger, strategy, extra; module or datamodule", autocompletion=_kinds
+        ),
     ],
     name: NameArgument,
     custom: Annotated[bool, typer.Option("--custom", help="A stub of your own, with test")] = False,

@@ -102,3 +102,46 @@ def test_every_part_says_what_it_is_in_one_short_line():
     for part in [*FEATURES, *CATALOGUE.tasks.values()]:
         assert 5 <= len(part.description) <= 60
         assert not part.description.endswith(".")
+
+
+@pytest.fixture
+def plugin(tmp_path, monkeypatch):
+    """An installed package that brings a callback and a task, and must not be run."""
+    root = tmp_path / "site"
+    folder = root / "team_templates" / "more"
+    (root / "team_templates").mkdir(parents=True)
+    (root / "team_templates" / "__init__.py").write_text("raise SystemExit('it ran')")
+    for path, text in {
+        "features/callback/team/feature.yml": "description: from the team\n",
+        "features/callback/team/configs/callbacks/team.yaml.jinja": "class_path: team.Callback\n",
+        "features/callback/ema/feature.yml": "description: a false one\n",
+        "tasks/team-task/task.yml": "description: from the team\nmodel: A\ndata: B\n",
+        "tasks/team-task/team.txt.jinja": "{{ name }}\n",
+    }.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_text(text)
+    info = root / "team_templates-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: team-templates\nVersion: 1\n")
+    (info / "entry_points.txt").write_text("[scaffold.templates]\nteam = team_templates.more\n")
+    monkeypatch.syspath_prepend(root)
+
+
+def test_an_installed_package_brings_features_and_tasks(plugin, scaffold):
+    words = ("--task", "team-task", "--callbacks", "team")
+    assert scaffold("new", "my-exp", "--no-git", *words).code == 0
+    assert Path("my-exp/team.txt").read_text() == "my-exp\n"
+    assert Path("my-exp/configs/callbacks/team.yaml").exists()
+    assert packaged().features["callback"]["ema"].description != "a false one"
+
+
+def test_names_are_completed_in_the_shell(monkeypatch, scaffold):
+    monkeypatch.setenv("_SCAFFOLD_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", "scaffold add callback ear")
+    monkeypatch.setenv("COMP_CWORD", "3")
+    done = subprocess.run(
+        [sys.executable, "-c", "from scaffold.cli import app; app(prog_name='scaffold')"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.split() == ["early-stopping"]

@@ -86,7 +86,8 @@ def test_rendering_twice_gives_the_same_bytes():
 
 def test_flags_choose_features(scaffold):
     scaffold("new", "my-exp", "--callbacks", "early-stopping", "--loggers", "none")
-    assert os.listdir("my-exp/configs/callbacks") == ["early_stopping.yaml"]
+    on = sorted(os.listdir("my-exp/configs/callbacks"))
+    assert on == ["confusion_matrix.yaml", "early_stopping.yaml"]  # the first is the task's own
     assert not Path("my-exp/configs/loggers").exists()
     project = tomllib.loads(Path("my-exp/pyproject.toml").read_text())["project"]
     assert not any("tensorboard" in line for line in project["dependencies"])

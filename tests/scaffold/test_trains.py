@@ -1,0 +1,63 @@
+"""Every feature in a rendered project: it trains two batches, stops, and resumes.
+
+One process trains all projects, as importing torch takes longer than training them.
+"""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from scaffold.catalogue import packaged
+
+DRIVER = """
+import importlib, json, os, sys, traceback
+from scaffold_runtime.cli import run
+
+failed = {}
+two = ["--trainer.limit_train_batches=2", "--trainer.limit_val_batches=2"]
+for name in sys.argv[1:]:
+    os.chdir(name)
+    sys.path.insert(0, os.getcwd())
+    package = name.replace("-", "_")
+    model = importlib.import_module(f"{package}.model").Model
+    data = importlib.import_module(f"{package}.data").DataModule
+    try:
+        for words in (["--trainer.max_epochs=1"], ["--trainer.max_epochs=2", "--ckpt_path=last"]):
+            run(model, data, configs=os.path.abspath("configs"), args=["fit", *two, *words])
+    except BaseException:
+        failed[name] = traceback.format_exc()[-1500:]
+    os.chdir("..")
+json.dump(failed, open("failed.json", "w"))
+"""
+
+
+def installed(part) -> bool:
+    return not part.imports or importlib.util.find_spec(part.imports) is not None
+
+
+@pytest.mark.slow
+def test_every_callback_and_logger_trains_and_resumes(scaffold):
+    features = packaged().features
+    names = []
+    for part in [*features["callback"].values(), *features["logger"].values()]:
+        if installed(part):
+            names.append(f"with-{part.name}")
+            on = {"callback": {"model-checkpoint"}, "logger": {"csv"}}
+            on[part.kind].add(part.name)
+            flags = ("--callbacks", ",".join(on["callback"]), "--loggers", ",".join(on["logger"]))
+            assert scaffold("new", names[-1], "--task", "blank", "--no-git", *flags).code == 0
+    assert len(names) >= 13
+    Path("driver.py").write_text(DRIVER)
+    done = subprocess.run(
+        [sys.executable, "driver.py", *names],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "offline"},
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert json.loads(Path("failed.json").read_text()) == {}
