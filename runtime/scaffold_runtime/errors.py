@@ -3,6 +3,7 @@
 ScaffoldRuntimeError
 ├── MisconfigurationException   settings, hooks or data that cannot work together (Lightning's name)
 ├── MissingExtra                an optional package is not installed
+├── RankFailed                 another process of a distributed run failed; the message has its traceback
 ├── StepError                   something went wrong while training, validating, testing or predicting
 └── CheckpointError             a checkpoint cannot be written, found, trusted or applied
 
@@ -29,6 +30,10 @@ class MissingExtra(ScaffoldRuntimeError, ImportError):  # noqa: N818 - says what
 
 class StepError(ScaffoldRuntimeError, RuntimeError):
     """A training, validation, test or prediction step did something the loop cannot use."""
+
+
+class RankFailed(ScaffoldRuntimeError, RuntimeError):  # noqa: N818 - says what happened
+    """Another process of a distributed run failed; the message has its traceback."""
 
 
 class CheckpointError(ScaffoldRuntimeError, RuntimeError):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import math
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -96,7 +95,8 @@ class Run:
         self.mid_window = False
         self.is_last_batch = False
         self.validate_every = math.inf
-        self.last_validation = time.monotonic()
+        self.last_validation = trainer.strategy.now()
+        self.several = trainer.world_size > 1  # processes
         self.step_limit = math.inf if trainer.max_steps == -1 else trainer.max_steps
         self.predictions: list[list[Any]] = []
         self.predicted_batches: list[list[Any]] = []
@@ -198,14 +198,20 @@ class Run:
             return False
         if progress.batch:
             return True  # resumed in the middle of one: it has an end to come to
+        self.stop_agreed(due=True)
         if self.stop_due():
             return False
         return trainer.max_epochs == -1 or progress.epoch < trainer.max_epochs
 
     def stop_due(self) -> bool:
         """Whether the steps are up, or somebody asked to stop and may."""
-        asked = self.trainer.should_stop and self.may_stop()
+        asked = self.stop_agreed() and self.may_stop()
         return asked or self.progress.step >= self.step_limit
+
+    def stop_agreed(self, due: bool = False) -> bool:
+        """Whether all processes know that one of them was asked to stop."""
+        trainer = self.trainer
+        return trainer.strategy.agree_to_stop(self.progress.batches, trainer.should_stop, due)
 
     def may_stop(self) -> bool:
         """Whether `min_epochs` and `min_steps` are met."""
@@ -237,10 +243,12 @@ class Run:
     def commit(self, outputs: Any, updated: bool) -> None:
         """After each batch: log if due, validate if due, save if asked, stop if asked."""
         trainer, progress = self.trainer, self.progress
-        if updated and (progress.step % trainer.log_every_n_steps == 0 or trainer.should_stop):
+        stop = self.stop_agreed() if self.several else trainer.should_stop
+        if updated and (progress.step % trainer.log_every_n_steps == 0 or stop):
             self.log_step(outputs)
         if self.validates and self.validation_due():
             self.validate()
+            self.stop_agreed(due=True)
         if updated and self.scheduler_configs:
             self.schedules.after_logging(progress.step)
         if self._unchecked:
@@ -249,7 +257,7 @@ class Run:
         if not self.mid_window:
             for checkpoint in self.checkpoints:
                 checkpoint.commit(trainer, self.module)
-        if trainer.should_stop or progress.step >= self.step_limit:
+        if trainer.should_stop or stop or progress.step >= self.step_limit:
             self.stopping = self.stop_due()
 
     def end_epoch(self) -> None:
@@ -353,10 +361,10 @@ class Run:
         every_epochs = trainer.check_val_every_n_epoch
         if every_epochs is not None and (progress.epoch + 1) % every_epochs:
             return False
-        if trainer.should_stop and self.may_stop():
+        if self.stop_agreed() and self.may_stop():
             return True
         if trainer.val_check_seconds is not None:
-            return time.monotonic() - self.last_validation >= trainer.val_check_seconds
+            return trainer.strategy.now() - self.last_validation >= trainer.val_check_seconds
         if self.validate_every == math.inf:
             return self.is_last_batch
         batches = progress.batches if every_epochs is None else progress.batch
@@ -373,7 +381,7 @@ class Run:
         evaluate(self, "validation", trainer.limit_val_batches)
         self.metrics.enter("train", in_batch=True)
         self.metrics.batch = batch
-        self.last_validation = time.monotonic()
+        self.last_validation = trainer.strategy.now()
         trainer.stage = "train"
 
     @contextmanager

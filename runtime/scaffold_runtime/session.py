@@ -11,6 +11,7 @@ from scaffold_runtime.checkpoint.state import restore_before_fit, restore_object
 from scaffold_runtime.checks import check_run
 from scaffold_runtime.data import LightningDataModule
 from scaffold_runtime.hooks import Callback, Checkpoint, build_table, overridden
+from scaffold_runtime.loggers.silent import SilentLogger
 from scaffold_runtime.module import LightningModule
 from scaffold_runtime.optim import LightningOptimizer, Schedules, configure
 from scaffold_runtime.run import Run, make_transfer
@@ -32,12 +33,17 @@ def open_run(
     run = Run(trainer, fn, module, datamodule, given)
     trainer.open(run)
     try:
+        trainer.strategy.open()
         _set_up(run, ckpt_path)
         yield run
         _tear_down(run)
+        trainer.strategy.close()
     except BaseException as error:
-        _fail(run, error)
-        raise
+        reason = trainer.strategy.fail(error)
+        _fail(run, reason)
+        if reason is error:
+            raise
+        raise reason from None
     finally:
         _close(run)
 
@@ -75,11 +81,10 @@ def _set_up(run: Run, ckpt_path: str | None) -> None:
     _attach(run)
     check_run(run)
     checkpoint = read_for_run(run, ckpt_path)  # first of all: it says which run folder this is
+    _share_places(trainer)
     measured = trainer.profiler.wrap if trainer.profiler.active else None
     run.hooks = build_table(trainer, module, run.callbacks, LightningModule, measured)
-    if datamodule is not None:
-        datamodule.prepare_data()
-    module.prepare_data()
+    trainer.strategy.first_per_node(lambda: _prepare_data(run))
     if datamodule is not None:
         datamodule.setup(run.fn)
     for call in run.hooks.setup:
@@ -90,10 +95,12 @@ def _set_up(run: Run, ckpt_path: str | None) -> None:
     if checkpoint is not None:
         restore_objects(run, checkpoint)
     run.precision.convert_module(module)
-    module.to(trainer.strategy.root_device)
+    if trainer.sync_batchnorm:
+        trainer.strategy.sync_batchnorm(module)
+    trainer.strategy.place(module, run.precision)
     if run.fn == "fit":
         _make_optimizers(run)
-    run.prepared = trainer.strategy.prepare(module, run.precision)
+    run.prepared = trainer.strategy.prepare(module, run.optimizers, run.precision)
     run.to_device = make_transfer(run)
     trainer.profiler.attach(run)
     if run.fn == "fit":
@@ -102,6 +109,25 @@ def _set_up(run: Run, ckpt_path: str | None) -> None:
     _log_hyperparameters(run)
     if checkpoint is not None and run.fn == "fit":
         restore_before_fit(run, checkpoint)
+
+
+def _prepare_data(run: Run) -> None:
+    if run.datamodule is not None:
+        run.datamodule.prepare_data()
+    run.module.prepare_data()
+
+
+def _share_places(trainer: Trainer) -> None:
+    """The first process decides on folders and writes; the others know where, and are silent."""
+    if trainer.world_size == 1:
+        return
+    first = trainer.is_global_zero
+    places = [SilentLogger.places_of(logger) for logger in trainer.loggers] if first else None
+    places = trainer.strategy.broadcast(places)
+    if not first:
+        trainer.loggers = [SilentLogger(place) for place in places or ()]
+        if trainer.progress_bar_callback is not None:
+            trainer.progress_bar_callback.disable()
 
 
 def _attach(run: Run) -> None:

@@ -6,9 +6,10 @@ import copy
 import math
 import os
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from scaffold_runtime.callbacks.progress import ProgressBar
 from scaffold_runtime.checkpoint.io import write_checkpoint
 from scaffold_runtime.checkpoint.state import collect
 from scaffold_runtime.data import LightningDataModule
+from scaffold_runtime.elsewhere import bring_back, run_here
 from scaffold_runtime.errors import MisconfigurationException
 from scaffold_runtime.hooks import Callback, Checkpoint
 from scaffold_runtime.loggers import Logger, default_logger
@@ -38,7 +40,7 @@ from scaffold_runtime.profilers import Profiler, select_profiler
 from scaffold_runtime.progress import Progress
 from scaffold_runtime.run import Run, batches_of
 from scaffold_runtime.session import open_run, open_trial
-from scaffold_runtime.strategies import Prepared, Strategy, select_strategy
+from scaffold_runtime.strategies import Prepared, Strategy, select_strategy, started_elsewhere
 
 
 class Trainer:
@@ -137,8 +139,8 @@ class Trainer:
         model_registry: str | None = None,
     ) -> None:
         self.accelerator = select_accelerator(accelerator)
-        self.device_ids = parse_devices(devices, self.accelerator)
-        self.num_nodes = settings.count("num_nodes", num_nodes, 1)
+        devices, num_nodes = started_elsewhere(devices, settings.count("num_nodes", num_nodes, 1))
+        self.device_ids, self.num_nodes = parse_devices(devices, self.accelerator), num_nodes
         self.strategy = select_strategy(strategy, self.accelerator, self.device_ids, num_nodes)
         self.precision_plugin = select_precision(
             _precision_of(precision, plugins), self.strategy.root_device
@@ -244,6 +246,12 @@ class Trainer:
         Raises:
             ScaffoldRuntimeError: one of its subclasses, for mistakes in model, data or settings.
         """
+        elsewhere = self._elsewhere(
+            "fit", model, train_dataloaders, val_dataloaders, datamodule, ckpt_path
+        )
+        if elsewhere is not None:
+            elsewhere()
+            return
         given, datamodule = _given(datamodule, train=train_dataloaders, validation=val_dataloaders)
         self.should_stop = False
         with (
@@ -292,6 +300,11 @@ class Trainer:
         weights_only: bool | None = None,
     ) -> list[Any] | None:
         """Predict, and return what `predict_step` returned, in order; a list per loader if there are several."""
+        elsewhere = self._elsewhere(
+            "predict", model, dataloaders, datamodule, return_predictions, ckpt_path
+        )
+        if elsewhere is not None:
+            return elsewhere()  # type: ignore[no-any-return] # what predict returned there
         given, datamodule = _given(datamodule, predict=dataloaders)
         module, path = self._model_and_path(model, ckpt_path)
         keep = return_predictions is not False
@@ -308,6 +321,11 @@ class Trainer:
         verbose: bool,
         datamodule: LightningDataModule | None,
     ) -> list[dict[str, float]]:
+        elsewhere = self._elsewhere(
+            "_evaluate", fn, model, dataloaders, ckpt_path, verbose, datamodule
+        )
+        if elsewhere is not None:
+            return elsewhere()  # type: ignore[no-any-return] # what evaluation returned there
         stage = {"validate": "validation", "test": "test"}[fn]
         limit = self.limit_val_batches if fn == "validate" else self.limit_test_batches
         given, datamodule = _given(datamodule, **{stage: dataloaders})
@@ -315,9 +333,15 @@ class Trainer:
         with open_run(self, fn, module, datamodule or self.datamodule, given, path) as run:
             self.stage = stage
             results = evaluate(run, stage, limit)
-        if verbose and self.progress_bar_callback is not None:
+        if verbose and self.is_global_zero and self.progress_bar_callback is not None:
             self.progress_bar_callback.print_results(results, stage)
         return results
+
+    def _elsewhere(self, fn: str, *arguments: Any) -> Callable[[], Any] | None:
+        """Start the processes that are missing. None: this one takes part and goes on; else what to call
+        in its place, because all of it happens in other processes."""
+        run = self.strategy.launch(partial(run_here, self, fn, arguments))
+        return None if run is None else lambda: bring_back(self, arguments, run())
 
     def _model_and_path(
         self, model: LightningModule | None, ckpt_path: str | Path | None
@@ -398,7 +422,11 @@ class Trainer:
         other.callbacks, other.loggers = callbacks, []
         other.max_steps, other.max_epochs, other.min_steps, other.min_epochs = steps, -1, None, None
         other.limit_val_batches = other.limit_test_batches = other.limit_predict_batches = steps
-        other.check_val_every_n_epoch, other.val_check_interval, other.val_check_seconds = 1, 1.0, None
+        other.check_val_every_n_epoch, other.val_check_interval, other.val_check_seconds = (
+            1,
+            1.0,
+            None,
+        )
         other.num_sanity_val_steps, other.log_every_n_steps = 0, 2**62
         other.should_stop, other._run, other._last_run = False, None, None
         return other
@@ -428,6 +456,10 @@ class Trainer:
 
     def close(self, run: Run) -> None:
         self._run = self.fn = self.stage = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Runs stay behind when the trainer is sent to another process."""
+        return {**vars(self), "_run": None, "_last_run": None, "_last_fit": None}
 
     def _live(self) -> Run:
         if self._run is None:

@@ -1,14 +1,44 @@
 """Strategies: on which devices and in how many processes a run happens."""
 
-from scaffold_runtime.strategies.base import Prepared, Strategy
-from scaffold_runtime.strategies.single import SingleDeviceStrategy
+from __future__ import annotations
 
-__all__ = ["Prepared", "SingleDeviceStrategy", "Strategy", "select_strategy"]
-
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from scaffold_runtime.accelerators import Accelerator
-from scaffold_runtime.errors import MisconfigurationException
+from scaffold_runtime.errors import MisconfigurationException, did_you_mean
+from scaffold_runtime.strategies.base import Prepared, Strategy
+from scaffold_runtime.strategies.ddp import DDPStrategy
+from scaffold_runtime.strategies.environments import started_elsewhere
+from scaffold_runtime.strategies.single import SingleDeviceStrategy
+
+__all__ = [
+    "DDPStrategy",
+    "Prepared",
+    "SingleDeviceStrategy",
+    "Strategy",
+    "select_strategy",
+    "started_elsewhere",
+]
+
+
+def _ddp(method: str, **options: Any) -> Callable[[], Strategy]:
+    return lambda: DDPStrategy(start_method=method, **options)
+
+
+STRATEGIES: dict[str, Callable[[], Strategy]] = {"single_device": SingleDeviceStrategy}
+for _name, _method in {
+    "": "popen",
+    "_spawn": "spawn",
+    "_fork": "fork",
+    "_notebook": "fork",
+}.items():
+    STRATEGIES[f"ddp{_name}"] = _ddp(_method)
+    for _unused in (True, False):
+        STRATEGIES[f"ddp{_name}_find_unused_parameters_{str(_unused).lower()}"] = _ddp(
+            _method, find_unused_parameters=_unused
+        )
 
 
 def select_strategy(
@@ -19,11 +49,23 @@ def select_strategy(
     Raises:
         MisconfigurationException: for an unknown name, or one that does not fit the devices.
     """
-    if isinstance(choice, Strategy):
-        return choice
-    if choice in ("auto", "single_device") and len(devices) == 1 and num_nodes == 1:
-        return SingleDeviceStrategy(accelerator.device(devices[0]))
-    raise MisconfigurationException(
-        f"strategy={choice!r} with {len(devices)} device(s) on {num_nodes} node(s) is not available in this "
-        "version, which trains in one process. Write devices=1 and strategy='auto'."
-    )
+    strategy = choice if isinstance(choice, Strategy) else _named(choice, len(devices), num_nodes)
+    if isinstance(strategy, SingleDeviceStrategy) and (len(devices) > 1 or num_nodes > 1):
+        raise MisconfigurationException(
+            f"strategy={choice!r} is for one device, but there are {len(devices)} on {num_nodes} node(s). "
+            "Write devices=1, or strategy='ddp'."
+        )
+    strategy.attach(accelerator, devices, num_nodes)
+    return strategy
+
+
+def _named(choice: str, devices: int, num_nodes: int) -> Strategy:
+    if choice == "auto":
+        several = "ddp_notebook" if hasattr(sys, "ps1") or "ipykernel" in sys.modules else "ddp"
+        choice = "single_device" if devices == 1 and num_nodes == 1 else several
+    if choice not in STRATEGIES:
+        raise MisconfigurationException(
+            f"strategy={choice!r} is unknown.{did_you_mean(str(choice), STRATEGIES)} "
+            f"Choose one of: auto, {', '.join(STRATEGIES)}; or pass a Strategy."
+        )
+    return STRATEGIES[choice]()

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from scaffold_runtime.accelerators import Accelerator
 from scaffold_runtime.precision import Precision
 
 
@@ -31,7 +34,10 @@ class Prepared:
 
 
 class Strategy(abc.ABC):
-    """Where a run happens. Abstract; each subclass is final."""
+    """Where a run happens. Abstract; each subclass is final.
+
+    Everything but `prepare` has a meaning for one process; strategies of several override it.
+    """
 
     root_device: torch.device
     world_size: int = 1
@@ -39,13 +45,50 @@ class Strategy(abc.ABC):
     local_rank: int = 0
     node_rank: int = 0
 
-    @abc.abstractmethod
-    def prepare(self, module: nn.Module, precision: Precision) -> Prepared:
-        """Bring `module` to the device and wrap it for training."""
-
     @property
     def is_global_zero(self) -> bool:
         return self.global_rank == 0
+
+    # -- from settings to a process that takes part -------------------------------------------------
+
+    @abc.abstractmethod
+    def attach(self, accelerator: Accelerator, devices: Sequence[int], num_nodes: int) -> None:
+        """Take the trainer's devices, and find out which of the processes this one is."""
+
+    def launch(self, call: Callable[[], Any]) -> Callable[[], Any] | None:
+        """Start what processes are missing. What is returned stands for the call, run elsewhere; None: go on
+        here, in a process that takes part."""
+        return None
+
+    def open(self) -> None:
+        """A run begins."""
+
+    def fail(self, error: BaseException) -> BaseException:
+        """This process failed: tell the others. Returns the reason, which may lie elsewhere.
+
+        Nothing waits for other processes from here on: collectives give what this process has.
+        """
+        return error
+
+    def close(self) -> None:
+        """A run has ended."""
+
+    # -- the model ----------------------------------------------------------------------------------
+
+    def sync_batchnorm(self, module: nn.Module) -> None:
+        """Share the statistics of batches between processes; there is nothing to share with one."""
+
+    def place(self, module: nn.Module, precision: Precision) -> None:
+        """Bring `module` to where it is trained, before its optimizers are made."""
+        module.to(self.root_device)
+
+    @abc.abstractmethod
+    def prepare(
+        self, module: nn.Module, optimizers: list[Optimizer], precision: Precision
+    ) -> Prepared:
+        """Wrap `module`, which was placed, for training."""
+
+    # -- among processes ----------------------------------------------------------------------------
 
     def reduce(self, tensor: Tensor, op: str = "mean") -> Tensor:
         """Reduce a tensor over processes: "mean", "sum", "min" or "max"."""
@@ -55,12 +98,28 @@ class Strategy(abc.ABC):
         """Tensors of all processes, stacked along a new first dimension."""
         return data
 
+    def gather(self, value: Any) -> list[Any]:
+        """The plain values all processes have, by rank, on every process."""
+        return [value]
+
     def broadcast(self, value: Any, src: int = 0) -> Any:
         """The value process `src` has, on every process."""
         return value
 
     def barrier(self, name: str | None = None) -> None:
         """Wait until every process is here."""
+
+    def first_per_node(self, work: Callable[[], Any]) -> None:
+        """Run `work` in one process of each machine, however long it takes, before any goes on."""
+        work()
+
+    def agree_to_stop(self, batch: int, asked: bool, due: bool = False) -> bool:
+        """Whether all stop after this batch, where any was asked to. With `due`, alike on all, decide now."""
+        return asked
+
+    def now(self) -> float:
+        """Seconds on a clock that shows all processes the same at the same batch."""
+        return time.monotonic()
 
 
 def clip_gradients(parameters: list[nn.Parameter], limit: float, algorithm: str) -> None:
@@ -69,3 +128,6 @@ def clip_gradients(parameters: list[nn.Parameter], limit: float, algorithm: str)
         torch.nn.utils.clip_grad_value_(parameters, limit)
     else:
         torch.nn.utils.clip_grad_norm_(parameters, limit)
+
+
+DEFAULT_TIMEOUT = timedelta(minutes=30)

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import nn
+from torch.optim import Optimizer
 
+from scaffold_runtime.accelerators import Accelerator
 from scaffold_runtime.precision import Precision
 from scaffold_runtime.strategies.base import Prepared, Strategy, clip_gradients
 
 
 class SingleDeviceStrategy(Strategy):
-    """Train in this process, on one device."""
+    """Train in this process, on one device: the given one, else the trainer's first."""
 
-    def __init__(self, device: torch.device | str = "cpu") -> None:
-        self.root_device = torch.device(device)
+    def __init__(self, device: torch.device | str | None = None) -> None:
+        self._device = device
 
-    def prepare(self, module: nn.Module, precision: Precision) -> Prepared:
+    def attach(self, accelerator: Accelerator, devices: Sequence[int], num_nodes: int) -> None:
+        self.root_device = torch.device(self._device or accelerator.device(devices[0]))
+
+    def prepare(
+        self, module: nn.Module, optimizers: list[Optimizer], precision: Precision
+    ) -> Prepared:
         here: nullcontext[Any] = nullcontext()
         return Prepared(
             call=lambda name: getattr(module, name),

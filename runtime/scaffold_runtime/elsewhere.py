@@ -1,0 +1,49 @@
+"""Runs in processes of their own: what goes there, and what comes back to the trainer that asked."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+from torch.utils._pytree import tree_map_only
+
+from scaffold_runtime.module import LightningModule
+
+if TYPE_CHECKING:
+    from scaffold_runtime.trainer import Trainer
+
+
+def run_here(trainer: Trainer, fn: str, arguments: tuple[Any, ...]) -> dict[str, Any]:
+    """In the new process: run, and gather all that the caller may look at afterwards."""
+    returned = getattr(trainer, fn)(*arguments)
+    metrics = trainer.metrics
+    outcome = {
+        "returned": returned,
+        "weights": dict(trainer.lightning_module.state_dict()),
+        "progress": trainer.progress.state_dict(),
+        "should_stop": trainer.should_stop,
+        "ckpt_path": trainer.ckpt_path,
+        "callbacks": {c.state_key: c.state_dict() for c in trainer.callbacks},
+        "versions": [logger.version for logger in trainer.loggers],
+        "values": (metrics.callback_values, metrics.logged_values, metrics.bar_values),
+    }
+    moved: dict[str, Any] = tree_map_only(Tensor, lambda t: t.detach().cpu(), outcome)
+    return moved
+
+
+def bring_back(trainer: Trainer, arguments: tuple[Any, ...], outcome: dict[str, Any]) -> Any:
+    """In the process that asked: take the state over, and return what the run returned."""
+    given = (a for a in arguments if isinstance(a, LightningModule))
+    module = trainer._module = next(given, None) or trainer.lightning_module
+    module.load_state_dict(outcome["weights"])
+    trainer.progress.load_state_dict(outcome["progress"])
+    trainer.should_stop, trainer.ckpt_path = outcome["should_stop"], outcome["ckpt_path"]
+    for callback in trainer.callbacks:
+        if outcome["callbacks"].get(callback.state_key):
+            callback.load_state_dict(outcome["callbacks"][callback.state_key])
+    for logger, version in zip(trainer.loggers, outcome["versions"], strict=True):
+        if hasattr(logger, "decide_version"):
+            logger.decide_version(version)
+    metrics = trainer.metrics
+    metrics.callback_values, metrics.logged_values, metrics.bar_values = outcome["values"]
+    return outcome["returned"]

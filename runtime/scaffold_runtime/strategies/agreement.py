@@ -1,0 +1,61 @@
+"""One clock and one decision to stop for all processes, without a collective and without a device sync.
+
+Processes are at the same batch in the end, but their clocks differ, and only one of them may have been asked
+to stop. So about five times a second process 0 writes a message for a batch, the others read it when they
+come to that batch: what time it is, whether to stop, and at which batch to look next.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+PERIOD = 0.2  # seconds between two messages
+MOST = 10_000  # batches between two messages
+KEPT = 100  # messages; no process is that far behind another, since they share every step
+
+
+class Agreement:
+    """What time it is, and whether to stop, the same at the same batch on every process.
+
+    Args:
+        store: a key-value store all processes see.
+        rank: of this process.
+        name: unique to the run.
+    """
+
+    def __init__(self, store: Any, rank: int, name: str) -> None:
+        self._store, self._rank, self._name = store, rank, name
+        self._next = self._last = self._told = 0
+        self._step = 1
+        self._asked = False
+        self._old: list[str] = []
+        self.stop = False
+        self.now = time.monotonic()
+
+    def at(self, batch: int, asked: bool, due: bool = False) -> bool:
+        """Whether to stop after this batch. With `due`, which must be alike on all, look now."""
+        if asked and not self._asked and self._rank:
+            self._asked = True
+            self._store.set(f"{self._name}/asked", "1")
+        if batch < self._next and not due:
+            return self.stop
+        self._told += 1
+        key = f"{self._name}/{self._told}"
+        if self._rank == 0:
+            self._tell(key, batch, asked)
+        now, step, stop = self._store.get(key).decode().split()
+        self.now, self.stop = float(now), stop == "1"
+        self._last, self._next = batch, batch + int(step)
+        return self.stop
+
+    def _tell(self, key: str, batch: int, asked: bool) -> None:
+        now = time.monotonic()
+        if self._told > 2:  # the pace of the last period, not more than doubled
+            done = (batch - self._last) * PERIOD / max(now - self.now, 1e-9)
+            self._step = int(min(max(done, 1), 2 * self._step, MOST))
+        stop = asked or self._store.check([f"{self._name}/asked"])
+        self._store.set(key, f"{now!r} {self._step} {int(stop)}")
+        self._old.append(key)
+        if len(self._old) > KEPT:
+            self._store.delete_key(self._old.pop(0))

@@ -1,0 +1,135 @@
+"""DDP: every process has the whole model, and gradients are averaged while backward runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from datetime import timedelta
+from functools import partial
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
+
+from scaffold_runtime.errors import MisconfigurationException
+from scaffold_runtime.precision import Precision
+from scaffold_runtime.strategies.base import Prepared, clip_gradients
+from scaffold_runtime.strategies.distributed import DistributedStrategy
+from scaffold_runtime.strategies.router import StepRouter
+
+
+class DDPStrategy(DistributedStrategy):
+    """Train a copy of the model in each process.
+
+    Args:
+        accelerator: accepted for code that moves over; the trainer says.
+        parallel_devices: accepted for code that moves over; the trainer says.
+        ddp_comm_state: the state of `ddp_comm_hook`.
+        ddp_comm_hook: how gradients travel: see `torch.distributed.algorithms.ddp_comm_hooks`.
+        ddp_comm_wrapper: wraps the hook, for instance `fp16_compress_wrapper`.
+        process_group_backend: "nccl", "gloo" or another; what fits the device if not given.
+        timeout: after which a process that does not answer counts as lost.
+        start_method: "popen", "spawn" or "fork".
+        **kwargs: arguments of `torch.nn.parallel.DistributedDataParallel`: `find_unused_parameters`,
+            `static_graph`, `gradient_as_bucket_view`, `bucket_cap_mb`, `broadcast_buffers`.
+
+    Raises:
+        MisconfigurationException: if an argument is wrong.
+    """
+
+    def __init__(
+        self,
+        accelerator: Any = None,
+        parallel_devices: Any = None,
+        ddp_comm_state: object | None = None,
+        ddp_comm_hook: Callable[..., Any] | None = None,
+        ddp_comm_wrapper: Callable[..., Any] | None = None,
+        process_group_backend: str | None = None,
+        timeout: timedelta | None = None,
+        start_method: str = "popen",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(process_group_backend, timeout, start_method)
+        self._comm_state, self._comm_hook = ddp_comm_state, ddp_comm_hook
+        if ddp_comm_wrapper is not None and ddp_comm_hook is not None:
+            self._comm_hook = ddp_comm_wrapper(ddp_comm_hook)
+        self._arguments = kwargs
+
+    def prepare(
+        self, module: nn.Module, optimizers: list[Optimizer], precision: Precision
+    ) -> Prepared:
+        automatic = getattr(module, "automatic_optimization", True)
+        trains = bool(optimizers) and any(p.requires_grad for p in module.parameters())
+        if not (trains and automatic):
+            return self._by_hand(module, precision, trains)
+        wrapped = self._wrap(StepRouter(module))
+        synced: nullcontext[Any] = nullcontext()
+
+        def call(name: str) -> Callable[..., Any]:
+            # Evaluation goes past DDP, whose buffers travel in each forward: batches may be uneven there.
+            return partial(wrapped, name) if name == "training_step" else getattr(module, name)
+
+        def syncing(last: bool) -> AbstractContextManager[Any]:
+            return synced if last else wrapped.no_sync()
+
+        return Prepared(
+            call=call,
+            backward=precision.backward,
+            unscale=precision.unscale,
+            step=precision.step,
+            clip=clip_gradients,
+            syncing=syncing,
+            forward=precision.forward_context(),
+        )
+
+    def _wrap(self, router: StepRouter) -> DistributedDataParallel:
+        try:
+            wrapped = DistributedDataParallel(router, **self._arguments)
+        except TypeError as error:
+            raise MisconfigurationException(
+                f"DDPStrategy: {error}. Extra arguments go to `DistributedDataParallel`."
+            ) from error
+        if self._comm_hook is not None:
+            wrapped.register_comm_hook(self._comm_state, self._comm_hook)
+        return wrapped
+
+    def _by_hand(self, module: nn.Module, precision: Precision, trains: bool) -> Prepared:
+        """Without DDP: its reducer expects one backward, after a forward it has seen. A module that
+        optimizes by itself may call several inside one step, so gradients are averaged after each.
+        """
+        with torch.no_grad():
+            for tensor in (*module.parameters(), *module.buffers()):
+                dist.broadcast(tensor, 0)
+
+        def backward(loss: Tensor, run_backward: Callable[[Tensor], None]) -> None:
+            precision.backward(loss, run_backward)
+            average_gradients([p.grad for p in module.parameters() if p.grad is not None])
+
+        here: nullcontext[Any] = nullcontext()
+        return Prepared(
+            call=lambda name: getattr(module, name),
+            backward=backward if trains else precision.backward,
+            unscale=precision.unscale,
+            step=precision.step,
+            clip=clip_gradients,
+            syncing=lambda last: here,
+            forward=precision.forward_context(),
+        )
+
+
+def average_gradients(gradients: list[Tensor]) -> None:
+    """Average over processes, in one message per number format.
+
+    Gradients that were averaged before are the same everywhere, so averaging them again changes nothing.
+    """
+    for dtype in dict.fromkeys(gradient.dtype for gradient in gradients):
+        alike = [gradient for gradient in gradients if gradient.dtype is dtype]
+        flat = torch.cat([gradient.reshape(-1) for gradient in alike])
+        dist.all_reduce(flat)
+        flat /= dist.get_world_size()
+        parts = flat.split([gradient.numel() for gradient in alike])
+        for gradient, part in zip(alike, parts, strict=True):
+            gradient.copy_(part.view_as(gradient))

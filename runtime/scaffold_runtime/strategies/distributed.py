@@ -1,0 +1,260 @@
+"""What strategies of several processes share: coming together, collectives, and ending together."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.rendezvous import rendezvous
+from torch.utils._pytree import tree_map_only
+
+from scaffold_runtime.accelerators import Accelerator
+from scaffold_runtime.errors import MisconfigurationException, RankFailed
+from scaffold_runtime.strategies.agreement import Agreement
+from scaffold_runtime.strategies.base import DEFAULT_TIMEOUT, Strategy
+from scaffold_runtime.strategies.environments import (
+    OURS,
+    complete_environment,
+    find_node_rank,
+    find_place,
+)
+from scaffold_runtime.strategies.launch import (
+    Children,
+    die_with_launcher,
+    end_with,
+    host_store,
+    places,
+    run_in_processes,
+    start_scripts,
+)
+from scaffold_runtime.strategies.watch import Watch, is_consequence, rank_failed
+
+METHODS = ("popen", "spawn", "fork", "forkserver")
+BACKENDS = {"cuda": "nccl", "cpu": "gloo", "mps": "gloo"}
+OPERATIONS = {
+    "mean": dist.ReduceOp.SUM,  # gloo has no mean
+    "sum": dist.ReduceOp.SUM,
+    "min": dist.ReduceOp.MIN,
+    "max": dist.ReduceOp.MAX,
+}
+LONG = timedelta(days=1)  # for work of one process that may take hours; the watch sees it fail
+
+
+class DistributedStrategy(Strategy):
+    """Several processes, one per device. Abstract; `ddp` and `fsdp` are final.
+
+    Args:
+        process_group_backend: "nccl", "gloo" or another; what fits the device if not given.
+        timeout: after which a process that does not answer counts as lost.
+        start_method: "popen" runs the script again for each device; "spawn" and "fork" start processes
+            for one call of fit, validate, test or predict.
+
+    Raises:
+        MisconfigurationException: if the start method is unknown.
+    """
+
+    def __init__(
+        self,
+        process_group_backend: str | None = None,
+        timeout: timedelta | None = None,
+        start_method: str = "popen",
+    ) -> None:
+        if start_method not in METHODS:
+            raise MisconfigurationException(
+                f"start_method={start_method!r} is unknown: choose {', '.join(map(repr, METHODS))}."
+            )
+        self.process_group_backend, self.start_method = process_group_backend, start_method
+        self.timeout = timeout or DEFAULT_TIMEOUT
+        self._children: Children | None = None
+        self._watch: Watch | None = None
+        self._agreement: Agreement | None = None
+        self._place_known = False
+        self._failed = False
+        self._runs = 0
+
+    # -- coming together ------------------------------------------------------------------------
+
+    def attach(self, accelerator: Accelerator, devices: Sequence[int], num_nodes: int) -> None:
+        self._accelerator, self._devices, self._num_nodes = accelerator, devices, num_nodes
+        self.world_size = len(devices) * num_nodes
+        self._find_place()
+        if OURS in os.environ and self.global_rank:
+            die_with_launcher()
+
+    def _find_place(self) -> None:
+        place = find_place(len(self._devices), self._num_nodes)
+        if place is not None:
+            self._place_known = True
+            self.global_rank, self.local_rank = place.global_rank, place.local_rank
+            self.node_rank = place.node_rank
+        else:
+            self.node_rank = find_node_rank()
+            self.global_rank = self.node_rank * len(self._devices)
+        self.root_device = self._accelerator.device(self._devices[self.local_rank])
+
+    def launch(self, call: Callable[[], Any]) -> Callable[[], Any] | None:
+        self._find_place()
+        if self._place_known:
+            return None
+        here = places(len(self._devices), self._num_nodes, self.node_rank)
+        if self.start_method != "popen":
+            return lambda: run_in_processes(self.start_method, here, call, self.timeout)
+        if self.node_rank == 0:
+            self._server = host_store(self.timeout)
+        self._children = start_scripts(here)
+        end_with(self._children, lambda: self._failed)
+        self._place_known = True
+        return None
+
+    def open(self) -> None:
+        self._failed = False
+        if not dist.is_initialized():
+            self._connect()
+        self._runs += 1
+        self._watcher().open()
+        name = self.broadcast(f"run-{uuid.uuid4().hex}")
+        self._agreement = Agreement(self._store, self.global_rank, name)
+
+    def _watcher(self) -> Watch:
+        if self._watch is None:
+            lost = self._children.lost if self._children is not None else lambda: None
+            self._watch = Watch("scaffold", self.global_rank, lost)
+            if self._children is not None:
+                self._watch.before_exit = self._children.end  # type: ignore[method-assign]
+        return self._watch
+
+    def _connect(self) -> None:
+        complete_environment(os.environ)
+        rank, size, timeout = self.global_rank, self.world_size, self.timeout
+        if self.root_device.type == "cuda":
+            torch.cuda.set_device(self.root_device)
+        if (
+            OURS in os.environ
+        ):  # the launcher's store is there already, so a failed start is noticed
+            self._watcher().open()
+        store, _, _ = next(iter(rendezvous("env://", rank, size, timeout=timeout)))
+        store.set_timeout(timeout)
+        backend = self.process_group_backend or BACKENDS.get(self.root_device.type, "gloo")
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
+        atexit.register(_leave)
+
+    @property
+    def _store(self) -> Any:
+        return dist.distributed_c10d._get_default_store()
+
+    # -- ending together ------------------------------------------------------------------------
+
+    def fail(self, error: BaseException) -> BaseException:
+        if self._failed:
+            return error
+        self._failed = True
+        watch = self._watcher()
+        if is_consequence(error):
+            error = self._reason(watch) or error
+        first = watch.publish(error)
+        watch.close()
+        unexplained = is_consequence(error) and not isinstance(error, RankFailed)
+        if unexplained and not first.startswith(f"{self.global_rank}\n"):
+            error = rank_failed(first)
+        if self.global_rank and isinstance(error, RankFailed) and OURS in os.environ:
+            sys.excepthook = lambda *exception: None  # the process that started this one says it
+        return error
+
+    def _reason(self, watch: Watch) -> RankFailed | None:
+        """Why another process is gone: it may not have said so yet, or not be dead for us to see."""
+        for _ in range(10):
+            failure = watch.failure()
+            if failure is not None:
+                return failure
+            time.sleep(0.1)
+        return None
+
+    def close(self) -> None:
+        if not self._failed and dist.is_initialized():
+            self.barrier("end of the run")
+        if self._watch is not None:
+            self._watch.close()
+
+    def sync_batchnorm(self, module: nn.Module) -> None:
+        if self.root_device.type == "cpu":
+            raise MisconfigurationException(
+                "Trainer(sync_batchnorm=True) works on GPUs only; torch has no such layer for CPUs."
+            )
+        nn.SyncBatchNorm.convert_sync_batchnorm(module)
+
+    # -- collectives ----------------------------------------------------------------------------
+
+    @property
+    def _alone(self) -> bool:
+        return self._failed or self.world_size == 1 or not dist.is_initialized()
+
+    def reduce(self, tensor: Tensor, op: str = "mean") -> Tensor:
+        if self._alone:
+            return tensor
+        reduced = tensor.detach().to(self.root_device, copy=True)
+        dist.all_reduce(reduced, op=OPERATIONS[op])
+        return reduced / self.world_size if op == "mean" else reduced
+
+    def all_gather(self, data: Any, group: Any = None, sync_grads: bool = False) -> Any:
+        if self._alone:
+            return data
+
+        def gather(tensor: Tensor) -> Tensor:
+            tensor = tensor.contiguous()
+            if sync_grads:
+                from torch.distributed.nn.functional import all_gather
+
+                return torch.stack(all_gather(tensor, group))
+            parts = [torch.empty_like(tensor) for _ in range(dist.get_world_size(group))]
+            dist.all_gather(parts, tensor.detach(), group)
+            return torch.stack(parts)
+
+        return tree_map_only(Tensor, gather, data)
+
+    def gather(self, value: Any) -> list[Any]:
+        if self._alone:
+            return [value]
+        values: list[Any] = [None] * self.world_size
+        dist.all_gather_object(values, value)
+        return values
+
+    def broadcast(self, value: Any, src: int = 0) -> Any:
+        if self._alone:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, src, device=self.root_device)
+        return box[0]
+
+    def barrier(self, name: str | None = None) -> None:
+        if not self._alone:
+            dist.barrier()
+
+    def first_per_node(self, work: Callable[[], Any]) -> None:
+        key = f"prepared-{self._runs}-{self.node_rank}"
+        if self.local_rank == 0:
+            work()
+            self._store.set(key, "1")
+        elif not self._alone:
+            self._store.wait([key], LONG)
+
+    def agree_to_stop(self, batch: int, asked: bool, due: bool = False) -> bool:
+        if self._agreement is None or self._alone:
+            return asked
+        return self._agreement.at(batch, asked, due)
+
+    def now(self) -> float:
+        return time.monotonic() if self._agreement is None else self._agreement.now
+
+
+def _leave() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()

@@ -1,0 +1,292 @@
+"""Starting the processes of a run on this machine, and ending them whatever happens.
+
+A launcher sets the variables torchrun sets, so a process does not care who started it. The store all
+processes meet in lives in the launching process, on a port the system picks: no two runs can collide.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import ctypes
+import multiprocessing
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+import torch.distributed as dist
+
+from scaffold_runtime.errors import MisconfigurationException, RankFailed
+from scaffold_runtime.strategies.environments import OURS, Place
+from scaffold_runtime.strategies.watch import FAILED, GRACE, rank_failed
+
+STARTED_IN = os.getcwd()  # relative paths on the command line mean this folder, whatever came later
+FINISH = 60.0  # seconds that other processes may take to end after this one
+POLL = 0.1
+
+
+class Children:
+    """The processes this one started. They end when it ends."""
+
+    def __init__(self, processes: Iterable[Any], first_rank: int) -> None:
+        self._processes = list(processes)
+        self._first = first_rank
+
+    def lost(self) -> str | None:
+        """What became of one that did not end well, None while all is well."""
+        for rank, process in enumerate(self._processes, self._first):
+            code = _exit_code(process)
+            if code:
+                return f"process {rank} {_how(code)}"
+        return None
+
+    def wait(self, seconds: float, or_any: bool = False) -> bool:
+        """Whether all (or, with `or_any`, at least one unhappily) have ended within this time."""
+        until = time.monotonic() + seconds
+        while any(_exit_code(process) is None for process in self._processes):
+            if time.monotonic() > until or (or_any and self.lost()):
+                return False
+            time.sleep(POLL)
+        return True
+
+    def end(self, seconds: float = GRACE / 2) -> None:
+        """Ask those that still run to end, and after `seconds` end them with all they started."""
+        for sign, patience in ((signal.SIGTERM, seconds), (signal.SIGKILL, seconds)):
+            if self.wait(0):
+                return
+            self.send(sign)
+            self.wait(patience)
+
+    def send(self, sign: signal.Signals) -> None:
+        for process in self._processes:
+            if _exit_code(process) is None:
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.killpg(process.pid, sign)
+
+
+def _exit_code(process: Any) -> int | None:
+    code = process.poll() if isinstance(process, subprocess.Popen) else process.exitcode
+    return None if code is None else int(code)
+
+
+def _how(code: int) -> str:
+    if code < 0:
+        name = signal.Signals(-code).name
+        hint = ", perhaps because memory ran out" if name == "SIGKILL" else ""
+        return f"was ended by {name}{hint}."
+    return f"ended with exit code {code}; what it printed is above."
+
+
+def host_store(timeout: timedelta) -> Any:
+    """Open the store all processes meet in, and put its address into the environment."""
+    address = os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
+    store = dist.TCPStore(  # type: ignore[attr-defined] # public, but not listed
+        address,
+        int(os.environ.get("MASTER_PORT", 0)),
+        is_master=True,
+        timeout=timeout,
+        wait_for_workers=False,
+    )
+    os.environ["MASTER_PORT"] = str(store.port)
+    return store
+
+
+def variables(place: Place) -> dict[str, str]:
+    """What torchrun would set for a process at this place."""
+    return {
+        "RANK": str(place.global_rank),
+        "WORLD_SIZE": str(place.world_size),
+        "LOCAL_RANK": str(place.local_rank),
+        "GROUP_RANK": str(place.node_rank),
+        "TORCHELASTIC_USE_AGENT_STORE": "True",  # the launcher has the store, no rank opens one
+        "TORCHELASTIC_RESTART_COUNT": "0",
+        OURS: str(os.getpid()),
+    }
+
+
+def places(devices: int, num_nodes: int, node_rank: int) -> list[Place]:
+    """Those of all processes on this node."""
+    size = devices * num_nodes
+    return [Place(size, node_rank * devices + i, i, node_rank) for i in range(devices)]
+
+
+# -- re-running the script ------------------------------------------------------------------------
+
+
+def start_scripts(here: list[Place]) -> Children:
+    """Run this program again for every place but the first, which this process takes itself.
+
+    Raises:
+        MisconfigurationException: where there is no program to run again.
+    """
+    if len(here) > 1 and (hasattr(sys, "ps1") or "ipykernel" in sys.modules):
+        raise MisconfigurationException(
+            "strategy='ddp' runs your script again for each device, and here is no script. "
+            "In a notebook or an interactive session use strategy='ddp_notebook'."
+        )
+    command = [sys.executable, *sys.orig_argv[1:]]
+    threads = {"OMP_NUM_THREADS": str(_threads(len(here)))}
+    children = Children(
+        [
+            subprocess.Popen(
+                command,
+                cwd=STARTED_IN,
+                env={**threads, **os.environ, **variables(place)},
+                start_new_session=True,
+            )
+            for place in here[1:]
+        ],
+        here[0].global_rank + 1,
+    )
+    os.environ.update(variables(here[0]))
+    return children
+
+
+def end_with(children: Children, failed: Callable[[], bool]) -> None:
+    """When this program ends, see that the others do, and say so where one did not end well."""
+
+    def see_them_end() -> None:
+        if not failed() and children.wait(FINISH, or_any=True):
+            lost = children.lost()
+        else:
+            lost = None if failed() else children.lost() or "a process did not end."
+            children.end()
+        if lost is not None:
+            _die(f"{lost}")
+
+    atexit.register(see_them_end)
+
+
+def _die(message: str) -> NoReturn:
+    sys.stdout.flush()
+    sys.stderr.write(f"{message}\n")
+    sys.stderr.flush()
+    os._exit(1)
+
+
+def _threads(processes: int) -> int:
+    return max(1, (os.cpu_count() or 1) // processes)
+
+
+def die_with_launcher() -> None:
+    """Have the kernel end this process when the one that started it is gone (Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        if os.getppid() != int(os.environ[OURS]):  # it is gone already
+            os._exit(1)
+
+
+# -- new processes for one call -------------------------------------------------------------------
+
+
+def run_in_processes(
+    method: str, here: list[Place], call: Callable[[], Any], timeout: timedelta
+) -> Any:
+    """Run `call` in one new process per place and return what the first one's returned.
+
+    Raises:
+        RankFailed: with the traceback of the process that failed first.
+        MisconfigurationException: if processes cannot be started that way here.
+    """
+    _check_method(method)
+    before = dict(os.environ)
+    store = host_store(timeout)
+    folder = Path(tempfile.mkdtemp(prefix="scaffold-"))
+    children = Children([], here[0].global_rank)
+    try:
+        children = _start(method, here, call, folder)
+        while not children.wait(60.0, or_any=True) and not children.lost():
+            pass
+        lost = children.lost()
+        if lost is not None:
+            children.wait(2 * GRACE)
+            raise _reason(store, folder, lost)
+        return torch.load(folder / "returned", weights_only=False)  # our own process wrote it
+    except KeyboardInterrupt:
+        children.send(signal.SIGINT)
+        children.wait(GRACE)
+        raise
+    finally:
+        children.end()
+        os.environ.clear()
+        os.environ.update(before)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _check_method(method: str) -> None:
+    if method == "fork" and torch.cuda.is_initialized():
+        raise MisconfigurationException(
+            "processes cannot be forked after CUDA was used. Do not touch the GPU before trainer.fit(), "
+            "or use strategy='ddp_spawn' or 'ddp'."
+        )
+    if method not in multiprocessing.get_all_start_methods():
+        raise MisconfigurationException(
+            f"this system cannot start processes by {method!r}. Use strategy='ddp'."
+        )
+
+
+def _start(method: str, here: list[Place], call: Callable[[], Any], folder: Path) -> Children:
+    context: Any = multiprocessing.get_context(method)
+    work: Any = call
+    if method != "fork":  # a file, and not an argument, which torch would put into shared memory
+        work = folder / "call"
+        _save(call, work)
+    processes = [
+        context.Process(
+            target=_enter, args=(work, variables(place), str(folder), _threads(len(here)))
+        )
+        for place in here
+    ]
+    for process in processes:
+        process.start()
+    return Children(processes, here[0].global_rank)
+
+
+def _save(call: Callable[[], Any], path: Path) -> None:
+    try:
+        torch.save(call, path)
+    except Exception as error:
+        raise MisconfigurationException(
+            f"strategy='ddp_spawn' must send the trainer, the model and the data to new processes, and "
+            f"something in them cannot be pickled ({error}). Define classes and functions at the top of a "
+            "module, or use strategy='ddp' or 'ddp_fork'."
+        ) from error
+
+
+def _enter(work: Any, environment: dict[str, str], folder: str, threads: int) -> None:
+    """The life of a new process."""
+    os.setsid()  # so that all it starts can be ended together with it
+    os.environ.update(environment)
+    die_with_launcher()
+    torch.set_num_threads(threads)
+    try:
+        call = work if callable(work) else torch.load(work, weights_only=False)
+        returned = call()
+        if environment["RANK"] == "0":
+            torch.save(returned, Path(folder) / "returned")
+    except BaseException:
+        Path(folder, f"error-{environment['RANK']}").write_text(traceback.format_exc())
+        sys.exit(1)
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def _reason(store: Any, folder: Path, lost: str) -> RankFailed:
+    key = f"scaffold/{FAILED}"
+    if store.check([key]):
+        return rank_failed(store.get(key).decode())
+    errors = sorted(folder.glob("error-*"), key=lambda path: path.stat().st_mtime_ns)
+    if errors:
+        return rank_failed(f"{errors[0].name.removeprefix('error-')}\n{errors[0].read_text()}")
+    return RankFailed(lost)

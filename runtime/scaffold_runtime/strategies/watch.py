@@ -1,0 +1,111 @@
+"""One process fails, all end, and the reason is the last thing printed.
+
+The first process that raises writes its traceback into the store all processes share. A thread in each of the
+others looks there twice a second; where the main thread does not notice by itself, because it waits for a
+message that will never come, the thread ends the process.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import torch.distributed as dist
+
+from scaffold_runtime.errors import RankFailed
+
+PERIOD = 0.5  # seconds between two looks
+GRACE = 3.0  # seconds in which the main thread may end by itself
+FAILED = "failed"
+
+
+class Watch:
+    """Looks for failures elsewhere while a run is open.
+
+    Args:
+        name: unique to the processes that were started together.
+        rank: of this process.
+        lost_child: says which of the processes this one started has died, if one has.
+    """
+
+    def __init__(self, name: str, rank: int, lost_child: Callable[[], str | None]) -> None:
+        self._name, self._rank, self._lost_child = name, rank, lost_child
+        self._store: Any = None
+        self._open = False
+        self._wake = threading.Event()
+
+    def open(self) -> None:
+        """Begin to look. A connection of its own: another one may be busy waiting."""
+        if self._store is None:
+            self._store = dist.TCPStore(  # type: ignore[attr-defined] # public, but not listed
+                os.environ["MASTER_ADDR"],
+                int(os.environ["MASTER_PORT"]),
+                is_master=False,
+                wait_for_workers=False,
+                timeout=timedelta(seconds=30),
+            )
+            threading.Thread(target=self._look, name="scaffold-watch", daemon=True).start()
+        self._open = True
+
+    def close(self) -> None:
+        """Stop looking: what processes do between runs is their own business."""
+        self._open = False
+
+    def publish(self, error: BaseException) -> str:
+        """Tell the others that this process failed; returns who failed first, and how."""
+        text = "".join(traceback.format_exception(error)).rstrip()
+        mine = f"{self._rank}\n{text}"
+        try:
+            key = f"{self._name}/{FAILED}"
+            return str(self._store.compare_set(key, "", mine).decode())
+        except (RuntimeError, AttributeError):  # the store went away with the process that held it
+            return mine
+
+    def failure(self) -> RankFailed | None:
+        """What happened elsewhere, if something did."""
+        lost = self._lost_child()
+        try:
+            key = f"{self._name}/{FAILED}"
+            if self._store is not None and self._store.check([key]):
+                return rank_failed(self._store.get(key).decode())
+        except RuntimeError:
+            return RankFailed(lost or "process 0, or the launcher, is gone.")
+        return RankFailed(lost) if lost else None
+
+    def _look(self) -> None:
+        while not self._wake.wait(PERIOD):
+            failure = self.failure() if self._open else None
+            if failure is not None:
+                self._end(failure)
+
+    def _end(self, failure: RankFailed) -> None:
+        time.sleep(GRACE)
+        if not self._open:
+            return  # the main thread noticed, and is on its way out
+        sys.stdout.flush()
+        sys.stderr.write(f"\n{failure}\n")
+        sys.stderr.flush()
+        self.before_exit()
+        os._exit(1)
+
+    def before_exit(self) -> None:
+        """Replaced by a launcher that has processes to end first."""
+
+
+def rank_failed(published: str) -> RankFailed:
+    rank, text = published.split("\n", 1)
+    return RankFailed(f"process {rank} failed, so all processes end.\n\n{text}")
+
+
+def is_consequence(error: BaseException) -> bool:
+    """Whether `error` says no more than that another process is gone or does not answer."""
+    if isinstance(error, (dist.DistError, RankFailed)):
+        return True
+    words = ("gloo", "NCCL", "onnection closed by peer", "onnection reset", "Timed out waiting")
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in words)
