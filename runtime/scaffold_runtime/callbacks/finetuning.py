@@ -140,9 +140,8 @@ class BaseFinetuning(Callback, abc.ABC):
         optimizer: Optimizer, params: Iterable[nn.Parameter]
     ) -> list[nn.Parameter]:
         """Leave out parameters that `optimizer` already has, with a warning."""
-        known = {id(p) for group in optimizer.param_groups for p in group["params"]}
         params = list(params)
-        fresh = [p for p in params if id(p) not in known]
+        fresh = _unknown_to(optimizer, params)
         if len(fresh) < len(params):
             warnings.warn(
                 f"{len(params) - len(fresh)} of the parameters to unfreeze are already in the optimizer and "
@@ -164,9 +163,11 @@ class BaseFinetuning(Callback, abc.ABC):
 
         The group's rate is `lr`, or that of the first group divided by `initial_denom_lr`.
         """
+        never_frozen = list(BaseFinetuning.filter_params(modules, train_bn=train_bn))
+        frozen = list(BaseFinetuning.filter_params(modules, train_bn, requires_grad=False))
         BaseFinetuning.make_trainable(modules)
-        params = BaseFinetuning.filter_params(modules, train_bn=train_bn)
-        fresh = BaseFinetuning.filter_on_optimizer(optimizer, params)
+        fresh = BaseFinetuning.filter_on_optimizer(optimizer, frozen)
+        fresh += _unknown_to(optimizer, never_frozen)  # batch norm, mostly: rightly in it already
         rate = optimizer.param_groups[0]["lr"] / initial_denom_lr if lr is None else float(lr)
         if fresh:
             optimizer.add_param_group({"params": fresh, "lr": rate})
@@ -246,6 +247,11 @@ class BackboneFinetuning(BaseFinetuning):
         if self.verbose:
             digits = self.rounding
             pl_module.print(f"lr {round(current, digits)}, backbone lr {round(rate, digits)}")
+
+
+def _unknown_to(optimizer: Optimizer, params: Iterable[nn.Parameter]) -> list[nn.Parameter]:
+    known = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    return [p for p in params if id(p) not in known]
 
 
 def _set_own(module: nn.Module, trainable: bool) -> None:

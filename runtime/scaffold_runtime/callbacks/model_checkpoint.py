@@ -6,6 +6,7 @@ import math
 import os
 import re
 import time
+import warnings
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ import torch
 import yaml
 
 from scaffold_runtime.checkpoint.io import SUFFIX, sync_directory
-from scaffold_runtime.errors import MisconfigurationException, did_you_mean
+from scaffold_runtime.errors import CheckpointError, MisconfigurationException, did_you_mean
 from scaffold_runtime.hooks import Checkpoint
 
 if TYPE_CHECKING:
@@ -181,6 +182,12 @@ class ModelCheckpoint(Checkpoint):
             self.last_model_path = state_dict["last_model_path"]
             self.current_score = state_dict["current_score"]
             self._last_step_saved = state_dict.get("last_step_saved", -1)
+        else:
+            warnings.warn(
+                f"ModelCheckpoint now saves into {self.dirpath}, and not into {state_dict['dirpath']} as the run it "
+                "goes on from: of its checkpoints there, only the best is remembered, and none is removed.",
+                stacklevel=2,
+            )
 
     # -- when -------------------------------------------------------------------------------------
 
@@ -219,15 +226,22 @@ class ModelCheckpoint(Checkpoint):
             self._ask(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if (self._on_train_epoch_end and self._epoch_due(trainer)) or self._waits_for_monitor:
+        arrived = self._waits_for_monitor and self.monitor in trainer.callback_metrics
+        if (self._on_train_epoch_end and self._epoch_due(trainer)) or arrived:
             self._ask(trainer)
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        if self.save_on_exception and trainer.training and trainer.global_step > 0 and self.dirpath:
-            name = f"exception-{type(exception).__name__}-epoch={trainer.current_epoch}-step={trainer.global_step}"
+        if not (
+            self.save_on_exception and trainer.training and trainer.global_step and self.dirpath
+        ):
+            return
+        name = f"exception-{type(exception).__name__}-epoch={trainer.current_epoch}-step={trainer.global_step}"
+        try:
             trainer.save_checkpoint(Path(self.dirpath) / f"{name}{self.FILE_EXTENSION}")
+        except CheckpointError as error:  # the exception that brought us here matters more
+            warnings.warn(f"ModelCheckpoint could not save: {error}", stacklevel=2)
 
     def _epoch_due(self, trainer: Trainer) -> bool:
         return self.every_n_epochs >= 1 and (trainer.current_epoch + 1) % self.every_n_epochs == 0
@@ -236,11 +250,12 @@ class ModelCheckpoint(Checkpoint):
         """Remember to save at the next commit, with the metrics of now."""
         if trainer.fast_dev_run or trainer.global_step == self._last_step_saved:
             return
-        known = trainer.callback_metrics
-        missing = self.monitor is not None and self.monitor not in known
-        if missing and wait and trainer.validation_ahead:
-            self._waits_for_monitor = True  # it is logged in validation, which is still to come
-            return
+        known, run = trainer.callback_metrics, trainer._live()
+        if wait and self.monitor is not None:
+            never = self.monitor not in known and trainer.validation_ahead
+            if never or (run.validates and run.validation_due()):
+                self._waits_for_monitor = True  # validation is still to come, and will log it anew
+                return
         self._waits_for_monitor = False
         self._candidates = {
             **known,
@@ -283,7 +298,7 @@ class ModelCheckpoint(Checkpoint):
         """Where to save this one (None: not good enough), and which ones to remove then."""
         if self.monitor is None:
             previous = self.best_model_path
-            path = self._free_path(candidates, previous)
+            path = self._free_path(candidates, previous if self.save_top_k == 1 else "")
             self.best_model_path = path
             gone = [previous] if previous and self.save_top_k == 1 and previous != path else []
             return path, gone
@@ -335,7 +350,10 @@ class ModelCheckpoint(Checkpoint):
             return
         if trainer.ckpt_path is not None and os.path.realpath(trainer.ckpt_path) == path:
             return
-        Path(path).unlink(missing_ok=True)
+        try:
+            Path(path).unlink(missing_ok=True)
+        except OSError as error:  # one file too many is no reason to stop training
+            warnings.warn(f"ModelCheckpoint could not remove {path}: {error}.", stacklevel=2)
 
     # -- names ------------------------------------------------------------------------------------
 

@@ -1,0 +1,131 @@
+"""BaseFinetuning and BackboneFinetuning."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from scaffold_runtime.callbacks import BackboneFinetuning, BaseFinetuning, LambdaCallback
+from scaffold_runtime.errors import MisconfigurationException
+
+
+@pytest.fixture
+def tuned(regression) -> Any:
+    """A module with a backbone that has batch norm, and a head."""
+
+    class Tuned(regression):
+        def __init__(self) -> None:
+            super().__init__()
+            self.backbone = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8))
+            self.net = nn.Linear(8, 1)
+
+        def forward(self, x: Any) -> Any:
+            return self.net(self.backbone(x))
+
+        def configure_optimizers(self) -> Any:
+            trained = filter(lambda p: p.requires_grad, self.parameters())
+            return torch.optim.Adam(trained, lr=0.1)
+
+    return Tuned
+
+
+def train(tuned: Any, trainer: Any, loader: Any, **arguments: Any) -> Any:
+    torch.manual_seed(0)
+    module = tuned()
+    trainer.fit(module, loader, **arguments)
+    return module
+
+
+def test_the_backbone_is_frozen_then_trained_at_rising_rates(
+    tuned, make_loader, make_trainer
+) -> None:
+    rates: list[list[float]] = []
+    frozen: list[torch.Tensor] = []
+
+    def note(trainer: Any, module: Any) -> None:
+        rates.append([group["lr"] for group in trainer.optimizers[0].param_groups])
+        frozen.append(module.backbone[0].weight.clone())
+
+    callbacks = [
+        BackboneFinetuning(2, lambda epoch: 5.0, backbone_initial_ratio_lr=0.1),
+        LambdaCallback(on_train_epoch_end=note),
+    ]
+    train(tuned, make_trainer(max_epochs=5, callbacks=callbacks), make_loader())
+
+    assert rates == [[0.1], [0.1], [0.1, pytest.approx(0.01)], [0.1, pytest.approx(0.05)], [0.1, 0.1]]  # fmt: skip
+    assert torch.equal(frozen[0], frozen[1])
+    assert not torch.equal(frozen[1], frozen[2])
+
+
+def test_train_bn_decides_whether_batch_norm_learns(tuned, make_loader, make_trainer) -> None:
+    module = tuned()
+    BaseFinetuning.freeze(module.backbone, train_bn=False)
+    assert not any(p.requires_grad for p in module.backbone.parameters())
+    assert not module.backbone[1].track_running_stats
+
+    BaseFinetuning.freeze(module.backbone, train_bn=True)
+    assert module.backbone[1].weight.requires_grad
+    assert not module.backbone[0].weight.requires_grad
+
+    BaseFinetuning.make_trainable([module.backbone])
+    assert len(list(BaseFinetuning.filter_params(module.backbone, train_bn=False))) == 2
+
+
+@pytest.mark.parametrize("batch", [5, 11, 14])
+def test_a_resumed_finetuning_is_exact(batch: int, tuned, make_loader, make_trainer) -> None:
+    def save(trainer: Any, module: Any, *_: Any) -> None:
+        if trainer.progress.batches == batch:
+            trainer.save_checkpoint("mid.ckpt")
+
+    def again(**arguments: Any) -> Any:
+        callbacks = [BackboneFinetuning(1), LambdaCallback(on_train_batch_end=save)]
+        trainer = make_trainer(max_epochs=4, callbacks=callbacks)
+        return train(tuned, trainer, make_loader(4, shuffle=True), **arguments)
+
+    expected = again().state_dict()
+    resumed = again(ckpt_path="mid.ckpt").state_dict()
+
+    for name, value in expected.items():
+        assert torch.equal(resumed[name], value), name
+
+
+def test_what_was_unfrozen_stays_unfrozen_after_resume(tuned, make_loader, make_trainer) -> None:
+    def save(trainer: Any, module: Any, *_: Any) -> None:
+        if trainer.progress.batches == 6:
+            trainer.save_checkpoint("mid.ckpt")
+
+    class Once(BaseFinetuning):
+        """Unfreeze in one epoch, say nothing in others."""
+
+        def freeze_before_training(self, pl_module: Any) -> None:
+            self.freeze(pl_module.backbone)
+
+        def finetune_function(self, pl_module: Any, epoch: int, optimizer: Any) -> None:
+            if epoch == 1:
+                self.unfreeze_and_add_param_group(pl_module.backbone, optimizer, lr=0.01)
+
+    callbacks = [Once(), LambdaCallback(on_train_batch_end=save)]
+    train(tuned, make_trainer(max_epochs=2, callbacks=callbacks), make_loader(4))
+    trainer = make_trainer(max_epochs=3, callbacks=Once())
+    module = train(tuned, trainer, make_loader(4), ckpt_path="mid.ckpt")
+
+    assert all(p.requires_grad for p in module.backbone.parameters())
+    assert [group["lr"] for group in trainer.optimizers[0].param_groups] == [0.1, 0.01]
+
+
+def test_parameters_the_optimizer_has_are_left_there(tuned) -> None:
+    module = tuned()
+    BaseFinetuning.freeze(module.backbone)
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
+
+    with pytest.warns(UserWarning, match="already in the optimizer"):
+        BaseFinetuning.unfreeze_and_add_param_group(module.backbone, optimizer)
+    assert len(optimizer.param_groups) == 1
+
+
+def test_a_module_without_backbone_is_refused(regression, make_loader, make_trainer) -> None:
+    with pytest.raises(MisconfigurationException, match="`backbone`"):
+        make_trainer(callbacks=BackboneFinetuning()).fit(regression(), make_loader())

@@ -1,0 +1,172 @@
+"""ProgressBar, RichProgressBar and TQDMProgressBar, on a terminal and in a file."""
+
+from __future__ import annotations
+
+import io
+from contextlib import redirect_stdout
+from typing import Any
+
+import pytest
+
+from scaffold_runtime.callbacks import ProgressBar, RichProgressBar, TQDMProgressBar
+from scaffold_runtime.callbacks.progress import REDRAW_SECONDS
+
+BARS = [ProgressBar, RichProgressBar, TQDMProgressBar]
+
+
+class Terminal(io.StringIO):
+    """A fake terminal: it says that it is one, and keeps what was written."""
+
+    encoding = "utf-8"
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
+    made = Terminal()
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setattr("scaffold_runtime.callbacks.progress.REDRAW_SECONDS", 0.0)
+    return made
+
+
+@pytest.fixture
+def shown(regression) -> Any:
+    class Shown(regression):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            loss = self.loss(batch)
+            self.log("shown", 0.25, prog_bar=True)
+            self.log("hidden", 0.75)
+            if batch_idx == 1:
+                self.print("a line in between")
+            return loss
+
+    return Shown
+
+
+@pytest.mark.parametrize("kind", BARS)
+def test_in_a_file_each_epoch_is_one_plain_line(
+    kind: Any, shown, make_loader, make_trainer, capsys
+) -> None:
+    trainer = make_trainer(max_epochs=2, enable_progress_bar=True, callbacks=kind())
+
+    trainer.fit(shown(), make_loader(6), make_loader(2))
+
+    out = capsys.readouterr().out
+    lines = out.splitlines()
+    assert [line.split("  ")[:2] for line in lines if line.startswith("Epoch")] == [
+        ["Epoch 1/2", "6/6"],
+        ["Epoch 2/2", "6/6"],
+    ]
+    assert lines.count("a line in between") == 2
+    assert "shown=0.25" in out and "hidden" not in out and "\x1b" not in out
+    assert trainer.progress_bar_callback.is_enabled
+
+
+@pytest.mark.parametrize("kind", BARS)
+def test_on_a_terminal_a_bar_moves(kind: Any, shown, make_loader, make_trainer, terminal) -> None:
+    trainer = make_trainer(max_epochs=2, enable_progress_bar=True, callbacks=kind())
+
+    with redirect_stdout(terminal):
+        trainer.fit(shown(), make_loader(6), make_loader(2))
+
+    out = terminal.getvalue()
+    for part in ("Epoch 1/2", "3/6", "6/6", "Validation", "0.25", "a line in between\n"):
+        assert part in out
+    assert "hidden" not in out
+    assert ("Epoch 1/2  ━" in out.replace("\r\x1b[2K", "\n")) == (kind is ProgressBar)
+    assert out.endswith("\n")
+
+
+@pytest.mark.parametrize("kind", [RichProgressBar, TQDMProgressBar])
+@pytest.mark.parametrize("leave", [True, False])
+def test_leave_keeps_the_line_of_every_epoch(
+    leave: bool, kind: Any, shown, make_loader, make_trainer, terminal
+) -> None:
+    trainer = make_trainer(max_epochs=3, enable_progress_bar=True, callbacks=kind(leave=leave))
+    with redirect_stdout(terminal):
+        trainer.fit(shown(), make_loader(6))
+
+    kept = [line for line in terminal.getvalue().splitlines() if "it/s  shown=0.25" in line]
+    assert len(kept) == (3 if leave else 1)
+    assert "Epoch 3/3" in kept[-1]
+
+
+@pytest.mark.parametrize("kind", BARS)
+def test_disabled_or_off_it_draws_nothing(
+    kind: Any, regression, make_loader, make_trainer, terminal
+) -> None:
+    off, disabled = kind(refresh_rate=0), kind()
+    disabled.disable()
+    for bar in (off, disabled):
+        assert bar.is_disabled
+        with redirect_stdout(terminal):
+            make_trainer(enable_progress_bar=True, callbacks=bar).fit(
+                regression(), make_loader(), make_loader()
+            )
+    assert terminal.getvalue() == ""
+    disabled.enable()
+    assert disabled.is_enabled
+
+
+@pytest.mark.parametrize("kind", BARS)
+def test_evaluation_and_prediction_have_bars_too(
+    kind: Any, regression, make_loader, make_trainer, terminal
+) -> None:
+    trainer = make_trainer(enable_progress_bar=True, callbacks=kind())
+    module = regression()
+
+    with redirect_stdout(terminal):
+        trainer.test(module, make_loader(4))
+        trainer.predict(module, make_loader(4))
+
+    out = terminal.getvalue()
+    for part in ("Testing", "Predicting", "4/4", "Test results", "test_loss"):
+        assert part in out
+
+
+@pytest.mark.parametrize("kind", BARS)
+def test_a_subclass_chooses_what_is_shown(
+    kind: Any, regression, make_loader, make_trainer, capsys
+) -> None:
+    class Mine(kind):  # type: ignore[misc] # one of three
+        def get_metrics(self, trainer: Any, pl_module: Any) -> dict[str, Any]:
+            return {**super().get_metrics(trainer, pl_module), "extra": "yes"}
+
+    make_trainer(enable_progress_bar=True, callbacks=Mine()).fit(regression(), make_loader())
+
+    assert "extra=yes" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind", BARS)
+def test_an_exception_leaves_a_clean_terminal(
+    kind: Any, regression, make_loader, make_trainer, terminal
+) -> None:
+    class Broken(regression):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            if batch_idx == 3:
+                raise ZeroDivisionError
+            return self.loss(batch)
+
+    bar = kind()
+    with pytest.raises(ZeroDivisionError), redirect_stdout(terminal):
+        make_trainer(enable_progress_bar=True, callbacks=bar).fit(Broken(), make_loader(6))
+    assert not bar._line_open
+    assert getattr(bar, "_progress", None) is None and getattr(bar, "_bar", None) is None
+
+
+def test_redraws_are_limited_by_time(shown, make_loader, make_trainer, monkeypatch) -> None:
+    """However many batches there are, at most one redraw per interval."""
+    drawn: list[int] = []
+    bar = ProgressBar()
+    monkeypatch.setattr(bar, "_show", lambda metrics: drawn.append(bar._done))
+    clock = iter(range(10_000))
+    monkeypatch.setattr(
+        "scaffold_runtime.callbacks.progress.time.monotonic",
+        lambda: next(clock) * REDRAW_SECONDS / 20,
+    )
+    with redirect_stdout(Terminal()):
+        make_trainer(enable_progress_bar=True, callbacks=bar).fit(shown(), make_loader(60))
+
+    assert 0 < len(drawn) <= 5
