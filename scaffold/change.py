@@ -10,7 +10,7 @@ import typer
 
 from scaffold import console
 from scaffold.catalogue import Catalogue, packaged
-from scaffold.errors import ScaffoldError
+from scaffold.errors import CancelledError
 from scaffold.names import pick
 
 if TYPE_CHECKING:
@@ -75,5 +75,5 @@ def ask_each(path: str, conflict: "Conflict") -> str:
     }
     answer = questionary.select(f"{path}: {conflict.note}", list(choices)).ask()
     if answer is None:
-        raise ScaffoldError("cancelled, nothing was written")
+        raise CancelledError("cancelled, nothing was written")
     return choices[answer]

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from scaffold.transition import Proposal
 
 
+COLOURS = {"+": "green", "-": "red", "@": "cyan"}  # of a diff
+
+
 def say(line: str = "", *, dim: bool = False, bold: bool = False) -> None:
     typer.secho(line, dim=dim or None, bold=bold or None)
 
@@ -100,8 +103,10 @@ def listed(features: "list[Feature]", as_json: bool) -> None:
         return say_json({"features": [vars(feature) for feature in features]})
     for kind, group in groupby(features, key=lambda feature: feature.kind):
         say(kind, bold=True)
-        for feature in group:
-            say(f"  {feature.state:<8} {feature.name:<30} {feature.description}")
+        parts = list(group)
+        width = max(len(part.name) for part in parts)
+        for part in parts:
+            say(f"  {part.state:<7} {part.name:<{width}}  {part.description}", dim=not part.state)
     return None
 
 
@@ -111,8 +116,8 @@ def compared(own: "list[Difference]", coming: "list[Difference]", as_json: bool)
     for title, differences in (("Your changes", own), ("What `update` would change", coming)):
         if differences:
             say(f"{title}: {len(differences)} files", bold=True)
-            for difference in differences:
-                say(difference.text)
+            for line in "".join(each.text for each in differences).splitlines():
+                typer.secho(line, fg=COLOURS.get(line[:1]))
     if not own and not coming:
         say("No changes: every generated file is as it was written")
     return None

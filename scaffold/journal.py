@@ -16,6 +16,7 @@ from typing import Any
 
 from scaffold.errors import ScaffoldError
 from scaffold.files import Disk, File
+from scaffold.lock import is_safe
 
 WORK = Path(".scaffold", "work")
 
@@ -117,7 +118,17 @@ def _packed(changes: Sequence[Change]) -> bytes:
 
 
 def _unpacked(data: bytes) -> list[Change]:
-    return [Change(path, _as_file(old), _as_file(new)) for path, old, new in json.loads(data)]
+    """Not trusted: a foreign repository may bring such a file along."""
+    try:
+        rows = [(str(path), _as_file(old), _as_file(new)) for path, old, new in json.loads(data)]
+    except (ValueError, TypeError, LookupError):
+        raise ScaffoldError(
+            f"a journal in `{WORK.as_posix()}/` is damaged\n"
+            "look at what `git diff` says, then delete that folder"
+        ) from None
+    if foreign := [path for path, _, _ in rows if not is_safe(path.removeprefix(".scaffold/"))]:
+        raise ScaffoldError(f"a journal in `{WORK.as_posix()}/` names {foreign[0]!r}; delete it")
+    return [Change(*row) for row in rows]
 
 
 def _as_json(file: File | None) -> list[Any] | None:

@@ -58,7 +58,7 @@ def is_safe(path: str) -> bool:
     """Below the root, outside our own folder, and the same on every system."""
     parts = path.split("/")
     odd = {"", ".", ".."} & set(parts) or "\\" in path or ":" in path or "\0" in path
-    return not odd and parts[0] not in (".scaffold", ".git")
+    return not odd and parts[0].lower() not in (".scaffold", ".git")
 
 
 def _claim(packed: object) -> str:

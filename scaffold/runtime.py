@@ -27,7 +27,7 @@ def requirements(runtime: str) -> tuple[str, ...]:
         return (f"{DISTRIBUTION}>={major}.{minor},<{major}.{int(minor) + 1}",)
     if runtime[0].isdigit():
         return (f"{DISTRIBUTION}=={runtime}",)
-    return (f"{DISTRIBUTION} @ {Path(runtime).as_uri()}",)
+    return (f"{DISTRIBUTION} @ {Path(runtime).absolute().as_uri()}",)
 
 
 def copied(runtime: str) -> Tree:

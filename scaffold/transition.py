@@ -14,7 +14,7 @@ from scaffold.catalogue import Catalogue
 from scaffold.errors import ConflictError
 from scaffold.files import Disk, File, Tree
 from scaffold.journal import write
-from scaffold.lock import Entry, Lock
+from scaffold.lock import Entry, Lock, is_safe
 from scaffold.merge import has_markers
 from scaffold.plan import Conflict, Plan, make_plan
 from scaffold.project import Project, state_files
@@ -84,8 +84,11 @@ def carry_out(proposal: Proposal, pending: list[str]) -> None:
 def pending_conflicts(root: Path) -> list[str]:
     """Files that still hold markers of an earlier change."""
     listed = root / PENDING
-    paths = json.loads(listed.read_bytes()) if listed.exists() else []
-    return [path for path in paths if _unresolved(root / path)]
+    try:
+        paths = json.loads(listed.read_bytes()) if listed.exists() else []
+    except ValueError:
+        return []
+    return [path for path in paths if is_safe(str(path)) and _unresolved(root / path)]
 
 
 def check_nothing_pending(root: Path) -> None:

@@ -50,10 +50,9 @@ def _defaults(answers: Answers) -> dict[str, Any]:
 
 def _choices(catalogue: Catalogue) -> dict[str, dict[str, str]]:
     kinds = {"task": catalogue.tasks, **catalogue.features}
-    return {
-        kind: {_label(part): part.name for part in parts.values()} for kind, parts in kinds.items()
-    }
+    return {kind: _labels(parts) for kind, parts in kinds.items()}
 
 
-def _label(part: Part) -> str:
-    return f"{part.name:<30} {part.description}"
+def _labels(parts: dict[str, Part]) -> dict[str, str]:
+    width = max(map(len, parts), default=0)
+    return {f"{name:<{width}}  {part.description}": name for name, part in parts.items()}

@@ -145,3 +145,9 @@ def test_names_are_completed_in_the_shell(monkeypatch, scaffold):
         text=True,
     )
     assert done.stdout.split() == ["early-stopping"]
+
+
+def test_the_list_fits_a_terminal_and_has_no_colour_in_a_pipe(scaffold):
+    said = scaffold("list").out
+    assert "\x1b" not in said
+    assert max(len(line) for line in said.splitlines()) <= 80

@@ -427,3 +427,23 @@ def test_an_edited_file_moves_along_when_the_template_only_moves_it(project, gen
     assert "move      run.sh  (to scripts/run.sh)" in project("update").out
     assert Path("scripts/run.sh").read_text() == "#!/bin/sh\npython train.py\necho mine\n"
     assert not Path("run.sh").exists()
+
+
+@pytest.mark.parametrize("name", ["journal.json", "undo.json"])
+@pytest.mark.parametrize("path", ["../outside.txt", ".git/hooks/pre-commit", "/tmp/outside-x"])
+def test_a_journal_that_came_with_a_foreign_repository(project, name, path):
+    Path(".scaffold/work").mkdir()
+    Path(".scaffold/work", name).write_text(json.dumps([[path, [False, "eA=="], None]]))
+    ran = project("undo")
+    assert (ran.code, len(ran.err.splitlines())) == (1, 1)
+    assert sorted(os.listdir("..")) == ["my-exp"]
+    assert not Path(".git").exists()
+
+
+@pytest.mark.parametrize("text", ["", "{", "[[1]]", '[["a", [], 1]]', "null"])
+def test_a_damaged_journal(project, text):
+    Path(".scaffold/work").mkdir()
+    Path(".scaffold/work/journal.json").write_text(text)
+    ran = project("add", "callback", "ema")
+    assert ran.code == 1
+    assert "is damaged" in ran.err
