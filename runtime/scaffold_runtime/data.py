@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import copy
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -128,21 +130,42 @@ class _Fixed:
 def move_data_to_device(batch: Any, device: torch.device | str) -> Any:
     """Move everything in `batch` that can move to `device`; the structure stays.
 
-    Tensors, and objects with a `to` method, are moved (without blocking where the memory is
-    pinned); mappings, sequences and dataclass-like tuples are walked; anything else is left alone.
+    Tensors are moved without blocking where the memory is pinned, objects with a `to` method by it.
     """
-    if isinstance(batch, torch.Tensor):
-        return batch.to(device, non_blocking=True)
+
+    def move(leaf: Any) -> Any:
+        if isinstance(leaf, torch.Tensor):
+            return leaf.to(device, non_blocking=True)
+        return leaf.to(device) if _can_move(leaf) else leaf
+
+    return map_leaves(batch, move)
+
+
+def map_leaves(batch: Any, change: Callable[[Any], Any]) -> Any:
+    """`batch` with `change` applied to every part that is not a container; the structure stays.
+
+    Containers are mappings, lists, tuples (named ones too) and dataclasses that have no `to` of their own.
+    """
+    if isinstance(batch, torch.Tensor) or _can_move(batch):
+        return change(batch)
     if isinstance(batch, Mapping):
-        moved = {key: move_data_to_device(value, device) for key, value in batch.items()}
-        return moved if type(batch) is dict else type(batch)(moved)  # type: ignore[call-arg] # mappings take a dict by custom
+        changed = {key: map_leaves(value, change) for key, value in batch.items()}
+        return changed if type(batch) is dict else type(batch)(changed)  # type: ignore[call-arg] # mappings take a dict by custom
     if isinstance(batch, tuple) and hasattr(batch, "_fields"):
-        return type(batch)(*(move_data_to_device(value, device) for value in batch))
+        return type(batch)(*(map_leaves(value, change) for value in batch))
     if isinstance(batch, (list, tuple)):
-        return type(batch)(move_data_to_device(value, device) for value in batch)
-    if hasattr(batch, "to") and not isinstance(batch, type):
-        return batch.to(device)
-    return batch
+        return type(batch)(map_leaves(value, change) for value in batch)
+    if is_dataclass(batch) and not isinstance(batch, type):
+        twin = copy.copy(batch)
+        for field in fields(batch):
+            # Frozen dataclasses refuse assignment; the copy is ours to fill.
+            object.__setattr__(twin, field.name, map_leaves(getattr(batch, field.name), change))
+        return twin
+    return change(batch)
+
+
+def _can_move(thing: Any) -> bool:
+    return hasattr(thing, "to") and not isinstance(thing, type)
 
 
 def batch_size_of(batch: Any) -> int:
@@ -151,9 +174,11 @@ def batch_size_of(batch: Any) -> int:
         return int(batch.shape[0]) if batch.ndim else 1
     if isinstance(batch, Mapping):
         batch = list(batch.values())
+    elif not isinstance(batch, (list, tuple)) and is_dataclass(batch):
+        batch = [getattr(batch, field.name) for field in fields(batch)]
     if isinstance(batch, (list, tuple)):
         for value in batch:
-            if isinstance(value, (torch.Tensor, Mapping, list, tuple)):
+            if isinstance(value, (torch.Tensor, Mapping, list, tuple)) or is_dataclass(value):
                 return batch_size_of(value)
         return len(batch) if batch and isinstance(batch[0], str) else 1
     return 1

@@ -127,13 +127,35 @@ def init_arguments(owner: object, frame: FrameType | None) -> dict[str, Any]:
         if not info.args or info.locals.get(info.args[0]) is not owner:
             break
         collected.update({name: info.locals[name] for name in info.args[1:]})
-        keyword_only = frame.f_code.co_varnames[
-            len(info.args) : len(info.args) + frame.f_code.co_kwonlyargcount
-        ]
-        collected.update({name: info.locals[name] for name in keyword_only})
         collected.update(info.locals[info.keywords] if info.keywords else {})
         frame = frame.f_back
     return {key: value for key, value in collected.items() if not key.startswith("__")}
+
+
+def hparams_to_log(
+    module: WithHyperparameters, datamodule: WithHyperparameters | None
+) -> dict[str, Any]:
+    """What loggers get: the hyperparameters of both, as they were when saved.
+
+    Raises:
+        MisconfigurationException: if both have one of the same name with different values.
+    """
+    mine = module.hparams_initial if module._log_hyperparams else {}
+    theirs = datamodule.hparams_initial if datamodule and datamodule._log_hyperparams else {}
+    for name in mine.keys() & theirs.keys():
+        if not _same(mine[name], theirs[name]):
+            raise MisconfigurationException(
+                f"the hyperparameter `{name}` has two values, in the module {mine[name]!r} and in the data "
+                f"module {theirs[name]!r}: rename one, or give one of them `save_hyperparameters(logger=False)`."
+            )
+    return {**theirs, **mine}
+
+
+def _same(one: Any, other: Any) -> bool:
+    try:
+        return bool(one is other or one == other)
+    except (RuntimeError, ValueError):
+        return False  # arrays do not compare to one truth
 
 
 def as_mapping(value: Any) -> dict[str, Any]:

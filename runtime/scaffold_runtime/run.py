@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from scaffold_runtime.checks import check_first_batch, check_monitors, warn_not_finite
-from scaffold_runtime.data import LightningDataModule, move_data_to_device
+from scaffold_runtime.data import LightningDataModule, map_leaves, move_data_to_device
 from scaffold_runtime.errors import MisconfigurationException
 from scaffold_runtime.hooks import Callback, Checkpoint, HookTable, overridden
 from scaffold_runtime.loaders import (
@@ -488,9 +488,12 @@ def _data_hook(run: Run, name: str) -> Callable[..., Any] | None:
 
 def _convert(batch: Any, dtype: torch.dtype) -> Any:
     """Bring the floating point tensors of a batch to `dtype`."""
-    from torch.utils._pytree import tree_map_only
 
-    return tree_map_only(torch.Tensor, lambda t: t.to(dtype) if t.is_floating_point() else t, batch)
+    def convert(leaf: Any) -> Any:
+        floating = isinstance(leaf, torch.Tensor) and leaf.is_floating_point()
+        return leaf.to(dtype) if floating else leaf
+
+    return map_leaves(batch, convert)
 
 
 def batches_of(loaders: list[Any], limit: int | float) -> list[float]:

@@ -11,6 +11,7 @@ from scaffold_runtime.checkpoint.state import restore_before_fit, restore_object
 from scaffold_runtime.checks import check_run
 from scaffold_runtime.data import LightningDataModule
 from scaffold_runtime.hooks import Callback, Checkpoint, build_table, overridden
+from scaffold_runtime.hparams import hparams_to_log
 from scaffold_runtime.loggers.silent import SilentLogger
 from scaffold_runtime.module import LightningModule
 from scaffold_runtime.optim import LightningOptimizer, Schedules, configure
@@ -167,10 +168,8 @@ def _make_optimizers(run: Run) -> None:
 
 
 def _log_hyperparameters(run: Run) -> None:
-    hparams: dict[str, Any] = {}
-    for owner in (run.datamodule, run.module):
-        if owner is not None and owner._log_hyperparams:
-            hparams.update(owner.hparams)
+    logged = run.trainer.enable_autolog_hparams
+    hparams = hparams_to_log(run.module, run.datamodule) if logged else {}
     for logger in run.trainer.loggers:
         if hparams:
             logger.log_hyperparams(hparams)

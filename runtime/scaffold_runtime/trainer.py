@@ -195,6 +195,7 @@ class Trainer:
             "reload_dataloaders_every_n_epochs", reload_dataloaders_every_n_epochs, 0
         )
         self.default_root_dir = os.fspath(default_root_dir or Path.cwd())
+        self.enable_autolog_hparams = enable_autolog_hparams
         self.deterministic, self.benchmark = deterministic, benchmark
         _set_determinism(deterministic, benchmark)
 

@@ -1,0 +1,420 @@
+"""Where batches come from and how they reach a step: loaders, combinations, transfer hooks, limits."""
+
+from __future__ import annotations
+
+import math
+from collections import namedtuple
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+
+from scaffold_runtime import LightningDataModule
+from scaffold_runtime.combined import CombinedLoader
+from scaffold_runtime.data import batch_size_of, move_data_to_device
+from scaffold_runtime.errors import MisconfigurationException
+
+MODES = {
+    "min_size": [("a0", "b0"), ("a1", "b1")],
+    "max_size": [("a0", "b0"), ("a1", "b1"), ("a2", None), ("a3", None), ("a4", None)],
+    "max_size_cycle": [("a0", "b0"), ("a1", "b1"), ("a2", "b0"), ("a3", "b1"), ("a4", "b0")],
+    "sequential": ["a0", "a1", "a2", "a3", "a4", "b0", "b1"],
+}
+
+
+def letters(letter: str, count: int) -> DataLoader[str]:
+    return DataLoader([f"{letter}{index}" for index in range(count)], batch_size=None)  # type: ignore[arg-type]
+
+
+# -- several loaders as one -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("mode", "expected"), MODES.items())
+def test_combined_modes(mode: str, expected: list[Any]) -> None:
+    loader = CombinedLoader((letters("a", 5), letters("b", 2)), mode)
+    assert [batch for batch, _, _ in loader] == expected
+    assert [batch for batch, _, _ in loader] == expected  # again from the start
+    assert len(loader) == len(expected)
+
+
+def test_combined_indices() -> None:
+    together = CombinedLoader([letters("a", 2), letters("b", 2)], "min_size")
+    assert [(index, loader) for _, index, loader in together] == [(0, 0), (1, 0)]
+    after = CombinedLoader([letters("a", 2), letters("b", 2)], "sequential")
+    assert [(index, loader) for _, index, loader in after] == [(0, 0), (1, 0), (0, 1), (1, 1)]
+
+
+def test_combined_keeps_the_structure() -> None:
+    loader = CombinedLoader({"x": letters("a", 1), "y": [letters("b", 1), letters("c", 1)]}, "min_size")  # fmt: skip
+    assert next(iter(loader))[0] == {"x": "a0", "y": ["b0", "c0"]}
+
+
+def test_combined_with_a_stream_has_no_length() -> None:
+    class Stream(IterableDataset[int]):
+        def __iter__(self) -> Any:
+            return iter(range(3))
+
+    stream = DataLoader(Stream(), batch_size=None)
+    assert len(CombinedLoader([stream, letters("a", 2)], "min_size")) == 2
+    with pytest.raises(TypeError, match="no length"):
+        len(CombinedLoader([stream, letters("a", 2)], "max_size_cycle"))
+    batches = [batch for batch, _, _ in CombinedLoader([stream, letters("a", 2)], "max_size_cycle")]
+    assert batches == [[0, "a0"], [1, "a1"], [2, "a0"]]
+
+
+def test_combined_mode_must_be_known() -> None:
+    with pytest.raises(MisconfigurationException, match=r"'longest' is unknown.*min_size"):
+        CombinedLoader([], "longest")
+
+
+@pytest.mark.parametrize("source", ["dict", "list", "tuple", "combined"])
+def test_training_on_several_loaders(
+    source: str, regression: Any, make_loader: Any, make_trainer: Any
+) -> None:
+    seen: list[Any] = []
+
+    class Module(regression):
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            seen.append(batch)
+            parts = list(batch.values()) if isinstance(batch, dict) else batch
+            return sum(self.loss(part) for part in parts if part is not None)  # type: ignore[return-value]
+
+    pair = (make_loader(2), make_loader(3, size=2))
+    made = {
+        "dict": {"a": pair[0], "b": pair[1]},
+        "list": list(pair),
+        "tuple": pair,
+        "combined": CombinedLoader({"a": pair[0], "b": pair[1]}, "min_size"),
+    }[source]
+    trainer = make_trainer()
+    trainer.fit(Module(), made)
+    assert trainer.num_training_batches == len(seen) == (2 if source == "combined" else 3)
+    assert isinstance(seen[0], dict) == (source in ("dict", "combined"))
+    parts = list(seen[0].values()) if isinstance(seen[0], dict) else seen[0]
+    assert [len(part[0]) for part in parts] == [4, 2]
+
+
+def test_training_on_one_loader_after_another(
+    regression: Any, make_loader: Any, make_trainer: Any
+) -> None:
+    trainer = make_trainer()
+    trainer.fit(regression(), CombinedLoader([make_loader(2), make_loader(3)], "sequential"))
+    assert trainer.global_step == 5
+
+
+@pytest.mark.parametrize("kind", [list, tuple, dict])
+def test_evaluation_runs_loader_after_loader(
+    kind: Any, regression: Any, make_loader: Any, make_trainer: Any
+) -> None:
+    seen: list[tuple[int, int]] = []
+
+    class Module(regression):
+        def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+            seen.append((dataloader_idx, batch_idx))
+
+    loaders = [make_loader(2), make_loader(1)]
+    source = dict(zip("ab", loaders, strict=True)) if kind is dict else kind(loaders)
+    assert len(make_trainer().test(Module(), source)) == 2
+    assert seen == [(0, 0), (0, 1), (1, 0)]
+
+
+def test_predict_returns_a_list_per_loader(
+    regression: Any, make_loader: Any, make_trainer: Any
+) -> None:
+    class Module(regression):
+        def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
+            return dataloader_idx, batch_idx
+
+    trainer = make_trainer()
+    assert trainer.predict(Module(), [make_loader(2), make_loader(1)]) == [
+        [(0, 0), (0, 1)],
+        [(1, 0)],
+    ]
+    assert trainer.predict(Module(), make_loader(2)) == [(0, 0), (0, 1)]
+    assert trainer.predict(Module(), [make_loader(2)]) == [(0, 0), (0, 1)]
+    assert trainer.predict(Module(), make_loader(2), return_predictions=False) is None
+
+
+def test_predict_step_defaults_to_forward(make_trainer: Any, regression: Any) -> None:
+    class Module(regression):
+        from scaffold_runtime import LightningModule
+
+        predict_step = LightningModule.predict_step
+
+    module = Module()
+    x = torch.ones(2, 4)
+    (predicted,) = make_trainer().predict(module, DataLoader(x, batch_size=2))
+    assert torch.equal(predicted, module(x))
+
+
+# -- data modules ---------------------------------------------------------------------------------
+
+
+class Numbers(LightningDataModule):
+    """Loaders of every kind, and a note of what was called."""
+
+    def __init__(self, make_loader: Any) -> None:
+        super().__init__()
+        self.make_loader = make_loader
+        self.called: list[Any] = []
+
+    def prepare_data(self) -> None:
+        self.called.append("prepare_data")
+
+    def setup(self, stage: str) -> None:
+        assert self.trainer is not None
+        self.called.append(("setup", stage))
+
+    def teardown(self, stage: str) -> None:
+        self.called.append(("teardown", stage))
+
+    def train_dataloader(self) -> Any:
+        return self.make_loader(2)
+
+    def val_dataloader(self) -> Any:
+        return self.make_loader(1)
+
+    def test_dataloader(self) -> Any:
+        return [self.make_loader(1)]
+
+    def predict_dataloader(self) -> Any:
+        return self.make_loader(1)
+
+    def on_exception(self, exception: BaseException) -> None:
+        self.called.append(type(exception))
+
+
+@pytest.mark.parametrize("function", ["fit", "validate", "test", "predict"])
+def test_data_module(function: str, regression: Any, make_loader: Any, make_trainer: Any) -> None:
+    data = Numbers(make_loader)
+    run = getattr(make_trainer(), function)
+    run(regression(), datamodule=data)
+    assert data.called == ["prepare_data", ("setup", function), ("teardown", function)]
+    run(regression(), data)  # in the place of a loader
+
+
+def test_data_module_hears_of_exceptions(
+    regression: Any, make_loader: Any, make_trainer: Any
+) -> None:
+    data, module = Numbers(make_loader), regression()
+    module.training_step = lambda batch, batch_idx: 1 / 0
+    with pytest.raises(ZeroDivisionError):
+        make_trainer().fit(module, data)
+    assert data.called[-1] is ZeroDivisionError
+
+
+def test_data_module_of_fit_is_used_afterwards(
+    regression: Any, make_loader: Any, make_trainer: Any
+) -> None:
+    data, trainer = Numbers(make_loader), make_trainer()
+    trainer.fit(regression(), data)
+    assert len(trainer.test()) == 1
+    assert trainer.datamodule is data
+
+
+def test_passed_loaders_win_over_the_modules_own(
+    regression: Any, make_loader: Any, make_trainer: Any
+) -> None:
+    class Module(regression):
+        def train_dataloader(self) -> Any:
+            return make_loader(5)
+
+    trainer = make_trainer()
+    trainer.fit(Module())
+    assert trainer.global_step == 5
+    trainer = make_trainer()
+    trainer.fit(Module(), make_loader(2))
+    assert trainer.global_step == 2
+
+
+def test_from_datasets(regression: Any, make_loader: Any, make_trainer: Any) -> None:
+    dataset = make_loader(4).dataset
+    data = LightningDataModule.from_datasets(dataset, [dataset], dataset, dataset, batch_size=8)
+    trainer = make_trainer()
+    trainer.fit(regression(), data)
+    trainer.test(regression(), data)
+    assert (trainer.num_training_batches, trainer.num_test_batches) == (2, [2])
+    assert isinstance(trainer.train_dataloader.sampler, torch.utils.data.RandomSampler)
+    assert isinstance(data.val_dataloader()[0].sampler, torch.utils.data.SequentialSampler)
+
+
+def test_loaders_can_be_looked_up(regression: Any, make_loader: Any, make_trainer: Any) -> None:
+    train, val = make_loader(1), make_loader(1)
+    trainer = make_trainer()
+    trainer.fit(regression(), train, val)
+    assert trainer.train_dataloader is train
+    assert trainer.val_dataloaders is val
+
+
+# -- on the way to the device ---------------------------------------------------------------------
+
+
+def test_transfer_hooks_in_order(regression: Any, make_loader: Any, make_trainer: Any) -> None:
+    class Module(regression):
+        def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+            return [*batch, f"before {dataloader_idx}"]
+
+        def transfer_batch_to_device(self, batch: Any, device: Any, dataloader_idx: int) -> Any:
+            return [*batch[:2], *batch[2:], f"to {device}"]
+
+        def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+            return [*batch, "after"]
+
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            assert batch[2:] == ["before 0", "to cpu", "after"]
+            return self.loss(batch[:2])
+
+        def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int) -> None:
+            assert batch[2] == f"before {dataloader_idx}"
+
+    trainer = make_trainer()
+    trainer.fit(Module(), make_loader(1))
+    trainer.test(Module(), [make_loader(1), make_loader(1)])
+
+
+def test_transfer_hooks_of_a_data_module_win(
+    regression: Any, make_loader: Any, make_trainer: Any
+) -> None:
+    class Data(Numbers):
+        def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+            return [batch[0] * 0, batch[1]]
+
+    class Module(regression):
+        def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+            raise AssertionError("the data module has this hook")
+
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            assert not batch[0].any()
+            return self.loss(batch)
+
+    make_trainer().fit(Module(), Data(make_loader))
+
+
+Pair = namedtuple("Pair", ["x", "y"])
+
+
+@dataclass
+class Sample:
+    x: Tensor
+    name: str = "sample"
+
+
+@dataclass(frozen=True)
+class Frozen:
+    x: Tensor
+
+
+class Own:
+    """A batch type of one's own, which knows how to move."""
+
+    def __init__(self, x: Tensor) -> None:
+        self.x = x
+
+    def to(self, device: Any) -> Own:
+        return Own(self.x.to(device))
+
+
+@pytest.mark.parametrize(
+    ("batch", "leaf"),
+    [
+        (torch.ones(2), lambda b: b),
+        ([torch.ones(2)], lambda b: b[0]),
+        ((torch.ones(2), 1), lambda b: b[0]),
+        ({"a": [torch.ones(2)]}, lambda b: b["a"][0]),
+        (Pair(torch.ones(2), 1), lambda b: b.x),
+        (Sample(torch.ones(2)), lambda b: b.x),
+        (Frozen(torch.ones(2)), lambda b: b.x),
+        (Own(torch.ones(2)), lambda b: b.x),
+        ([Sample(torch.ones(2))], lambda b: b[0].x),
+    ],
+)
+def test_everything_that_can_move_moves(batch: Any, leaf: Any) -> None:
+    moved = move_data_to_device(batch, torch.device("meta"))
+    assert type(moved) is type(batch)
+    assert leaf(moved).device.type == "meta"
+    assert leaf(batch).device.type == "cpu"  # the original is left alone
+
+
+@pytest.mark.parametrize("batch", [None, 3, "text", b"bytes", ["a", "b"], {"n": 1}])
+def test_what_cannot_move_stays(batch: Any) -> None:
+    assert move_data_to_device(batch, torch.device("meta")) == batch
+
+
+def test_training_on_a_batch_type_of_ones_own(
+    regression: Any, make_loader: Any, make_trainer: Any
+) -> None:
+    class Module(regression):
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            assert isinstance(batch, Sample) and batch.x.dtype is torch.float64
+            return self(batch.x).mean()
+
+    def collate(items: list[Any]) -> Sample:
+        return Sample(torch.stack([item[0] for item in items]))
+
+    loader = DataLoader(make_loader(2).dataset, batch_size=4, collate_fn=collate)
+    make_trainer(precision="64-true").fit(Module(), loader)
+
+
+@pytest.mark.parametrize(
+    ("batch", "size"),
+    [
+        (torch.ones(5, 2), 5),
+        (torch.ones(()), 1),
+        ([torch.ones(3), torch.ones(4)], 3),
+        ({"a": torch.ones(6)}, 6),
+        ({"a": {"b": [torch.ones(7)]}}, 7),
+        (["x", "y"], 2),
+        (("id", torch.ones(4)), 4),
+        (Sample(torch.ones(8)), 8),
+        (Pair(torch.ones(2), 1), 2),
+        (None, 1),
+        ([], 1),
+    ],
+)
+def test_batch_size_is_guessed(batch: Any, size: int) -> None:
+    assert batch_size_of(batch) == size
+
+
+# -- empty and missing ----------------------------------------------------------------------------
+
+
+def test_an_empty_training_loader_is_an_error(
+    regression: Any, make_loader: Any, make_trainer: Any
+) -> None:
+    empty = DataLoader(TensorDataset(torch.ones(3, 4)), batch_size=8, drop_last=True)
+    with pytest.raises(MisconfigurationException, match=r"length is 0.*drop_last"):
+        make_trainer().fit(regression(), empty)
+
+
+def test_a_stream_that_ends_at_once_ends_training(regression: Any, make_trainer: Any) -> None:
+    class Nothing(IterableDataset[Any]):
+        def __iter__(self) -> Any:
+            return iter(())
+
+    trainer = make_trainer(max_epochs=2)
+    trainer.fit(regression(), DataLoader(Nothing(), batch_size=None))
+    assert (trainer.global_step, trainer.num_training_batches) == (0, math.inf)
+
+
+def test_an_empty_evaluation_gives_no_metrics(
+    regression: Any, make_loader: Any, make_trainer: Any
+) -> None:
+    assert make_trainer().test(regression(), []) == []
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_workers_give_the_same_batches(
+    workers: int, regression: Any, make_loader: Any, make_trainer: Any
+) -> None:
+    seen: list[float] = []
+
+    class Module(regression):
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            seen.append(float(batch[0].sum()))
+            return self.loss(batch)
+
+    make_trainer().fit(Module(), make_loader(3, num_workers=workers))
+    assert seen == [float(x.sum()) for x, _ in make_loader(3)]
