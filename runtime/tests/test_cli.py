@@ -495,6 +495,12 @@ def test_a_wrong_file_is_named(capsys: pytest.CaptureFixture[str], text: str, sa
     assert said in fails(capsys, "fit", "--config=a.yaml")
 
 
+def test_a_wrong_value_inside_one_of_several_types(capsys: pytest.CaptureFixture[str]) -> None:
+    said = fails(capsys, "fit", "--trainer.callbacks+=EarlyStopping",
+                 "--trainer.callbacks.monitor=v", "--trainer.callbacks.patience=x")  # fmt: skip
+    assert "trainer.callbacks.patience: expected int, got 'x'" in said
+
+
 def test_a_wrong_or_missing_subcommand(capsys: pytest.CaptureFixture[str]) -> None:
     assert "Did you mean `fit`?" in fails(capsys, "fitt")
     assert "subcommand" in fails(capsys)
