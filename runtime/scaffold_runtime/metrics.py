@@ -41,7 +41,7 @@ class Entry:
 
     __slots__ = (
         "fresh", "last", "loader", "logger", "metric", "name", "on_epoch", "on_step", "options",
-        "prog_bar", "reduction", "suffix", "total", "weight",
+        "prog_bar", "reduction", "suffix", "synced", "total", "weight",
     )  # fmt: skip
 
     def __init__(
@@ -54,6 +54,7 @@ class Entry:
         self.prog_bar, self.logger = prog_bar, logger is not False
         self.on_step, self.on_epoch, self.reduction = on_step, on_epoch, reduce_fx
         self.metric: Any = None
+        self.synced = False  # whether each step's value is reduced over processes
         self.clear()
 
     def clear(self) -> None:
@@ -74,6 +75,31 @@ class Entry:
             "last": _kept(self.last),
             "fresh": self.fresh,
         }
+
+    @classmethod
+    def from_state(cls, kept: dict[str, Any]) -> Entry:
+        """An entry as another process, or an earlier one, made it; its options are those of the first `log`."""
+        entry = cls(kept["name"], kept["suffix"], kept["loader"], tuple(kept["choice"]))
+        entry.options = None
+        return entry
+
+    def packed(self) -> dict[str, Any]:
+        """What other processes need to know, as plain values."""
+        numbers = {
+            name: None if value is None else float(value)
+            for name, value in (("total", self.total), ("last", self.last))
+        }
+        return {**self.state_dict(), **numbers, "metric": self.metric is not None}
+
+    def absorb(self, parts: list[dict[str, Any]]) -> None:
+        """Take the totals of all processes together, and the mean of their last values."""
+        totals = [part["total"] for part in parts if part["total"] is not None]
+        lasts = [part["last"] for part in parts if part["last"] is not None]
+        combine: Any = {"min": min, "max": max}.get(self.reduction, sum)
+        self.total = combine(totals) if totals else None
+        self.weight = sum(part["weight"] for part in parts)
+        self.last = sum(lasts) / len(lasts) if lasts else None
+        self.fresh = any(part["fresh"] for part in parts)
 
     def label(self, level: str) -> str:
         """The name loggers see: suffixed by level where both levels are logged."""
@@ -112,6 +138,8 @@ class Metrics:
         self.logged_values: dict[str, float] = {}
         self.bar_values: dict[str, Scalar] = {}
         self.batch: Any = None
+        self.reduce: Callable[[Tensor, str], Tensor] | None = None  # over processes, where several
+        self.first = True  # whether this is the first of the processes
         self.eval_steps = False  # whether an evaluation step logs with `on_step`
         self.seen: dict[str, int] = {}  # batches such steps have seen, by stage and loader
         self._active: dict[str, Entry] | None = None
@@ -161,6 +189,8 @@ class Metrics:
         rank_zero_only: bool = False,
     ) -> None:
         """Take one value; see `LightningModule.log`."""
+        if rank_zero_only and not self.first:
+            return
         active = self._active
         if active is None:
             raise MisconfigurationException(
@@ -182,7 +212,7 @@ class Metrics:
                 return
             value = _number(name, value)
         if entry.on_step:
-            entry.last = value
+            entry.last = self._reduced(value, entry.reduction) if entry.synced else value
             entry.fresh = True
         if entry.on_epoch:
             entry.accumulate(value, batch_size or self._batch_size())
@@ -193,6 +223,7 @@ class Metrics:
         stage, in_batch, loader = self._scope
         if name in active and active[name].options is None:  # from a checkpoint
             active[name].options = options
+            active[name].synced = options[5] and self.reduce is not None
             return active[name]
         if name in active:
             raise MisconfigurationException(
@@ -225,11 +256,16 @@ class Metrics:
         choice = (prog_bar, logger, on_step, on_epoch, reduction)
         entry = Entry(name, suffix, loader if in_batch else None, choice)
         entry.options = options
+        entry.synced = options[5] and self.reduce is not None
         if is_metric(value):
             entry.metric = value
         self.eval_steps |= on_step and stage != "train"
         active[name] = entry
         return entry
+
+    def _reduced(self, value: Scalar, reduction: str) -> Scalar:
+        assert self.reduce is not None
+        return self.reduce(torch.as_tensor(value, dtype=torch.float32), reduction)
 
     def _log_metric(self, entry: Entry, metric: Any) -> None:
         entry.metric = metric
@@ -299,13 +335,32 @@ class Metrics:
                 taken[entry.label("step")] = entry.last
         return taken
 
-    def take_epoch(
-        self, stage: str, reduce: Callable[[list[Entry]], list[Scalar | None]] | None = None
-    ) -> dict[str, Scalar]:
+    def merge(self, stage: str, gather: Callable[[Any], list[Any]]) -> None:
+        """Make the values of `stage` those of all processes, in one message; names may be unknown here.
+
+        Raises:
+            MisconfigurationException: if a torchmetrics Metric was logged by some processes only.
+        """
+        known = [(scope, e) for scope, entries in self.scopes.items() for e in entries.values()]
+        everything = gather({(s, e.name): e.packed() for s, e in known if s[0] == stage})
+        for scope, name in dict.fromkeys(key for packed in everything for key in packed):
+            parts = [packed[scope, name] for packed in everything if (scope, name) in packed]
+            entries = self.scopes.setdefault(scope, {})
+            # Taken out and put in again: in the same order everywhere, since metrics compute together.
+            entry = entries.pop(name) if name in entries else Entry.from_state(parts[0])
+            entries[name] = entry
+            if any(part["metric"] for part in parts) and len(parts) < len(everything):
+                raise MisconfigurationException(
+                    f"the metric {name!r} was logged by {len(parts)} of {len(everything)} processes only, so it "
+                    "cannot be computed over all. Log it in every process, also where there is no batch."
+                )
+            entry.absorb(parts)
+
+    def take_epoch(self, stage: str) -> dict[str, Scalar]:
         """Close an epoch of `stage`: reduce every epoch value, publish it, start afresh."""
         entries = list(self._entries(stage))
         due = [entry for entry in entries if entry.on_epoch]
-        values = reduce(due) if reduce else [entry.epoch_value() for entry in due]
+        values = [entry.epoch_value() for entry in due]
         for entry in entries:
             if entry.last is not None and stage == "train":
                 self.callback_values[entry.name + entry.suffix] = entry.last
@@ -394,8 +449,7 @@ class Metrics:
     def load_state_dict(self, state: dict[str, Any], metrics: Mapping[str, Any]) -> None:
         self.scopes.clear()
         for kept in state["partial"]:
-            entry = Entry(kept["name"], kept["suffix"], kept["loader"], tuple(kept["choice"]))
-            entry.options = None  # those of the first `log` call
+            entry = Entry.from_state(kept)
             entry.metric = metrics.get(kept["metric"])
             entry.total, entry.weight = kept["total"], kept["weight"]
             entry.last, entry.fresh = kept["last"], kept["fresh"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -32,6 +33,7 @@ from scaffold_runtime.optim import LightningOptimizer, LRSchedulerConfig, Schedu
 from scaffold_runtime.precision import Precision
 from scaffold_runtime.progress import Progress
 from scaffold_runtime.seed import set_rng_state
+from scaffold_runtime.sharding import Shares
 from scaffold_runtime.strategies.base import Prepared
 
 if TYPE_CHECKING:
@@ -97,6 +99,7 @@ class Run:
         self.validate_every = math.inf
         self.last_validation = trainer.strategy.now()
         self.several = trainer.world_size > 1  # processes
+        self.shares: Shares | None = None  # which part of the data is for this one
         self.step_limit = math.inf if trainer.max_steps == -1 else trainer.max_steps
         self.predictions: list[list[Any]] = []
         self.predicted_batches: list[list[Any]] = []
@@ -120,7 +123,10 @@ class Run:
 
     def eval_loaders(self, stage: str) -> list[Any]:
         if stage not in self._eval_loaders:
-            self._eval_loaders[stage] = as_eval_loaders(self.source(stage))
+            loaders = as_eval_loaders(self.source(stage))
+            if self.shares is not None:
+                loaders = [self.shares.of_evaluation(loader) for loader in loaders]
+            self._eval_loaders[stage] = loaders
         return self._eval_loaders[stage]
 
     def eval_iterables(self, stage: str) -> list[tuple[Any, Any]]:
@@ -134,9 +140,12 @@ class Run:
         """Ask for the training loader and work out when validation is due."""
         trainer = self.trainer
         sequential = trainer.overfit_batches > 0
-        self.train = TrainSource(
-            as_train_loader(self.source("train")), trainer.limit_train_batches, sequential
-        )
+        loader = as_train_loader(self.source("train"))
+        if self.shares is not None:
+            loader = self.shares.of_training(loader, sequential)
+        self.train = TrainSource(loader, trainer.limit_train_batches, sequential)
+        if self.several:
+            self._agree_on_length()
         if self.train.length == 0 and trainer.limit_train_batches != 0:
             raise MisconfigurationException(
                 "the training data loader is empty: its length is 0. Check the data set, and `drop_last` "
@@ -159,6 +168,28 @@ class Run:
                     "epoch, so validation would never run. Lower it, or set check_val_every_n_epoch=None to "
                     "count batches across epochs."
                 )
+
+    def _agree_on_length(self) -> None:
+        """Every process takes part in every step, so the one with the fewest batches decides."""
+        lengths = self.trainer.strategy.gather(self.train.length)
+        if len(set(lengths)) > 1 and self.trainer.is_global_zero:
+            warnings.warn(
+                f"processes have {lengths} training batches: each epoch ends after {min(lengths)}. "
+                "Give each as many to use them all.",
+                stacklevel=2,
+            )
+        self.train.length = min(lengths)
+
+    def _in_step(self, batches: Iterator[tuple[Any, bool]]) -> Iterator[tuple[Any, bool]]:
+        """Without a length, ask before each batch whether all processes have one."""
+        device, reduce = self.trainer.device, self.trainer.strategy.reduce
+        goes_on = True
+        while goes_on:
+            batch, last = next(batches, (None, True))
+            more = reduce(torch.tensor([batch is not None, not last], device=device).int(), "min")
+            has, goes_on = more.tolist()
+            if has:
+                yield batch, not goes_on
 
     def reload_due(self) -> bool:
         every = self.trainer.reload_dataloaders_every_n_epochs
@@ -234,6 +265,8 @@ class Run:
         self.metrics.enter("train", in_batch=True)
         batches = self.train.begin(self.progress.epoch, self.progress.batch)
         self.put_back_rng()
+        if self.several and self.train.length == math.inf:
+            batches = self._in_step(batches)
         return iter(()) if self.progress.batch and self.stop_due() else batches
 
     def window(self, index: int, last: bool) -> tuple[bool, bool, int]:
@@ -267,6 +300,7 @@ class Run:
         with metrics.closing("train"):
             for call in self.hooks.on_train_epoch_end:
                 call()
+        self._merge("train")
         values = metrics.take_epoch("train")
         for call in self.hooks.on_train_epoch_end_monitors:
             call()
@@ -395,6 +429,7 @@ class Run:
 
     def publish(self, stage: str, loaders: int) -> list[dict[str, float]]:
         """Close the metrics of an evaluation, log them, and give them per loader."""
+        self._merge(stage)
         values = self.metrics.take_epoch(stage)
         step = self.progress.step - 1 if self.fn == "fit" else self.progress.step
         self.send(values, max(step, 0))
@@ -403,12 +438,24 @@ class Run:
             return []
         return [self.metrics.of_loader(position) for position in range(loaders)]
 
+    def _merge(self, stage: str) -> None:
+        if self.several:
+            self.metrics.merge(stage, self.trainer.strategy.gather)
+
     def hook_group(self, stage: str) -> SimpleNamespace:
         """The hooks of an evaluation stage, under the names they share."""
         parts = ("start", "epoch_start", "batch_start", "batch_end", "epoch_end", "end")
         return SimpleNamespace(
             **{part: getattr(self.hooks, f"on_{stage}_{part}") for part in parts}
         )
+
+    def in_order(self, outputs: list[Any]) -> list[Any]:
+        """What all processes predicted, in the order of the data, on the first of them."""
+        if self.shares is None:
+            return outputs
+        parts = self.trainer.strategy.gather_to_first(outputs)
+        longest = max(map(len, parts))
+        return [part[index] for index in range(longest) for part in parts if index < len(part)]
 
     def bind_step(self, stage: str, loaders: int) -> Callable[[Any, int, int], Any]:
         name = STEP_METHODS[stage]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from scaffold_runtime.loggers.silent import SilentLogger
 from scaffold_runtime.module import LightningModule
 from scaffold_runtime.optim import LightningOptimizer, Schedules, configure
 from scaffold_runtime.run import Run, make_transfer
+from scaffold_runtime.sharding import Shares
 
 if TYPE_CHECKING:
     from scaffold_runtime.trainer import Trainer
@@ -55,7 +57,7 @@ def open_trial(trial: Trainer, outer: Run) -> Iterator[Run]:
     callbacks of the trainer `trial`, and new optimizers. The outer run goes on unaware of it."""
     run = Run(trial, outer.fn, outer.module, outer.datamodule, outer.given)
     trial.open(run)
-    run.callbacks, run.validates = trial.callbacks, outer.validates
+    run.callbacks, run.validates, run.shares = trial.callbacks, outer.validates, outer.shares
     run.precision, run.prepared, run.to_device = outer.precision, outer.prepared, outer.to_device
     _lend(run)
     try:
@@ -82,7 +84,7 @@ def _set_up(run: Run, ckpt_path: str | None) -> None:
     _attach(run)
     check_run(run)
     checkpoint = read_for_run(run, ckpt_path)  # first of all: it says which run folder this is
-    _share_places(trainer)
+    _share(run)
     measured = trainer.profiler.wrap if trainer.profiler.active else None
     run.hooks = build_table(trainer, module, run.callbacks, LightningModule, measured)
     trainer.strategy.first_per_node(lambda: _prepare_data(run))
@@ -118,11 +120,16 @@ def _prepare_data(run: Run) -> None:
     run.module.prepare_data()
 
 
-def _share_places(trainer: Trainer) -> None:
-    """The first process decides on folders and writes; the others know where, and are silent."""
+def _share(run: Run) -> None:
+    """Each process gets its part of the data; the first decides on folders and writes, the others know
+    where, and are silent."""
+    trainer, first = run.trainer, run.trainer.is_global_zero
     if trainer.world_size == 1:
         return
-    first = trainer.is_global_zero
+    seed = trainer.strategy.broadcast(int(os.environ.get("PL_GLOBAL_SEED", 0)))
+    if trainer.use_distributed_sampler:
+        run.shares = Shares(trainer.global_rank, trainer.world_size, seed)
+    run.metrics.reduce, run.metrics.first = trainer.strategy.reduce, first
     places = [SilentLogger.places_of(logger) for logger in trainer.loggers] if first else None
     places = trainer.strategy.broadcast(places)
     if not first:

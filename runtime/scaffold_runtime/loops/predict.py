@@ -43,4 +43,5 @@ def predict(run: Run, limit: int | float, keep: bool) -> list[Any] | None:
     run.to_train_mode("predict", modes)
     if not keep:
         return None
+    kept = [run.in_order(outputs) for outputs in kept]
     return kept if several else kept[0]

@@ -102,6 +102,10 @@ class Strategy(abc.ABC):
         """The plain values all processes have, by rank, on every process."""
         return [value]
 
+    def gather_to_first(self, value: Any) -> list[Any]:
+        """The values all processes have, by rank, on the first; the others get their own only."""
+        return [value]
+
     def broadcast(self, value: Any, src: int = 0) -> Any:
         """The value process `src` has, on every process."""
         return value

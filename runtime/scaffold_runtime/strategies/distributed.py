@@ -227,6 +227,14 @@ class DistributedStrategy(Strategy):
         dist.all_gather_object(values, value)
         return values
 
+    def gather_to_first(self, value: Any) -> list[Any]:
+        if self._alone:
+            return [value]
+        values: list[Any] | None = [None] * self.world_size if self.is_global_zero else None
+        on_cpu = tree_map_only(Tensor, lambda tensor: tensor.cpu(), value)
+        dist.gather_object(on_cpu, values)
+        return [value] if values is None else values
+
     def broadcast(self, value: Any, src: int = 0) -> Any:
         if self._alone:
             return value
