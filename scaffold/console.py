@@ -115,7 +115,8 @@ def compared(own: "list[Difference]", coming: "list[Difference]", as_json: bool)
         return say_json({"own": [vars(d) for d in own], "coming": [vars(d) for d in coming]})
     for title, differences in (("Your changes", own), ("What `update` would change", coming)):
         if differences:
-            say(f"{title}: {len(differences)} files", bold=True)
+            many = "1 file" if len(differences) == 1 else f"{len(differences)} files"
+            say(f"{title}: {many}", bold=True)
             for line in "".join(each.text for each in differences).splitlines():
                 typer.secho(line, fg=COLOURS.get(line[:1]))
     if not own and not coming:

@@ -16,7 +16,9 @@ class Feature:
     kind: str
     name: str
     description: str
-    state: str  # "", on, edited, missing or ejected
+    state: (
+        str  # "", on, edited, missing, ejected; or kept: switched off, but edited, so still there
+    )
 
 
 @dataclass(frozen=True)
@@ -61,13 +63,17 @@ def coming_changes(project: Project, catalogue: Catalogue) -> list[Difference]:
 
 
 def _state(part: Part, project: Project | None) -> str:
-    if project is None or part.name not in project.answers.on(part.kind):
-        return ""
     from scaffold.render import paths
+
+    if project is None:
+        return ""
 
     disk = Disk(project.root)
     owned = paths(part, project.answers.package)
     entries = [(disk.get(path), project.lock[path]) for path in owned if path in project.lock]
+    if part.name not in project.answers.on(part.kind):
+        kept = (entry for found, entry in entries if found and entry.state == "kept")
+        return "kept" if any(kept) else ""
     if any(entry.state == "ejected" for _, entry in entries):
         return "ejected"
     if any(found is None for found, _ in entries):

@@ -118,7 +118,7 @@ def _dropped(base: Entry | None, user: Found) -> Outcome:
         return Outcome("keep", None, note=f"no longer generated, yours is {user.value}")
     if user.data == base.file.data:
         return Outcome("delete", None)
-    return Outcome("keep", "kept", note="no longer generated, you edited it")
+    return Outcome("keep", "kept", note="you edited it, delete it if you do not need it")
 
 
 def _absent(base: Entry | None, target: File) -> Outcome:

@@ -64,7 +64,9 @@ def test_an_edited_config_survives_remove_and_add(project):
     append(str(EMA), "mine: 1\n")
     assert "keep" in project("remove", "callback", "ema").out
     assert "mine: 1" in EMA.read_text()
+    assert "kept    ema" in project("list").out
     project("add", "callback", "ema")
+    assert "edited  ema" in project("list").out
     assert "mine: 1" in EMA.read_text()
     assert not Path(f"{EMA}.new").exists()
 
