@@ -8,6 +8,7 @@ from scaffold_runtime.callbacks.batch_size_finder import BatchSizeFinder
 from scaffold_runtime.callbacks.lr_finder import LearningRateFinder, LRFinder
 from scaffold_runtime.errors import MisconfigurationException
 from scaffold_runtime.hooks import Callback
+from scaffold_runtime.seed import isolate_rng
 
 if TYPE_CHECKING:
     from scaffold_runtime.data import LightningDataModule
@@ -136,15 +137,27 @@ class Tuner:
             )
         trial, attached = self._trainer.trial([finder], steps=0), model._trainer
         try:
-            if method == "fit":
-                trial.fit(model, loaders, val_loaders, datamodule)
-            elif method == "predict":
-                trial.predict(model, loaders, datamodule, return_predictions=False)
-            elif method in ("validate", "test"):
-                getattr(trial, method)(model, loaders, datamodule=datamodule, verbose=False)
-            else:
-                raise MisconfigurationException(
-                    f"method={method!r}: choose 'fit', 'validate', 'test' or 'predict'."
-                )
+            with isolate_rng():
+                self._open(trial, method, model, loaders, val_loaders, datamodule)
         finally:
             model._trainer = attached
+
+    @staticmethod
+    def _open(
+        trial: Trainer,
+        method: str,
+        model: LightningModule,
+        loaders: Any,
+        val_loaders: Any,
+        datamodule: LightningDataModule | None,
+    ) -> None:
+        if method == "fit":
+            trial.fit(model, loaders, val_loaders, datamodule)
+        elif method == "predict":
+            trial.predict(model, loaders, datamodule, return_predictions=False)
+        elif method in ("validate", "test"):
+            getattr(trial, method)(model, loaders, datamodule=datamodule, verbose=False)
+        else:
+            raise MisconfigurationException(
+                f"method={method!r}: choose 'fit', 'validate', 'test' or 'predict'."
+            )

@@ -110,10 +110,10 @@ class BatchSizeFinder(Callback):
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
-                return False
             finally:
                 snapshot.put_back()
-                free_memory()
+            free_memory()
+            return False
 
         found: int | None = None
         try:

@@ -125,23 +125,22 @@ class LearningRateFinder(Callback):
         self._update_attr, self._attr_name = update_attr, attr_name
         self.optimal_lr: LRFinder | None = None
         self._found: float | None = None
+        self._restored = False
 
     def state_dict(self) -> dict[str, Any]:
         return {} if self._found is None else {"lr": self._found}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._found = state_dict["lr"]
+        self._found, self._restored = state_dict["lr"], True
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._found is None:
+        restored, self._restored = self._restored, False
+        if not restored:
             self.lr_find(trainer, pl_module)
         elif self._update_attr:
             self._attribute(trainer).set(
                 self._found
             )  # the optimizer's state brings the rate itself
-
-    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._found = None  # another fit searches again
 
     def lr_find(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Search now."""

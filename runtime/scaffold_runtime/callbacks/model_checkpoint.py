@@ -194,7 +194,7 @@ class ModelCheckpoint(Checkpoint):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if self.dirpath is None and stage == "fit" and not trainer.fast_dev_run:
             self.dirpath = os.path.realpath(os.path.join(trainer.log_dir, "checkpoints"))
-        self._last_time = time.monotonic()
+        self._last_time = trainer.strategy.now()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._on_train_epoch_end is None:
@@ -203,7 +203,8 @@ class ModelCheckpoint(Checkpoint):
             self._on_train_epoch_end = (
                 once and trainer.val_check_seconds is None
             ) or not run.validates
-        for left in Path(self.dirpath or ".").glob(f".*{SUFFIX}") if self.dirpath else ():
+        ours = self.dirpath and trainer.is_global_zero
+        for left in Path(self.dirpath or ".").glob(f".*{SUFFIX}") if ours else ():
             left.unlink(missing_ok=True)  # a save that was killed
 
     def on_train_batch_end(
@@ -212,10 +213,10 @@ class ModelCheckpoint(Checkpoint):
         step = trainer.global_step
         due = self.every_n_train_steps > 0 and step % self.every_n_train_steps == 0
         if self.train_time_interval is not None:
-            elapsed = time.monotonic() - self._last_time
+            elapsed = trainer.strategy.now() - self._last_time
             due = elapsed >= self.train_time_interval.total_seconds()
         if due and step != self._last_step_saved:
-            self._last_time = time.monotonic()
+            self._last_time = trainer.strategy.now()
             self._ask(trainer, wait=True)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -265,7 +266,8 @@ class ModelCheckpoint(Checkpoint):
 
     def commit(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._candidates is not None:
-            candidates, self._candidates = self._candidates, None
+            # A step's values differ between processes; which checkpoints are best must not.
+            candidates, self._candidates = trainer.strategy.broadcast(self._candidates), None
             self._save(trainer, candidates)
 
     # -- what -------------------------------------------------------------------------------------
@@ -336,17 +338,22 @@ class ModelCheckpoint(Checkpoint):
 
     def _write_last(self, trainer: Trainer, last: str, path: str | None) -> None:
         if self.save_last == "link" and path is not None:
-            temporary = f"{last}{SUFFIX}"
-            Path(temporary).unlink(missing_ok=True)
-            os.symlink(os.path.relpath(path, os.path.dirname(last)), temporary)
-            os.replace(temporary, last)
-            sync_directory(Path(last).parent)
+            trainer.strategy.first_does(lambda: self._link(last, path))
         else:
             trainer.save_checkpoint(last, self.save_weights_only)
 
+    def _link(self, last: str, path: str) -> None:
+        temporary = f"{last}{SUFFIX}"
+        Path(temporary).unlink(missing_ok=True)
+        os.symlink(os.path.relpath(path, os.path.dirname(last)), temporary)
+        os.replace(temporary, last)
+        sync_directory(Path(last).parent)
+
     def _remove(self, trainer: Trainer, path: str) -> None:
         """Delete a file of ours, but never the one this run was resumed from, nor one elsewhere."""
-        if self.dirpath is None or Path(self.dirpath) not in Path(path).parents:
+        if self.dirpath is None or not trainer.is_global_zero:
+            return
+        if Path(self.dirpath) not in Path(path).parents:
             return
         if trainer.ckpt_path is not None and os.path.realpath(trainer.ckpt_path) == path:
             return

@@ -23,7 +23,10 @@ def measured(regression) -> Any:
 def test_sizes_parameters_and_flops_are_counted(measured) -> None:
     summary = summarize(measured, max_depth=2)
 
-    found = {l.name: (l.kind, l.parameters, l.flops, l.in_size, l.out_size) for l in summary.layers}
+    found = {
+        part.name: (part.kind, part.parameters, part.flops, part.in_size, part.out_size)
+        for part in summary.layers
+    }
     assert found == {
         "net": ("Sequential", 49, 2 * 3 * (4 * 8 + 8), [3, 4], [3, 1]),
         "net.0": ("Linear", 40, 2 * 3 * 4 * 8, [3, 4], [3, 8]),

@@ -48,7 +48,8 @@ def test_indices_name_the_samples_also_shuffled(
 
     assert kept is None
     predictions, indices = writer.epochs[0]
-    assert sorted(sum(indices, [])) == list(range(12)) != sum(indices, [])
+    drawn = [place for places in indices for place in places]
+    assert sorted(drawn) == list(range(12)) != drawn
     inputs = loader.dataset.tensors[0]
     for prediction, places in zip(predictions, indices, strict=True):
         assert torch.equal(prediction, module(inputs[places]))
