@@ -11,6 +11,7 @@ from scaffold_runtime.data import LightningDataModule
 from scaffold_runtime.errors import MisconfigurationException, did_you_mean
 from scaffold_runtime.hooks import Callback, overridden
 from scaffold_runtime.module import LightningModule
+from scaffold_runtime.plain import to_plain
 
 if TYPE_CHECKING:
     from scaffold_runtime.run import Run
@@ -41,6 +42,7 @@ def check_run(run: Run) -> None:
         )
     if run.fn == "fit":
         _check_fit(run, name)
+        _check_hyperparameters(run)
     _check_state_keys(run.callbacks)
 
 
@@ -73,6 +75,15 @@ def _check_fit(run: Run, name: str) -> None:
                     f"which {name} uses. Leave it out and do it in `training_step` "
                     "(`self.clip_gradients(...)`, step every n-th batch)."
                 )
+
+
+def _check_hyperparameters(run: Run) -> None:
+    """A run that saves checkpoints finds out now, and not after an epoch, what cannot be in one."""
+    if not run.checkpoints or overridden("on_save_checkpoint", run.module, LightningModule):
+        return  # the hook may yet take it out
+    to_plain(dict(run.module.hparams), "hyper_parameters")
+    if run.datamodule is not None:
+        to_plain(dict(run.datamodule.hparams), "datamodule_hyper_parameters")
 
 
 def _check_state_keys(callbacks: list[Callback]) -> None:

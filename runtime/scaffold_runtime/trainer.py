@@ -775,7 +775,7 @@ def _loggers(choice: bool | Logger | Iterable[Logger] | None, root: str) -> list
         return [default_logger(root)]
     if choice is False:
         return []
-    loggers = [choice] if isinstance(choice, Logger) else list(choice)
+    loggers = [choice] if isinstance(choice, (Logger, str)) else list(choice)
     for logger in loggers:
         if not isinstance(logger, Logger):
             raise MisconfigurationException(

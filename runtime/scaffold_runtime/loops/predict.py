@@ -22,6 +22,7 @@ def predict(run: Run, limit: int | float, keep: bool) -> list[Any] | None:
     modes = run.to_eval_mode("predict")
     kept: list[list[Any]] = [[] for _ in loaders]
     run.predictions, run.predicted_batches = kept, [[] for _ in loaders]
+    run.metrics.leave("while predicting, where outputs are returned instead")
     with run.no_grad("predict"):
         for call in (*hooks.start, *hooks.epoch_start):
             call()
