@@ -21,7 +21,7 @@ from scaffold_runtime import settings
 from scaffold_runtime.accelerators import Accelerator, parse_devices, select_accelerator
 from scaffold_runtime.callbacks import default_callbacks
 from scaffold_runtime.callbacks.early_stopping import EarlyStopping
-from scaffold_runtime.callbacks.progress import ProgressBar
+from scaffold_runtime.callbacks.progress import ProgressBar, results_table
 from scaffold_runtime.checkpoint.io import write_checkpoint
 from scaffold_runtime.checkpoint.state import collect
 from scaffold_runtime.data import LightningDataModule
@@ -334,8 +334,8 @@ class Trainer:
         with open_run(self, fn, module, datamodule or self.datamodule, given, path) as run:
             self.stage = stage
             results = evaluate(run, stage, limit)
-        if verbose and self.is_global_zero and self.progress_bar_callback is not None:
-            self.progress_bar_callback.print_results(results, stage)
+        if verbose and any(results):
+            self.print(results_table(results, stage))
         return results
 
     def _elsewhere(self, fn: str, *arguments: Any) -> Callable[[], Any] | None:
@@ -383,7 +383,8 @@ class Trainer:
                 "there is nothing to save: `save_checkpoint` needs a model that was attached by "
                 "fit, validate, test or predict."
             )
-        write_checkpoint(collect(run, bool(weights_only)), Path(filepath))
+        checkpoint = collect(run, bool(weights_only))
+        self.strategy.first_does(lambda: write_checkpoint(checkpoint, Path(filepath)))
 
     def print(self, *args: Any, **kwargs: Any) -> None:
         """Print from the first process only, without tearing the progress bar."""

@@ -178,17 +178,6 @@ class ProgressBar(Callback):
             self._line_open = False
         self._hide()
 
-    def print_results(self, results: list[dict[str, float]], stage: str) -> None:
-        """Print the metrics of an evaluation as a table."""
-        rows = {name: value for result in results for name, value in result.items()}
-        if not rows:
-            return
-        width = max(len(name) for name in rows)
-        self._hide()
-        builtins.print(f"{stage.capitalize()} results")
-        for name, value in rows.items():
-            builtins.print(f"  {name:<{width}}  {number(value)}")
-
     # -- drawing ----------------------------------------------------------------------------------
 
     def _begin(self, label: str, total: float) -> None:
@@ -250,6 +239,14 @@ class ProgressBar(Callback):
         share = 0.0 if self._total in (0, math.inf) else min(self._done / self._total, 1.0)
         filled = round(width * share)
         return FULL * filled + EMPTY * (width - filled)
+
+
+def results_table(results: list[dict[str, float]], stage: str) -> str:
+    """The metrics of an evaluation, a line each."""
+    rows = {name: value for result in results for name, value in result.items()}
+    width = max((len(name) for name in rows), default=0)
+    lines = [f"  {name:<{width}}  {number(value)}" for name, value in rows.items()]
+    return "\n".join([f"{stage.capitalize()} results", *lines])
 
 
 def number(value: Any) -> str:
