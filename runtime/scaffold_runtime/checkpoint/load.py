@@ -11,12 +11,14 @@ from torch import nn
 
 from scaffold_runtime.checkpoint.find import find_checkpoint, read_newest_good
 from scaffold_runtime.checkpoint.io import read_checkpoint
+from scaffold_runtime.checkpoint.ranks import own_part
 from scaffold_runtime.checkpoint.state import load_weights
 from scaffold_runtime.errors import CheckpointError
 from scaffold_runtime.hparams import AttributeDict
 
 if TYPE_CHECKING:
     from scaffold_runtime.run import Run
+    from scaffold_runtime.trainer import Trainer
 
 
 def read_for_run(run: Run, ckpt_path: str | None) -> dict[str, Any] | None:
@@ -25,16 +27,26 @@ def read_for_run(run: Run, ckpt_path: str | None) -> dict[str, Any] | None:
     if ckpt_path is None:
         return None
     trainer = run.trainer
-    if ckpt_path == "last":
-        path, checkpoint = read_newest_good(trainer)
-    else:
-        path = find_checkpoint(trainer, ckpt_path)
+    path, checkpoint = Path(), {}
+    if trainer.is_global_zero:
+        path, checkpoint = _read(trainer, ckpt_path)
+    path = Path(
+        trainer.strategy.broadcast(str(path))
+    )  # the first decides what "last" and "best" are
+    if not trainer.is_global_zero:
         checkpoint = read_checkpoint(path)
     trainer.ckpt_path = str(path)
     if run.fn == "fit":
         for logger in trainer.loggers:
             logger.continue_run_of(path)
-    return checkpoint
+    return own_part(trainer, checkpoint)
+
+
+def _read(trainer: Trainer, wanted: str) -> tuple[Path, dict[str, Any]]:
+    if wanted == "last":
+        return read_newest_good(trainer)
+    path = find_checkpoint(trainer, wanted)
+    return path, read_checkpoint(path)
 
 
 def object_from_checkpoint(

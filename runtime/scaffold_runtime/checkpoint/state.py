@@ -2,13 +2,14 @@
 
 Keys are Lightning's (`state_dict`, `epoch`, `global_step`, `optimizer_states`, `lr_schedulers`,
 `callbacks`, `hyper_parameters`, ...), plus `progress`, `precision`, `transient`, `metrics`, `data`,
-`loggers` and `rng`.
+`loggers` and `rng`, and `ranks` where several processes saved it together.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from scaffold_runtime.checkpoint.ranks import gather_own
 from scaffold_runtime.checkpoint.transient import (
     COMPILED,
     metric_parts,
@@ -64,7 +65,8 @@ def collect(run: Run, weights_only: bool = False) -> dict[str, Any]:
         call(state)
     if not weights_only:
         state["rng"] = rng_state()
-    return {key: to_plain(value, key) for key, value in state.items()}
+    plain = {key: to_plain(value, key) for key, value in state.items()}
+    return plain if weights_only else gather_own(trainer, plain)
 
 
 def _logger_states(run: Run) -> list[dict[str, Any]]:

@@ -117,6 +117,10 @@ class Strategy(abc.ABC):
         """Run `work` in one process of each machine, however long it takes, before any goes on."""
         work()
 
+    def first_does(self, work: Callable[[], Any]) -> None:
+        """Run `work` in the first process; all go on when it is done, or fail when it failed."""
+        work()
+
     def agree_to_stop(self, batch: int, asked: bool, due: bool = False) -> bool:
         """Whether all stop after this batch, where any was asked to. With `due`, alike on all, decide now."""
         return asked

@@ -254,6 +254,19 @@ class DistributedStrategy(Strategy):
         elif not self._alone:
             self._store.wait([key], LONG)
 
+    def first_does(self, work: Callable[[], Any]) -> None:
+        failure: Exception | None = None
+        if self.is_global_zero:
+            try:
+                work()
+            except Exception as error:
+                failure = error
+        elsewhere = self.broadcast(None if failure is None else str(failure))
+        if failure is not None:
+            raise failure
+        if elsewhere is not None:
+            raise RankFailed(f"process 0 failed: {elsewhere}")
+
     def agree_to_stop(self, batch: int, asked: bool, due: bool = False) -> bool:
         if self._agreement is None or self._alone:
             return asked

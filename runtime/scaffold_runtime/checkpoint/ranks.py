@@ -1,0 +1,44 @@
+"""What each process has for itself: random numbers, a place in its data, and sums over its own samples."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from scaffold_runtime.trainer import Trainer
+
+OWN = ("transient", "metrics", "data", "rng")  # for a reader with one process, those of the first
+
+
+def gather_own(trainer: Trainer, state: dict[str, Any]) -> dict[str, Any]:
+    """Add to what a process would save what the others have for themselves; all must call this."""
+    if trainer.world_size == 1:
+        return state
+    own = {key: state[key] for key in OWN if key in state}
+    return {**state, "ranks": trainer.strategy.gather_to_first(own)}
+
+
+def own_part(trainer: Trainer, checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """The checkpoint as this process saved it.
+
+    Where another number of processes saved it, weights, optimizers and counters are used; an epoch that
+    was under way begins anew, since its samples were divided otherwise.
+    """
+    ranks = checkpoint.get("ranks") or [{}]
+    if len(ranks) == trainer.world_size:
+        return {**checkpoint, **ranks[trainer.global_rank]}
+    progress = dict(checkpoint.get("progress") or {})
+    if progress.get("batch") and trainer.is_global_zero:
+        warnings.warn(
+            f"the checkpoint was saved in the middle of an epoch by {len(ranks)} process(es), and there are "
+            f"{trainer.world_size} now: this epoch begins anew.",
+            stacklevel=2,
+        )
+    if progress:
+        progress["batches"] -= progress["batch"]
+        progress["batch"] = 0
+    others = {
+        key: value for key, value in checkpoint.items() if key not in ("data", "metrics", "rng")
+    }
+    return {**others, "progress": progress}
