@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from argparse import Namespace
 from typing import Any
 
@@ -93,7 +94,10 @@ class TensorBoardLogger(FolderLogger):
         if not self._log_graph or sample is None:
             return
         was_training = model.training
-        with torch.no_grad():
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore", DeprecationWarning
+            )  # torch's writer uses torch.jit.trace
             self.experiment.add_graph(model.eval(), sample)
         model.train(was_training)
 

@@ -105,8 +105,8 @@ class WandbLogger(Logger):
         """The id of the run whose files lie in the shared run folder: we are resumed."""
         if self._first is None:
             return None
-        runs = sorted(Path(self.save_dir).glob("wandb/*run-*-*"), key=lambda run: run.name)
-        return runs[-1].name.rpartition("-")[2] if runs else None
+        files = sorted(Path(self.save_dir).glob("wandb/*run-*/run-*.wandb"), key=os.path.getmtime)
+        return files[-1].stem.removeprefix("run-") if files else None
 
     @property
     def save_dir(self) -> str:
@@ -147,7 +147,10 @@ class WandbLogger(Logger):
             return self._wandb.run
         Path(self.save_dir).mkdir(parents=True, exist_ok=True)
         mode = {"mode": "offline"} if self._offline else {}
-        settings = {"dir": self.save_dir, "project": self._project, "id": self.version, **mode}
+        folder = os.path.abspath(
+            self.save_dir
+        )  # wandb's own process has a working folder of its own
+        settings = {"dir": folder, "project": self._project, "id": self.version, **mode}
         if self._first is not None and self._run_name is None:
             self._run_name = f"{self._first.name}-{self._first.version}"
         run = self._wandb.init(name=self._run_name, resume="allow", **{**settings, **self._kwargs})
