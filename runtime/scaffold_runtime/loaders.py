@@ -85,21 +85,19 @@ class TrainSource:
         kept, self._kept, self._position = self._kept, None, None
         for part in self.parts:
             part.begin_epoch(epoch)
+        over = kept is not None and skip > 0 and (kept["over"] or skip >= self.length)
         if kept is not None:
             for part, state in zip(self.parts, kept["parts"], strict=True):
-                part.load_state_dict(state, mid_epoch=skip > 0)
-        batches = self._open(skip, resumed=kept is not None)
+                part.load_state_dict(state, mid_epoch=skip > 0 and not over)
+        batches = iter(()) if over else self._open(skip, resumed=kept is not None)
         if kept is not None and skip and kept["ahead"] is not None:
             put_random(kept["ahead"], self._generators())
-        ahead = _counted(batches, skip, self.length) if self._sized else self._ahead(batches)
+        counted = self.length != math.inf
+        flagged = _counted(batches, skip, self.length) if counted else self._ahead(batches)
         if kept is not None:
             for generator, state in zip(self._generators(), kept["generators"], strict=True):
                 generator.set_state(state)
-        return ahead
-
-    @property
-    def _sized(self) -> bool:
-        return self.length != math.inf
+        return flagged
 
     def _open(self, skip: int, resumed: bool) -> Iterator[Any]:
         if not self._combined:
@@ -117,6 +115,8 @@ class TrainSource:
         while held is not _NOTHING:
             self._position = copy.deepcopy(self._here(ahead=True))
             ahead = next(batches, _NOTHING)
+            if ahead is _NOTHING:
+                self._position = {**self._here(ahead=False), "over": True}
             yield held, ahead is _NOTHING
             held = ahead
         self._position = None
@@ -126,6 +126,7 @@ class TrainSource:
         return {
             "parts": [part.state_dict() for part in self.parts],
             "ahead": take_random(self._generators()) if in_process else None,
+            "over": False,  # whether the batch delivered last was the last of the epoch
         }
 
     def _generators(self) -> list[torch.Generator]:

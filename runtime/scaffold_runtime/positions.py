@@ -124,7 +124,7 @@ class Part:
 
     def _open_at(self, cursor: Cursor, skip: int, kept: dict[str, Any] | None) -> Iterator[Any]:
         cursor.seed = (self.seed + ODD * self.passes) & BITS
-        cursor.skip, cursor.again = skip, kept["start"] if kept else None
+        cursor.position(skip, kept["start"] if kept else None)
         batches = self._fresh()
         if skip and not self.workers:
             cursor.prime()
@@ -240,6 +240,10 @@ class Cursor:
         self.again: dict[str, Any] | None = None  # the same, from a checkpoint
         self.draws_late = False
         self._primed: Iterator[Any] | None = None
+
+    def position(self, skip: int, again: dict[str, Any] | None) -> None:
+        """Where the next pass begins; `again` are the random numbers its sampler drew from before."""
+        self.skip, self.again, self._primed = skip, again, None
 
     def prime(self) -> None:
         """Skip now, and not when the first batch is asked for."""

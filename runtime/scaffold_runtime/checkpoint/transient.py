@@ -48,7 +48,7 @@ def metric_parts(module: nn.Module) -> dict[str, Any]:
     for part in parts.values():
         if hasattr(part, "compute_groups"):
             part.items()  # a MetricCollection brings the state its members share up to date
-    return {_plain(name): part for name, part in parts.items() if hasattr(part, "metric_state")}
+    return {_plain(name): part for name, part in parts.items() if hasattr(part, "_update_count")}
 
 
 def _metric_state(metric: Any) -> dict[str, Any]:

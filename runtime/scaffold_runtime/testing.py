@@ -1,0 +1,214 @@
+"""Prove that a module and its data resume exactly: interrupt them anywhere, resume, compare every bit.
+
+def make():
+    return MyModule(), MyData()
+
+def test_resume(tmp_path):
+    check_resume(make, tmp_path, max_epochs=2, limit_train_batches=8)
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from scaffold_runtime.callbacks.model_checkpoint import ModelCheckpoint
+from scaffold_runtime.checkpoint.state import collect
+from scaffold_runtime.checkpoint.transient import transient
+from scaffold_runtime.compare import difference, digest
+from scaffold_runtime.hooks import Callback
+from scaffold_runtime.loggers.csv import CSVLogger
+from scaffold_runtime.module import LightningModule
+from scaffold_runtime.seed import rng_digest, seed_everything
+from scaffold_runtime.trainer import Trainer
+
+WALL_CLOCK = ("time_elapsed",)  # state that no two runs share
+
+
+class ResumeError(AssertionError):
+    """A resumed run is not the run that never stopped; the message names the first difference."""
+
+
+class Interruption(Exception):  # noqa: N818 - nobody's mistake
+    """Raised in the middle of training, in place of a power cut."""
+
+
+class Trace(Callback):
+    """One row per training batch: names for what was seen, computed and drawn so far, in hex.
+
+    Args:
+        file: where rows are appended as JSON lines, for processes that are killed.
+    """
+
+    def __init__(self, file: str | os.PathLike[str] | None = None) -> None:
+        self.rows: list[dict[str, Any]] = []
+        self._file = file
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        row = {
+            "epoch": trainer.current_epoch,
+            "batch": batch_idx,
+            "data": digest(batch),
+            "loss": digest(outputs),
+            "lr": [group["lr"] for o in trainer.optimizers for group in o.param_groups],
+            "random numbers": rng_digest(),
+            "weights": digest([pl_module.state_dict(), transient(pl_module)]),
+            "optimizers": digest([o.state_dict() for o in trainer.optimizers]),
+            "schedulers": digest([c.scheduler.state_dict() for c in trainer.lr_scheduler_configs]),
+            "step": trainer.global_step,
+        }
+        self.rows.append(row)
+        if self._file is not None:
+            with open(self._file, "a") as file:
+                file.write(json.dumps(row) + "\n")
+
+
+class Interrupter(Callback):
+    """Raise `Interruption` when `hook` is called for the `count`-th time."""
+
+    def __init__(self, hook: str, count: int) -> None:
+        def interrupt(*args: Any) -> None:
+            nonlocal count
+            count -= 1
+            if count == 0:
+                raise Interruption(hook)
+
+        setattr(self, hook, interrupt)
+
+
+def check_resume(
+    make: Callable[[], tuple[LightningModule, Any]],
+    folder: str | os.PathLike[str],
+    *,
+    trials: int = 3,
+    seed: int = 0,
+    **arguments: Any,
+) -> None:
+    """Train without a stop, then `trials` times with stops at random batches, and compare every step and the
+    end.
+
+    Args:
+        make: makes the module, and its data module or training loader, afresh.
+        folder: where checkpoints and logs go.
+        trials: how many runs are interrupted, each at one to three random places.
+        seed: decides where, and seeds each run.
+        arguments: of the Trainer; keep the run short.
+
+    Raises:
+        ResumeError: naming the first step, and what of it, that differs.
+    """
+    choose = random.Random(seed)
+    reference, end = train(make, Path(folder) / "unbroken", seed, **arguments)
+    for trial in range(trials):
+        place, stops = Path(folder) / f"interrupted-{trial}", choose.randint(1, 3)
+        rows: list[dict[str, Any]] = []
+        for _ in range(stops):
+            stop = Interrupter("on_train_batch_start", choose.randint(1, len(reference)))
+            lived, final = train(make, place, seed, stop, **arguments)
+            rows += lived
+            if final is not None:
+                break
+        else:
+            lived, final = train(make, place, seed, **arguments)
+            rows += lived
+        compare_runs(reference, end, rows, final)
+
+
+def train(
+    make: Callable[[], tuple[LightningModule, Any]],
+    folder: Path,
+    seed: int,
+    stop: Callback | None = None,
+    callbacks: Callable[[], Iterable[Callback]] = tuple,
+    **arguments: Any,
+) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
+    """One life of a run that saves after every step: its trace, and its end if it came to it."""
+    seed_everything(seed)
+    model, data = make()
+    trace = Trace()
+    extra = [*callbacks(), trace, *([stop] if stop is not None else [])]
+    trainer = _trainer(folder, extra, arguments)
+    resume = "last" if any(folder.rglob("*.ckpt")) else None
+    try:
+        trainer.fit(model, data, ckpt_path=resume)
+    except Interruption:
+        return trace.rows, None
+    return trace.rows, end_of(trainer, folder)
+
+
+def _trainer(folder: Path, extra: list[Callback], arguments: dict[str, Any]) -> Trainer:
+    save = [] if any(isinstance(c, ModelCheckpoint) for c in extra) else [_each_step()]
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "log_every_n_steps": 1}
+    logger = CSVLogger(folder, name="")
+    return Trainer(**{**quiet, "logger": logger, **arguments, "callbacks": [*extra, *save]})
+
+
+def _each_step() -> ModelCheckpoint:
+    return ModelCheckpoint(filename="{epoch}-{step}", every_n_train_steps=1)
+
+
+def end_of(trainer: Trainer, folder: Path) -> dict[str, Any]:
+    """All state at the end of a run, its logged values, and nothing of wall clocks and places."""
+    run = trainer._last_run
+    assert run is not None
+    state = collect(run)
+    state["logged"] = [file.read_text() for file in sorted(folder.rglob("metrics.csv"))]
+    cleaned = _cleaned(state, (str(folder), os.path.realpath(folder)))
+    assert isinstance(cleaned, dict)
+    return cleaned
+
+
+def _cleaned(value: Any, places: tuple[str, ...]) -> Any:
+    if isinstance(value, dict):
+        return {
+            _cleaned(k, places): _cleaned(v, places)
+            for k, v in value.items()
+            if k not in WALL_CLOCK
+        }
+    if isinstance(value, (list, tuple)):
+        return [_cleaned(item, places) for item in value]
+    if isinstance(value, str):
+        for place in places:
+            value = value.replace(place, "<folder>")
+    return value.clone() if isinstance(value, torch.Tensor) else value
+
+
+def compare_runs(
+    reference: list[dict[str, Any]],
+    end: dict[str, Any] | None,
+    rows: list[dict[str, Any]],
+    final: dict[str, Any] | None,
+) -> None:
+    """Compare what an interrupted run did in all its lives to the run that never stopped.
+
+    Raises:
+        ResumeError: naming the first difference.
+    """
+    known = {(row["epoch"], row["batch"]): row for row in reference}
+    for row in rows:
+        expected = known.get((row["epoch"], row["batch"]))
+        where = f"epoch {row['epoch']}, batch {row['batch']}"
+        if expected is None:
+            raise ResumeError(f"{where}: the run that never stopped has no such batch.")
+        for name, value in row.items():
+            if value != expected[name]:
+                raise ResumeError(
+                    f"{where}: {name} differs after resuming ({value}; without a stop {expected[name]})."
+                )
+    seen = {(row["epoch"], row["batch"]) for row in rows}
+    for key in known:
+        if key not in seen:
+            raise ResumeError(
+                f"epoch {key[0]}, batch {key[1]} was never trained on after resuming."
+            )
+    found = difference(end, final)
+    if found is not None:
+        raise ResumeError(f"every step is the same, but at the end {found}.")
