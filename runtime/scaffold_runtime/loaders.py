@@ -121,10 +121,10 @@ class TrainSource:
             held = ahead
         self._position = None
 
-    def _here(self, ahead: bool) -> dict[str, Any]:
+    def _here(self, ahead: bool, mid_epoch: bool = True) -> dict[str, Any]:
         in_process = ahead and any(not part.workers for part in self.parts)
         return {
-            "parts": [part.state_dict() for part in self.parts],
+            "parts": [part.state_dict(mid_epoch) for part in self.parts],
             "ahead": take_random(self._generators()) if in_process else None,
             "over": False,  # whether the batch delivered last was the last of the epoch
         }
@@ -132,9 +132,10 @@ class TrainSource:
     def _generators(self) -> list[torch.Generator]:
         return [generator for part in self.parts for generator in part.generators()]
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self, mid_epoch: bool) -> dict[str, Any]:
         """What `load_state_dict` needs to stand here again."""
-        here = self._position or self._here(ahead=False)
+        ahead = self._position if mid_epoch else None
+        here = ahead or self._here(ahead=False, mid_epoch=mid_epoch)
         return {**here, "generators": [g.get_state() for g in self._generators()]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

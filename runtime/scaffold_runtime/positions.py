@@ -151,14 +151,15 @@ class Part:
 
     # -- state ----------------------------------------------------------------------------------
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self, mid_epoch: bool) -> dict[str, Any]:
         owner = self._stateful()
+        start = self.cursor.start if self.cursor is not None else self._start
         return {
             "seed": self.seed,
             "passes": self.passes,
-            "ended": self.ended,
-            "count": self.count,
-            "start": self.cursor.start if self.cursor is not None else self._start,
+            "ended": mid_epoch and self.ended,
+            "count": self.count if mid_epoch else 0,
+            "start": start if mid_epoch else None,
             "inner": owner.state_dict() if owner is not None else None,
         }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Iterator
 from typing import Any
@@ -10,12 +11,14 @@ import numpy as np
 import pytest
 import torch
 import torchmetrics
+from forking import forked
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from scaffold_runtime import Callback, LightningModule
+from scaffold_runtime import LightningDataModule, LightningModule
 from scaffold_runtime.callbacks import EarlyStopping, EMAWeightAveraging, ModelCheckpoint
-from scaffold_runtime.testing import Interrupter, ResumeError, compare_runs, train
+from scaffold_runtime.combined import CombinedLoader
+from scaffold_runtime.testing import Interrupter, compare_runs, train
 
 SAMPLES, SIZE = 20, 4
 
@@ -98,7 +101,9 @@ class Model(LightningModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         if isinstance(batch, dict):
-            batch = [torch.cat(parts) for parts in zip(*(b for b in batch.values() if b), strict=True)]
+            batch = [
+                torch.cat(parts) for parts in zip(*(b for b in batch.values() if b), strict=True)
+            ]
         x, y = batch
         self.center = 0.9 * self.center + 0.1 * x.mean(0)
         logits = self(x)
@@ -126,15 +131,15 @@ class Model(LightningModule):
         kinds = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}
         extra = {"momentum": 0.9} if self.optimizer == "sgd" else {}
         optimizer = kinds[self.optimizer](self.parameters(), lr=0.05, **extra)
-        schedulers = torch.optim.lr_scheduler
         if self.schedule == "none":
             return optimizer
+        schedulers = torch.optim.lr_scheduler
         scheduler, monitor = {
-            "step": (schedulers.StepLR(optimizer, 3, 0.5), None),
-            "onecycle": (schedulers.OneCycleLR(optimizer, 0.1, total_steps=40), None),
-            "plateau": (schedulers.ReduceLROnPlateau(optimizer, patience=0), "val_loss"),
-            "plateau-step": (schedulers.ReduceLROnPlateau(optimizer, patience=1), "loss_step"),
-        }[self.schedule] if self.schedule in ("onecycle", "step") or "plateau" in self.schedule else (None, None)  # fmt: skip
+            "step": lambda: (schedulers.StepLR(optimizer, 3, 0.5), None),
+            "onecycle": lambda: (schedulers.OneCycleLR(optimizer, 0.1, total_steps=40), None),
+            "plateau": lambda: (schedulers.ReduceLROnPlateau(optimizer, patience=0), "val_loss"),
+            "plateau-step": lambda: (schedulers.ReduceLROnPlateau(optimizer), "loss_step"),
+        }[self.schedule]()
         interval = "epoch" if self.schedule == "plateau" else "step"
         chosen = {"scheduler": scheduler, "interval": interval, "monitor": monitor}
         return {"optimizer": optimizer, "lr_scheduler": chosen}
@@ -145,8 +150,6 @@ def loader(**kwargs: Any) -> DataLoader:
 
 
 def with_validation(train_loader: Any, **kwargs: Any) -> Any:
-    from scaffold_runtime import LightningDataModule
-
     class Data(LightningDataModule):
         def train_dataloader(self) -> Any:
             return train_loader
@@ -179,8 +182,6 @@ MAKE = {
 
 
 def several(mode: str) -> Any:
-    from scaffold_runtime.combined import CombinedLoader
-
     short = DataLoader(Noisy(), 10, shuffle=True)
     return Model(), CombinedLoader({"a": loader(), "b": short}, mode)
 
@@ -193,6 +194,11 @@ def several_streams() -> Any:
 for mode in ("min_size", "max_size_cycle", "max_size"):
     MAKE[f"several-{mode}"] = lambda mode=mode: several(mode)
 MAKE["several-streams"] = several_streams
+
+
+def best_two() -> ModelCheckpoint:
+    return ModelCheckpoint(monitor="loss_step", save_top_k=2, every_n_train_steps=1, save_last=True)
+
 
 FIT: dict[str, dict[str, Any]] = {
     "default": {},
@@ -207,7 +213,7 @@ FIT: dict[str, dict[str, Any]] = {
     "reload": {"reload_dataloaders_every_n_epochs": 1},
     "ema": {"callbacks": lambda: [EMAWeightAveraging(decay=0.8)]},
     "stopping": {"max_epochs": 6, "callbacks": lambda: [EarlyStopping("val_loss", patience=1)]},
-    "top": {"callbacks": lambda: [ModelCheckpoint(monitor="loss_step", save_top_k=2, every_n_train_steps=1, save_last=True)]},
+    "top": {"callbacks": lambda: [best_two()]},
 }  # fmt: skip
 CELLS = (
     [(data, "default") for data in MAKE]
@@ -232,27 +238,30 @@ IN_VALIDATION = {
 }
 
 
+def live(make: Any, folder: Any, stop: Any, arguments: dict[str, Any]) -> Any:
+    """One life, in a process of its own: nothing can survive in memory, workers least of all."""
+    return forked(lambda: train(make, folder, 0, stop and Interrupter(*stop), **arguments))
+
+
 def run_cell(folder: Any, data: str, fit: str, stops: dict[str, Any]) -> None:
     make, arguments = MAKE[data], {"max_epochs": 3, "num_sanity_val_steps": 0, **FIT[fit]}
-    reference, end = train(make, folder / "unbroken", 0, **arguments)
+    reference, end = live(make, folder / "unbroken", None, arguments)
     for name, places in stops.items():
         rows: list[Any] = []
         final = None
-        for hook, count in places:
-            lived, final = train(make, folder / name, 0, Interrupter(hook, count), **arguments)
+        for stop in [*places, None]:
+            lived, final = live(make, folder / name, stop, arguments)
             rows += lived
             if final is not None:
                 break
-        if final is None:
-            lived, final = train(make, folder / name, 0, **arguments)
-            rows += lived
         compare_runs(reference, end, rows, final)
 
 
 @pytest.mark.parametrize(("data", "fit"), CELLS)
 @pytest.mark.timeout(120)
-@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
-def test_cell(tmp_path: Any, data: str, fit: str) -> None:
+@pytest.mark.slow
+def test_cell(tmp_path: Any, data: str, fit: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # no power is cut here
     stops = dict(STOPS)
     if data in ("validation", "persistent", "plateau", "sized-stream"):
         stops |= IN_VALIDATION

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from scaffold_runtime.checkpoint.transient import restore_transient, transient
 from scaffold_runtime.hooks import Callback
 
 if TYPE_CHECKING:
@@ -142,6 +143,7 @@ class WeightAveraging(Callback):
         if "optimizer_states" in checkpoint:  # a checkpoint to resume from, not weights alone
             checkpoint["current_model_state"] = checkpoint["state_dict"]
             checkpoint["averaging_state"] = _without_prefix(kept, inside=False)
+            checkpoint["averaging_transient"] = transient(self._average)
         checkpoint["state_dict"] = _without_prefix(kept, inside=True)
 
     def on_load_checkpoint(
@@ -150,7 +152,9 @@ class WeightAveraging(Callback):
         if trainer.fn != "fit" or "current_model_state" not in checkpoint:
             return
         average = {f"{PREFIX}{name}": value for name, value in checkpoint["state_dict"].items()}
-        self._open(trainer, pl_module).load_state_dict(average | checkpoint["averaging_state"])
+        self._average = self._open(trainer, pl_module)
+        self._average.load_state_dict(average | checkpoint["averaging_state"])
+        restore_transient(self._average, checkpoint.get("averaging_transient"))
         checkpoint["state_dict"] = checkpoint["current_model_state"]
 
 

@@ -55,7 +55,7 @@ def collect(run: Run, weights_only: bool = False) -> dict[str, Any]:
             "precision": run.precision.state_dict(),
             "transient": transient(module),
             "metrics": run.metrics.state_dict({id(m): n for n, m in metric_parts(module).items()}),
-            "data": run.train.state_dict() if hasattr(run, "train") else {},
+            "data": run.train.state_dict(run.progress.batch > 0) if hasattr(run, "train") else {},
             "loggers": _logger_states(run),
         }
     state |= _hyperparameters("", module) | _hyperparameters("datamodule_", datamodule)
@@ -148,7 +148,7 @@ def restore_before_fit(run: Run, checkpoint: dict[str, Any]) -> None:
     if checkpoint.get("precision"):
         run.precision.load_state_dict(checkpoint["precision"])
     run.progress.load_state_dict(checkpoint.get("progress") or _progress_of_lightning(checkpoint))
-    restore_transient(run.module, checkpoint)
+    restore_transient(run.module, checkpoint.get("transient"))
     if "metrics" in checkpoint:
         run.metrics.load_state_dict(checkpoint["metrics"], metric_parts(run.module))
     for logger, state in zip(run.trainer.loggers, checkpoint.get("loggers", []), strict=False):

@@ -22,9 +22,8 @@ def transient(module: nn.Module) -> dict[str, Any]:
     }
 
 
-def restore_transient(module: nn.Module, checkpoint: dict[str, Any]) -> None:
+def restore_transient(module: nn.Module, state: dict[str, Any] | None) -> None:
     """Put back what `transient` gathered; a checkpoint from elsewhere has nothing of it."""
-    state = checkpoint.get("transient")
     if state is None:
         return
     with torch.no_grad():
