@@ -13,11 +13,12 @@ import signal
 import tempfile
 from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from scaffold import change, cli, journal, transition
+from scaffold import change, cli, create, journal, transition
 from scaffold.catalogue import Catalogue
 from scaffold.merge import CLOSE, EQUALS, MIDDLE, OPEN
 from scaffold.render import render
@@ -53,12 +54,14 @@ class History(RuleBasedStateMachine):
         self.count = 0
         self.version = 1
         self.done: list[object] = []
-        transition.render = rendered
+        transition.render = create.render = rendered
+        self.fsync, os.fsync = os.fsync, lambda _: None  # nobody pulls the plug here
 
     def teardown(self) -> None:
         os.chdir(self.home)
         shutil.rmtree(self.folder)
-        transition.render = render
+        transition.render = create.render = render
+        os.fsync = self.fsync
         cli.packaged = change.packaged = self.packaged
 
     @initialize()
@@ -220,10 +223,10 @@ class History(RuleBasedStateMachine):
         return {line.strip() for data in before for line in data.split(b"\n")}
 
 
-TestHistories = History.TestCase
+TestHistories = pytest.mark.slow(pytest.mark.timeout(900)(History.TestCase))
 TestHistories.settings = settings(
     max_examples=200,
-    stateful_step_count=14,
+    stateful_step_count=12,
     deadline=None,
     suppress_health_check=list(HealthCheck),
     derandomize=True,

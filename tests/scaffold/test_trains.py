@@ -61,3 +61,19 @@ def test_every_callback_and_logger_trains_and_resumes(scaffold):
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert json.loads(Path("failed.json").read_text()) == {}
+
+
+@pytest.mark.slow
+def test_a_default_project_with_stubs_passes_its_own_tests(scaffold):
+    """Those of the project, and those that come with each stub."""
+    assert scaffold("new", "my-exp", "--no-git").code == 0
+    os.chdir("my-exp")
+    for kind in ("callback", "logger", "module", "datamodule"):
+        assert scaffold("add", kind, f"my-{kind}", "--custom").code == 0
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stdout[-3000:]
