@@ -73,7 +73,8 @@ def ask_each(path: str, conflict: "Conflict") -> str:
         "both, with conflict markers to edit": "markers",
         "stop, write nothing": "fail",
     }
-    answer = questionary.select(f"{path}: {conflict.note}", list(choices)).ask()
-    if answer is None:
-        raise CancelledError("cancelled, nothing was written")
+    try:
+        answer = questionary.select(f"{path}: {conflict.note}", list(choices)).unsafe_ask()
+    except KeyboardInterrupt:
+        raise CancelledError("cancelled, nothing was written") from None
     return choices[answer]
