@@ -27,7 +27,10 @@ if TYPE_CHECKING:
     from scaffold_runtime.seed import seed_everything
     from scaffold_runtime.trainer import Trainer
 
-_SUBMODULES = {"accelerators", "callbacks", "cli", "loggers", "profilers", "strategies", "tuner"}
+_SUBMODULES = {
+    "accelerators", "callbacks", "cli", "core", "demos", "loggers",
+    "plugins", "profilers", "strategies", "tuner", "utilities",
+}  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

@@ -13,7 +13,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
 
@@ -273,6 +274,30 @@ class LightningOptimizer:
 
 def parameters_of(optimizer: Optimizer) -> list[nn.Parameter]:
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def grad_norm(
+    module: nn.Module, norm_type: float | int | str, group_separator: str = "/"
+) -> dict[str, Tensor]:
+    """The norm of each parameter's gradient, and of all together, by name: made for `self.log_dict`.
+
+    Raises:
+        MisconfigurationException: if `norm_type` is not above 0 ("inf" is).
+    """
+    norm_type = float(norm_type)
+    if norm_type <= 0:
+        raise MisconfigurationException(
+            f"grad_norm(norm_type={norm_type!r}): give a number above 0, or 'inf'."
+        )
+    names = ((n, p.grad) for n, p in module.named_parameters() if p.grad is not None)
+    norms = {
+        f"grad_{norm_type}_norm{group_separator}{name}": gradient.detach().norm(norm_type)
+        for name, gradient in names
+    }
+    if norms:
+        total = torch.stack([norm.float() for norm in norms.values()]).norm(norm_type)
+        norms[f"grad_{norm_type}_norm_total"] = total
+    return norms
 
 
 def scheduler_name(config: LRSchedulerConfig, index: int) -> str:

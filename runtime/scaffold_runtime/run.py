@@ -267,7 +267,7 @@ class Run:
         self.put_back_rng()
         if self.several and self.train.length == math.inf:
             batches = self._in_step(batches)
-        return iter(()) if self.progress.batch and self.stop_due() else batches
+        return iter(()) if self.stop_due() else batches
 
     def window(self, index: int, last: bool) -> tuple[bool, bool, int]:
         size = self.trainer.accumulate_grad_batches
@@ -431,8 +431,8 @@ class Run:
         """Close the metrics of an evaluation, log them, and give them per loader."""
         self._merge(stage)
         values = self.metrics.take_epoch(stage)
-        step = self.progress.step - 1 if self.fn == "fit" else self.progress.step
-        self.send(values, max(step, 0))
+        last = self.fn == "fit" and not self.mid_window  # the step that was just taken counts from 0
+        self.send(values, max(self.progress.step - last, 0))
         self.deliver(wait=self.fn != "fit")
         if self.fn == "fit":
             return []

@@ -27,7 +27,7 @@ from scaffold_runtime.checkpoint.state import collect
 from scaffold_runtime.data import LightningDataModule
 from scaffold_runtime.elsewhere import bring_back, run_here
 from scaffold_runtime.errors import MisconfigurationException
-from scaffold_runtime.hooks import Callback, Checkpoint
+from scaffold_runtime.hooks import Callback, Checkpoint, overridden
 from scaffold_runtime.loggers import Logger, default_logger
 from scaffold_runtime.loops.evaluate import evaluate
 from scaffold_runtime.loops.fit import fit
@@ -789,13 +789,23 @@ def _loggers(choice: bool | Logger | Iterable[Logger] | None, root: str) -> list
 
 def _module_of(model: Any) -> LightningModule:
     """The module itself, also where it was compiled as a whole."""
-    inner = getattr(model, "_orig_mod", model)
+    inner: object = getattr(model, "_orig_mod", model)
     if not isinstance(inner, LightningModule):
         raise MisconfigurationException(
             f"the model must be a LightningModule, got {type(inner).__name__}. "
             "Import both from the same package: `from scaffold_runtime import LightningModule, Trainer`."
         )
+    if inner is not model:
+        _compile_steps(inner, model.dynamo_ctx)
     return inner
+
+
+def _compile_steps(module: LightningModule, compiled: Callable[[Any], Any]) -> None:
+    """`torch.compile(module)` compiles `forward`, but a trainer calls steps: compile those as well."""
+    module.log = torch.compiler.disable(module.log)  # type: ignore[method-assign] # bookkeeping is no graph
+    for name in ("forward", "training_step", "validation_step", "test_step", "predict_step"):
+        if name not in vars(module) and overridden(name, module, LightningModule):
+            setattr(module, name, compiled(getattr(module, name)))
 
 
 def _given(

@@ -1,0 +1,5 @@
+"""Lightning's place for Checkpoint."""
+
+from scaffold_runtime.hooks import Checkpoint
+
+__all__ = ["Checkpoint"]

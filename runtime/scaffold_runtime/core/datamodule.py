@@ -1,0 +1,5 @@
+"""Lightning's place for LightningDataModule."""
+
+from scaffold_runtime.data import LightningDataModule
+
+__all__ = ["LightningDataModule"]

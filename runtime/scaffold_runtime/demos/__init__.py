@@ -1,0 +1,1 @@
+"""Small modules to try things with."""

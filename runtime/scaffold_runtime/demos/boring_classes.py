@@ -1,0 +1,92 @@
+"""The smallest things that train, for bug reports and tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, IterableDataset
+
+from scaffold_runtime.data import LightningDataModule
+from scaffold_runtime.module import LightningModule
+
+
+class RandomDataset(Dataset[Tensor]):
+    """`length` random vectors of `size` numbers."""
+
+    def __init__(self, size: int, length: int) -> None:
+        self.data = torch.randn(length, size)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self.data[index]
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+
+class RandomIterableDataset(IterableDataset[Tensor]):
+    """`count` random vectors of `size` numbers, one after another and without a length."""
+
+    def __init__(self, size: int, count: int) -> None:
+        self.size, self.count = size, count
+
+    def __iter__(self) -> Iterator[Tensor]:
+        for _ in range(self.count):
+            yield torch.randn(self.size)
+
+
+class BoringModel(LightningModule):
+    """A linear layer that is pulled towards zero."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(32, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x)  # type: ignore[no-any-return] # torch's modules are untyped calls
+
+    def loss(self, output: Tensor) -> Tensor:
+        return nn.functional.mse_loss(output, torch.ones_like(output))
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return {"loss": self.loss(self(batch))}
+
+    def validation_step(self, batch: Any, batch_idx: int) -> Any:
+        return {"x": self.loss(self(batch))}
+
+    def test_step(self, batch: Any, batch_idx: int) -> Any:
+        return {"y": self.loss(self(batch))}
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.SGD(self.parameters(), lr=0.1)
+        return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, step_size=1)]
+
+    def train_dataloader(self) -> Any:
+        return DataLoader(RandomDataset(32, 64))
+
+    def val_dataloader(self) -> Any:
+        return DataLoader(RandomDataset(32, 64))
+
+    def test_dataloader(self) -> Any:
+        return DataLoader(RandomDataset(32, 64))
+
+    def predict_dataloader(self) -> Any:
+        return DataLoader(RandomDataset(32, 64))
+
+
+class BoringDataModule(LightningDataModule):
+    """Random vectors for each of the four functions."""
+
+    def train_dataloader(self) -> Any:
+        return DataLoader(RandomDataset(32, 64))
+
+    def val_dataloader(self) -> Any:
+        return DataLoader(RandomDataset(32, 64))
+
+    def test_dataloader(self) -> Any:
+        return DataLoader(RandomDataset(32, 64))
+
+    def predict_dataloader(self) -> Any:
+        return DataLoader(RandomDataset(32, 64))

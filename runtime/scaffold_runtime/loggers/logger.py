@@ -1,0 +1,5 @@
+"""Lightning's place for Logger."""
+
+from scaffold_runtime.loggers.base import Logger
+
+__all__ = ["Logger"]

@@ -1,0 +1,54 @@
+"""Things only the first process does, for code that runs before or beside a Trainer."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import warnings
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+R = TypeVar("R")
+log = logging.getLogger("scaffold_runtime")
+RANK_VARIABLES = ("RANK", "SLURM_PROCID", "LOCAL_RANK")  # as torchrun and SLURM set them
+
+
+def rank() -> int:
+    """Which process this is, as its launcher says; 0 where there is none."""
+    found = (os.environ.get(name) for name in RANK_VARIABLES)
+    return next((int(value) for value in found if value), 0)
+
+
+def rank_zero_only(function: Callable[..., R], default: R | None = None) -> Callable[..., R | None]:
+    """Call `function` in the first process only; elsewhere return `default`."""
+
+    @functools.wraps(function)
+    def wrapped(*args: Any, **kwargs: Any) -> R | None:
+        return function(*args, **kwargs) if rank() == 0 else default
+
+    return wrapped
+
+
+@rank_zero_only
+def rank_zero_info(*args: Any, **kwargs: Any) -> None:
+    """Log at level INFO, from the first process only."""
+    log.info(*args, **kwargs)
+
+
+@rank_zero_only
+def rank_zero_debug(*args: Any, **kwargs: Any) -> None:
+    """Log at level DEBUG, from the first process only."""
+    log.debug(*args, **kwargs)
+
+
+@rank_zero_only
+def rank_zero_warn(message: str, stacklevel: int = 4, **kwargs: Any) -> None:
+    """Warn, from the first process only."""
+    warnings.warn(message, stacklevel=stacklevel - 1, **kwargs)
+
+
+@rank_zero_only
+def rank_zero_deprecation(message: str, stacklevel: int = 5, **kwargs: Any) -> None:
+    """Warn that something will go away, from the first process only."""
+    warnings.warn(message, DeprecationWarning, stacklevel=stacklevel - 2, **kwargs)

@@ -1,0 +1,27 @@
+"""Lightning's names for helpers that live elsewhere: nothing is defined here."""
+
+from scaffold_runtime.combined import CombinedLoader
+from scaffold_runtime.data import move_data_to_device
+from scaffold_runtime.errors import MisconfigurationException
+from scaffold_runtime.hparams import AttributeDict
+from scaffold_runtime.optim import grad_norm
+from scaffold_runtime.ranks import (
+    rank_zero_debug,
+    rank_zero_deprecation,
+    rank_zero_info,
+    rank_zero_only,
+    rank_zero_warn,
+)
+
+__all__ = [
+    "AttributeDict",
+    "CombinedLoader",
+    "MisconfigurationException",
+    "grad_norm",
+    "move_data_to_device",
+    "rank_zero_debug",
+    "rank_zero_deprecation",
+    "rank_zero_info",
+    "rank_zero_only",
+    "rank_zero_warn",
+]

@@ -1,0 +1,5 @@
+"""Lightning's place for grad_norm."""
+
+from scaffold_runtime.optim import grad_norm
+
+__all__ = ["grad_norm"]
