@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from scaffold_runtime.callbacks import ModelCheckpoint
 from scaffold_runtime.checkpoint.io import read_checkpoint
 
 
@@ -157,6 +158,16 @@ def test_after_a_test_a_checkpoint_is_still_whole(
     resumed = make_trainer(max_epochs=2)
     resumed.fit(module, make_loader(2), ckpt_path=tmp_path / "a.ckpt")
     assert resumed.global_step == 4
+
+
+def test_no_checkpoint_before_the_first_step(
+    regression: Any, make_loader: Any, make_trainer: Any, tmp_path: Path
+) -> None:
+    saving = ModelCheckpoint(tmp_path, every_n_train_steps=1, save_top_k=-1, filename="{step}")
+    make_trainer(callbacks=saving, enable_checkpointing=True, accumulate_grad_batches=2).fit(
+        regression(), make_loader(4)
+    )
+    assert sorted(path.name for path in tmp_path.glob("*.ckpt")) == ["step=1.ckpt", "step=2.ckpt"]
 
 
 def test_fit_goes_on_where_it_ended(regression: Any, make_loader: Any, make_trainer: Any) -> None:

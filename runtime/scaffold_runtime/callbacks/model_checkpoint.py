@@ -211,7 +211,7 @@ class ModelCheckpoint(Checkpoint):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         step = trainer.global_step
-        due = self.every_n_train_steps > 0 and step % self.every_n_train_steps == 0
+        due = self.every_n_train_steps > 0 and step > 0 and step % self.every_n_train_steps == 0
         if self.train_time_interval is not None:
             elapsed = trainer.strategy.now() - self._last_time
             due = elapsed >= self.train_time_interval.total_seconds()
