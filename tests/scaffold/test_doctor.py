@@ -148,8 +148,9 @@ def commit(message: str) -> None:
     assert git("commit", "-qm", message) == 0
 
 
-def test_two_branches_that_each_added_a_feature(scaffold):
-    scaffold("new", "my-exp", "--callbacks", "early-stopping", "--loggers", "csv")
+def merged_branches(scaffold) -> None:
+    """One adds wandb; the other removes mlflow, adds tensorboard and ema."""
+    scaffold("new", "my-exp", "--callbacks", "early-stopping", "--loggers", "csv,mlflow")
     os.chdir("my-exp")
     commit("start")
     git("checkout", "-qb", "one")
@@ -157,19 +158,35 @@ def test_two_branches_that_each_added_a_feature(scaffold):
     Path("configs/loggers/wandb.yaml").write_text("mine: 1\n")
     commit("one")
     git("checkout", "-q", "main")
+    scaffold("remove", "logger", "mlflow")
     scaffold("add", "logger", "tensorboard")
     scaffold("add", "callback", "ema")
     commit("two")
     assert git("merge", "one") == 1
+
+
+def test_two_branches_that_each_changed_features(scaffold):
+    merged_branches(scaffold)
     assert "doctor --rebuild" in scaffold("add", "extra", "ci").err
     assert scaffold("doctor", "--rebuild").code == 0
     assert "<<<<<<<" not in Path("pyproject.toml").read_text()
     said = {f["name"]: f["state"] for f in json.loads(scaffold("list", "--json").out)["features"]}
     assert said["tensorboard"] == said["ema"] == said["csv"] == "on"
-    assert said["wandb"] == "edited"
+    assert (said["wandb"], said["mlflow"]) == ("edited", "")
     commit("merged")
     assert "Nothing to do" in scaffold("update").out
     assert scaffold("add", "extra", "ci").code == 0
+
+
+def test_conflicts_in_what_a_branch_edited_stay_the_users(scaffold):
+    merged_branches(scaffold)
+    git("merge", "--abort")
+    Path("pyproject.toml").write_text(Path("pyproject.toml").read_text() + "# mine\n")
+    commit("edited")
+    git("merge", "one")
+    ran = scaffold("doctor", "--rebuild")
+    assert "pyproject.toml  (git's conflict markers are yours to edit)" in ran.out
+    assert "<<<<<<<" in Path("pyproject.toml").read_text()
 
 
 def test_every_optional_package_of_the_catalogue_is_checked():
