@@ -177,6 +177,8 @@ class Repeatable:
 
 def for_evaluation(loader: Any) -> Any:
     """What evaluation iterates in place of `loader`."""
+    if isinstance(loader, CombinedLoader):
+        return loader.over(loader.flattened)  # a batch of each at a time
     alive = isinstance(loader, DataLoader) and loader.persistent_workers
     return Repeatable(loader) if alive and Part(loader).plain else loader
 

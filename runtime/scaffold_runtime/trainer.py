@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -497,6 +498,20 @@ class Trainer:
     def is_last_batch(self) -> bool:
         """Whether the current training batch is the last of its epoch."""
         return self._run.is_last_batch if self._run else False
+
+    @property
+    def state(self) -> SimpleNamespace:
+        """What is going on, in Lightning's words: `fn`, `stage`, `status`, and whether it has `finished`."""
+        run = self._record()
+        ended = "interrupted" if self.interrupted else "finished"
+        status = "running" if self._run else ended if run else "initializing"
+        words = {"validation": "validate", "sanity": "sanity_check"}
+        return SimpleNamespace(
+            fn=run.fn if run else None,
+            stage=words.get(self.stage or "", self.stage),
+            status=status,
+            finished=status == "finished",
+        )
 
     @property
     def training(self) -> bool:

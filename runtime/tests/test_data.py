@@ -121,6 +121,23 @@ def test_evaluation_runs_loader_after_loader(
     assert seen == [(0, 0), (0, 1), (1, 0)]
 
 
+@pytest.mark.parametrize(("mode", "batches"), [("min_size", 1), ("max_size_cycle", 2), ("max_size", 2)])  # fmt: skip
+def test_evaluation_of_a_batch_of_each_loader_at_a_time(
+    mode: str, batches: int, regression: Any, make_loader: Any, make_trainer: Any
+) -> None:
+    seen: list[Any] = []
+
+    class Module(regression):
+        def test_step(self, batch: Any, batch_idx: int) -> None:
+            seen.append(batch)
+            self.log("first", self.loss(batch["a"]))
+
+    loaders = {"a": make_loader(2), "b": make_loader(1)}
+    (result,) = make_trainer().test(Module(), CombinedLoader(loaders, mode))
+    assert list(result) == ["first"]
+    assert [set(batch) for batch in seen] == [{"a", "b"}] * batches
+
+
 def test_predict_returns_a_list_per_loader(
     regression: Any, make_loader: Any, make_trainer: Any
 ) -> None:

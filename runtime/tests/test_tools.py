@@ -205,7 +205,13 @@ def test_a_trainer_can_be_asked_where_it_is(
             seen["predict"] = flags(self)
 
     trainer = make_trainer()
+    assert trainer.state.status == "initializing"
     trainer.fit(Module(), make_loader(1), make_loader(1))
+    assert (trainer.state.fn, trainer.state.stage, trainer.state.status) == (
+        "fit",
+        None,
+        "finished",
+    )
     trainer.test(Module(), make_loader(1))
     trainer.predict(Module(), make_loader(1))
     assert seen == {
