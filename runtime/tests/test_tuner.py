@@ -274,6 +274,17 @@ def test_the_callback_trains_with_what_it_found(regression, make_loader, make_tr
     assert trainer.global_step == 12
 
 
+def test_a_search_changes_nothing_else(regression, make_loader, make_trainer) -> None:
+    ends = []
+    for callbacks in ([], [LearningRateFinder(num_training_steps=20, update_attr=False)]):
+        torch.manual_seed(0)
+        module = regression()
+        trainer = make_trainer(max_epochs=2, callbacks=callbacks)
+        trainer.fit(module, make_loader(6, shuffle=True), make_loader(2))
+        ends.append(snapshot(module))
+    assert same(*ends)
+
+
 def test_a_resumed_run_does_not_search_again(regression, make_loader, make_trainer) -> None:
     def train(**arguments: Any) -> Any:
         torch.manual_seed(0)

@@ -32,7 +32,8 @@ class BaseFinetuning(Callback, abc.ABC):
 
     Override `freeze_before_training` (with `self.freeze`) and `finetune_function` (with
     `self.unfreeze_and_add_param_group`). `configure_optimizers` should take only the parameters that require
-    gradients. What is unfrozen, and the parameter groups made for it, are saved and restored.
+    gradients. The parameter groups made for what is unfrozen are saved and restored; a checkpoint
+    itself knows what is frozen.
     """
 
     def __init__(self) -> None:
@@ -61,8 +62,6 @@ class BaseFinetuning(Callback, abc.ABC):
         if restored is None:
             return
         parameters = dict(pl_module.named_parameters())
-        for name, parameter in parameters.items():
-            parameter.requires_grad = name in restored["trainable"]
         for name, module in pl_module.named_modules():
             if isinstance(module, _BatchNorm):
                 module.track_running_stats = name in restored["tracking"]
@@ -86,7 +85,6 @@ class BaseFinetuning(Callback, abc.ABC):
         parts = self._module.named_modules()
         return {
             "internal_optimizer_metadata": self._groups,
-            "trainable": [n for n, p in self._module.named_parameters() if p.requires_grad],
             "tracking": [
                 n for n, m in parts if isinstance(m, _BatchNorm) and m.track_running_stats
             ],

@@ -101,7 +101,7 @@ def test_what_was_unfrozen_stays_unfrozen_after_resume(tuned, make_loader, make_
         """Unfreeze in one epoch, say nothing in others."""
 
         def freeze_before_training(self, pl_module: Any) -> None:
-            self.freeze(pl_module.backbone)
+            self.freeze(pl_module.backbone, train_bn=False)
 
         def finetune_function(self, pl_module: Any, epoch: int, optimizer: Any) -> None:
             if epoch == 1:
@@ -113,6 +113,7 @@ def test_what_was_unfrozen_stays_unfrozen_after_resume(tuned, make_loader, make_
     module = train(tuned, trainer, make_loader(4), ckpt_path="mid.ckpt")
 
     assert all(p.requires_grad for p in module.backbone.parameters())
+    assert module.backbone[1].track_running_stats
     assert [group["lr"] for group in trainer.optimizers[0].param_groups] == [0.1, 0.01]
 
 

@@ -169,8 +169,10 @@ def test_weights_only_checkpoints_hold_the_average_alone(
     assert "current_model_state" not in checkpoint
 
 
-@pytest.mark.parametrize("batch", [3, 8])
-def test_a_resumed_average_is_exact(batch: int, normed, make_loader, make_trainer) -> None:
+@pytest.mark.parametrize(("batch", "window"), [(3, 1), (8, 1), (4, 2), (8, 2)])
+def test_a_resumed_average_is_exact(
+    batch: int, window: int, normed, make_loader, make_trainer
+) -> None:
     def save(trainer: Any, module: Any, *_: Any) -> None:
         if trainer.progress.batches == batch:
             trainer.save_checkpoint("mid.ckpt")
@@ -179,10 +181,10 @@ def test_a_resumed_average_is_exact(batch: int, normed, make_loader, make_traine
         torch.manual_seed(0)
         module = normed()
         callbacks = [
-            EMAWeightAveraging(decay=0.8, update_every_n_steps=2),
+            EMAWeightAveraging(decay=0.8, update_every_n_steps=3 - window),
             LambdaCallback(on_train_batch_end=save),
         ]
-        trainer = make_trainer(max_epochs=2, callbacks=callbacks)
+        trainer = make_trainer(max_epochs=2, callbacks=callbacks, accumulate_grad_batches=window)
         trainer.fit(module, make_loader(6, shuffle=True), make_loader(2), **arguments)
         return module
 
