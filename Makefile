@@ -73,12 +73,12 @@ bench: $(BENCH)/.ready  ## Overhead against the plain loop and Lightning; WRITE=
 $(DOCS)/.ready: constraints.txt
 	@test -x $(DOCS)/bin/python || $(PYTHON) -m venv $(DOCS)
 	@$(DOCS)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt \
-		mkdocs-material "mkdocstrings[python]"
+		mkdocs-material "mkdocstrings[python]" ruff
 	@touch $@
 
 docs: $(READY) $(DOCS)/.ready  ## Build the documentation into site/; a warning is an error
 	@$(BIN)/python tools/pages.py
-	@$(DOCS)/bin/mkdocs build --strict --quiet --site-dir site
+	@NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --strict --quiet --site-dir site
 	@echo "Open site/index.html"
 
 clean:  ## Remove what was built, not what was written

@@ -62,7 +62,9 @@ def public_objects(source: str) -> list[str]:
         module = importlib.import_module(source)
     except ModuleNotFoundError:
         return [source]
-    objects = [getattr(module, name) for name in exported(module)]
+    named = [getattr(module, name) for name in exported(module)]
+    own = "scaffold_runtime"  # leaves out aliases of types
+    objects = [t for t in named if getattr(t, "__module__", "").startswith(own)]
     return [f"{thing.__module__}.{thing.__qualname__}" for thing in objects]
 
 
@@ -70,7 +72,7 @@ def exported(module: object) -> list[str]:
     names = getattr(module, "__all__", None)
     if names is not None:
         return sorted(names)
-    own = module.__name__  # type: ignore[attr-defined] # it is a module
+    own = vars(module)["__name__"]
     return [
         name
         for name, thing in vars(module).items()
