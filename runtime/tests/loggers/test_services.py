@@ -6,6 +6,7 @@ import os
 import pickle
 import struct
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -120,7 +121,11 @@ def test_wandb_writes_a_real_offline_run(configured, make_loader, make_trainer) 
 
     (folder,) = Path("logs/wandb").glob("offline-run-*")
     assert folder.name.endswith(f"-{logger.version}")
-    records = offline_records(folder)
+    for _ in range(100):  # wandb's own process may still be writing
+        records = offline_records(folder)
+        if any(r.HasField("run") for r in records) and len(history(records)) >= 3:
+            break
+        time.sleep(0.1)
     run = next(record.run for record in records if record.HasField("run"))
     assert (run.project, run.display_name, list(run.tags)) == ("exp", "my run", ["x"])
     rows = history(records)
