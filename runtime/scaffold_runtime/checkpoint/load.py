@@ -27,14 +27,10 @@ def read_for_run(run: Run, ckpt_path: str | None) -> dict[str, Any] | None:
     if ckpt_path is None:
         return None
     trainer = run.trainer
-    path, checkpoint = Path(), {}
-    if trainer.is_global_zero:
-        path, checkpoint = _read(trainer, ckpt_path)
-    path = Path(
-        trainer.strategy.broadcast(str(path))
-    )  # the first decides what "last" and "best" are
-    if not trainer.is_global_zero:
-        checkpoint = read_checkpoint(path)
+    found = _read(trainer, ckpt_path) if trainer.is_global_zero else None
+    # The first process decides what "last" and "best" are.
+    path = Path(trainer.strategy.broadcast(None if found is None else str(found[0])))
+    checkpoint = read_checkpoint(path) if found is None else found[1]
     trainer.ckpt_path = str(path)
     if run.fn == "fit":
         for logger in trainer.loggers:

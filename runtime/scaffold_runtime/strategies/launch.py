@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import ctypes
+import gc
 import multiprocessing
 import os
 import shutil
@@ -209,7 +210,7 @@ def run_in_processes(
             pass
         lost = children.lost()
         if lost is not None:
-            children.wait(2 * GRACE)
+            children.wait(GRACE / 2)  # the others learn it too, and have something to say perhaps
             raise _reason(store, folder, lost)
         return torch.load(folder / "returned", weights_only=False)  # our own process wrote it
     except KeyboardInterrupt:
@@ -218,6 +219,7 @@ def run_in_processes(
         raise
     finally:
         children.end()
+        del store  # now, and not when a traceback that knows this frame is collected
         os.environ.clear()
         os.environ.update(before)
         shutil.rmtree(folder, ignore_errors=True)
@@ -236,6 +238,8 @@ def _check_method(method: str) -> None:
 
 
 def _start(method: str, here: list[Place], call: Callable[[], Any], folder: Path) -> Children:
+    import torch._dynamo  # every optimizer imports it when first used: once here, not in each child
+
     context: Any = multiprocessing.get_context(method)
     work: Any = call
     if method != "fork":  # a file, and not an argument, which torch would put into shared memory
@@ -247,8 +251,10 @@ def _start(method: str, here: list[Place], call: Callable[[], Any], folder: Path
         )
         for place in here
     ]
+    gc.freeze()  # a forked process must not collect what belongs to threads it does not have
     for process in processes:
         process.start()
+    gc.unfreeze()
     return Children(processes, here[0].global_rank)
 
 

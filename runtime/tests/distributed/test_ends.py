@@ -1,0 +1,273 @@
+"""One process fails, freezes or is killed: all end soon, the reason is printed last, nobody is left."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from scaffold_runtime import Callback
+from scaffold_runtime.errors import RankFailed
+
+PLACES = (
+    "setup",
+    "on_train_start",
+    "training_step",
+    "on_after_backward",
+    "on_train_batch_end",
+    "on_validation_start",
+    "on_save_checkpoint",
+    "on_train_epoch_end",
+    "teardown",
+)
+
+
+class Broken(Callback):
+    """Fails in one hook of one process."""
+
+    def __init__(self, place: str, rank: int) -> None:
+        def fail(trainer: Any, *arguments: Any) -> None:
+            if trainer.global_rank == rank:
+                raise ValueError(f"broken in {place}")
+
+        setattr(self, place, fail)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("place", [place for place in PLACES if place != "training_step"])
+def test_a_failure_anywhere_ends_all(
+    regression: Any, make_loader: Any, ddp: Any, tmp_path: Path, place: str, rank: int
+) -> None:
+    begun = time.monotonic()
+    trainer = ddp(
+        callbacks=Broken(place, rank), enable_checkpointing=True, default_root_dir=tmp_path
+    )
+
+    with pytest.raises(RankFailed) as failure:
+        trainer.fit(regression(), make_loader(4), make_loader(2))
+
+    assert str(failure.value).endswith(f"ValueError: broken in {place}")
+    assert f"process {rank} failed" in str(failure.value)
+    assert time.monotonic() - begun < 10
+
+
+def test_a_failing_step_and_a_skipped_batch(regression: Any, make_loader: Any, ddp: Any) -> None:
+    class Step(regression):  # type: ignore[misc] # a fixture gives the class
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            return None if self.trainer.global_rank else super().training_step(batch, batch_idx)
+
+    with pytest.raises(RankFailed, match="`training_step` returned None"):
+        ddp().fit(Step(), make_loader(4))
+
+
+class Samples(Dataset[Any]):
+    def __len__(self) -> int:
+        return 8
+
+    def __getitem__(self, index: int) -> Any:
+        if index == 5:
+            raise ValueError("broken sample")
+        return torch.ones(4), torch.ones(1)
+
+
+def test_a_failing_data_worker_ends_all(regression: Any, ddp: Any) -> None:
+    with pytest.raises(RankFailed, match="broken sample"):
+        ddp().fit(regression(), DataLoader(Samples(), batch_size=1, num_workers=1))
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_killed_process_ends_all(regression: Any, make_loader: Any, ddp: Any, rank: int) -> None:
+    class Killed(Callback):
+        def on_train_batch_end(self, trainer: Any, *arguments: Any) -> None:
+            if trainer.global_rank == rank:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    begun = time.monotonic()
+    with pytest.raises(RankFailed):
+        ddp(callbacks=Killed()).fit(regression(), make_loader(8))
+    assert time.monotonic() - begun < 10
+
+
+def test_a_frozen_process_ends_all(regression: Any, make_loader: Any, ddp: Any) -> None:
+    from datetime import timedelta
+
+    class Frozen(Callback):
+        def on_train_batch_end(self, trainer: Any, *arguments: Any) -> None:
+            if trainer.global_rank:
+                os.kill(os.getpid(), signal.SIGSTOP)
+
+    trainer = ddp(callbacks=Frozen())
+    trainer.strategy.timeout = timedelta(seconds=5)
+    begun = time.monotonic()
+    with pytest.raises(RankFailed, match=r"[Tt]imed out"):
+        trainer.fit(regression(), make_loader(8))
+    assert time.monotonic() - begun < 5 + 5 + 2  # and what it takes to begin
+
+
+def test_a_debug_mode_names_a_collective_of_one_process(
+    regression: Any, make_loader: Any, ddp: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class OnlyFirst(Callback):
+        def on_train_batch_end(self, trainer: Any, *arguments: Any) -> None:
+            if trainer.is_global_zero:
+                trainer.strategy.barrier("only the first")
+
+    monkeypatch.setenv("TORCH_DISTRIBUTED_DEBUG", "DETAIL")
+    torch.distributed.set_debug_level_from_env()
+    try:
+        with pytest.raises(RankFailed) as failure:
+            ddp(callbacks=OnlyFirst()).fit(regression(), make_loader(8))
+    finally:
+        monkeypatch.delenv("TORCH_DISTRIBUTED_DEBUG")
+        torch.distributed.set_debug_level_from_env()
+
+    assert "BARRIER" in str(failure.value)
+    assert "ALLREDUCE" in str(failure.value)
+
+
+def test_stopping_is_agreed(regression: Any, make_loader: Any, ddp: Any, tmp_path: Path) -> None:
+    """One process is asked to stop: all stop, after the same batch."""
+
+    class Ask(Callback):
+        def on_train_batch_end(self, trainer: Any, *arguments: Any) -> None:
+            if trainer.global_rank and trainer.global_step == 3:
+                trainer.should_stop = True
+
+        def on_train_end(self, trainer: Any, *arguments: Any) -> None:
+            (tmp_path / str(trainer.global_rank)).write_text(str(trainer.global_step))
+
+    ddp(callbacks=Ask(), max_epochs=10_000).fit(regression(), make_loader(200))
+
+    steps = {(tmp_path / str(rank)).read_text() for rank in (0, 1)}
+    assert len(steps) == 1
+    assert 3 <= int(steps.pop()) < 100_000
+
+
+SCRIPT = """
+import os, signal, sys, time
+import torch
+from datetime import timedelta
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+from scaffold_runtime import Callback, Trainer
+from scaffold_runtime.strategies import DDPStrategy
+
+class Model(LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Linear(4, 1)
+    def training_step(self, batch, batch_idx):
+        return self.net(batch[0]).mean()
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+class Act(Callback):
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        BODY
+
+torch.manual_seed(0)
+model = Model()
+trainer = Trainer(accelerator="cpu", devices=2, max_epochs=EPOCHS, callbacks=[Act()],
+                  strategy=DDPStrategy(timeout=timedelta(seconds=15)),
+                  enable_progress_bar=False, enable_model_summary=False)
+trainer.fit(model, DataLoader(TensorDataset(torch.randn(64, 4)), batch_size=4))
+print("done", trainer.global_rank, trainer.global_step, model.net.weight.sum().item(), flush=True)
+"""
+
+
+def start(folder: Path, body: str, epochs: int = 2, *words: str) -> subprocess.Popen[str]:
+    script = folder / "train.py"
+    body = textwrap.indent(textwrap.dedent(body), " " * 8).strip()
+    script.write_text(SCRIPT.replace("BODY", body).replace("EPOCHS", str(epochs)))
+    return subprocess.Popen(
+        [*(words or (sys.executable,)), "train.py"],
+        cwd=folder,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        start_new_session=True,
+    )
+
+
+def survivors(folder: Path) -> list[str]:
+    """Processes that were started in `folder` and still run."""
+    left = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            state = (entry / "stat").read_text().rsplit(")", 1)[1].split()[0]
+            if state != "Z" and os.readlink(entry / "cwd") == str(folder):
+                left.append((entry / "cmdline").read_text().replace("\0", " "))
+        except OSError:
+            continue
+    return left
+
+
+def finish(process: subprocess.Popen[str], folder: Path, seconds: float) -> tuple[str, str]:
+    """What it printed; it must end in time and leave nobody."""
+    try:
+        out, err = process.communicate(timeout=seconds)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    until = time.monotonic() + 5
+    while survivors(folder) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert survivors(folder) == []
+    return out, err
+
+
+@pytest.mark.slow
+def test_a_script_trains_in_two_processes(tmp_path: Path) -> None:
+    """One argument: the script is run again for the second device; files are written once."""
+    process = start(tmp_path, "pass")
+    out, err = finish(process, tmp_path, 90)
+
+    assert process.returncode == 0, err
+    lines = sorted(line for line in out.splitlines() if line.startswith("done"))
+    assert [line.split()[1:3] for line in lines] == [["0", "16"], ["1", "16"]]
+    assert len({line.split()[3] for line in lines}) == 1
+    assert len(list(tmp_path.glob("lightning_logs/version_*"))) == 1
+    assert len(list(tmp_path.rglob("*.ckpt"))) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "body",
+    [
+        "if trainer.global_rank == 1: raise ValueError('broken here')",
+        "if trainer.global_rank == 1: os.kill(os.getpid(), signal.SIGKILL)",
+        "if trainer.global_rank == 0: raise ValueError('broken here')",
+    ],
+)
+def test_a_script_ends_whole(tmp_path: Path, body: str) -> None:
+    process = start(tmp_path, body)
+    _, err = finish(process, tmp_path, 60)
+
+    assert process.returncode == 1
+    reason = "broken here" if "broken" in body else "SIGKILL, perhaps because memory ran out."
+    assert err.rstrip().endswith(reason)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGKILL])
+def test_the_first_process_is_stopped(tmp_path: Path, sign: signal.Signals) -> None:
+    process = start(tmp_path, "open('going', 'w'); time.sleep(0.05)", epochs=1000)
+    until = time.monotonic() + 60
+    while not (tmp_path / "going").exists() and time.monotonic() < until:
+        time.sleep(0.1)
+    begun = time.monotonic()
+    process.send_signal(sign)
+    finish(process, tmp_path, 10)
+
+    assert time.monotonic() - begun < 5 + 1
+    assert process.returncode != 0

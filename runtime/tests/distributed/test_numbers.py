@@ -1,0 +1,302 @@
+"""Right numbers from two processes: gradients, shares of the data, metrics, predictions, collectives."""
+
+from __future__ import annotations
+
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, TensorDataset
+
+from scaffold_runtime import Callback, LightningDataModule, LightningModule
+
+from .conftest import note, notes
+
+
+def weights(module: nn.Module) -> Tensor:
+    return torch.cat([parameter.detach().reshape(-1) for parameter in module.parameters()])
+
+
+def numbered(count: int, size: int, **options: Any) -> DataLoader[Any]:
+    """Samples that are their own number."""
+    return DataLoader(TensorDataset(torch.arange(count)), batch_size=size, **options)
+
+
+class Seen(LightningModule):
+    """Keeps the numbers it was given; the mean of them is its metric."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.folder, self.seen = folder, []
+        self.weight = nn.Parameter(torch.ones(()))
+
+    def step(self, batch: Any) -> Tensor:
+        self.seen.append(batch[0].tolist())
+        return self.weight * batch[0].float().mean()
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        loss = self.step(batch)
+        self.log("train", loss, on_step=True, on_epoch=True)
+        self.log("together", loss.detach(), sync_dist=True)
+        return loss
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("mean", self.step(batch))
+        self.log("most", batch[0].max().float(), reduce_fx="max")
+        self.log("count", float(len(batch[0])), reduce_fx="sum")
+
+    test_step = validation_step
+
+    def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
+        return batch[0] * 10
+
+    def teardown(self, stage: str) -> None:
+        note(self.folder, stage, self.seen)
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), lr=0.0)
+
+
+def plain_loop(module: Any, dataset: Any, epochs: int, accumulate: int = 1, **options: Any) -> Any:
+    """Two-rank DDP as one writes it by hand."""
+
+    class Loss(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.module = module
+
+        def forward(self, batch: Any) -> Tensor:
+            return module.loss(batch)
+
+    model = DistributedDataParallel(Loss(), **options)
+    optimizer = torch.optim.SGD(module.parameters(), lr=module.lr)
+    sampler = DistributedSampler(dataset, shuffle=True, seed=0)
+    loader = DataLoader(dataset, batch_size=4, sampler=sampler)
+    for epoch in range(epochs):
+        sampler.set_epoch(epoch)
+        for index, batch in enumerate(loader):
+            if index % accumulate == 0:
+                optimizer.zero_grad()
+            if (index + 1) % accumulate:
+                with model.no_sync():
+                    (model(batch) / accumulate).backward()
+            else:
+                (model(batch) / accumulate).backward()
+                optimizer.step()
+    return weights(module)
+
+
+@pytest.mark.parametrize(
+    ("accumulate", "options"),
+    [
+        (1, {}),
+        (2, {}),
+        (1, {"static_graph": True}),
+        (1, {"gradient_as_bucket_view": True}),
+        (1, {"find_unused_parameters": True}),
+    ],
+)
+def test_bit_equal_to_a_plain_loop(
+    regression: Any,
+    make_loader: Any,
+    ddp: Any,
+    together: Any,
+    accumulate: int,
+    options: dict[str, Any],
+) -> None:
+    model, by_hand = regression(), regression()
+    by_hand.load_state_dict(model.state_dict())
+    data = make_loader(8).dataset
+
+    ddp(max_epochs=2, accumulate_grad_batches=accumulate, options=options).fit(
+        model, DataLoader(data, batch_size=4, shuffle=True)
+    )
+
+    expected = together(lambda: plain_loop(by_hand, data, 2, accumulate, **options))
+    assert torch.equal(weights(model), expected)
+    assert not torch.equal(weights(model), weights(by_hand))  # it did train
+
+
+def test_equal_to_one_process_with_the_joint_batch(
+    regression: Any, make_loader: Any, make_trainer: Any, ddp: Any
+) -> None:
+    two, one = regression(), regression()
+    one.load_state_dict(two.state_dict())
+    data = make_loader(8).dataset
+    joint = (
+        torch.arange(32).view(-1, 8).tolist()
+    )  # ranks take 0, 2, 4, 6 and 1, 3, 5, 7 of each eight
+
+    ddp(max_epochs=3).fit(two, DataLoader(data, batch_size=4))
+    make_trainer(max_epochs=3).fit(one, DataLoader(data, batch_sampler=joint))
+
+    assert torch.allclose(weights(two), weights(one), rtol=1e-5, atol=1e-7)
+
+
+def test_a_hook_changes_how_gradients_travel(regression: Any, make_loader: Any, ddp: Any) -> None:
+    from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import fp16_compress_hook
+
+    exact, compressed = regression(), regression()
+    compressed.load_state_dict(exact.state_dict())
+    ddp(max_epochs=2).fit(exact, make_loader(8))
+    ddp(max_epochs=2, options={"ddp_comm_hook": fp16_compress_hook}).fit(compressed, make_loader(8))
+
+    assert not torch.equal(weights(exact), weights(compressed))
+    assert torch.allclose(weights(exact), weights(compressed), atol=1e-2)
+
+
+def test_training_samples_are_shuffled_and_divided(ddp: Any, tmp_path: Path) -> None:
+    ddp(max_epochs=2).fit(Seen(tmp_path), numbered(12, 3, shuffle=True))
+
+    first, second = notes(tmp_path, "fit")
+    epochs = [[*chain(*first[:2], *second[:2])], [*chain(*first[2:], *second[2:])]]
+    assert [sorted(epoch) for epoch in epochs] == [list(range(12))] * 2
+    assert epochs[0] != epochs[1]
+
+
+@pytest.mark.parametrize("count", [1, 10, 13])
+def test_evaluation_counts_each_sample_once(ddp: Any, tmp_path: Path, count: int) -> None:
+    """Batches are those one process sees, so metrics are equal too, also where a process has none."""
+    (results,) = ddp().test(Seen(tmp_path), numbered(count, 2), verbose=False)
+
+    first, second = notes(tmp_path, "test")
+    assert first == [[i, i + 1][: count - i] for i in range(0, count, 4)]
+    assert sorted(chain(*first, *second)) == list(range(count))
+    assert results["mean"] == pytest.approx((count - 1) / 2)
+    assert (results["most"], results["count"]) == (count - 1, count)
+
+
+def test_shuffled_evaluation_data_is_taken_in_order(ddp: Any, tmp_path: Path) -> None:
+    ddp().test(Seen(tmp_path), numbered(8, 2, shuffle=True), verbose=False)
+
+    assert notes(tmp_path, "test") == [[[0, 1], [4, 5]], [[2, 3], [6, 7]]]
+
+
+def test_monitors_see_the_same_on_all(ddp: Any, tmp_path: Path) -> None:
+    """Epoch values are means over all samples, on every process, also where one had no batch."""
+
+    class Look(Callback):
+        def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+            note(tmp_path, "values", trainer.callback_metrics)
+
+    trainer = ddp(callbacks=Look())
+    trainer.fit(Seen(tmp_path), numbered(8, 2), numbered(2, 2))
+
+    first, second = notes(tmp_path, "values")
+    for name in ("mean", "most", "count"):
+        assert first[name] == second[name] == {"mean": 0.5, "most": 1.0, "count": 2.0}[name]
+    assert trainer.callback_metrics["train_epoch"] == 3.5
+
+
+def test_sync_dist_reduces_each_step(ddp: Any, tmp_path: Path, recorder: Any) -> None:
+    class Rows(Callback):
+        def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+            note(tmp_path, "rows", [(r["train_step"], r["together"]) for r in got(trainer)])
+
+    def got(trainer: Any) -> Any:
+        rows = getattr(trainer.logger, "rows", [])
+        return [row for _, row in rows if "together" in row]
+
+    ddp(logger=recorder, callbacks=Rows()).fit(Seen(tmp_path), numbered(8, 2))
+
+    # Rank 0 has 0, 2 then 4, 6; both together 0..3 and 4..7.
+    assert notes(tmp_path, "rows") == [[(1.0, 1.5), (5.0, 5.5)], []]
+
+
+def test_predictions_are_whole_and_in_order(ddp: Any, make_trainer: Any, tmp_path: Path) -> None:
+    class Quiet(Seen):
+        def teardown(self, stage: str) -> None:
+            pass
+
+    model = Quiet(tmp_path)
+    for loaders in (numbered(11, 2), [numbered(11, 2), numbered(3, 1)]):
+        expected = make_trainer().predict(model, loaders)
+        predicted = ddp().predict(model, loaders)
+
+        assert str(predicted) == str(expected)
+
+
+@pytest.mark.parametrize("lengths", [(3, 5), (4, 0)])
+def test_streams_of_different_length_end_together(
+    ddp: Any, tmp_path: Path, lengths: tuple[int, int]
+) -> None:
+    class Stream(IterableDataset[Any]):
+        def __iter__(self) -> Any:
+            rank = torch.distributed.get_rank()
+            return iter([(torch.tensor([i]),) for i in range(lengths[rank])])
+
+    ddp().fit(Seen(tmp_path), DataLoader(Stream(), batch_size=None))
+
+    assert {len(seen) for seen in notes(tmp_path, "fit")} == {min(lengths)}
+
+
+@pytest.mark.filterwarnings("ignore:processes have .* each epoch ends after 2")
+def test_loaders_of_different_length_end_together(ddp: Any, tmp_path: Path) -> None:
+    class Uneven(LightningDataModule):
+        def train_dataloader(self) -> Any:
+            return numbered(4 + 4 * self.trainer.global_rank, 2)
+
+    trainer = ddp(use_distributed_sampler=False, max_epochs=2)
+    trainer.fit(Seen(tmp_path), datamodule=Uneven())
+
+    assert [len(seen) for seen in notes(tmp_path, "fit")] == [4, 4]
+
+
+def test_manual_optimization_averages_gradients(
+    regression: Any, make_loader: Any, ddp: Any
+) -> None:
+    """Two backwards in a step, which DDP's own reducer could not follow."""
+
+    class Manual(regression):  # type: ignore[misc] # a fixture gives the class
+        automatic_optimization = False
+
+        def training_step(self, batch: Any, batch_idx: int) -> None:
+            optimizer = self.optimizers()
+            optimizer.zero_grad()
+            for part in zip(*(tensor.chunk(2) for tensor in batch), strict=True):
+                self.manual_backward(self.loss(part) / 2)
+            optimizer.step()
+
+    manual, automatic = Manual(), regression()
+    automatic.load_state_dict(manual.state_dict())
+    ddp(max_epochs=2).fit(manual, make_loader(8))
+    ddp(max_epochs=2).fit(automatic, make_loader(8))
+
+    assert torch.allclose(weights(manual), weights(automatic), atol=1e-6)
+
+
+def test_collectives(ddp: Any, tmp_path: Path, capfd: Any) -> None:
+    class Talk(Callback):
+        def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+            rank = trainer.global_rank
+            gathered = pl_module.all_gather({"x": torch.tensor([rank, 7])})
+            decided = trainer.strategy.broadcast({"run": f"from {rank}"})
+            trainer.strategy.barrier()
+            trainer.print("said once")
+            total = trainer.strategy.reduce(torch.tensor(float(rank + 1)), "sum")
+            note(tmp_path, "talk", [gathered["x"].tolist(), decided, total.item()])
+
+    ddp(callbacks=Talk()).fit(Seen(tmp_path), numbered(4, 2))
+
+    expected = [[[0, 7], [1, 7]], {"run": "from 0"}, 3.0]
+    assert notes(tmp_path, "talk") == [expected, expected]
+    assert capfd.readouterr().out.count("said once") == 1
+
+
+def test_prepare_data_runs_once(ddp: Any, tmp_path: Path) -> None:
+    class Data(LightningDataModule):
+        def prepare_data(self) -> None:
+            with (tmp_path / "prepared").open("a") as file:
+                file.write("x")
+
+        def setup(self, stage: str) -> None:
+            assert (tmp_path / "prepared").read_text() == "x"
+
+        def train_dataloader(self) -> Any:
+            return numbered(4, 2)
+
+    ddp().fit(Seen(tmp_path), datamodule=Data())
