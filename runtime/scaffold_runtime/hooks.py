@@ -294,10 +294,15 @@ class Callback:
 class Checkpoint(Callback):
     """Base of callbacks that save checkpoints: they run last, after every other hook.
 
-    Ask for a save in a hook, and write it in `commit`, which the loop calls when its state is whole.
+    Ask for a save in a hook, and write it in `commit`, which the loop calls when its state is whole. All of
+    them `decide` what to write before any of them does, so that a file knows of its fellows.
     """
 
     runs_last = True
+    asked = True  # whether the next commit concerns this one; most do not
+
+    def decide(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The state of the run is whole: settle what is to be written."""
 
     def commit(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The state of the run is whole: write what was asked for."""

@@ -34,6 +34,7 @@ from scaffold_runtime.precision import Precision
 from scaffold_runtime.progress import Progress
 from scaffold_runtime.seed import set_rng_state
 from scaffold_runtime.sharding import Shares
+from scaffold_runtime.signals import Signals
 from scaffold_runtime.strategies.base import Prepared
 
 if TYPE_CHECKING:
@@ -87,6 +88,8 @@ class Run:
         self.manual_optimizers: list[LightningOptimizer] = []
         self.scheduler_configs: list[LRSchedulerConfig] = []
         self.resumed = False
+        self.chosen: str | None = None  # the checkpoint somebody chose to resume from
+        self.signals = Signals()
         self.position: dict[str, Any] | None = None  # in the training data, from a checkpoint
         self.rng_to_restore: dict[str, Any] | None = None
         self.validates = False
@@ -289,7 +292,11 @@ class Run:
             check_first_batch(self)
         if not self.mid_window:
             for checkpoint in self.checkpoints:
-                checkpoint.commit(trainer, self.module)
+                if checkpoint.asked:
+                    self.save()
+                    break
+            if self.signals.received is not None:
+                self.signals.obey(self)
         if trainer.should_stop or stop or progress.step >= self.step_limit:
             self.stopping = self.stop_due()
 
@@ -308,9 +315,17 @@ class Run:
         self.send(values, max(progress.step - 1, 0))
         progress.finish_epoch()
         self.mid_window = False
+        self.save()
+        self.deliver(wait=True)
+        if self.signals.received is not None:
+            self.signals.obey(self)
+
+    def save(self) -> None:
+        """The state is whole: write the checkpoints that somebody asked for."""
+        for checkpoint in self.checkpoints:
+            checkpoint.decide(self.trainer, self.module)
         for checkpoint in self.checkpoints:
             checkpoint.commit(self.trainer, self.module)
-        self.deliver(wait=True)
 
     def end_training(self) -> None:
         for call in self.hooks.on_train_end:

@@ -259,6 +259,7 @@ class Trainer:
         with (
             torch.autograd.set_detect_anomaly(self.detect_anomaly),
             open_run(self, "fit", _module_of(model), datamodule, given, _path(ckpt_path)) as run,
+            run.signals,
         ):
             fit(run)
 

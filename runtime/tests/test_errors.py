@@ -342,7 +342,9 @@ cases(
     no_best_checkpoint=lambda kit: kit.trainer().test(
         kit.module(), kit.loader(1), ckpt_path="best"
     ),
-    no_last_checkpoint=lambda kit: kit.fit(ckpt_path="last"),
+    no_last_checkpoint=lambda kit: kit.trainer().test(
+        kit.module(), kit.loader(1), ckpt_path="last"
+    ),
     resume_from_weights=lambda kit: kit.trainer().fit(
         Keeping(), kit.loader(1), ckpt_path=saved(kit, weights_only=True)
     ),

@@ -233,7 +233,7 @@ STOPS = {
     "chain": [("on_train_batch_start", n) for n in (5, 2, 4)] + [("on_train_epoch_end", 1)],
 }
 IN_VALIDATION = {
-    "in validation": [("on_validation_batch_start", 2), ("on_validation_batch_start", 4)],
+    "in validation": [("on_validation_batch_start", 6), ("on_validation_batch_start", 4)],
     "before validation": [("on_validation_start", 2)],
 }
 

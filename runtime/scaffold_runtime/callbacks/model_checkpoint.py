@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 import yaml
 
-from scaffold_runtime.checkpoint.io import SUFFIX, sync_directory
+from scaffold_runtime.checkpoint.background import Background, snapshot
+from scaffold_runtime.checkpoint.io import INTERRUPTED, SUFFIX, link_atomically, write_checkpoint
+from scaffold_runtime.checkpoint.state import collect
 from scaffold_runtime.errors import CheckpointError, MisconfigurationException, did_you_mean
 from scaffold_runtime.hooks import Checkpoint
 
@@ -41,7 +43,10 @@ class ModelCheckpoint(Checkpoint):
         train_time_interval: save every so often, at the next batch.
         every_n_epochs: save every so many epochs; the default is every one.
         save_on_train_epoch_end: save at the end of training epochs and not after validation.
-        enable_version_counter: add -v1, -v2, ... where a name is taken; otherwise write over it.
+        enable_version_counter: add -v1, -v2, ... where a name is taken; otherwise write over it. A resumed
+            run writes over its own.
+        async_save: copy the state and write it beside training. An error is raised at the next batch, and
+            training does not end before the last file is written.
 
     Raises:
         MisconfigurationException: if arguments contradict each other, or `monitor` is missing at a save.
@@ -70,6 +75,7 @@ class ModelCheckpoint(Checkpoint):
         every_n_epochs: int | None = None,
         save_on_train_epoch_end: bool | None = None,
         enable_version_counter: bool = True,
+        async_save: bool = False,
     ) -> None:
         self.dirpath = os.path.realpath(os.path.expanduser(dirpath)) if dirpath else None
         self.filename = filename
@@ -79,7 +85,7 @@ class ModelCheckpoint(Checkpoint):
         self.save_on_exception = save_on_exception
         self.save_weights_only = save_weights_only
         self.auto_insert_metric_name = auto_insert_metric_name
-        self.enable_version_counter = enable_version_counter
+        self.enable_version_counter, self.async_save = enable_version_counter, async_save
         self._given_dirpath = self.dirpath is not None
         self._set_triggers(every_n_train_steps, train_time_interval, every_n_epochs)
         self._on_train_epoch_end = save_on_train_epoch_end
@@ -93,6 +99,10 @@ class ModelCheckpoint(Checkpoint):
         self.last_model_path = ""
         self._candidates: dict[str, Any] | None = None
         self._last_step_saved = -1
+        self._writing: list[str] = []  # at this commit: names of one and the same state
+        self._leaving: list[str] = []  # to be removed once that is safe on disk
+        self._continues = False
+        self._background = Background()
         self._last_time = time.monotonic()
         self._waits_for_monitor = False
 
@@ -167,6 +177,9 @@ class ModelCheckpoint(Checkpoint):
             "kth_value": self.kth_value,
             "last_model_path": self.last_model_path,
             "last_step_saved": self._last_step_saved,
+            "writing": list(self._writing),
+            "leaving": list(self._leaving),
+            "waits_for_monitor": self._waits_for_monitor,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -182,6 +195,10 @@ class ModelCheckpoint(Checkpoint):
             self.last_model_path = state_dict["last_model_path"]
             self.current_score = state_dict["current_score"]
             self._last_step_saved = state_dict.get("last_step_saved", -1)
+            self._writing = list(state_dict.get("writing", []))
+            self._leaving = list(state_dict.get("leaving", []))
+            self._waits_for_monitor = state_dict.get("waits_for_monitor", False)
+            self._continues = True
         else:
             warnings.warn(
                 f"ModelCheckpoint now saves into {self.dirpath}, and not into {state_dict['dirpath']} as the run it "
@@ -203,9 +220,19 @@ class ModelCheckpoint(Checkpoint):
             self._on_train_epoch_end = (
                 once and trainer.val_check_seconds is None
             ) or not run.validates
-        ours = self.dirpath and trainer.is_global_zero
-        for left in Path(self.dirpath or ".").glob(f".*{SUFFIX}") if ours else ():
-            left.unlink(missing_ok=True)  # a save that was killed
+        if self.dirpath and trainer.is_global_zero:
+            self._finish_what_was_killed(trainer, Path(self.dirpath))
+        self._writing, self._leaving = [], []
+
+    def _finish_what_was_killed(self, trainer: Trainer, folder: Path) -> None:
+        for left in folder.glob(f".*{SUFFIX}"):
+            left.unlink(missing_ok=True)
+        if trainer.ckpt_path is not None:
+            for name in self._writing:
+                if _older(name, trainer.ckpt_path):
+                    link_atomically(Path(trainer.ckpt_path), Path(name))
+            for old in self._leaving:
+                self._remove(trainer, old)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -234,6 +261,10 @@ class ModelCheckpoint(Checkpoint):
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
+        try:
+            self._background.wait()
+        except CheckpointError as error:
+            warnings.warn(f"ModelCheckpoint could not save: {error}", stacklevel=2)
         if not (
             self.save_on_exception and trainer.training and trainer.global_step and self.dirpath
         ):
@@ -258,43 +289,83 @@ class ModelCheckpoint(Checkpoint):
                 self._waits_for_monitor = True  # validation is still to come, and will log it anew
                 return
         self._waits_for_monitor = False
+        self.asked = True
         self._candidates = {
             **known,
             "epoch": trainer.current_epoch,
             "step": trainer.global_step,
         }
 
-    def commit(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._background.wait():
+            self._tell(trainer)
+
+    def decide(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._background.ended():
+            self._tell(trainer)
         if self._candidates is not None:
             # A step's values differ between processes; which checkpoints are best must not.
             candidates, self._candidates = trainer.strategy.broadcast(self._candidates), None
-            self._save(trainer, candidates)
+            self._decide(trainer, candidates)
+
+    def commit(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._writing:
+            self._save(trainer)
+        self.asked = self._background.busy
 
     # -- what -------------------------------------------------------------------------------------
 
-    def _save(self, trainer: Trainer, candidates: dict[str, Any]) -> None:
+    def _decide(self, trainer: Trainer, candidates: dict[str, Any]) -> None:
+        """Settle names and ranks before anything is written, so that every file of this commit knows them."""
         self._last_step_saved = candidates["step"]
         path: str | None = None
-        removed: list[str] = []
         # Training may end before its first validation; what that would log is not missing then.
         unranked = self.monitor not in (None, *candidates) and trainer.validation_ahead
         if self.save_top_k != 0 and not unranked:
-            path, removed = self._top_k(candidates)
+            path, self._leaving = self._top_k(candidates)
         last = self._last_path(candidates) if self.save_last else None
-        if path is not None:
-            trainer.save_checkpoint(path, self.save_weights_only)
-            if self.verbose:
-                trainer.print(f"Saved {path}")
         if last is not None:
             previous, self.last_model_path = self.last_model_path, last
-            self._write_last(trainer, last, path)
-            if previous and previous != last:
-                removed.append(previous)
-        for old in removed:
+            self._leaving += [previous] if previous and previous != last else []
+        self._writing = [name for name in (path, last) if name is not None]
+
+    def _save(self, trainer: Trainer) -> None:
+        (first, *others), removed = self._writing, self._leaving
+        if self.async_save:
+            state = snapshot(collect(trainer._live(), self.save_weights_only))
+            self._background.start(lambda: self._write(trainer, state, first, others, removed))
+        else:
+            trainer.save_checkpoint(first, self.save_weights_only)
+            self._settle(trainer, first, others, removed)
+            self._tell(trainer)
+        self._writing, self._leaving = [], []
+
+    def _write(
+        self,
+        trainer: Trainer,
+        state: dict[str, Any],
+        first: str,
+        others: list[str],
+        removed: list[str],
+    ) -> None:
+        if trainer.is_global_zero:
+            write_checkpoint(state, Path(first))
+            self._settle(trainer, first, others, removed)
+
+    def _settle(self, trainer: Trainer, first: str, others: list[str], removed: list[str]) -> None:
+        """The state is safe on disk: give it its other name, and remove what it replaces."""
+        if not trainer.is_global_zero:
+            return
+        for name in others:
+            link_atomically(Path(first), Path(name), symbolic=self.save_last == "link")
+        for old in [*removed, os.path.join(os.path.dirname(first), INTERRUPTED)]:
             self._remove(trainer, old)
-        if path is not None or last is not None:
-            for logger in trainer.loggers:
-                logger.attempt("after_save_checkpoint", self)
+
+    def _tell(self, trainer: Trainer) -> None:
+        if self.verbose:
+            trainer.print(f"Saved {self.best_model_path or self.last_model_path}")
+        for logger in trainer.loggers:
+            logger.attempt("after_save_checkpoint", self)
 
     def _top_k(self, candidates: dict[str, Any]) -> tuple[str | None, list[str]]:
         """Where to save this one (None: not good enough), and which ones to remove then."""
@@ -336,26 +407,14 @@ class ModelCheckpoint(Checkpoint):
     def _better(self, score: float, than: float) -> bool:
         return score < than if self.mode == "min" else score > than
 
-    def _write_last(self, trainer: Trainer, last: str, path: str | None) -> None:
-        if self.save_last == "link" and path is not None:
-            trainer.strategy.first_does(lambda: self._link(last, path))
-        else:
-            trainer.save_checkpoint(last, self.save_weights_only)
-
-    def _link(self, last: str, path: str) -> None:
-        temporary = f"{last}{SUFFIX}"
-        Path(temporary).unlink(missing_ok=True)
-        os.symlink(os.path.relpath(path, os.path.dirname(last)), temporary)
-        os.replace(temporary, last)
-        sync_directory(Path(last).parent)
-
     def _remove(self, trainer: Trainer, path: str) -> None:
-        """Delete a file of ours, but never the one this run was resumed from, nor one elsewhere."""
+        """Delete a file of ours, but never the one somebody chose to resume from, nor one elsewhere."""
         if self.dirpath is None or not trainer.is_global_zero:
             return
         if Path(self.dirpath) not in Path(path).parents:
             return
-        if trainer.ckpt_path is not None and os.path.realpath(trainer.ckpt_path) == path:
+        chosen = trainer._live().chosen
+        if chosen is not None and os.path.realpath(chosen) == path:
             return
         try:
             Path(path).unlink(missing_ok=True)
@@ -385,10 +444,15 @@ class ModelCheckpoint(Checkpoint):
 
         return re.sub(r"\{([^:{}]+)(:[^{}]*)?\}", value, pattern)
 
+    @property
+    def _counts_versions(self) -> bool:
+        """A resumed run writes over what its earlier life wrote under the same name."""
+        return self.enable_version_counter and not self._continues
+
     def _free_path(self, candidates: dict[str, Any], removed: str) -> str:
         path = self.format_checkpoint_name(candidates)
         version = self.STARTING_VERSION
-        while self.enable_version_counter and os.path.exists(path) and path != removed:
+        while self._counts_versions and os.path.exists(path) and path != removed:
             path = self.format_checkpoint_name(candidates, ver=version)
             version += 1
         return path
@@ -396,7 +460,7 @@ class ModelCheckpoint(Checkpoint):
     def _last_path(self, candidates: dict[str, Any]) -> str:
         path = self.format_checkpoint_name(candidates, self.CHECKPOINT_NAME_LAST)
         version = self.STARTING_VERSION
-        while self.enable_version_counter and os.path.exists(path) and path != self.last_model_path:
+        while self._counts_versions and os.path.exists(path) and path != self.last_model_path:
             path = self.format_checkpoint_name(candidates, self.CHECKPOINT_NAME_LAST, version)
             version += 1
         return path
@@ -405,3 +469,8 @@ class ModelCheckpoint(Checkpoint):
         """Write the kept checkpoints and their scores to a YAML file."""
         target = Path(filepath or os.path.join(self.dirpath or "", "best_k_models.yaml"))
         target.write_text(yaml.safe_dump(dict(self.best_k_models)))
+
+
+def _older(name: str, than: str) -> bool:
+    """Whether a file was written before another, or not at all."""
+    return not os.path.exists(name) or os.stat(name).st_mtime_ns < os.stat(than).st_mtime_ns

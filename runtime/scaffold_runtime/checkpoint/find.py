@@ -25,7 +25,10 @@ def find_checkpoint(trainer: Trainer, wanted: str) -> Path:
     if wanted == "best":
         return _best(trainer)
     if wanted == "last":
-        return _last(trainer)
+        path = _last(trainer)
+        if path is None:
+            raise _none_found(trainer, wanted)
+        return path
     path = Path(wanted)
     if not path.exists():
         raise CheckpointError(f"there is no checkpoint at {path} (ckpt_path={wanted!r}).")
@@ -37,7 +40,9 @@ def _best(trainer: Trainer) -> Path:
     known = getattr(callback, "best_model_path", "")
     if known and Path(known).exists():
         return Path(known)
-    newest = _last(trainer, "best")
+    newest = _last(trainer)
+    if newest is None:
+        raise _none_found(trainer, "best")
     for state in read_checkpoint(newest).get("callbacks", {}).values():
         name = state.get("best_model_path") if isinstance(state, dict) else None
         if name:
@@ -47,7 +52,7 @@ def _best(trainer: Trainer) -> Path:
     return newest
 
 
-def _last(trainer: Trainer, wanted: str = "last") -> Path:
+def _last(trainer: Trainer) -> Path | None:
     folders = [Path(c.dirpath) for c in trainer.checkpoint_callbacks if getattr(c, "dirpath", None)]
     for folder in [*folders, *_run_folders(trainer)]:
         files = [f for f in folder.glob("*.ckpt") if f.is_file()]
@@ -55,7 +60,11 @@ def _last(trainer: Trainer, wanted: str = "last") -> Path:
             return max(
                 files, key=lambda file: (file.stat().st_mtime_ns, file.name.startswith("last"))
             )
-    raise CheckpointError(
+    return None
+
+
+def _none_found(trainer: Trainer, wanted: str) -> CheckpointError:
+    return CheckpointError(
         f"ckpt_path={wanted!r}: no checkpoint was found under {trainer.runs_dir}. "
         "Train first, or give the path of a file."
     )
@@ -73,14 +82,18 @@ def _run_folders(trainer: Trainer) -> list[Path]:
     )
 
 
-def read_newest_good(trainer: Trainer) -> tuple[Path, dict[str, Any]]:
-    """The newest checkpoint that can be read, with its content, falling back over damaged ones with one warning.
+def read_newest_good(trainer: Trainer) -> tuple[Path, dict[str, Any]] | None:
+    """The newest checkpoint that can be read, with its content, falling back over damaged ones with one
+    warning; None if there are none yet.
 
     Raises:
-        CheckpointError: if there are checkpoints and none can be read, or there are none.
+        CheckpointError: if there are checkpoints and none can be read.
     """
     newest = _last(trainer)
-    files = sorted(newest.parent.glob("*.ckpt"), key=lambda f: f.stat().st_mtime_ns, reverse=True)
+    if newest is None:
+        return None
+    whole = (file for file in newest.parent.glob("*.ckpt") if file.is_file())
+    files = sorted(whole, key=lambda file: file.stat().st_mtime_ns, reverse=True)
     reasons: list[str] = []
     for file in [newest, *(f for f in files if f != newest)]:
         try:

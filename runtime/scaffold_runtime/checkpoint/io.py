@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import shutil
 import uuid
 import zipfile
 import zlib
@@ -16,9 +18,11 @@ import torch
 from scaffold_runtime.errors import CheckpointError
 
 SUFFIX = ".partial"
+INTERRUPTED = "interrupted.ckpt"  # what a signal leaves behind, until a newer one is safe
+NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS}
 
 
-def write_atomically(path: Path, write: Callable[[IO[bytes]], None]) -> None:
+def write_atomically(path: Path, write: Callable[[Any], None]) -> None:
     """Write a file so that after a crash at any moment it is the old one or the new one, never half.
 
     Temporary file in the same directory, flush, fsync, rename, fsync of the directory.
@@ -27,10 +31,11 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], None]) -> None:
         CheckpointError: with path and cause; the old file, if any, is still there.
     """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}{SUFFIX}")
+    cause: list[OSError] = []
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "xb") as file:
-            write(file)
+            write(_Remembering(file, cause))
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -39,8 +44,51 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], None]) -> None:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         if isinstance(error, (OSError, RuntimeError)) and not isinstance(error, CheckpointError):
-            raise CheckpointError(f"cannot write the checkpoint {path}: {error}.") from error
+            reason = cause[0] if cause else error
+            raise CheckpointError(f"cannot write the checkpoint {path}: {reason}.") from error
         raise
+
+
+class _Remembering:
+    """A file that remembers why a write failed: torch tells only that it did."""
+
+    def __init__(self, file: IO[bytes], cause: list[OSError]) -> None:
+        self._file, self._cause = file, cause
+
+    def write(self, data: Any) -> int:
+        try:
+            return self._file.write(data)
+        except OSError as error:
+            self._cause.append(error)
+            raise
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+
+def link_atomically(target: Path, link: Path, symbolic: bool = False) -> None:
+    """Give the whole file `target` a second name, in place of what has it now. A hard link, or a symbolic one
+    if asked for, or a copy where the file system has no links.
+
+    Raises:
+        CheckpointError: with path and cause; the old file, if any, is still there.
+    """
+    temporary = link.with_name(f".{link.name}.{uuid.uuid4().hex[:8]}{SUFFIX}")
+    try:
+        if symbolic:
+            temporary.symlink_to(os.path.relpath(target, link.parent))
+        else:
+            os.link(target, temporary)
+        os.replace(temporary, link)
+        temporary.unlink(missing_ok=True)  # where both were the same file, renaming does nothing
+        sync_directory(link.parent)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        if error.errno not in NO_LINKS:
+            raise CheckpointError(f"cannot write the checkpoint {link}: {error}.") from error
+        with open(target, "rb") as source:
+            write_atomically(link, lambda file: shutil.copyfileobj(source, file))
 
 
 def sync_directory(directory: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,6 @@ from scaffold_runtime.hparams import AttributeDict
 
 if TYPE_CHECKING:
     from scaffold_runtime.run import Run
-    from scaffold_runtime.trainer import Trainer
 
 
 def read_for_run(run: Run, ckpt_path: str | None) -> dict[str, Any] | None:
@@ -27,10 +27,13 @@ def read_for_run(run: Run, ckpt_path: str | None) -> dict[str, Any] | None:
     if ckpt_path is None:
         return None
     trainer = run.trainer
-    found = _read(trainer, ckpt_path) if trainer.is_global_zero else None
+    found = _read(run, ckpt_path) if trainer.is_global_zero else None
     # The first process decides what "last" and "best" are.
-    path = Path(trainer.strategy.broadcast(None if found is None else str(found[0])))
+    path = Path(trainer.strategy.broadcast("" if found is None else str(found[0])))
+    if not path.name:
+        return None
     checkpoint = read_checkpoint(path) if found is None else found[1]
+    run.chosen = None if ckpt_path == "last" else str(path)
     trainer.ckpt_path = str(path)
     if run.fn == "fit":
         for logger in trainer.loggers:
@@ -38,11 +41,18 @@ def read_for_run(run: Run, ckpt_path: str | None) -> dict[str, Any] | None:
     return own_part(trainer, checkpoint)
 
 
-def _read(trainer: Trainer, wanted: str) -> tuple[Path, dict[str, Any]]:
-    if wanted == "last":
-        return read_newest_good(trainer)
-    path = find_checkpoint(trainer, wanted)
-    return path, read_checkpoint(path)
+def _read(run: Run, wanted: str) -> tuple[Path, dict[str, Any]]:
+    if wanted != "last":
+        path = find_checkpoint(run.trainer, wanted)
+        return path, read_checkpoint(path)
+    found = read_newest_good(run.trainer)
+    if found is None and run.fn == "fit":
+        warnings.warn(
+            'ckpt_path="last": there is no checkpoint yet, so training starts from the beginning.',
+            stacklevel=2,
+        )
+        return Path(), {}
+    return found or (find_checkpoint(run.trainer, wanted), {})
 
 
 def object_from_checkpoint(

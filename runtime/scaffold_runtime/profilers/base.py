@@ -153,7 +153,12 @@ class Profiler(abc.ABC):
         for name in ("after_step", "after_logging", "after_epoch"):
             self._measure(run.schedules, "optimizer.schedule", name)
         commits = [self.wrap("checkpoint", checkpoint.commit) for checkpoint in run.checkpoints]
-        vars(run)["checkpoints"] = [SimpleNamespace(commit=commit) for commit in commits]
+        vars(run)["checkpoints"] = [
+            SimpleNamespace(
+                asked=True, commit=commit, decide=c.decide, dirpath=getattr(c, "dirpath", None)
+            )
+            for c, commit in zip(run.checkpoints, commits, strict=True)
+        ]
 
     def _measure(self, owner: Any, label: str, name: str) -> None:
         vars(owner)[name] = self.wrap(label, getattr(owner, name))

@@ -1,0 +1,167 @@
+"""The first signal saves at the next commit and leaves; the second leaves at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from forking import finish, start
+from torch.utils.data import DataLoader, Dataset, get_worker_info
+
+from scaffold_runtime import Callback
+from scaffold_runtime.callbacks import ModelCheckpoint
+from scaffold_runtime.checkpoint.io import INTERRUPTED, read_checkpoint
+from scaffold_runtime.compare import difference
+
+CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: 143}
+
+
+class Sender(Callback):
+    """Send a signal to this process in a hook, once or more often."""
+
+    def __init__(self, hook: str, number: int, times: int = 1, at: int = 2) -> None:
+        def send(*args: Any) -> None:
+            nonlocal at
+            at -= 1
+            for _ in range(times if at == 0 else 0):
+                os.kill(os.getpid(), number)
+
+        setattr(self, hook, send)
+
+
+class SlowlyLoaded(Dataset):
+    """Sends the signal from inside the loading of a sample, here or in a worker."""
+
+    def __init__(self, number: int, to: int) -> None:
+        self.number, self.to, self.count = number, to, 0
+
+    def __len__(self) -> int:
+        return 24
+
+    def __getitem__(self, index: int) -> Any:
+        self.count += 1
+        worker = get_worker_info()
+        if self.count == 6 and (worker is None or worker.id == 0):
+            os.kill(self.to or os.getpid(), self.number)
+        return torch.full((4,), index / 24), torch.ones(1)
+
+
+@pytest.fixture
+def train(tmp_path: Path, make_trainer: Any, regression: Any, make_loader: Any) -> Any:
+    def run(*callbacks: Callback, data: Any = None, resume: Any = None, **more: Any) -> Any:
+        torch.manual_seed(0)
+        save = ModelCheckpoint(tmp_path / "kept", "{step}", every_n_train_steps=4)
+        trainer = make_trainer(
+            callbacks=[*callbacks, save], enable_checkpointing=True, max_epochs=2, **more
+        )
+        loader = make_loader(6, shuffle=True)
+        trainer.fit(regression(), data or loader, make_loader(2), ckpt_path=resume)
+        return read_checkpoint(Path(save.best_model_path))["state_dict"]
+
+    return run
+
+
+@pytest.mark.parametrize("number", CODES)
+@pytest.mark.parametrize(
+    "hook",
+    ["on_train_batch_start", "on_train_batch_end", "on_validation_batch_start",
+     "on_train_epoch_end", "on_save_checkpoint", "on_train_epoch_start"],
+)  # fmt: skip
+def test_saves_at_the_next_commit_and_goes_on_exactly(
+    tmp_path: Path, train: Any, hook: str, number: int
+) -> None:
+    at = 1 if hook == "on_train_epoch_end" else 2
+    code, _ = finish(*start(lambda: train(Sender(hook, number, at=at))))
+    assert code == CODES[number]
+    kept = tmp_path / "kept"
+    assert (kept / INTERRUPTED).exists()
+    resumed = finish(*start(lambda: train(resume="last")))[1][1]
+    assert not (kept / INTERRUPTED).exists(), "the next checkpoint replaces it"
+    for file in kept.iterdir():
+        file.unlink()
+    assert difference(train(), resumed) is None
+
+
+def test_one_step_after_the_signal(tmp_path: Path, train: Any) -> None:
+    finish(*start(lambda: train(Sender("on_train_batch_start", signal.SIGTERM))))
+    assert read_checkpoint(tmp_path / "kept" / INTERRUPTED)["global_step"] == 2
+
+
+def test_waits_for_the_end_of_an_accumulation_window(tmp_path: Path, train: Any) -> None:
+    sender = Sender("on_train_batch_start", signal.SIGTERM)
+    finish(*start(lambda: train(sender, accumulate_grad_batches=3)))
+    assert read_checkpoint(tmp_path / "kept" / INTERRUPTED)["progress"]["batch"] == 3
+
+
+@pytest.mark.parametrize("number", CODES)
+def test_a_second_signal_stops_at_once(tmp_path: Path, train: Any, number: int) -> None:
+    sender = Sender("on_train_batch_start", number, times=2, at=6)
+    code, _ = finish(*start(lambda: train(sender)))
+    assert code == CODES[number]
+    assert [file.name for file in (tmp_path / "kept").iterdir()] == ["step=4.ckpt"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGUSR1])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_while_loading_data(tmp_path: Path, train: Any, number: int, workers: int) -> None:
+    """Ctrl-C and SLURM signal every process of a job: workers leave it to the main one."""
+
+    def life() -> None:
+        group = -os.getpid() if workers else 0
+        data = DataLoader(SlowlyLoaded(number, group), 4, num_workers=workers)
+        train(data=data)
+
+    assert finish(*start(life))[0] == CODES[number]
+    assert (tmp_path / "kept" / INTERRUPTED).exists()
+
+
+def test_slurm_is_asked_to_requeue_once(tmp_path: Path, train: Any, monkeypatch: Any) -> None:
+    tool = tmp_path / "bin" / "scontrol"
+    tool.parent.mkdir()
+    tool.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\n')
+    tool.chmod(tool.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv("PATH", f"{tool.parent}:{os.environ['PATH']}")
+    monkeypatch.setenv("SLURM_JOB_ID", "71")
+    sender = Sender("on_train_batch_start", signal.SIGUSR1)
+    assert finish(*start(lambda: train(sender)))[0] == 143
+    assert (tmp_path / "asked").read_text() == "requeue 71\n"
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "70")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
+    finish(*start(lambda: train(Sender("on_train_batch_start", signal.SIGUSR1))))
+    assert (tmp_path / "asked").read_text().splitlines()[1:] == ["requeue 70_3"]
+    finish(*start(lambda: train(Sender("on_train_batch_start", signal.SIGTERM))))
+    assert len((tmp_path / "asked").read_text().splitlines()) == 2
+
+
+def test_handlers_are_put_back_and_only_the_main_thread_has_them(train: Any) -> None:
+    before = [signal.getsignal(number) for number in CODES]
+    seen: list[Any] = []
+
+    class Look(Callback):
+        def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+            seen.append([signal.getsignal(number) for number in CODES])
+
+    train(Look())
+    assert seen[0] != before
+    assert [signal.getsignal(number) for number in CODES] == before
+    thread = threading.Thread(target=lambda: train(Look()))
+    thread.start()
+    thread.join(30)
+    assert seen[1] == before
+
+
+def test_without_checkpoints_it_only_stops(
+    make_trainer: Any, regression: Any, make_loader: Any
+) -> None:
+    def life() -> None:
+        sender = Sender("on_train_batch_start", signal.SIGTERM)
+        make_trainer(callbacks=[sender]).fit(regression(), make_loader(6))
+
+    assert finish(*start(life))[0] == 143
+    assert not list(Path.cwd().rglob("*.ckpt"))
