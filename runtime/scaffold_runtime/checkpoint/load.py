@@ -29,11 +29,7 @@ def read_for_run(run: Run, ckpt_path: str | None) -> dict[str, Any] | None:
     trainer = run.trainer
     found = _read(run, ckpt_path) if trainer.is_global_zero else None
     # The first process decides what "last" and "best" are.
-<<<<<<< HEAD
     path = Path(trainer.strategy.broadcast("" if found is None else str(found[0])))
-=======
-    path = Path(trainer.strategy.broadcast("" if found is None else str(found[0])))
->>>>>>> f4a18c2 (Name every error after it happened)
     if not path.name:
         return None
     checkpoint = read_checkpoint(path) if found is None else found[1]
