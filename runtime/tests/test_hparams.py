@@ -59,6 +59,15 @@ def test_named_arguments_and_ignored_ones() -> None:
     assert IgnoringOne(1, 2).hparams == {"b": 2}
 
 
+def test_only_ones_own_arguments_are_kept() -> None:
+    class Outer(LightningModule):
+        def __init__(self, mine: int) -> None:
+            super().__init__()
+            self.inner = Everything(0.1)
+
+    assert set(Outer(1).inner.hparams) == {"lr", "width", "name"}
+
+
 def test_a_name_that_is_no_argument_is_an_error() -> None:
     class Wrong(LightningModule):
         def __init__(self, width: int) -> None:

@@ -296,6 +296,22 @@ def test_callback_metrics_at_each_moment(logging: Any, make_loader: Any, make_tr
     }
 
 
+def test_a_forked_name_is_the_step_value_until_the_epoch_ends(
+    logging: Any, make_loader: Any, make_trainer: Any
+) -> None:
+    seen: list[float] = []
+
+    def look(self: Any, *args: Any) -> None:
+        seen.append(float(self.trainer.callback_metrics["t"]))
+
+    def training_step(self: Any, batch: Any, batch_idx: int) -> None:
+        self.log("t", float(batch_idx), on_step=True, on_epoch=True)
+
+    hooks = {"on_train_batch_end": look, "on_train_epoch_end": look}
+    make_trainer().fit(logging(training_step=training_step, **hooks), make_loader(3))
+    assert seen == [0.0, 1.0, 2.0, 1.0]
+
+
 def test_each_run_starts_with_nothing_logged(
     logging: Any, make_loader: Any, make_trainer: Any
 ) -> None:

@@ -206,6 +206,23 @@ def test_a_limit_of_0_switches_a_stage_off(fitted: Any) -> None:
         assert (trainer.global_step, count.epochs) == (0, 0)
 
 
+@pytest.mark.parametrize(
+    "arguments", [{"limit_train_batches": 0}, {"max_epochs": 0}, {"max_steps": 0}]
+)
+def test_with_nothing_to_train_no_training_hook_runs(arguments: Any, fitted: Any) -> None:
+    seen: list[str] = []
+
+    class Watch(Callback):
+        def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+            seen.append("start")
+
+        def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
+            seen.append("fit end")
+
+    fitted(callbacks=[Watch()], **arguments)
+    assert seen == ["fit end"]
+
+
 def test_limits_of_several_loaders_are_for_each(
     regression: Any, make_loader: Any, make_trainer: Any
 ) -> None:
