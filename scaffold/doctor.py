@@ -36,6 +36,8 @@ except Exception as error:
 try:
     import scaffold_runtime
     found["runtime"] = scaffold_runtime.__version__
+    from scaffold_runtime.strategies import STRATEGIES
+    found["strategies"] = list(STRATEGIES)
 except Exception as error:
     found["runtime_error"] = f"{type(error).__name__}: {error}".splitlines()[0]
 print(json.dumps(found))
@@ -61,6 +63,7 @@ def examine(root: Path, catalogue: Catalogue) -> list[Finding]:
         *of_python(python, probe),
         *of_torch(probe),
         *of_runtime(project, probe),
+        *of_strategy(project, probe),
         *of_packages(project, catalogue, probe),
         *of_project(project, catalogue),
         *of_configs(python, root, probe),
@@ -136,6 +139,16 @@ def of_runtime(project: Project, probe: dict[str, Any]) -> Iterator[Finding]:
         )
     else:
         yield Finding("ok", f"scaffold-runtime {probe['runtime']}")
+
+
+def of_strategy(project: Project, probe: dict[str, Any]) -> Iterator[Finding]:
+    for name in project.answers.on("strategy"):
+        if name not in probe.get("strategies", [name]):
+            yield Finding(
+                "fix",
+                f"strategy `{name}`: the installed scaffold-runtime cannot do that yet",
+                f"scaffold remove strategy {name}",
+            )
 
 
 def of_packages(project: Project, catalogue: Catalogue, probe: dict[str, Any]) -> Iterator[Finding]:

@@ -75,6 +75,17 @@ def test_troubles_of_the_environment(project, machine, changes, what, fix):
     assert fix in ran.out
 
 
+def test_a_strategy_that_the_runtime_refuses(project, machine):
+    project("add", "strategy", "fsdp")
+    machine(strategies=["single_device", "ddp"])
+    ran = project("doctor")
+    assert ran.code == 1
+    assert "strategy `fsdp`: the installed scaffold-runtime cannot" in " ".join(ran.out.split())
+    assert "scaffold remove strategy fsdp" in ran.out
+    machine(strategies=["single_device", "ddp", "fsdp"])
+    assert project("doctor").code == 0
+
+
 def test_no_driver_and_no_device_is_fine(project, machine):
     machine(driver=False, devices=0)
     assert project("doctor").code == 0

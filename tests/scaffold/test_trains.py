@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from scaffold.catalogue import packaged
 
@@ -34,6 +35,18 @@ for name in sys.argv[1:]:
     os.chdir("..")
 json.dump(failed, open("failed.json", "w"))
 """
+
+
+def train_script(*words: str) -> subprocess.CompletedProcess[str]:
+    """Two batches by `python train.py`, as a user would; whatever hangs is ended."""
+    two = ("--trainer.limit_train_batches=2", "--trainer.limit_val_batches=2")
+    return subprocess.run(
+        [sys.executable, "train.py", *two, "--trainer.max_epochs=1", *words],
+        capture_output=True,
+        text=True,
+        timeout=200,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
 
 
 def installed(part) -> bool:
@@ -77,3 +90,36 @@ def test_a_default_project_with_stubs_passes_its_own_tests(scaffold):
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stdout[-3000:]
+
+
+WITNESS = """
+from pathlib import Path
+from scaffold_runtime import Callback
+
+class Witness(Callback):
+    def on_train_batch_end(self, trainer, *_):
+        with Path(f"rank{trainer.global_rank}.txt").open("a") as out:
+            out.write(f"{trainer.world_size}\\n")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_ddp_trains_two_batches_in_two_processes(scaffold):
+    assert scaffold("new", "my-exp", "--task", "blank", "--no-git").code == 0
+    os.chdir("my-exp")
+    assert scaffold("add", "strategy", "ddp").code == 0
+    Path("my_exp/witness.py").write_text(WITNESS)
+    Path("configs/callbacks/witness.yaml").write_text("class_path: my_exp.witness.Witness\n")
+    done = train_script("--trainer.devices=2", "--trainer.accelerator=cpu")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert [Path(f"rank{rank}.txt").read_text().split() for rank in (0, 1)] == [["2", "2"]] * 2
+    assert yaml.safe_load(Path("configs/trainer.yaml").read_text())["strategy"] == "ddp"
+    assert len(list(Path("runs").iterdir())) == 1
+
+
+def test_a_strategy_that_the_runtime_refuses_says_so():
+    from scaffold_runtime.strategies import STRATEGIES
+
+    for name, part in packaged().features["strategy"].items():
+        assert name in STRATEGIES or "not yet" in part.description
