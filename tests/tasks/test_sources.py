@@ -1,0 +1,223 @@
+"""The switch to full-size data: small files of the true formats are read, broken ones are clear errors."""
+
+from __future__ import annotations
+
+import gzip
+import importlib
+import os
+import struct
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pandas
+import pytest
+import torch
+from PIL import Image
+from scaffold_runtime import Trainer
+from scaffold_runtime.errors import MisconfigurationException
+
+from scaffold.cli import main
+
+
+@pytest.fixture
+def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator:
+    """Render a task, and import modules of it."""
+    monkeypatch.chdir(tmp_path)
+
+    def render(task: str, *modules: str) -> list[ModuleType]:
+        name = "made_" + task.replace("-", "_")
+        with pytest.raises(SystemExit):
+            main(["new", name, "--task", task, "--defaults", "--no-git"])
+        monkeypatch.syspath_prepend(os.fspath(tmp_path / name))
+        return [importlib.import_module(f"{name}.{module}") for module in modules]
+
+    yield render
+    for name in [name for name in sys.modules if name.startswith("made_")]:
+        del sys.modules[name]
+
+
+def fit(model, data) -> None:
+    trainer = Trainer(
+        fast_dev_run=True,
+        accelerator="cpu",
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(model, data)
+    assert trainer.global_step >= 1
+
+
+def write_idx(path: Path, array: np.ndarray, packed: bool) -> None:
+    header = struct.pack(">HBB", 0, 8, array.ndim) + struct.pack(f">{array.ndim}I", *array.shape)
+    data = header + array.astype(np.uint8).tobytes()
+    if packed:
+        path.with_name(path.name + ".gz").write_bytes(gzip.compress(data))
+    else:
+        path.write_bytes(data)
+
+
+def write_mnist(folder: Path, packed: bool) -> None:
+    chance = np.random.default_rng(0)
+    for name, count in (("train", 40), ("t10k", 10)):
+        images = chance.integers(0, 256, (count, 28, 28))
+        write_idx(folder / f"{name}-images-idx3-ubyte", images, packed)
+        write_idx(folder / f"{name}-labels-idx1-ubyte", np.arange(count) % 10, packed)
+
+
+def write_cifar(folder: Path) -> None:
+    chance = np.random.default_rng(0)
+    for name in [*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"]:
+        rows = chance.integers(0, 256, (10, 3073), dtype=np.uint8)
+        rows[:, 0] = np.arange(10)
+        (folder / f"{name}.bin").write_bytes(rows.tobytes())
+
+
+def write_folder(folder: Path) -> None:
+    for label in ("cat", "dog"):
+        (folder / label).mkdir()
+        for number in range(10):
+            colour = (number * 20, 0, 255 if label == "cat" else 0)
+            Image.new("RGB", (40, 30), colour).save(folder / label / f"{number}.png")
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_mnist_files(load, tmp_path, packed):
+    data, images, model = load("image-classification", "data", "images", "model")
+    write_mnist(tmp_path, packed)
+    fit(model.ImageClassifier(), data.ImageDataModule("mnist", str(tmp_path), batch_size=8))
+    train, val, test = images.split_images("mnist", str(tmp_path), 0)
+    assert (len(train), len(val), len(test)) == (36, 4, 10)
+    image, label = test[3]
+    assert image.shape == (1, 28, 28)
+    assert label == 3
+
+
+def test_cifar10_files(load, tmp_path):
+    data, images, model = load("image-classification", "data", "images", "model")
+    write_cifar(tmp_path)
+    module = data.ImageDataModule("cifar10", str(tmp_path), batch_size=8)
+    fit(model.ImageClassifier(channels=3), module)
+    _, _, test = images.split_images("cifar10", str(tmp_path), 0)
+    raw = np.frombuffer((tmp_path / "test_batch.bin").read_bytes(), np.uint8).reshape(10, 3073)
+    expected = torch.tensor(raw[4, 1:].reshape(3, 32, 32) / 255, dtype=torch.float32)
+    torch.testing.assert_close(test[4][0], expected)
+
+
+def test_a_folder_of_images(load, tmp_path):
+    data, images, model = load("image-classification", "data", "images", "model")
+    place = tmp_path / "photos"
+    place.mkdir()
+    write_folder(place)
+    fit(
+        model.ImageClassifier(classes=2, channels=3),
+        data.ImageDataModule("folder", str(place), batch_size=4),
+    )
+    (place / "cat" / "0.png").write_text("not an image")
+    with pytest.raises(MisconfigurationException, match=r"0\.png is not an image"):
+        images.ImageFolder(place)[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("train-images-idx3-ubyte", b"\0\0\x08\x03" + bytes(12) + b"x", "not a whole IDX file"),
+        ("train-images-idx3-ubyte", b"<html>", "not a whole IDX file"),
+        ("train-images-idx3-ubyte.gz", b"not gzip", "cannot be read"),
+    ],
+)
+def test_broken_mnist_is_one_clear_error(load, tmp_path, name, content, says):
+    (images,) = load("image-classification", "images")
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(MisconfigurationException, match=says):
+        images.split_images("mnist", str(tmp_path), 0)
+
+
+def test_broken_cifar10_is_one_clear_error(load, tmp_path):
+    (images,) = load("image-classification", "images")
+    write_cifar(tmp_path)
+    (tmp_path / "data_batch_3.bin").write_bytes(b"short")
+    with pytest.raises(MisconfigurationException, match="broken rows"):
+        images.split_images("cifar10", str(tmp_path), 0)
+
+
+@pytest.mark.parametrize("task", ["generative-adversarial", "diffusion", "self-supervised"])
+def test_other_image_tasks_read_a_folder(load, tmp_path, task):
+    data, model = load(task, "data", "model")
+    place = tmp_path / "photos"
+    place.mkdir()
+    write_folder(place)
+    names = {"generative-adversarial": "GAN", "diffusion": "Diffusion", "self-supervised": "SimCLR"}
+    sizes = {} if task == "self-supervised" else {"size": 32}
+    made = getattr(model, names[task])(channels=3, **sizes)
+    fit(made, data.ImageDataModule("folder", str(place), batch_size=4))
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_tables_in_files(load, tmp_path, suffix):
+    data, model = load("tabular", "data", "model")
+    table = pandas.DataFrame({"a": range(40), "b": 1.5, "kind": ["x", "y"] * 20})
+    file = tmp_path / f"rows{suffix}"
+    table.to_csv(file, index=False) if suffix == ".csv" else table.to_parquet(file)
+    module = data.TabularDataModule(str(file), target="kind", classify=True, batch_size=8)
+    fit(model.TabularModel(features=2, classes=2), module)
+    file.write_bytes(b"\0broken")
+    with pytest.raises(MisconfigurationException, match="cannot be read|no column"):
+        module.prepare_data()
+
+
+def test_masks_in_folders(load, tmp_path):
+    data, model = load("image-segmentation", "data", "model")
+    for name in ("images", "masks"):
+        (tmp_path / name).mkdir()
+        for number in range(10):
+            Image.new("L", (30, 20), number * 20).save(tmp_path / name / f"{number}.png")
+    fit(model.Segmenter(width=4), data.MaskDataModule(str(tmp_path), size=16, batch_size=4))
+
+
+def test_series_in_a_file(load, tmp_path):
+    data, model = load("time-series", "data", "model")
+    file = tmp_path / "series.csv"
+    file.write_text("day,value\n" + "".join(f"{day},{day % 7}\n" for day in range(300)))
+    module = data.SeriesDataModule(str(file), history=14, horizon=7, batch_size=8)
+    fit(model.Forecaster(history=14, horizon=7), module)
+
+
+def test_texts_in_a_file(load, tmp_path):
+    data, model = load("text-classification", "data", "model")
+    file = tmp_path / "texts.csv"
+    file.write_text("text,label\n" + "".join(f"line {n},{'ab'[n % 2]}\n" for n in range(60)))
+    fit(model.TextClassifier(classes=2), data.TextDataModule(str(file), batch_size=8))
+
+
+def test_a_folder_of_text(load, tmp_path):
+    data, model = load("language-model", "data", "model")
+    text = tmp_path / "text"
+    (text / "inside").mkdir(parents=True)
+    (text / "inside" / "a.txt").write_text("all the same " * 500)
+    module = data.TextDataModule(str(text), str(tmp_path / "cache"), context=16, batch_size=4)
+    fit(model.LanguageModel(context=16, width=16, depth=1, heads=2), module)
+    assert len(list((tmp_path / "cache").glob("*.bin"))) == 1
+
+
+def test_an_environment_of_gymnasium(load):
+    pytest.importorskip("gymnasium")
+    data, model = load("reinforcement-learning", "data", "model")
+    fit(model.PolicyGradient(), data.CartPoleDataModule("CartPole-v1"))
+
+
+def test_adapters_and_an_installed_backbone(load, monkeypatch):
+    """What torchvision gives is asked for by its name, and adapted."""
+    (backbones,) = load("finetune", "backbones")
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.LazyLinear(7))
+    network.fc = torch.nn.Linear(7, 3)
+    fake = ModuleType("torchvision.models")
+    fake.get_model = lambda name, weights: network if (name, weights) == ("resnet18", "DEFAULT") else None
+    monkeypatch.setitem(sys.modules, "torchvision", ModuleType("torchvision"))
+    monkeypatch.setitem(sys.modules, "torchvision.models", fake)
+    made, features = backbones.make_backbone("torchvision/resnet18")
+    assert features == 7
+    assert made(torch.rand(2, 1, 8, 8)).shape == (2, 7)
