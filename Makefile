@@ -11,7 +11,7 @@ QUICK := playground/my-exp
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-fast lint format budget bench docs clean
+.PHONY: help setup quickstart test test-fast kill-sweep lint format budget bench docs clean
 
 help:  ## Show what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -45,6 +45,9 @@ test: $(READY) $(VISION)/.ready  ## Run every test
 
 test-fast: $(READY)  ## Run the tests that take less than ten seconds
 	$(BIN)/python -m pytest -n 2 -m "not slow"
+
+kill-sweep: $(READY)  ## Kill N (100) training runs at random moments, resume them, count the identical ones
+	$(BIN)/python runtime/tests/reliability/kill_sweep.py $(or $(N),100)
 
 lint: $(READY)  ## ruff, black, mypy --strict on both packages, import directions
 	$(BIN)/ruff check .

@@ -128,12 +128,13 @@ def train(
     seed: int,
     stop: Callback | None = None,
     callbacks: Callable[[], Iterable[Callback]] = tuple,
+    trace_file: Path | None = None,
     **arguments: Any,
 ) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
     """One life of a run that saves after every step: its trace, and its end if it came to it."""
     seed_everything(seed)
     model, data = make()
-    trace = Trace()
+    trace = Trace(trace_file)
     extra = [*callbacks(), trace, *([stop] if stop is not None else [])]
     trainer = _trainer(folder, extra, arguments)
     resume = "last" if any(folder.rglob("*.ckpt")) else None
@@ -160,8 +161,10 @@ def end_of(trainer: Trainer, folder: Path) -> dict[str, Any]:
     run = trainer._last_run
     assert run is not None
     state = collect(run)
-    state["logged"] = [file.read_text() for file in sorted(folder.rglob("metrics.csv"))]
-    cleaned = _cleaned(state, (str(folder), os.path.realpath(folder)))
+    log = Path(trainer.log_dir, "metrics.csv")
+    state["logged"] = log.read_text() if log.exists() else None
+    places = (trainer.log_dir, str(folder))
+    cleaned = _cleaned(state, (*map(os.path.realpath, places), *places))
     assert isinstance(cleaned, dict)
     return cleaned
 
