@@ -726,14 +726,14 @@ class Trainer:
 
     @property
     def log_dir(self) -> str:
-        """The folder of this run: the first logger's, else `default_root_dir`."""
-        folder = self.loggers[0].log_dir if self.loggers else None
+        """The folder of this run: of the first logger that has one, else `default_root_dir`."""
+        folder = next((logger.log_dir for logger in self.loggers if logger.root_dir), None)
         return folder or self.default_root_dir
 
     @property
     def runs_dir(self) -> str:
         """The folder that holds the folders of runs, this one's and earlier ones'."""
-        folder = self.loggers[0].root_dir if self.loggers else None
+        folder = next((logger.root_dir for logger in self.loggers if logger.root_dir), None)
         return folder or self.default_root_dir
 
 
@@ -798,8 +798,10 @@ def _loggers(choice: bool | Logger | Iterable[Logger] | None, root: str) -> list
             raise MisconfigurationException(
                 f"Trainer(logger=...): {logger!r} is not a Logger. Pass True, False, a Logger, or several."
             )
-    for logger in loggers[1:]:
-        logger.follow(loggers[0])
+    first = next((logger for logger in loggers if logger.root_dir), None)
+    for logger in loggers:
+        if first is not None and logger is not first:
+            logger.follow(first)
     return loggers
 
 

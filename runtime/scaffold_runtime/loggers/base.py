@@ -45,13 +45,13 @@ class Logger(abc.ABC):
 
     @property
     def log_dir(self) -> str | None:
-        """The folder of this run."""
-        return self.save_dir
+        """The folder of this run; None where the logger has none of its own."""
+        return None
 
     @property
     def root_dir(self) -> str | None:
         """The folder that holds the folders of this experiment's runs."""
-        return self.save_dir
+        return None
 
     @property
     def experiment(self) -> Any:
