@@ -8,7 +8,7 @@ import keyword
 from scaffold.answers import Answers
 from scaffold.catalogue import Catalogue
 from scaffold.errors import ScaffoldError
-from scaffold.files import Disk, File
+from scaffold.files import Disk, File, Found
 from scaffold.names import SHAPE, one_line, package_name, pick
 from scaffold.plan import Plan
 from scaffold.project import Project
@@ -16,12 +16,14 @@ from scaffold.render import polish
 from scaffold.transition import Proposal
 
 STUBS = ["callback", "logger", "module", "datamodule"]
+BESIDE = {"module": "configs/model.yaml", "datamodule": "configs/data.yaml"}
 
 
 def stub(project: Project, kind: str, name: str, catalogue: Catalogue) -> Proposal:
     folder = catalogue.root / "stubs" / pick(kind, STUBS, "stub")
-    words = _words(name, project.answers, catalogue)
     disk, plan = Disk(project.root), Plan(dict(project.lock))
+    words = _words(name, project.answers, catalogue)
+    words["TheArguments"] = _arguments(disk.get(BESIDE.get(kind, "")))
     for source in sorted(folder.rglob("*.jinja")):
         path = _replaced(source.relative_to(folder).as_posix().removesuffix(".jinja"), words)
         if disk.get(path):
@@ -45,6 +47,13 @@ def _words(name: str, answers: Answers, catalogue: Catalogue) -> dict[str, str]:
         "TheModel": task.model,
         "TheData": task.data,
     }
+
+
+def _arguments(found: Found) -> str:
+    """The arguments that the project has for its first model or data: a second one begins with them."""
+    text = found.data.decode(errors="replace") if isinstance(found, File) else ""
+    lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    return "".join(f"\n  {line}" for line in lines) or " {}"
 
 
 def _replaced(text: str, words: dict[str, str]) -> str:

@@ -76,6 +76,16 @@ class Data(LightningDataModule):
     train_dataloader = val_dataloader = test_dataloader = predict_dataloader = loader
 
 
+class Wide(Model):
+    def __init__(self, width: int = 3) -> None:
+        super().__init__(0.01, width)
+
+
+class Fours(Data):
+    def __init__(self, count: int = 4) -> None:
+        super().__init__(count)
+
+
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project in a folder of its own, called from another one."""
@@ -266,6 +276,82 @@ def test_the_working_directory_comes_back(project: Path) -> None:
     before = os.getcwd()
     train(project, "--trainer.fast_dev_run=true")
     assert os.getcwd() == before
+
+
+# -- a model or data module chosen by its name ------------------------------------------------
+
+
+@pytest.fixture
+def choice(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setitem(sys.modules, "chosen_classes", sys.modules[Model.__module__])
+    for part, name, text in (
+        ("model", "wide", "Wide\ninit_args:\n  width: 6"),
+        ("data", "fours", "Fours"),
+    ):
+        (project / "configs" / part).mkdir()
+        text = f"class_path: chosen_classes.{text}\n"
+        (project / "configs" / part / f"{name}.yaml").write_text(text)
+    return project
+
+
+def test_a_class_is_chosen_by_the_name_of_its_file(
+    choice: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cli = train(choice, "--model", "wide", "--data=fours", "--data.count=5")
+    assert (type(cli.model), cli.model.layer.out_features) == (Wide, 6)
+    assert (type(cli.datamodule), cli.datamodule.batch_size) == (Fours, 5)
+    said = capsys.readouterr().out
+    assert "test --ckpt_path best --model wide --data fours\n" in said
+    assert type(train(choice).model) is Model  # whoever does not ask gets what the script names
+
+
+def test_what_was_chosen_replays_from_its_configuration(choice: Path) -> None:
+    train(choice, "--model=wide", "--model.width=2")
+    cli = train(choice, "--config=../project/runs/version_0/config.yaml")
+    assert (type(cli.model), cli.model.layer.out_features) == (Wide, 2)
+
+
+def test_a_checkpoint_of_what_was_chosen(choice: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trained = train(choice, "--model=wide", "--model.width=2")
+    capsys.readouterr()
+    cli = train(choice, "test", "--ckpt_path=best", "--model=wide")
+    assert torch.equal(cli.model.layer.weight, trained.model.layer.weight)
+    assert "model with width=2," in capsys.readouterr().out
+    said = fails(choice, capsys, "test", "--ckpt_path=best")
+    assert "Wide, not of the model of the script; choose it by --model NAME" in said
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--model=wid"], "there is no configs/model/wid.yaml. Did you mean `wide`? There: wide."),
+        (["--data=wide"], "There: fours."),
+        (["--model"], "--model needs a name"),
+        (["--model", "--data=fours"], "--model needs a name"),
+        (["--model=wide", "--model.widht=3"], "Did you mean `model.width`?"),
+        (["--model=wide", "--model.width=x"], "model.width: expected int, got 'x'"),
+        (["--model=../model"], "there is no configs/model/../model.yaml"),
+    ],
+)
+def test_a_wrong_choice_is_named(
+    choice: Path, capsys: pytest.CaptureFixture[str], options: list[str], said: str
+) -> None:
+    assert said in fails(choice, capsys, *options)
+
+
+def test_a_chosen_file_must_name_its_class(
+    choice: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (choice / "configs/model/wide.yaml").write_text("width: 3\n")
+    assert "configs/model/wide.yaml must name its class" in fails(choice, capsys, "--model=wide")
+
+
+def test_help_of_what_is_chosen(choice: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        train(choice, "--model=wide", "--help")
+    said = capsys.readouterr().out
+    assert "--model.width" in said and "chosen_classes.Wide" in said
+    assert "--model NAME takes class and arguments from configs/model/NAME.yaml" in said
 
 
 # -- help -------------------------------------------------------------------------------------

@@ -92,6 +92,24 @@ def test_a_default_project_with_stubs_passes_its_own_tests(scaffold):
     assert done.returncode == 0, done.stdout[-3000:]
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_stubs_are_chosen_by_name_on_the_command_line(scaffold):
+    assert scaffold("new", "my-exp", "--no-git").code == 0
+    os.chdir("my-exp")
+    script = Path("train.py").read_text()
+    scaffold("add", "module", "resnet")
+    scaffold("add", "datamodule", "images")
+    done = train_script("--model", "resnet", "--data=images", "--model.width=8")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "--model resnet --data images" in done.stdout
+    config = yaml.safe_load(Path("runs/version_0/config.yaml").read_text())
+    assert config["model"]["class_path"] == "my_exp.models.resnet.Resnet"
+    assert config["model"]["init_args"]["width"] == 8
+    assert config["data"]["class_path"] == "my_exp.datamodules.images.Images"
+    assert Path("train.py").read_text() == script
+
+
 WITNESS = """
 from pathlib import Path
 from scaffold_runtime import Callback

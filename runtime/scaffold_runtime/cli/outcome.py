@@ -45,8 +45,14 @@ def _leave(line: str, code: int) -> None:
     raise SystemExit(code) from None
 
 
-def report_fit(trainer: Trainer, started_in: Path) -> None:
-    """Print the metrics at the end of training, where everything is, and what to try next."""
+def report_fit(trainer: Trainer, started_in: Path, options: str = "") -> None:
+    """Print the metrics at the end of training, where everything is, and what to try next.
+
+    Args:
+        trainer: what trained.
+        started_in: paths are shown as seen from this folder.
+        options: what the next command needs, too.
+    """
     rows = [(name, f"{float(value):.4g}") for name, value in _last_metrics(trainer).items()]
     best = getattr(trainer.checkpoint_callback, "best_model_path", "")
     if best:
@@ -55,7 +61,7 @@ def report_fit(trainer: Trainer, started_in: Path) -> None:
         rows.append(("run folder", _shown(trainer.log_dir, started_in)))
     if best:
         script = _shown(sys.argv[0], started_in)
-        rows.append(("next", f"python {script} test --ckpt_path best"))
+        rows.append(("next", f"python {script} test --ckpt_path best{options}"))
     width = max((len(name) for name, _ in rows), default=0)
     trainer.print("\n".join(f"{name:<{width}}  {value}" for name, value in rows))
 

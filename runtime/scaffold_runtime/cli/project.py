@@ -17,17 +17,15 @@ from scaffold_runtime.cli.lightning import SUBCOMMANDS, LightningCLI
 from scaffold_runtime.cli.outcome import plain_errors, report_fit, save_predictions
 from scaffold_runtime.cli.parser import LightningArgumentParser
 from scaffold_runtime.cli.save import write_config
-from scaffold_runtime.cli.sources import ConfigError, Sources, config_words, read_yaml
+from scaffold_runtime.cli.settings import KINDS, Settings
+from scaffold_runtime.cli.sources import ConfigError, read_yaml
 from scaffold_runtime.data import LightningDataModule
 from scaffold_runtime.errors import did_you_mean
-from scaffold_runtime.hooks import Callback
-from scaffold_runtime.loggers import Logger
 from scaffold_runtime.module import LightningModule
 
-PARTS = ("trainer", "model", "data")
-KINDS = {"callbacks": Callback, "loggers": Logger}
 DESCRIPTION = """Train, validate, test or predict; without a command, train.
 Values come from the files in configs/, then from --config files, then from options.
+--model NAME takes class and arguments from configs/model/NAME.yaml, --data NAME from configs/data/.
 SCAFFOLD_TRACEBACK=1 shows where an error was raised."""
 
 
@@ -41,8 +39,10 @@ def run(
 
     `configs` is a folder beside the calling script: `trainer.yaml`, `model.yaml` and `data.yaml` hold
     arguments; each file in `callbacks/` and `loggers/` holds a `class_path` and its `init_args`, and is
-    switched on under its own name. `--config` files and options go before them; a file with trainer,
-    callbacks and loggers, such as the `config.yaml` of a run, stands for the whole folder.
+    switched on under its own name. `--model NAME` and `--data NAME` take the class and the arguments
+    that `model/NAME.yaml` and `data/NAME.yaml` hold in the same way. `--config` files and options go
+    before them; a file with trainer, callbacks and loggers, such as the `config.yaml` of a run, stands
+    for the whole folder.
 
     The project's folder is the working directory while it runs, so relative paths in configurations
     mean the same wherever it is started. YAML files and checkpoints named on the command line are looked
@@ -67,56 +67,9 @@ def run(
             sys.argv[1:] = words  # processes started later run in the project's folder, too
         command, words = _command(words)
         settings = Settings(folder, words)
-        cli = ProjectCLI(model_class, datamodule_class, command, words, settings)
+        cli = ProjectCLI(model_class, datamodule_class, command, settings)
         cli.run_command(started_in)
     return cli
-
-
-class Settings:
-    """What the files in `configs/`, and those named on the command line, say.
-
-    Args:
-        folder: the folder `configs/`.
-        words: the command line.
-
-    Raises:
-        ConfigError: if a file cannot be used, or an option names something that is not switched on.
-    """
-
-    def __init__(self, folder: Path, words: list[str]) -> None:
-        self.sources = Sources()
-        self.base: dict[str, Any] = {}
-        named = [(name, read_yaml(Path(name), name)) for name in _existing(words)]
-        if not any({"trainer", *KINDS} <= content.keys() for _, content in named):
-            self._read_folder(folder)
-        for name, content in named:
-            _check_parts(content, name)
-        everything = [self.base, *(content for _, content in named)]
-        self.names = {kind: _switched_on(kind, everything, words) for kind in KINDS}
-
-    def _read_folder(self, folder: Path) -> None:
-        if not folder.is_dir():
-            raise ConfigError(f"there is no folder {folder}, where the configuration should be.")
-        for part in PARTS:
-            self._read(folder / f"{part}.yaml", part)
-        for kind in KINDS:
-            self.base[kind] = {}
-            for path in sorted((folder / kind).glob("*.yaml")):
-                self._read(path, kind, path.stem)
-
-    def _read(self, path: Path, *keys: str) -> None:
-        if not path.is_file():
-            return
-        shown = str(path.relative_to(path.parents[len(keys)]))
-        content = read_yaml(path, shown)
-        target = self.base
-        for key in keys[:-1]:
-            target = target[key]
-        target[keys[-1]] = content
-        nested: dict[str, Any] = content
-        for key in reversed(keys):
-            nested = {key: nested}
-        self.sources.add(shown, nested)
 
 
 class ProjectCLI(LightningCLI):
@@ -127,13 +80,12 @@ class ProjectCLI(LightningCLI):
         model_class: Callable[..., LightningModule],
         datamodule_class: Callable[..., LightningDataModule],
         command: str,
-        words: list[str],
         settings: Settings,
     ) -> None:
-        self.command, self.words, self.settings = command, words, settings
+        self.command, self.settings = command, settings
         super().__init__(
-            model_class,
-            datamodule_class,
+            None if "model" in settings.by_class else model_class,
+            None if "data" in settings.by_class else datamodule_class,
             save_config_kwargs={"overwrite": True},
             trainer_defaults={"default_root_dir": "runs"},
             parser_kwargs={
@@ -141,7 +93,7 @@ class ProjectCLI(LightningCLI):
                 "usage": "%(prog)s [fit|validate|test|predict] [--PART.KEY VALUE ...] [--config FILE]",
             },
             parser_class=ProjectParser,
-            args=["--config", yaml.safe_dump(settings.base), *words],
+            args=["--config", yaml.safe_dump(settings.base), *settings.words],
             run=False,
         )
 
@@ -176,18 +128,36 @@ class ProjectCLI(LightningCLI):
         if changed:
             self.config = self.parser.parse_object({"model": changed}, self.config)
             self.model = self.parser.instantiate(self.config)["model"]
-            shown = ", ".join(f"{key}={value}" for key, value in changed.items())
+            arguments = changed.get("init_args", changed)
+            shown = ", ".join(f"{key}={value}" for key, value in arguments.items())
             self.trainer.print(f"model with {shown}, as in the run of the checkpoint")
 
     def _model_of_run(self, checkpoint: Path) -> dict[str, Any]:
-        """Arguments of the model that the run of a checkpoint had otherwise, unless given by an option."""
+        """Arguments of the model that the run of a checkpoint had otherwise, unless given by an option.
+
+        Raises:
+            ConfigError: if that run had a model of another class.
+        """
         path = checkpoint.parent.parent / "config.yaml"
         saved = read_yaml(path, str(path)).get("model") if path.is_file() else None
         now = self.config["model"].as_dict()
-        given = {word.partition("=")[0] for word in self.words}
+        if saved is None:
+            return {}
+        if saved.get("class_path") != now.get("class_path"):
+            raise ConfigError(
+                f"{checkpoint} is of {saved.get('class_path', 'the model of the script')}, "
+                f"not of {now.get('class_path', 'the model of the script')}; choose it by --model NAME."
+            )
+        if "class_path" not in saved:
+            return self._otherwise(saved, now)
+        changed = self._otherwise(saved.get("init_args") or {}, now.get("init_args") or {})
+        return changed and {**now, "init_args": {**now["init_args"], **changed}}
+
+    def _otherwise(self, saved: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
+        given = {word.partition("=")[0].replace(".init_args", "") for word in self.settings.words}
         return {
             key: value
-            for key, value in (saved or {}).items()
+            for key, value in saved.items()
             if key in now and now[key] != value and f"--model.{key}" not in given
         }
 
@@ -204,7 +174,8 @@ class ProjectCLI(LightningCLI):
         if not self.trainer.is_global_zero:
             return
         if self.command == "fit":
-            report_fit(self.trainer, started_in)
+            options = [f" --{part} {name}" for part, name in self.settings.chosen.items()]
+            report_fit(self.trainer, started_in, "".join(options))
         if self.command == "predict" and self.returned:
             save_predictions(self.trainer, self.returned, started_in)
             write_config(self.parser, self.config, Path(self.trainer.log_dir) / "config.yaml")
@@ -229,35 +200,6 @@ def _from_where_started(words: list[str], started_in: Path) -> list[str]:
         is_file = name.endswith((".yaml", ".yml", ".ckpt")) and there.exists()
         fixed.append(f"{flag}{equals}{there}" if is_file else word)
     return fixed
-
-
-def _existing(words: list[str]) -> list[str]:
-    return [name for _, name in config_words(words) if Path(name).is_file()]
-
-
-def _check_parts(content: dict[str, Any], shown: str) -> None:
-    for part in (*PARTS, *KINDS):
-        if not isinstance(content.get(part, {}), dict):
-            raise ConfigError(f"{shown}: `{part}` must hold `key: value` lines.")
-
-
-def _switched_on(kind: str, contents: list[dict[str, Any]], words: list[str]) -> list[str]:
-    """Names of callbacks or loggers: of files, of configurations, and given a class by an option."""
-    names: dict[str, None] = {}
-    for content in contents:
-        names.update(dict.fromkeys(content.get(kind, {})))
-    flags = [
-        word[2:].partition("=")[0].split(".") for word in words if word.startswith(f"--{kind}.")
-    ]
-    names.update(dict.fromkeys(flag[1] for flag in flags if len(flag) == 2))
-    for flag in flags:
-        if flag[1] not in names:
-            known = f"Switched on: {', '.join(names) or 'none'}."
-            raise ConfigError(
-                f"unknown option --{'.'.join(flag)}: `{flag[1]}` is not among the {kind}."
-                f"{did_you_mean(flag[1], names)} {known}"
-            )
-    return list(names)
 
 
 def _made(config: Any, kind: str) -> list[Any]:

@@ -1,0 +1,139 @@
+"""What the files in `configs/`, and those named on the command line, say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from scaffold_runtime.cli.sources import ConfigError, Sources, config_words, read_yaml
+from scaffold_runtime.errors import did_you_mean
+from scaffold_runtime.hooks import Callback
+from scaffold_runtime.loggers import Logger
+
+PARTS = ("trainer", "model", "data")
+CHOSEN = ("model", "data")
+KINDS = {"callbacks": Callback, "loggers": Logger}
+
+
+class Settings:
+    """The configuration of a project, and what is left of the command line.
+
+    `--model NAME` and `--data NAME` are taken off it: `configs/model/NAME.yaml` then stands for
+    `configs/model.yaml`, and the class it names for the one in the script.
+
+    Args:
+        folder: the folder `configs/`.
+        words: the command line.
+
+    Raises:
+        ConfigError: if a file cannot be used, or an option names something that is not there.
+    """
+
+    def __init__(self, folder: Path, words: list[str]) -> None:
+        self.folder = folder
+        self.sources = Sources()
+        self.base: dict[str, Any] = {}
+        self.chosen, self.words = _chosen(words)
+        named = [(name, read_yaml(Path(name), name)) for name in _existing(self.words)]
+        if not any({"trainer", *KINDS} <= content.keys() for _, content in named):
+            self._read_folder()
+        for part, name in self.chosen.items():
+            self._choose(part, name)
+        for name, content in named:
+            _check_parts(content, name)
+        everything = [self.base, *(content for _, content in named)]
+        self.by_class = [part for part in CHOSEN if self._names_class(part, everything)]
+        self.names = {kind: _switched_on(kind, everything, self.words) for kind in KINDS}
+
+    def _read_folder(self) -> None:
+        if not self.folder.is_dir():
+            raise ConfigError(
+                f"there is no folder {self.folder}, where the configuration should be."
+            )
+        for part in PARTS:
+            self._read(self.folder / f"{part}.yaml", part)
+        for kind in KINDS:
+            self.base[kind] = {}
+            for path in sorted((self.folder / kind).glob("*.yaml")):
+                self._read(path, kind, path.stem)
+
+    def _read(self, path: Path, *keys: str) -> None:
+        if not path.is_file():
+            return
+        shown = path.relative_to(self.folder.parent).as_posix()
+        content = read_yaml(path, shown)
+        target = self.base
+        for key in keys[:-1]:
+            target = target[key]
+        target[keys[-1]] = content
+        nested: dict[str, Any] = content
+        for key in reversed(keys):
+            nested = {key: nested}
+        self.sources.add(shown, nested)
+
+    def _choose(self, part: str, name: str) -> None:
+        """Put `configs/PART/NAME.yaml` in the place of what is configured for this part."""
+        path = self.folder / part / f"{name}.yaml"
+        known = sorted(each.stem for each in path.parent.glob("*.yaml"))
+        if name not in known:
+            raise ConfigError(
+                f"--{part} {name}: there is no configs/{part}/{name}.yaml."
+                f"{did_you_mean(name, known)} There: {', '.join(known) or 'none'}."
+            )
+        self._read(path, part)
+        if "class_path" not in self.base[part]:
+            raise ConfigError(f"configs/{part}/{name}.yaml must name its class: `class_path: ...`.")
+
+    def _names_class(self, part: str, contents: list[dict[str, Any]]) -> bool:
+        """Whether a file names the class of a part; arguments of the script's own then do not count."""
+        if not any("class_path" in (content.get(part) or {}) for content in contents):
+            return False
+        if "class_path" not in self.base.get(part, {}):
+            self.base.pop(part, None)
+        return True
+
+
+def _chosen(words: list[str]) -> tuple[dict[str, str], list[str]]:
+    """The names given to `--model` and `--data`, and all other words."""
+    chosen: dict[str, str] = {}
+    rest: list[str] = []
+    left = iter(words)
+    for word in left:
+        flag, equals, name = word.partition("=")
+        if flag.removeprefix("--") not in CHOSEN or not flag.startswith("--"):
+            rest.append(word)
+            continue
+        name = name if equals else next(left, "")
+        if not name or name.startswith("-"):
+            raise ConfigError(f"{flag} needs a name: that of a file in configs/{flag[2:]}/.")
+        chosen[flag[2:]] = name
+    return chosen, rest
+
+
+def _existing(words: list[str]) -> list[str]:
+    return [name for _, name in config_words(words) if Path(name).is_file()]
+
+
+def _check_parts(content: dict[str, Any], shown: str) -> None:
+    for part in (*PARTS, *KINDS):
+        if not isinstance(content.get(part, {}), dict):
+            raise ConfigError(f"{shown}: `{part}` must hold `key: value` lines.")
+
+
+def _switched_on(kind: str, contents: list[dict[str, Any]], words: list[str]) -> list[str]:
+    """Names of callbacks or loggers: of files, of configurations, and given a class by an option."""
+    names: dict[str, None] = {}
+    for content in contents:
+        names.update(dict.fromkeys(content.get(kind, {})))
+    flags = [
+        word[2:].partition("=")[0].split(".") for word in words if word.startswith(f"--{kind}.")
+    ]
+    names.update(dict.fromkeys(flag[1] for flag in flags if len(flag) == 2))
+    for flag in flags:
+        if flag[1] not in names:
+            known = f"Switched on: {', '.join(names) or 'none'}."
+            raise ConfigError(
+                f"unknown option --{'.'.join(flag)}: `{flag[1]}` is not among the {kind}."
+                f"{did_you_mean(flag[1], names)} {known}"
+            )
+    return list(names)
