@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import time
 from pathlib import Path
 from tempfile import mkdtemp
 
@@ -13,6 +14,9 @@ from scaffold.lock import locked
 from scaffold.names import check_name
 from scaffold.project import state_files
 from scaffold.render import render
+
+STAGING = ".scaffold-new-"
+DAY = 24 * 60 * 60
 
 
 def plan_new(answers: Answers, catalogue: Catalogue) -> Tree:
@@ -32,8 +36,10 @@ def check_target(name: str, target: Path) -> None:
 
 
 def write_new(tree: Tree, target: Path) -> None:
-    """All of it or nothing: what fails half-way leaves no trace."""
-    staging = Path(mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    """All of it or nothing: what fails half-way leaves no trace, what is killed none for long."""
+    sweep(target.parent)
+    staging = Path(mkdtemp(prefix=STAGING, dir=target.parent))
+    held = _hold(staging)
     try:
         write_tree(tree, staging)
         staging.chmod(0o777 & ~_umask())
@@ -41,6 +47,47 @@ def write_new(tree: Tree, target: Path) -> None:
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
         raise
+    finally:
+        if held is not None:
+            os.close(held)
+
+
+def sweep(folder: Path) -> None:
+    """Delete what a killed `scaffold new` left in this folder."""
+    for path in folder.glob(f"{STAGING}*"):
+        if path.is_dir() and not path.is_symlink() and _is_left(path):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _is_left(path: Path) -> bool:
+    """Nobody holds it any more; where that cannot be told, it is a day old."""
+    try:
+        held = _hold(path)
+    except OSError:
+        return False
+    if held is None:
+        return time.time() - path.stat().st_mtime > DAY
+    os.close(held)
+    return True
+
+
+def _hold(folder: Path) -> int | None:
+    """Lock it until the descriptor is closed or this process ends; None where there are no locks.
+
+    Raises:
+        OSError: if another process holds it.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return None
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
 def _umask() -> int:

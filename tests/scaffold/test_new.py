@@ -4,8 +4,11 @@ import ast
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import black
@@ -239,3 +242,58 @@ def test_help_imports_neither_torch_nor_the_renderer():
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout == "[]\n"
+
+
+def killed_while_writing(new: Callable[[], object]) -> None:
+    """`scaffold new` in a child that is killed after its first files."""
+    child = os.fork()
+    if child == 0:
+        write = create.write_tree
+
+        def half(tree, root):
+            write(dict(list(tree.items())[:5]), root)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        create.write_tree = half
+        new()
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    assert os.WTERMSIG(status) == signal.SIGKILL
+
+
+def litter() -> list[str]:
+    return sorted(name for name in os.listdir() if name.startswith(create.STAGING))
+
+
+def test_what_a_killed_new_left_is_swept_by_the_next(scaffold):
+    killed_while_writing(lambda: scaffold("new", "my-exp", "--no-git"))
+    assert len(litter()) == 1
+    assert not Path("my-exp").exists()
+    assert scaffold("new", "my-exp", "--no-git", "--dry-run").code == 0
+    assert len(litter()) == 1
+    assert scaffold("new", "my-exp", "--no-git").code == 0
+    assert os.listdir() == ["my-exp"]
+
+
+def test_only_what_nobody_holds_is_swept(scaffold):
+    for name in (".scaffold-new-alive", ".scaffold-new-left", ".scaffold", "elsewhere"):
+        Path(name).mkdir()
+        Path(name, "x").touch()
+    Path(".scaffold-new-link").symlink_to("elsewhere")
+    Path(".scaffold-new-file").touch()
+    held = create._hold(Path(".scaffold-new-alive"))
+    assert scaffold("new", "my-exp", "--no-git").code == 0
+    names = [".scaffold-new-alive", ".scaffold-new-file", ".scaffold-new-link"]
+    assert litter() == names
+    assert Path("elsewhere/x").exists()
+    assert Path(".scaffold/x").exists()
+    os.close(held)
+
+
+def test_without_locks_only_what_is_old_is_swept(scaffold, monkeypatch):
+    monkeypatch.setattr(create, "_hold", lambda folder: None)
+    for name, age in ((".scaffold-new-young", 0), (".scaffold-new-old", 2 * create.DAY)):
+        Path(name).mkdir()
+        os.utime(name, (time.time() - age,) * 2)
+    assert scaffold("new", "my-exp", "--no-git").code == 0
+    assert litter() == [".scaffold-new-young"]
