@@ -9,6 +9,7 @@ import shutil
 import uuid
 import zipfile
 import zlib
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
@@ -19,6 +20,15 @@ from scaffold_runtime.errors import CheckpointError
 
 SUFFIX = ".partial"
 INTERRUPTED = "interrupted.ckpt"  # what a signal leaves behind, until a newer one is safe
+# Lightning's hyperparameters are read as a dict, by name: nothing is imported.
+HPARAMS: list[Any] = [
+    (OrderedDict, f"{package}.AttributeDict")
+    for package in (
+        "lightning.fabric.utilities.data",
+        "lightning_fabric.utilities.data",
+        "pytorch_lightning.utilities.parsing",
+    )
+]
 NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS}
 
 
@@ -108,7 +118,7 @@ def write_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
 
 
 def read_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
-    """Read a checkpoint: CRC of every part first (torch does not check them), then tensors and plain values.
+    """Read a checkpoint: `verify` first, then tensors and plain values.
 
     Raises:
         CheckpointError: with file and reason, if it is missing, damaged, of another format, or holds
@@ -116,7 +126,8 @@ def read_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
     """
     verify(path)
     try:
-        checkpoint = torch.load(path, map_location=map_location, weights_only=True)
+        with torch.serialization.safe_globals(HPARAMS):
+            checkpoint = torch.load(path, map_location=map_location, weights_only=True)
     except Exception as error:
         reason = str(error).split("\n", 1)[0]
         raise CheckpointError(
@@ -131,7 +142,8 @@ def read_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
 
 
 def verify(path: Path) -> None:
-    """Check that `path` is a whole zip file whose parts have the checksums they were written with.
+    """Check that `path` is a zip file as torch writes it, whole, whose parts have the checksums they were
+    written with. torch checks none of this.
 
     Raises:
         CheckpointError: with file and reason.
@@ -144,12 +156,33 @@ def verify(path: Path) -> None:
         raise CheckpointError(f"the checkpoint {path} is empty.")
     try:
         with zipfile.ZipFile(path) as archive:
-            bad = archive.testzip()
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError) as error:
+            reason = _oddity(archive) or _damage(archive)
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, RuntimeError) as error:
         raise CheckpointError(
             f"the checkpoint {path} is damaged or not in torch's zip format ({error})."
         ) from error
-    if bad is not None:
-        raise CheckpointError(
-            f"the checkpoint {path} is damaged: the checksum of its part {bad!r} does not match."
-        )
+    if reason is not None:
+        raise CheckpointError(f"the checkpoint {path} is damaged: {reason}.")
+
+
+def _oddity(archive: zipfile.ZipFile) -> str | None:
+    """What torch never writes: compressed, doubled, or wandering parts, and code."""
+    names = [part.filename for part in archive.infolist()]
+    if len(set(names)) != len(names):
+        return "two of its parts have the same name"
+    if not any(name.endswith("/data.pkl") for name in names):
+        return "it has no part `data.pkl`, so torch did not write it"
+    for part in archive.infolist():
+        pieces = part.filename.split("/")
+        if part.compress_type != zipfile.ZIP_STORED or part.file_size != part.compress_size:
+            return f"its part {part.filename!r} is compressed, which torch does not do"
+        if ".." in pieces or part.filename.startswith("/") or "\\" in part.filename:
+            return f"its part {part.filename!r} points out of the file"
+        if "code" in pieces[1:2] or pieces[-1] == "constants.pkl":
+            return "it is a TorchScript program and not a checkpoint"
+    return None
+
+
+def _damage(archive: zipfile.ZipFile) -> str | None:
+    bad = archive.testzip()
+    return None if bad is None else f"the checksum of its part {bad!r} does not match"

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import inspect
 import warnings
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 from torch import nn
+from torch.optim import Optimizer
 
 from scaffold_runtime.checkpoint.find import find_checkpoint, read_newest_good
 from scaffold_runtime.checkpoint.io import read_checkpoint
@@ -95,3 +97,51 @@ def _arguments(
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     fitting = kept if takes_any else {k: v for k, v in kept.items() if k in parameters}
     return {**fitting, **overrides}
+
+
+def restore(
+    path: Any,
+    module: nn.Module,
+    *optimizers: Optimizer,
+    only: str = "*",
+    strict: bool = True,
+    lr: float | None = None,
+) -> list[str]:
+    """Take from a checkpoint what is wanted: weights, and the state of the optimizers that are given. To
+    restore everything, pass the path to `fit`.
+
+    Args:
+        path: the file.
+        module: what takes the weights.
+        optimizers: what take their states, in the order of `configure_optimizers`.
+        only: a pattern such as "encoder.*" for the names of weights to take.
+        strict: refuse a file that lacks a wanted weight, or has one the module lacks.
+        lr: a new learning rate for the optimizers.
+
+    Returns:
+        The names of the weights that were taken.
+
+    Raises:
+        CheckpointError: if the file is bad, or does not fit.
+    """
+    checkpoint = read_checkpoint(Path(path))
+    own = [name for name in module.state_dict() if fnmatchcase(name, only)]
+    given = {k: v for k, v in checkpoint.get("state_dict", {}).items() if fnmatchcase(k, only)}
+    astray = sorted(set(own) ^ set(given))
+    if strict and astray:
+        raise CheckpointError(
+            f"{path} and {type(module).__name__} do not have the same weights {only!r}: {', '.join(astray)}. "
+            "Pass strict=False to take those they share."
+        )
+    states = checkpoint.get("optimizer_states", [])
+    if len(states) < len(optimizers):
+        raise CheckpointError(f"{path} has the state of {len(states)} optimizer(s).")
+    try:
+        module.load_state_dict({k: v for k, v in given.items() if k in own}, strict=False)
+        for optimizer, state in zip(optimizers, states, strict=False):
+            optimizer.load_state_dict(state)
+            for group in optimizer.param_groups if lr is not None else ():
+                group["lr"] = group["initial_lr"] = lr
+    except (RuntimeError, ValueError) as error:
+        raise CheckpointError(f"{path} does not fit {type(module).__name__}: {error}") from error
+    return [name for name in given if name in own]

@@ -1,0 +1,159 @@
+"""The user's proof, the one warning, and the run folder that goes on."""
+
+from __future__ import annotations
+
+import csv
+import os
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from resume_cells import MAKE, Model, loader
+from torch.utils.data import DataLoader, IterableDataset, Sampler
+
+from scaffold_runtime.callbacks import ModelCheckpoint
+from scaffold_runtime.loggers import CSVLogger
+from scaffold_runtime.positions import Part, Seeded
+from scaffold_runtime.testing import (
+    Interrupter,
+    Interruption,
+    ResumeError,
+    check_resume,
+    compare_runs,
+    train,
+)
+
+SETTINGS: dict[str, Any] = {"max_epochs": 2, "num_sanity_val_steps": 0}
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+
+
+def test_the_proof_passes(tmp_path: Path) -> None:
+    check_resume(MAKE["validation"], tmp_path, **SETTINGS)
+
+
+def test_the_proof_names_the_first_step_and_state(tmp_path: Path) -> None:
+    class Forgetful(Model):
+        steps = 0
+
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            self.steps += 1
+            return super().training_step(batch, batch_idx) * self.steps
+
+    with pytest.raises(ResumeError, match=r"epoch \d, batch \d: loss differs after resuming"):
+        check_resume(lambda: (Forgetful(), loader()), tmp_path, **SETTINGS)
+
+
+class Drawing(IterableDataset):
+    """Draws from the generators of this process, and keeps no position."""
+
+    def __iter__(self) -> Any:
+        for _ in range(20):
+            yield torch.rand(4) + random.random(), torch.tensor([1])
+
+
+class LateSampler(Sampler):
+    def __iter__(self) -> Any:
+        for _ in range(20):
+            yield int(torch.randint(20, ()))
+
+    def __len__(self) -> int:
+        return 20
+
+
+class Batches:
+    """Something of the user's own that gives batches."""
+
+    def __iter__(self) -> Any:
+        return iter([(torch.ones(4, 4) * i, torch.ones(4, 1, dtype=torch.long)) for i in range(5)])
+
+    def __len__(self) -> int:
+        return 5
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (lambda: DataLoader(Drawing(), 4), "first 2 batches of the epoch were loaded again"),
+        (lambda: Batches(), "Batches cannot be positioned: the first 2 batches"),
+        (lambda: DataLoader(MAKE["plain"]()[1].dataset, 4, sampler=LateSampler()), "LateSampler"),
+    ],
+)
+def test_one_warning_says_what_will_repeat(tmp_path: Path, data: Any, says: str) -> None:
+    make = lambda: (Model(), data())  # noqa: E731
+    train(make, tmp_path, 0, Interrupter("on_train_batch_start", 3), **SETTINGS)
+    with pytest.warns(UserWarning, match=says) as seen:
+        train(make, tmp_path, 0, **SETTINGS)
+    assert len(seen) == 1
+
+
+def test_what_can_be_positioned_is_silent_and_loads_nothing_twice(tmp_path: Path) -> None:
+    loaded: list[int] = []
+
+    class Counting(torch.utils.data.Dataset):
+        def __len__(self) -> int:
+            return 20
+
+        def __getitem__(self, index: int) -> Any:
+            loaded.append(index)
+            return torch.ones(4) * index, torch.tensor([1])
+
+    make = lambda: (Model(), DataLoader(Counting(), 4, shuffle=True))  # noqa: E731
+    train(make, tmp_path, 0, Interrupter("on_train_batch_start", 4), max_epochs=1)
+    first = loaded.copy()
+    loaded.clear()
+    train(make, tmp_path, 0, max_epochs=1)
+    assert len(loaded) == 8
+    assert sorted(first[:12] + loaded) == list(range(20))
+
+
+def test_the_run_folder_goes_on_without_doubled_rows(tmp_path: Path, make_trainer: Any) -> None:
+    def life(stop: int | None, resume: Any = None) -> Any:
+        torch.manual_seed(0)
+        extra = [Interrupter("on_train_batch_start", stop)] if stop else []
+        save = ModelCheckpoint(every_n_train_steps=4)
+        trainer = make_trainer(
+            max_epochs=3, callbacks=[*extra, save], enable_checkpointing=True,
+            logger=CSVLogger(tmp_path, flush_logs_every_n_steps=1),
+        )  # fmt: skip
+        try:
+            trainer.fit(*MAKE["plain"](), ckpt_path=resume)
+        except Interruption:
+            pass
+        return trainer
+
+    assert life(8).logger.version == 0
+    path = next(tmp_path.rglob("*.ckpt"))
+    trainer = life(None, path)
+    assert trainer.logger.version == 0
+    rows = list(csv.DictReader(Path(trainer.log_dir, "metrics.csv").open()))
+    steps = [int(row["step"]) for row in rows if row["loss_step"]]
+    assert steps == list(range(15))
+    assert Path(trainer.log_dir, "metrics.replaced.csv").exists()
+    assert path.exists(), "somebody chose this file"
+    assert life(None).logger.version == 1
+
+
+def test_workers_see_the_data_set_itself() -> None:
+    part = Part(loader(num_workers=2))
+    seeded = part.iterable.dataset
+    assert isinstance(seeded, Seeded)
+    seeded.handle = 7  # what a worker_init_fn does
+    assert part.loader.dataset.handle == 7 and seeded.handle == 7
+    with pytest.raises(AttributeError):
+        seeded.nothing  # noqa: B018
+
+
+def test_comparing_finds_a_missing_batch() -> None:
+    row = {"epoch": 0, "batch": 0, "loss": "a"}
+    with pytest.raises(ResumeError, match="batch 0 was never trained on"):
+        compare_runs([row], {}, [], {})
+    with pytest.raises(ResumeError, match="no such batch"):
+        compare_runs([], {}, [row], {})
+    with pytest.raises(ResumeError, match="at the end `a`"):
+        compare_runs([row], {"a": 1}, [row], {"a": 1.0})
