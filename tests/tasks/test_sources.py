@@ -16,10 +16,10 @@ import pandas
 import pytest
 import torch
 from PIL import Image
-from scaffold_runtime import Trainer
-from scaffold_runtime.errors import MisconfigurationException
 
 from scaffold.cli import main
+from scaffold_runtime import Trainer
+from scaffold_runtime.errors import MisconfigurationException
 
 
 @pytest.fixture
@@ -165,7 +165,7 @@ def test_tables_in_files(load, tmp_path, suffix):
     module = data.TabularDataModule(str(file), target="kind", classify=True, batch_size=8)
     fit(model.TabularModel(features=2, classes=2), module)
     file.write_bytes(b"\0broken")
-    with pytest.raises(MisconfigurationException, match="cannot be read|no column"):
+    with pytest.raises(MisconfigurationException, match=r"cannot be read|no column"):
         module.prepare_data()
 
 
@@ -215,7 +215,9 @@ def test_adapters_and_an_installed_backbone(load, monkeypatch):
     network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.LazyLinear(7))
     network.fc = torch.nn.Linear(7, 3)
     fake = ModuleType("torchvision.models")
-    fake.get_model = lambda name, weights: network if (name, weights) == ("resnet18", "DEFAULT") else None
+    fake.get_model = lambda name, weights: (
+        network if (name, weights) == ("resnet18", "DEFAULT") else None
+    )
     monkeypatch.setitem(sys.modules, "torchvision", ModuleType("torchvision"))
     monkeypatch.setitem(sys.modules, "torchvision.models", fake)
     made, features = backbones.make_backbone("torchvision/resnet18")

@@ -88,5 +88,14 @@ def test_two_batches_then_resumed_then_every_command(project: Path) -> None:
 @pytest.mark.parametrize("name", SHARED)
 def test_what_tasks_share_is_the_same_everywhere(name: str) -> None:
     """Each project has its own copy; the templates do not drift apart."""
-    copies = {path.read_bytes() for path in packaged().root.glob(f"tasks/*/my_package/{name}.jinja")}
+    copies = {
+        path.read_bytes() for path in packaged().root.glob(f"tasks/*/my_package/{name}.jinja")
+    }
     assert len(copies) == 1
+
+
+def test_examples_are_what_the_templates_render() -> None:
+    """`make examples` brings them back."""
+    tool = Path(__file__).parents[2] / "tools" / "examples.py"
+    done = subprocess.run([sys.executable, str(tool), "--check"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -1,0 +1,63 @@
+"""Good samples: a classifier of real images is sure of each, and sees all classes."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from scaffold_runtime import Callback, LightningModule, Trainer
+from sklearn.neural_network import MLPClassifier
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from diffusion_example.pictures import save_picture
+
+
+class SampleScore(Callback):
+    """Logs `val_score` of samples: from 1 up to the number of classes."""
+
+    def __init__(self, count: int = 500) -> None:
+        self.count = count
+        self.classifier: MLPClassifier | None = None
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
+        """At the start: averaged weights, if there are any, are in place only now."""
+        self.samples = pl_module.sample(self.count).cpu()
+        self.log("val_score", self.score(trainer, self.samples), prog_bar=True)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        data: Any = trainer.datamodule
+        ours = float(trainer.callback_metrics["val_score"])
+        real, _ = whole(data.val)
+        noise = self.score(trainer, torch.rand_like(self.samples))
+        trainer.print(
+            f"val_score {ours:.2f}, real images {self.score(trainer, real):.2f}, "
+            f"noise {noise:.2f}"
+        )
+        save_picture(trainer, grid(self.samples), "samples")
+
+    def score(self, trainer: Trainer, images: Tensor) -> float:
+        """exp of the mean divergence between one image's classes and those of all."""
+        if self.classifier is None:
+            data: Any = trainer.datamodule
+            real, labels = whole(data.train)
+            self.classifier = MLPClassifier(64, max_iter=500, tol=1e-3, random_state=0)
+            self.classifier.fit(real.flatten(1), labels)
+        chances = self.classifier.predict_proba(images.flatten(1)) + 1e-9
+        divergence = chances * (np.log(chances) - np.log(chances.mean(axis=0)))
+        return float(np.exp(divergence.sum(axis=1).mean()))
+
+
+def whole(part: Dataset) -> tuple[Tensor, Tensor]:
+    """The first 10,000 images and labels."""
+    images, labels = next(iter(DataLoader(part, batch_size=10_000)))
+    return images, labels
+
+
+def grid(images: Tensor, side: int = 8) -> Figure:
+    figure = Figure(figsize=(5, 5), layout="constrained")
+    places = figure.subplots(side, side).flat
+    for axes, image in zip(places, images, strict=False):
+        axes.imshow(image.permute(1, 2, 0).clamp(0, 1), cmap="gray")
+        axes.set_axis_off()
+    return figure

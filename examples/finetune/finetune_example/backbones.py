@@ -1,0 +1,132 @@
+"""Networks that know something, and small additions to them."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from scaffold_runtime import LightningModule, Trainer
+from scaffold_runtime.errors import MisconfigurationException
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, interpolate
+from torch.utils.data import DataLoader, Dataset
+
+FEATURES = 64
+
+
+def digits_backbone() -> nn.Sequential:
+    return nn.Sequential(
+        *(nn.Conv2d(1, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Conv2d(32, 64, 3, padding=1), nn.ReLU(), nn.Flatten()),
+        *(nn.Linear(1024, FEATURES), nn.ReLU()),
+    )
+
+
+def make_backbone(name: str) -> tuple[nn.Module, int]:
+    """A network from images (N, 1, H, W) to features, and how many these are."""
+    library, _, model = name.partition("/")
+    if name == "digits":
+        return digits_backbone(), FEATURES
+    if library == "torchvision":
+        from torchvision.models import get_model
+
+        network = get_model(model, weights="DEFAULT")
+        features, network.fc = network.fc.in_features, nn.Identity()
+        return nn.Sequential(ToPhotos(), network), features
+    if library == "transformers":
+        from transformers import AutoModel
+
+        network = AutoModel.from_pretrained(model)
+        return nn.Sequential(ToPhotos(), Pooled(network)), network.config.hidden_size
+    raise MisconfigurationException(
+        f"model.backbone is {name!r}: choose digits, torchvision/NAME "
+        "or transformers/NAME."
+    )
+
+
+class ToPhotos(nn.Module):
+    """Grey images as what networks for photos expect: 3 x 224 x 224, around 0."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return (interpolate(images.expand(-1, 3, -1, -1), 224) - 0.45) / 0.225
+
+
+class Pooled(nn.Module):
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network(pixel_values=images).last_hidden_state.mean(dim=1)
+
+
+class LoRA(nn.Module):
+    """A frozen layer, and beside it a narrow one that starts as nothing."""
+
+    def __init__(self, layer: nn.Linear | nn.Conv2d, rank: int) -> None:
+        super().__init__()
+        self.layer = layer.requires_grad_(False)
+        self.down: nn.Linear | nn.Conv2d
+        self.up: nn.Linear | nn.Conv2d
+        if isinstance(layer, nn.Linear):
+            self.down = nn.Linear(layer.in_features, rank)
+            self.up = nn.Linear(rank, layer.out_features, bias=False)
+        else:
+            same: Any = layer.kernel_size, layer.stride, layer.padding
+            self.down = nn.Conv2d(layer.in_channels, rank, *same)
+            self.up = nn.Conv2d(rank, layer.out_channels, 1, bias=False)
+        nn.init.zeros_(self.up.weight)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.layer(inputs) + self.up(self.down(inputs))
+
+
+def add_adapters(network: nn.Module, rank: int) -> None:
+    """Freeze a network, and put adapters beside its convolutions and linear layers."""
+    network.requires_grad_(False)
+    for name, layer in list(network.named_children()):
+        if isinstance(layer, (nn.Linear, nn.Conv2d)):
+            setattr(network, name, LoRA(layer, rank))
+        else:
+            add_adapters(layer, rank)
+
+
+def load_backbone(network: nn.Module, path: str) -> None:
+    """Take weights from a file; adapters beside the layers stay as they are."""
+    own = network.state_dict()
+    for name, weight in torch.load(path, weights_only=True).items():
+        plain = name in own
+        own[name if plain else name.replace(".", ".layer.")].copy_(weight)
+
+
+class Pretraining(LightningModule):
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone, self.head = digits_backbone(), nn.Linear(FEATURES, 10)
+
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+        return cross_entropy(self.head(self.backbone(batch[0])), batch[1])
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(self.parameters(), lr=3e-3)
+
+
+def pretrain(data: Dataset, file: str) -> None:
+    """Train a backbone to name digits, unless that was done before."""
+    path = Path(file)
+    if path.exists():
+        return
+    model = Pretraining()
+    trainer = Trainer(
+        max_epochs=10,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(model, DataLoader(data, 64, shuffle=True))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(f".{os.getpid()}")
+    torch.save(model.backbone.state_dict(), partial)
+    partial.replace(path)  # never half of it

@@ -1,0 +1,30 @@
+"""What the same network learns from the few images alone."""
+
+from typing import Any
+
+from scaffold_runtime import Callback, Trainer
+
+from finetune_example.model import FineTuned
+
+
+class FromScratch(Callback):
+    """Trains it as long, and prints its accuracy beside the fine-tuned one's."""
+
+    def on_fit_end(self, trainer: Trainer, pl_module: Any) -> None:
+        if pl_module.hparams.backbone != "digits" or trainer.world_size > 1:
+            return
+        data: Any = trainer.datamodule
+        scratch = Trainer(
+            max_epochs=trainer.current_epoch,
+            accelerator="cpu",
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        model = FineTuned(lr=pl_module.hparams.lr)
+        scratch.fit(model, data.train_dataloader(), data.val_dataloader())
+        ours, others = (
+            float(each.callback_metrics["val_acc"]) for each in (trainer, scratch)
+        )
+        trainer.print(f"val_acc {ours:.3f}, from scratch {others:.3f}")

@@ -1,0 +1,27 @@
+"""A new head first, then what it stands on, each layer slower than the one after it."""
+
+from typing import Any
+
+from scaffold_runtime.callbacks import BaseFinetuning
+from torch.optim import Optimizer
+
+
+class Unfreeze(BaseFinetuning):
+    def __init__(self, at_epoch: int = 10, slower: float = 0.5) -> None:
+        super().__init__()
+        self.at_epoch, self.slower = at_epoch, slower
+
+    def freeze_before_training(self, pl_module: Any) -> None:
+        if not pl_module.hparams.rank:  # adapters bring a frozen backbone
+            self.freeze(pl_module.backbone, train_bn=False)
+
+    def finetune_function(
+        self, pl_module: Any, epoch: int, optimizer: Optimizer
+    ) -> None:
+        if epoch != self.at_epoch or pl_module.hparams.rank:
+            return
+        lr = optimizer.param_groups[0]["lr"]
+        layers = [each for each in pl_module.backbone if list(each.parameters())]
+        for layer in reversed(layers):
+            lr *= self.slower
+            self.unfreeze_and_add_param_group(layer, optimizer, lr)

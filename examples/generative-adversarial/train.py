@@ -1,0 +1,9 @@
+"""Train with `python train.py`; what it does is in `configs/` and in `--help`."""
+
+from scaffold_runtime.cli import run
+
+from generative_adversarial_example.data import ImageDataModule
+from generative_adversarial_example.model import GAN
+
+if __name__ == "__main__":
+    run(GAN, ImageDataModule)

@@ -1,0 +1,44 @@
+"""Which class was taken for which, as a picture."""
+
+import torch
+from matplotlib.figure import Figure
+from scaffold_runtime import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from image_classification_example.pictures import save_picture
+
+
+class ConfusionMatrix(Callback):
+    """Counts in each validation; the picture of the last one stays."""
+
+    def __init__(self, classes: int = 10) -> None:
+        self.counts = torch.zeros(classes, classes, dtype=torch.long)
+
+    def on_validation_epoch_start(
+        self, trainer: Trainer, pl_module: LightningModule
+    ) -> None:
+        self.counts.zero_()
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: dict[str, Tensor],
+        batch: list[Tensor],
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        pairs = zip(batch[1].tolist(), outputs["predicted"].tolist(), strict=True)
+        for label, predicted in pairs:
+            self.counts[label, predicted] += 1
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        figure = Figure(figsize=(5, 5), layout="constrained")
+        axes = figure.subplots()
+        axes.matshow(self.counts, cmap="Blues", norm="symlog", alpha=0.6)
+        for label, row in enumerate(self.counts.tolist()):
+            for predicted, count in enumerate(row):
+                axes.text(predicted, label, str(count or ""), ha="center", va="center")
+        axes.set(xlabel="predicted", ylabel="class")
+        axes.set(xticks=range(len(self.counts)), yticks=range(len(self.counts)))
+        save_picture(trainer, figure, "confusion")

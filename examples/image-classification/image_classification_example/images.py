@@ -1,0 +1,127 @@
+"""Where images come from: scikit-learn's digits, files of MNIST or CIFAR-10, a folder.
+
+mnist    path/{train,t10k}-images-idx3-ubyte and -labels-idx1-ubyte, also as .gz
+cifar10  path/data_batch_1.bin ... data_batch_5.bin, test_batch.bin (the binary version)
+folder   path/<class>/<image>, in any format that Pillow reads
+"""
+
+import gzip
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from scaffold_runtime.errors import MisconfigurationException
+from sklearn.datasets import load_digits
+from torch import Tensor
+from torch.utils.data import Dataset, random_split
+
+FOLDER_SIZE = 32  # height and width to which the images of a folder are resized
+Item = tuple[Tensor, int]
+
+
+def split_images(source: str, path: str, seed: int) -> Sequence[Dataset[Item]]:
+    """Images to train, validate and test with; MNIST and CIFAR-10 say what to test."""
+    same_split = torch.Generator().manual_seed(seed)
+    if source == "digits":
+        return random_split(read_digits(), [0.7, 0.15, 0.15], same_split)
+    if source == "folder":
+        return random_split(ImageFolder(Path(path)), [0.7, 0.15, 0.15], same_split)
+    if source not in ("mnist", "cifar10"):
+        raise MisconfigurationException(
+            f"data.source is {source!r}: choose digits, mnist, cifar10 or folder."
+        )
+    read = read_mnist if source == "mnist" else read_cifar10
+    train, val = random_split(read(Path(path), True), [0.9, 0.1], same_split)
+    return train, val, read(Path(path), False)
+
+
+class Images(Dataset[Item]):
+    """Images in memory: bytes (N, C, H, W), given as numbers from 0 to 1."""
+
+    def __init__(self, images: np.ndarray, labels: np.ndarray) -> None:
+        self.images, self.labels = torch.tensor(images), labels.tolist()
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> Item:
+        return self.images[index] / 255, self.labels[index]
+
+
+class ImageFolder(Dataset[Item]):
+    """One folder per class. Images are opened when they are needed."""
+
+    def __init__(self, folder: Path) -> None:
+        classes = sorted(each for each in folder.glob("*/") if each.is_dir())
+        self.files = [
+            (file, label)
+            for label, each in enumerate(classes)
+            for file in sorted(each.iterdir())
+        ]
+        if not self.files:
+            raise MisconfigurationException(
+                f"there are no images in {folder}: it should hold one folder per class."
+            )
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> Item:
+        file, label = self.files[index]
+        try:
+            image = Image.open(file).convert("RGB").resize((FOLDER_SIZE, FOLDER_SIZE))
+        except UnidentifiedImageError:
+            raise MisconfigurationException(f"{file} is not an image.") from None
+        return torch.tensor(np.array(image)).permute(2, 0, 1) / 255, label
+
+
+def read_digits() -> Images:
+    """1,797 handwritten digits of 8 x 8 pixels, shipped with scikit-learn."""
+    digits = load_digits()
+    return Images((digits.images[:, None] * 255 / 16).astype(np.uint8), digits.target)
+
+
+def read_mnist(folder: Path, train: bool) -> Images:
+    name = "train" if train else "t10k"
+    images = read_idx(folder / f"{name}-images-idx3-ubyte")
+    return Images(images[:, None], read_idx(folder / f"{name}-labels-idx1-ubyte"))
+
+
+def read_idx(file: Path) -> np.ndarray:
+    """An array in MNIST's format: 0, 0, type, rank, the sizes, then the bytes."""
+    data = read(file)
+    rank = data[3] if data[:3] == b"\0\0\x08" else 0
+    shape = np.frombuffer(data[4:][: 4 * rank], ">u4").tolist()
+    if not rank or len(data) != 4 + 4 * rank + math.prod(shape):
+        raise MisconfigurationException(f"{file} is not a whole IDX file of bytes.")
+    return np.frombuffer(data, np.uint8, offset=4 + 4 * rank).reshape(shape)
+
+
+def read_cifar10(folder: Path, train: bool) -> Images:
+    """Rows of one byte for the class and 3 x 32 x 32 for the image."""
+    numbers = [f"data_batch_{number}" for number in range(1, 6)]
+    rows = []
+    for name in numbers if train else ["test_batch"]:
+        data = np.frombuffer(read(folder / f"{name}.bin"), np.uint8)
+        if not len(data) or len(data) % 3073:
+            raise MisconfigurationException(f"{folder / name}.bin has broken rows.")
+        rows.append(data.reshape(-1, 3073))
+    table = np.concatenate(rows)
+    return Images(table[:, 1:].reshape(-1, 3, 32, 32), table[:, 0])
+
+
+def read(file: Path) -> bytes:
+    packed = file.with_name(file.name + ".gz")
+    try:
+        return (
+            file.read_bytes() if file.exists() else gzip.decompress(packed.read_bytes())
+        )
+    except FileNotFoundError:
+        raise MisconfigurationException(
+            f"there is no {file}: get it first, or set data.path to where it is."
+        ) from None
+    except (OSError, EOFError) as error:
+        raise MisconfigurationException(f"{packed} cannot be read: {error}") from None

@@ -1,0 +1,90 @@
+"""Where images with masks come from: drawn shapes, or two folders."""
+
+import random
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, UnidentifiedImageError
+from scaffold_runtime.errors import MisconfigurationException
+from torch import Tensor
+from torch.utils.data import Dataset, random_split
+
+Item = tuple[Tensor, Tensor]
+
+
+def split_masks(source: str, size: int, seed: int) -> list:
+    """Images with masks to train, validate and test with."""
+    same_split = torch.Generator().manual_seed(seed)
+    data = Shapes(size, seed) if source == "shapes" else MaskFolder(Path(source), size)
+    return random_split(data, [0.7, 0.15, 0.15], same_split)
+
+
+class Shapes(Dataset[Item]):
+    """Bright discs and boxes to find, thin lines to ignore, in noise."""
+
+    def __init__(self, size: int, seed: int, count: int = 800) -> None:
+        self.size, self.seed, self.count = size, seed, count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Item:
+        chance = random.Random(self.seed * 1_000_003 + index)
+        size, mask = self.size, Image.new("L", (self.size, self.size))
+        image = mask.copy()
+        for _ in range(3):
+            ends = [chance.randrange(size) for _ in range(4)]
+            ImageDraw.Draw(image).line(ends, chance.randint(60, 200), width=1)
+        for _ in range(chance.randint(1, 3)):
+            x, y, r = (
+                chance.randrange(size),
+                chance.randrange(size),
+                chance.randint(4, 9),
+            )
+            shape = chance.choice(["ellipse", "rectangle"])
+            for canvas, colour in ((image, chance.randint(60, 200)), (mask, 255)):
+                getattr(ImageDraw.Draw(canvas), shape)(
+                    (x - r, y - r, x + r, y + r), colour
+                )
+        noise = np.random.default_rng([self.seed, index]).normal(0, 25, (size, size))
+        pixels = torch.tensor(np.array(image) + noise, dtype=torch.float32) / 255
+        return pixels[None], to_tensor(mask)
+
+
+class MaskFolder(Dataset[Item]):
+    """`images/NAME.*` and `masks/NAME.*`, where a mask is white on black."""
+
+    def __init__(self, folder: Path, size: int) -> None:
+        self.size = size
+        masks = {path.stem: path for path in sorted(folder.glob("masks/*"))}
+        images = {path.stem: path for path in sorted(folder.glob("images/*"))}
+        if not images:
+            raise MisconfigurationException(
+                f"there are no files in {folder / 'images'}: set data.source to "
+                "shapes, or to a folder with images/ and masks/."
+            )
+        lonely = sorted(images.keys() ^ masks.keys())
+        if lonely:
+            raise MisconfigurationException(
+                f"{lonely[0]} is not in both images/ and masks/ of {folder}."
+            )
+        self.files = [(images[name], masks[name]) for name in images]
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> Item:
+        image, mask = (self.open(file) for file in self.files[index])
+        return to_tensor(image), (to_tensor(mask) > 0.5).float()
+
+    def open(self, file: Path) -> Image.Image:
+        try:
+            return Image.open(file).convert("L").resize((self.size, self.size))
+        except UnidentifiedImageError:
+            raise MisconfigurationException(f"{file} is not an image.") from None
+
+
+def to_tensor(image: Image.Image) -> Tensor:
+    """Numbers from 0 to 1, (1, height, width)."""
+    return torch.tensor(np.array(image))[None] / 255

@@ -1,0 +1,68 @@
+"""Text in one piece: written once, mapped into memory by every process."""
+
+import os
+import random
+import sysconfig
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import torch
+from scaffold_runtime.errors import MisconfigurationException
+from torch import Tensor
+from torch.utils.data import Dataset
+
+
+def files_of(source: str) -> list[Path]:
+    """The modules of Python's standard library, or all files of a folder."""
+    if source == "stdlib":
+        return sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))
+    files = sorted(path for path in Path(source).rglob("*") if path.is_file())
+    if not files:
+        raise MisconfigurationException(
+            f"data.source is {source!r}: choose stdlib, or a folder with files of text."
+        )
+    return files
+
+
+def write_corpus(source: str, cache: str, seed: int) -> Path:
+    """Put all files into one, in an order of chance, unless that was done before."""
+    files = files_of(source)
+    sizes = [
+        (str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files
+    ]
+    path = Path(cache, sha256(repr((seed, sizes)).encode()).hexdigest()[:16] + ".bin")
+    if not path.exists():
+        random.Random(seed).shuffle(files)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(f".{os.getpid()}")
+        partial.write_bytes(b"\n".join(file.read_bytes() for file in files))
+        partial.replace(path)  # never half of it
+    return path
+
+
+def read_corpus(source: str, cache: str, seed: int) -> list[np.ndarray]:
+    """Bytes to train, validate and test with, on disk until they are needed."""
+    corpus = np.memmap(write_corpus(source, cache, seed), np.uint8, "r")
+    held_out = len(corpus) // 50
+    return np.split(corpus, [len(corpus) - 2 * held_out, len(corpus) - held_out])
+
+
+class Windows(Dataset[tuple[Tensor, Tensor]]):
+    """Pieces of `context` bytes, each with the bytes that come one later."""
+
+    def __init__(self, text: np.ndarray, context: int) -> None:
+        self.text, self.context = text, context
+        if len(text) <= context:
+            raise MisconfigurationException(
+                f"{len(text)} bytes are too few for a context of {context}: "
+                "lower data.context or bring more text."
+            )
+
+    def __len__(self) -> int:
+        return (len(self.text) - 1) // self.context
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        start = index * self.context
+        piece = self.text[start : start + self.context + 1].astype(np.int64)
+        return torch.from_numpy(piece[:-1]), torch.from_numpy(piece[1:])

@@ -1,0 +1,52 @@
+"""Tokens per second, and MFU: the share of the device's peak that training uses."""
+
+import time
+from typing import Any
+
+import torch
+from scaffold_runtime import LightningModule, Trainer
+from scaffold_runtime.callbacks import ThroughputMonitor
+
+
+class Speed(ThroughputMonitor):
+    def __init__(self, window_size: int = 50) -> None:
+        super().__init__(len_of, tokens_of, window_size)
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if not trainer.loggers:
+            return
+        super().setup(trainer, pl_module, stage)
+        if (
+            self.available_flops is None
+        ):  # no data sheet: the best that this device shows
+            self.available_flops = measured_peak(trainer.device)
+
+    def on_train_batch_start(
+        self,
+        trainer: Trainer,
+        pl_module: Any,
+        batch: list[torch.Tensor],
+        batch_idx: int,
+    ) -> None:
+        """Forward and backward are six operations per weight and token."""
+        weights = sum(weight.numel() for weight in pl_module.parameters())
+        pl_module.flops_per_batch = 6 * weights * tokens_of(batch)
+
+
+def len_of(batch: list[torch.Tensor]) -> int:
+    return len(batch[0])
+
+
+def tokens_of(batch: list[torch.Tensor]) -> int:
+    return batch[0].numel()
+
+
+def measured_peak(device: torch.device, size: int = 1024) -> float:
+    """Operations per second of a large matrix product."""
+    matrix = torch.rand(size, size, device=device)
+    seconds = []
+    for _ in range(10):
+        began = time.perf_counter()
+        (matrix @ matrix).sum().item()
+        seconds.append(time.perf_counter() - began)
+    return 2 * size**3 / min(seconds)

@@ -1,0 +1,9 @@
+"""Train with `python train.py`; what it does is in `configs/` and in `--help`."""
+
+from scaffold_runtime.cli import run
+
+from language_model_example.data import TextDataModule
+from language_model_example.model import LanguageModel
+
+if __name__ == "__main__":
+    run(LanguageModel, TextDataModule)

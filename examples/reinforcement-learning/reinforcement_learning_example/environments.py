@@ -1,0 +1,83 @@
+"""Many environments side by side, each started anew when it ends."""
+
+from typing import Any, Protocol
+
+import torch
+from scaffold_runtime.errors import MissingExtra
+from torch import Tensor
+
+
+class Environments(Protocol):
+    def reset(self) -> Tensor:
+        """What is seen in each (N, sees)."""
+
+    def step(self, actions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Seen next (N, sees), rewards, whether it failed, whether the time was up."""
+
+
+class CartPole:
+    """The cart and pole of Barto, Sutton and Anderson: 0 pushes left, 1 right."""
+
+    def __init__(self, count: int, seed: int, longest: int = 500) -> None:
+        self.count, self.longest = count, longest
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def start(self) -> Tensor:
+        return torch.rand(self.count, 4, generator=self.generator) * 0.1 - 0.05
+
+    def reset(self) -> Tensor:
+        self.state, self.age = self.start(), torch.zeros(self.count)
+        return self.state
+
+    def step(self, actions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        place, speed, angle, turning = self.state.unbind(1)
+        gravity, cart, pole, half, tau = 9.8, 1.0, 0.1, 0.5, 0.02
+        mass = cart + pole
+        push = 20.0 * actions - 10.0
+        sin, cos = angle.sin(), angle.cos()
+        pushed = (push + pole * half * turning**2 * sin) / mass
+        falling = (gravity * sin - cos * pushed) / (
+            half * (4 / 3 - pole * cos**2 / mass)
+        )
+        rolling = pushed - pole * half * falling * cos / mass
+        moved = (place + tau * speed, speed + tau * rolling)
+        turned = (angle + tau * turning, turning + tau * falling)
+        self.state, self.age = torch.stack([*moved, *turned], dim=1), self.age + 1
+        failed = (self.state[:, 0].abs() > 2.4) | (self.state[:, 2].abs() > 0.2095)
+        late = (self.age >= self.longest) & ~failed
+        self.state = torch.where((failed | late)[:, None], self.start(), self.state)
+        self.age[failed | late] = 0
+        return self.state, torch.ones(self.count), failed, late
+
+
+class Gymnasium:
+    """Environments of that library, where it is installed."""
+
+    def __init__(self, name: str, count: int, seed: int) -> None:
+        try:
+            import gymnasium
+        except ImportError:
+            raise MissingExtra(
+                f"to play {name!r}, pip install gymnasium; or take cartpole."
+            ) from None
+        mode: Any = gymnasium.vector.AutoresetMode.SAME_STEP
+        self.made = gymnasium.make_vec(
+            name, count, "sync", vector_kwargs={"autoreset_mode": mode}
+        )
+        self.seed: int | None = seed
+
+    def reset(self) -> Tensor:
+        seen, _ = self.made.reset(seed=self.seed)
+        self.seed = None  # once: other plays follow
+        return torch.as_tensor(seen, dtype=torch.float32)
+
+    def step(self, actions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        seen, reward, failed, late, _ = self.made.step(actions.numpy())
+        numbers = (
+            torch.as_tensor(each, dtype=torch.float32) for each in (seen, reward)
+        )
+        return *numbers, torch.as_tensor(failed), torch.as_tensor(late)  # type: ignore[return-value]
+
+
+def make_environments(name: str, count: int, seed: int) -> Environments:
+    return CartPole(count, seed) if name == "cartpole" else Gymnasium(name, count, seed)

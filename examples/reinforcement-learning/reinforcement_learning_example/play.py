@@ -1,0 +1,88 @@
+"""Playing: what the policy does becomes the data it learns from."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import IterableDataset
+
+from reinforcement_learning_example.environments import Environments
+
+
+class Played(IterableDataset[list[Tensor]]):
+    """Batches of what was seen, done, how likely that was, its advantage, its return.
+
+    Before each round the policy plays with the weights it has by then.
+    """
+
+    def __init__(
+        self,
+        policy: nn.Module,
+        environments: Environments,
+        steps: int,
+        passes: int,
+        rounds: int,
+        batch_size: int,
+    ) -> None:
+        self.policy, self.environments, self.steps = policy, environments, steps
+        self.passes, self.rounds, self.batch_size = passes, rounds, batch_size
+        self.seen: Tensor | None = None
+
+    def __iter__(self) -> Iterator[list[Tensor]]:
+        for _ in range(self.rounds):
+            played = self.play()
+            for _ in range(self.passes):
+                for part in torch.randperm(len(played[0])).split(self.batch_size):
+                    yield [each[part] for each in played]
+
+    @torch.no_grad()
+    def play(self) -> list[Tensor]:
+        seen = self.environments.reset() if self.seen is None else self.seen
+        rows, ends = [], []
+        for _ in range(self.steps):
+            scores, value = (each.cpu() for each in self.policy(seen))
+            chances = scores.log_softmax(dim=1)
+            action = chances.exp().multinomial(1)
+            rows.append([seen, action[:, 0], chances.gather(1, action)[:, 0], value])
+            seen, reward, failed, late = self.environments.step(action[:, 0])
+            ends.append([reward, failed, late])
+        self.seen, (_, next_value) = seen, (each.cpu() for each in self.policy(seen))
+        states, actions, chances, values = map(torch.stack, zip(*rows, strict=True))
+        rewards, failed, late = map(torch.stack, zip(*ends, strict=True))
+        gains = advantages(rewards, values, next_value, failed, late)
+        whole = states, actions, chances, gains, gains + values
+        return [each.flatten(0, 1) for each in whole]
+
+
+def advantages(
+    rewards: Tensor,
+    values: Tensor,
+    next_value: Tensor,
+    failed: Tensor,
+    late: Tensor,
+    discount: float = 0.99,
+    trace: float = 0.95,
+) -> Tensor:
+    """How much better than expected each action (steps, N) turned out (GAE)."""
+    gains, gain = torch.zeros_like(values), torch.zeros_like(next_value)
+    for step in range(len(rewards) - 1, -1, -1):
+        # where the time was up, play would have gone on as well as before
+        after = torch.where(late[step], values[step], next_value * ~failed[step])
+        surprise = rewards[step] + discount * after - values[step]
+        gain = surprise + discount * trace * gain * ~(failed[step] | late[step])
+        gains[step], next_value = gain, values[step]
+    return gains
+
+
+@torch.no_grad()
+def mean_return(
+    policy: nn.Module, environments: Environments, longest: int = 500
+) -> Tensor:
+    """Of one whole play in each environment, always choosing the likeliest action."""
+    seen = environments.reset()
+    total, playing = torch.zeros(len(seen)), torch.ones(len(seen))
+    for _ in range(longest):
+        seen, reward, failed, late = environments.step(policy(seen)[0].argmax(1).cpu())
+        total += reward * playing
+        playing *= ~(failed | late)
+    return total.mean()

@@ -1,0 +1,29 @@
+"""What one would try first: naive Bayes over the words."""
+
+from typing import Any
+
+from scaffold_runtime import Callback, LightningModule, Trainer
+from sklearn.feature_extraction.text import CountVectorizer
+from sklearn.metrics import f1_score
+from sklearn.naive_bayes import MultinomialNB
+from sklearn.pipeline import make_pipeline
+
+
+class NaiveBayes(Callback):
+    """Prints its macro-F1 beside the model's."""
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.compare(trainer, "val")
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.compare(trainer, "test")
+
+    def compare(self, trainer: Trainer, stage: str) -> None:
+        data: Any = trainer.datamodule
+        held_out = getattr(data, stage)
+        bayes = make_pipeline(CountVectorizer(token_pattern=r"\w+"), MultinomialNB())
+        bayes.fit(data.train.texts, data.train.labels)
+        guess = bayes.predict(held_out.texts)
+        f1 = f1_score(held_out.labels, guess, average="macro")
+        ours = float(trainer.callback_metrics[f"{stage}_f1"])
+        trainer.print(f"{stage}_f1 {ours:.3f}, naive Bayes {f1:.3f}")

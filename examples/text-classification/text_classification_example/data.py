@@ -1,0 +1,38 @@
+from scaffold_runtime import LightningDataModule
+from torch.utils.data import DataLoader
+
+from text_classification_example.lines import Buckets, pad, split_lines
+
+
+class TextDataModule(LightningDataModule):
+    def __init__(
+        self,
+        source: str = "stdlib",
+        batch_size: int = 64,
+        num_workers: int = 0,
+        pin_memory: bool = False,
+        seed: int = 42,
+    ) -> None:
+        super().__init__()
+        self.lines = source, seed
+        self.batch_size = batch_size
+        self.options: dict = {"num_workers": num_workers, "pin_memory": pin_memory}
+
+    def prepare_data(self) -> None:
+        split_lines(*self.lines)  # once per machine: is the file there, and whole?
+
+    def setup(self, stage: str) -> None:
+        self.train, self.val, self.test = split_lines(*self.lines)
+
+    def train_dataloader(self) -> DataLoader:
+        batches = Buckets(self.train.lengths, self.batch_size)
+        options = {"batch_sampler": batches, "collate_fn": pad, **self.options}
+        return DataLoader(self.train, **options)
+
+    def val_dataloader(self) -> DataLoader:
+        return DataLoader(self.val, self.batch_size, collate_fn=pad, **self.options)
+
+    def test_dataloader(self) -> DataLoader:
+        return DataLoader(self.test, self.batch_size, collate_fn=pad, **self.options)
+
+    predict_dataloader = test_dataloader

@@ -1,0 +1,105 @@
+"""Where lines come from, and how they are put into batches."""
+
+import random
+import sysconfig
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import pandas
+import torch
+from scaffold_runtime.errors import MisconfigurationException
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import Dataset, Sampler
+
+MODULES = "argparse ast datetime decimal doctest pathlib subprocess tarfile".split()
+LONGEST = 120  # bytes of a line that are read
+Item = tuple[Tensor, int]
+
+
+class Lines(Dataset[Item]):
+    """Texts with classes; an item is the bytes of a text (1 to 256) and a class."""
+
+    def __init__(self, texts: list[str], labels: list[int]) -> None:
+        self.texts, self.labels = texts, labels
+        self.lengths = [min(len(text.encode()), LONGEST) for text in texts]
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def __getitem__(self, index: int) -> Item:
+        codes = list(self.texts[index].encode()[:LONGEST])
+        return torch.tensor(codes) + 1, self.labels[index]
+
+
+def pad(items: list[Item]) -> list[Tensor]:
+    """A batch: bytes (batch, longest) with 0 after the end, and classes."""
+    texts = pad_sequence([text for text, _ in items], batch_first=True)
+    return [texts, torch.tensor([label for _, label in items])]
+
+
+class Buckets(Sampler[list[int]]):
+    """Batches of like lengths, so that little is padded; new ones each epoch."""
+
+    def __init__(self, lengths: list[int], batch_size: int) -> None:
+        self.lengths, self.batch_size = lengths, batch_size
+
+    def __len__(self) -> int:
+        return -(-len(self.lengths) // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        noise = (torch.rand(len(self.lengths)) * 8).tolist()  # near ones mix
+        order = sorted(range(len(noise)), key=lambda i: self.lengths[i] + noise[i])
+        starts = torch.randperm(len(self)).tolist()
+        for start in starts:
+            yield order[start * self.batch_size : (start + 1) * self.batch_size]
+
+
+def split_lines(source: str, seed: int) -> list[Lines]:
+    """Lines to train, validate and test with; no text is in two of them."""
+    pairs = read_stdlib() if source == "stdlib" else read_csv(source)
+    random.Random(seed).shuffle(pairs)
+    ends = [0, len(pairs) * 7 // 10, len(pairs) * 85 // 100, len(pairs)]
+    parts = [pairs[start:end] for start, end in pairwise(ends)]
+    return [Lines([text for text, _ in p], [label for _, label in p]) for p in parts]
+
+
+def read_stdlib() -> list[tuple[str, int]]:
+    """Lines of at least 20 letters that stand in one of the modules only."""
+    seen: dict[str, set[int]] = {}
+    for label, module in enumerate(MODULES):
+        for line in module_text(module).splitlines():
+            seen.setdefault(line.strip(), set()).add(label)
+    lines = sorted(
+        (text, min(labels)) for text, labels in seen.items() if len(labels) == 1
+    )
+    return [(text, label) for text, label in lines if len(text) >= 20]
+
+
+def module_text(name: str) -> str:
+    """Some versions of Python have a folder where others have a file."""
+    folder = Path(sysconfig.get_path("stdlib"))
+    files = [folder / f"{name}.py", *sorted((folder / name).glob("*.py"))]
+    return "\n".join(
+        file.read_text(encoding="utf-8") for file in files if file.exists()
+    )
+
+
+def read_csv(source: str) -> list[tuple[str, int]]:
+    if not source.endswith(".csv"):
+        raise MisconfigurationException(
+            f"data.source is {source!r}: choose stdlib, or a file that ends in .csv."
+        )
+    try:
+        table = pandas.read_csv(source, dtype=str)
+    except FileNotFoundError:
+        raise MisconfigurationException(f"there is no file {source}.") from None
+    except ValueError as error:
+        raise MisconfigurationException(f"{source} cannot be read: {error}") from None
+    if not {"text", "label"} <= {*table.columns}:
+        raise MisconfigurationException(f"{source} needs the columns text and label.")
+    table = table[["text", "label"]].dropna().drop_duplicates("text")
+    table = table[table["text"] != ""]
+    labels = table["label"].astype("category").cat.codes
+    return list(zip(table["text"].tolist(), labels.tolist(), strict=True))

@@ -1,0 +1,25 @@
+"""A forecast, and what happened."""
+
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+from scaffold_runtime import Callback, LightningModule, Trainer
+
+from time_series_example.pictures import save_picture
+
+
+class ForecastPlot(Callback):
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        data: Any = trainer.datamodule
+        known, future = data.val[-1]
+        with torch.no_grad():
+            forecast = pl_module.eval()(known[None].to(pl_module.device))[0].cpu()
+        figure = Figure(figsize=(7, 3.5), layout="constrained")
+        axes = figure.subplots()
+        later = range(len(known), len(known) + len(future))
+        axes.plot(known, color="gray", label="known")
+        axes.plot(later, future, color="black", label="happened")
+        axes.plot(later, forecast, "--", color="tab:red", label="forecast")
+        axes.legend()
+        save_picture(trainer, figure, "forecast")

@@ -1,0 +1,9 @@
+"""Train with `python train.py`; what it does is in `configs/` and in `--help`."""
+
+from scaffold_runtime.cli import run
+
+from time_series_example.data import SeriesDataModule
+from time_series_example.model import Forecaster
+
+if __name__ == "__main__":
+    run(Forecaster, SeriesDataModule)

@@ -1,0 +1,57 @@
+"""Render the default project of each task into examples/: `make examples`.
+
+With --check, say which files differ instead, and end with 1 if any does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from scaffold.answers import command, default_answers
+from scaffold.catalogue import packaged
+from scaffold.files import Tree, read_tree, write_tree
+from scaffold.render import render
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+def rendered(task: str) -> Tree:
+    """What `scaffold new TASK --task TASK --defaults` writes, without what ties it to a version."""
+    catalogue = packaged()
+    answers = replace(default_answers(f"{task}-example", catalogue), task=task)
+    answers = replace(answers, command=command(answers))
+    return render(answers, catalogue)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true")
+    check = parser.parse_args().check
+    different = []
+    for task in sorted(packaged().tasks):
+        folder, tree = EXAMPLES / task, rendered(task)
+        if check:
+            kept = kept_files(folder)
+            paths = sorted(kept.keys() | tree.keys())
+            different += [f"{task}/{path}" for path in paths if kept.get(path) != tree.get(path)]
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
+            write_tree(tree, folder)
+    if different:
+        print("\n".join([*different, "differ from the templates: run `make examples`"]))
+    return bool(different)
+
+
+def kept_files(folder: Path) -> Tree:
+    """The files of an example, without what using it leaves there."""
+    left = ("__pycache__", "runs", "data", ".pytest_cache", ".ruff_cache", ".mypy_cache")
+    files = read_tree(folder) if folder.is_dir() else {}
+    return {path: file for path, file in files.items() if not {*left} & {*path.split("/")[:-1]}}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
