@@ -1,0 +1,292 @@
+"""The report of a run, one file to look at: `python -m scaffold_runtime.report RUN [RUN ...]` compares runs.
+
+It holds everything it shows: curves, pictures, configuration, environment, timings, checkpoints.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import csv
+import json
+import math
+import platform
+import sys
+import time
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import yaml
+
+from scaffold_runtime.errors import MisconfigurationException, ScaffoldRuntimeError
+from scaffold_runtime.extras import require
+from scaffold_runtime.hooks import Callback
+
+if TYPE_CHECKING:
+    from scaffold_runtime.module import LightningModule
+    from scaffold_runtime.trainer import Trainer
+
+FACTS, REPORT = "run.json", "report.html"
+STAGES = ("train", "val", "test")
+AXES = ("epoch", "step")
+STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2em auto; padding: 0 1em; color: #222 }
+table { border-collapse: collapse } td, th { padding: .2em 1em .2em 0; text-align: left; vertical-align: top }
+tr + tr { border-top: 1px solid #ddd } pre { background: #f6f6f6; padding: 1em; overflow: auto }
+img { max-width: 100%; max-height: 520px } figure { display: inline-block; margin: 0 1em 1em 0 }
+"""
+Curves = dict[str, tuple[list[float], list[float]]]
+
+
+class RunReport(Callback):
+    """Write `report.html` into the run folder when training ends.
+
+    Raises:
+        MissingExtra: if plotly is not installed.
+    """
+
+    def __init__(self) -> None:
+        self._began = self._since = time.perf_counter()
+        self._seconds: dict[str, float] = {}
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage == "fit":
+            require("plotly", "plotly", "RunReport")
+            self._began = self._since = time.perf_counter()
+            self._seconds = {}
+
+    def _spent_on(self, phase: str) -> None:
+        now = time.perf_counter()
+        self._seconds[phase] = self._seconds.get(phase, 0.0) + now - self._since
+        self._since = now
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._spent_on("before training")
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.sanity_checking:
+            self._spent_on("training")
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.sanity_checking:
+            self._spent_on("validation")
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._spent_on("training")
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Last, as other callbacks may still draw pictures when training ends."""
+        if stage != "fit" or not trainer.is_global_zero or not trainer.loggers:
+            return
+        self._spent_on("after training")
+        for logger in trainer.loggers:
+            logger.attempt("save")
+        folder = Path(trainer.log_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        facts = {
+            "environment": environment(trainer),
+            "seconds": {name: round(value, 2) for name, value in self._seconds.items()},
+            "best": Path(getattr(trainer.checkpoint_callback, "best_model_path", "")).name,
+        }
+        (folder / FACTS).write_text(json.dumps(facts, indent=1) + "\n")
+        write_report([folder], folder / REPORT)
+
+
+def environment(trainer: Trainer) -> dict[str, str]:
+    """On what the run was made."""
+    device = trainer.strategy.root_device
+    gpu = f" ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else ""
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "platform": platform.platform(),
+        "device": f"{trainer.world_size} x {device.type}{gpu}",
+        "precision": trainer.precision,
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+    }
+
+
+class RunFolder:
+    """What a run left.
+
+    Raises:
+        MisconfigurationException: if it is no folder of a run.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.name = folder, folder.resolve().name
+        if not (folder / "config.yaml").exists() and not (folder / "metrics.csv").exists():
+            raise MisconfigurationException(
+                f"{folder} is not the folder of a run: it has neither config.yaml nor metrics.csv."
+            )
+        self.config: dict[str, Any] = yaml.safe_load(self.text("config.yaml")) or {}
+        self.facts: dict[str, Any] = json.loads(self.text(FACTS) or "{}")
+        self.curves = read_curves(folder / "metrics.csv")
+        self.pictures = sorted(folder.glob("pictures/*.png"))
+        self.checkpoints = sorted(folder.glob("checkpoints/*"))
+
+    def text(self, name: str) -> str:
+        path = self.folder / name
+        return path.read_text() if path.exists() else ""
+
+
+def read_curves(path: Path) -> Curves:
+    """Steps and values of each metric."""
+    curves: Curves = {}
+    if not path.exists():
+        return curves
+    with path.open(newline="") as file:
+        for row in csv.DictReader(file):
+            for name, value in row.items():
+                if name not in AXES and value:
+                    steps, values = curves.setdefault(name, ([], []))
+                    steps.append(float(row["step"] or "nan"))
+                    values.append(float(value))
+    return curves
+
+
+def panel_of(name: str) -> str:
+    """Metrics of several stages share a panel: `train_loss` and `val_loss` are in `loss`."""
+    stage, _, rest = name.partition("_")
+    return rest.removesuffix("_epoch").removesuffix("_step") if stage in STAGES and rest else name
+
+
+def figure(runs: list[RunFolder]) -> Any:
+    """One panel per metric, one line per run and stage."""
+    from plotly.colors import qualitative
+    from plotly.graph_objects import Scatter
+    from plotly.subplots import make_subplots
+
+    names = sorted({name for run in runs for name in run.curves}, key=lambda n: (panel_of(n), n))
+    panels = list(dict.fromkeys(panel_of(name) for name in names))
+    rows = max(1, math.ceil(len(panels) / 2))
+    made = make_subplots(rows, 2, subplot_titles=[escape(panel) for panel in panels])
+    colours = qualitative.Plotly
+    series = [(run, name) for run in runs for name in names if name in run.curves]
+    for run, name in series:
+        place = panels.index(panel_of(name))
+        in_panel = [other for other in names if panel_of(other) == panel_of(name)]
+        colour = runs.index(run) if len(runs) > 1 else in_panel.index(name)
+        steps, values = run.curves[name]
+        label = f"{run.name} {name}" if len(runs) > 1 else name
+        line = {
+            "color": colours[colour % len(colours)],
+            "dash": "dot" if len(runs) > 1 and name.startswith("train") else "solid",
+        }
+        mode = "lines+markers" if len(values) < 50 else "lines"
+        trace = Scatter(x=steps, y=values, name=escape(label), mode=mode, line=line)
+        made.add_trace(trace, row=place // 2 + 1, col=place % 2 + 1)
+    made.update_xaxes(title_text="step")
+    return made.update_layout(height=300 * rows, template="plotly_white", margin={"t": 40})
+
+
+def table(rows: list[tuple[Any, ...]], head: tuple[Any, ...] = ()) -> str:
+    def cells(row: tuple[Any, ...], tag: str) -> str:
+        return "".join(f"<{tag}>{escape(str(cell))}</{tag}>" for cell in row)
+
+    lines = [cells(head, "th")] if head else []
+    lines += [cells(row, "td") for row in rows]
+    return "<table>" + "".join(f"<tr>{line}</tr>" for line in lines) + "</table>"
+
+
+def flat(config: Any, prefix: str = "") -> dict[str, Any]:
+    """`{"model": {"lr": 1}}` as `{"model.lr": 1}`."""
+    if not isinstance(config, dict) or not config:
+        return {prefix: config}
+    parts = (flat(value, f"{prefix}.{key}".lstrip(".")) for key, value in config.items())
+    return {name: value for part in parts for name, value in part.items()}
+
+
+def metrics_table(runs: list[RunFolder]) -> str:
+    """The last, lowest and highest value of each metric, per run."""
+    rows = [
+        (run.name, name, *(f"{value:.4g}" for value in (values[-1], min(values), max(values))))
+        for run in runs
+        for name, (_, values) in sorted(run.curves.items())
+    ]
+    return table(rows, ("run", "metric", "last", "lowest", "highest"))
+
+
+def differences(runs: list[RunFolder]) -> str:
+    settings = [flat(run.config) for run in runs]
+    names = sorted({name for each in settings for name in each})
+    rows = [(name, *(each.get(name, "") for each in settings)) for name in names]
+    return table(
+        [row for row in rows if len({*map(str, row[1:])}) > 1], ("", *(run.name for run in runs))
+    )
+
+
+def of_one_run(run: RunFolder) -> str:
+    """What is shown of each run besides its curves."""
+    parts = [f"<h2>{escape(run.name)}</h2>"]
+    for picture in run.pictures:
+        data = base64.b64encode(picture.read_bytes()).decode()
+        caption = escape(picture.stem)
+        image = f'<img alt="{caption}" src="data:image/png;base64,{data}">'
+        parts.append(f"<figure>{image}<figcaption>{caption}</figcaption></figure>")
+    if samples := run.text("samples.txt"):
+        parts.append(f"<h3>Samples</h3><pre>{escape(samples[-2000:])}</pre>")
+    for title in ("seconds", "environment"):
+        if rows := list(run.facts.get(title, {}).items()):
+            parts.append(f"<h3>{title.capitalize()}</h3>{table(rows)}")
+    kept = [
+        (
+            path.name,
+            f"{path.stat().st_size / 1e6:.1f} MB",
+            "best" * (path.name == run.facts.get("best")),
+        )
+        for path in run.checkpoints
+        if path.is_file()
+    ]
+    if kept:
+        parts.append(f"<h3>Checkpoints</h3>{table(kept)}")
+    config = escape(run.text("config.yaml"))
+    parts.append(f"<details><summary>Configuration</summary><pre>{config}</pre></details>")
+    return "\n".join(parts)
+
+
+def write_report(folders: list[Path], path: Path) -> Path:
+    """Write one page about one run, or comparing several.
+
+    Raises:
+        MissingExtra: if plotly is not installed.
+        MisconfigurationException: if a folder is not that of a run.
+    """
+    require("plotly", "plotly", "a report")
+    runs = [RunFolder(folder) for folder in folders]
+    title = escape(", ".join(run.name for run in runs))
+    curves = "<p>No metrics.csv: switch on the CSV logger to see curves.</p>"
+    if any(run.curves for run in runs):
+        curves = figure(runs).to_html(full_html=False, include_plotlyjs=True)
+    parts = [f"<h1>{title}</h1>", curves, metrics_table(runs)]
+    if len(runs) > 1:
+        parts.append(f"<h2>What differs</h2>{differences(runs)}")
+    parts += [of_one_run(run) for run in runs]
+    head = f'<meta charset="utf-8"><title>{title}</title><style>{STYLE}</style>'
+    body = "\n".join(parts)
+    partial = path.with_suffix(".partial")
+    partial.write_text(f"<!doctype html><html><head>{head}</head><body>{body}</body></html>\n")
+    partial.replace(path)
+    return path
+
+
+def main(words: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m scaffold_runtime.report", description=__doc__)
+    parser.add_argument("runs", nargs="+", type=Path, help="folders of runs, as runs/version_0")
+    parser.add_argument(
+        "--output", type=Path, help="the page; report.html in the run, or here for several"
+    )
+    given = parser.parse_args(words)
+    where = given.runs[0] / REPORT if len(given.runs) == 1 else Path(REPORT)
+    try:
+        sys.stdout.write(f"{write_report(given.runs, given.output or where)}\n")
+    except ScaffoldRuntimeError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
