@@ -129,10 +129,11 @@ class Part:
         if skip and not self.workers:
             cursor.prime()
         if cursor.draws_late:
+            inner = getattr(cursor.sampler, "sampler", cursor.sampler)
             _warn(
-                f"the sampler {type(cursor.sampler).__name__} draws global random numbers as it goes, so "
-                "the order of the rest of this epoch may differ: some samples may come twice and others "
-                "not. Give the sampler a generator of its own to resume exactly."
+                f"the sampler {type(inner).__name__} draws global random numbers as it goes, so the order of "
+                "the rest of this epoch may differ: some samples may come twice and others not. Give the "
+                "sampler a generator of its own to resume exactly."
             )
         if kept is not None:
             self._load_inner(kept)
@@ -244,7 +245,7 @@ class Cursor:
 
     def position(self, skip: int, again: dict[str, Any] | None) -> None:
         """Where the next pass begins; `again` are the random numbers its sampler drew from before."""
-        self.skip, self.again, self._primed = skip, again, None
+        self.skip, self.again, self._primed, self.draws_late = skip, again, None, False
 
     def prime(self) -> None:
         """Skip now, and not when the first batch is asked for."""
