@@ -90,6 +90,7 @@ class Run:
         self.resumed = False
         self.chosen: str | None = None  # the checkpoint somebody chose to resume from
         self.signals = Signals()
+        self.signal_agreed = trainer.world_size == 1
         self.position: dict[str, Any] | None = None  # in the training data, from a checkpoint
         self.rng_to_restore: dict[str, Any] | None = None
         self.validates = False
@@ -243,9 +244,14 @@ class Run:
         return asked or self.progress.step >= self.step_limit
 
     def stop_agreed(self, due: bool = False) -> bool:
-        """Whether all processes know that one of them was asked to stop."""
-        trainer = self.trainer
-        return trainer.strategy.agree_to_stop(self.progress.batches, trainer.should_stop, due)
+        """Whether all processes know that one of them was asked to stop, other than by a signal."""
+        if not self.several:
+            return self.trainer.should_stop
+        asked = self.signals.received or int(self.trainer.should_stop)
+        agreed = self.trainer.strategy.agree_to_stop(self.progress.batches, asked, due)
+        if agreed > 1:  # no signal has the number 1 that `should_stop` has
+            self.signals.received, self.signal_agreed = agreed, True
+        return agreed == 1
 
     def may_stop(self) -> bool:
         """Whether `min_epochs` and `min_steps` are met."""
@@ -295,7 +301,7 @@ class Run:
                 if checkpoint.asked:
                     self.save()
                     break
-            if self.signals.received is not None:
+            if self.signals.received is not None and self.signal_agreed:
                 self.signals.obey(self)
         if trainer.should_stop or stop or progress.step >= self.step_limit:
             self.stopping = self.stop_due()
@@ -317,7 +323,7 @@ class Run:
         self.mid_window = False
         self.save()
         self.deliver(wait=True)
-        if self.signals.received is not None:
+        if self.signals.received is not None and self.signal_agreed:
             self.signals.obey(self)
 
     def save(self) -> None:

@@ -28,16 +28,17 @@ class Agreement:
         self._store, self._rank, self._name = store, rank, name
         self._next = self._last = self._told = 0
         self._step = 1
-        self._asked = False
+        self._asked = 0
         self._old: list[str] = []
-        self.stop = False
+        self.stop = 0
         self.now = time.monotonic()
 
-    def at(self, batch: int, asked: bool, due: bool = False) -> bool:
-        """Whether to stop after this batch. With `due`, which must be alike on all, look now."""
-        if asked and not self._asked and self._rank:
-            self._asked = True
-            self._store.set(f"{self._name}/asked", "1")
+    def at(self, batch: int, asked: int, due: bool = False) -> int:
+        """Whether to stop after this batch, and why: the largest number asked for, else 0. With `due`,
+        which must be alike on all, look now."""
+        if asked > self._asked and self._rank:
+            self._asked = asked
+            self._store.set(f"{self._name}/asked", str(asked))
         if batch < self._next and not due:
             return self.stop
         self._told += 1
@@ -45,17 +46,19 @@ class Agreement:
         if self._rank == 0:
             self._tell(key, batch, asked)
         now, step, stop = self._store.get(key).decode().split()
-        self.now, self.stop = float(now), stop == "1"
+        self.now, self.stop = float(now), int(stop)
         self._last, self._next = batch, batch + int(step)
         return self.stop
 
-    def _tell(self, key: str, batch: int, asked: bool) -> None:
+    def _tell(self, key: str, batch: int, asked: int) -> None:
         now = time.monotonic()
         if self._told > 2:  # the pace of the last period, not more than doubled
             done = (batch - self._last) * PERIOD / max(now - self.now, 1e-9)
             self._step = int(min(max(done, 1), 2 * self._step, MOST))
-        stop = asked or self._store.check([f"{self._name}/asked"])
-        self._store.set(key, f"{now!r} {self._step} {int(stop)}")
+        elsewhere = f"{self._name}/asked"
+        if self._store.check([elsewhere]):
+            asked = max(asked, int(self._store.get(elsewhere)))
+        self._store.set(key, f"{now!r} {self._step} {asked}")
         self._old.append(key)
         if len(self._old) > KEPT:
             self._store.delete_key(self._old.pop(0))

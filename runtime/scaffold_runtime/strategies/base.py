@@ -121,8 +121,9 @@ class Strategy(abc.ABC):
         """Run `work` in the first process; all go on when it is done, or fail when it failed."""
         work()
 
-    def agree_to_stop(self, batch: int, asked: bool, due: bool = False) -> bool:
-        """Whether all stop after this batch, where any was asked to. With `due`, alike on all, decide now."""
+    def agree_to_stop(self, batch: int, asked: int, due: bool = False) -> int:
+        """Why all stop after this batch, as a number that one of them was asked with; 0 to go on. With `due`,
+        alike on all, decide now."""
         return asked
 
     def now(self) -> float:

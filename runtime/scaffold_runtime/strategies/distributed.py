@@ -21,6 +21,7 @@ from scaffold_runtime.accelerators import Accelerator
 from scaffold_runtime.errors import MisconfigurationException, RankFailed
 from scaffold_runtime.strategies.agreement import Agreement
 from scaffold_runtime.strategies.base import DEFAULT_TIMEOUT, Strategy
+from scaffold_runtime.strategies.calls import SWITCH, Calls
 from scaffold_runtime.strategies.environments import (
     OURS,
     complete_environment,
@@ -77,6 +78,7 @@ class DistributedStrategy(Strategy):
         self._children: Children | None = None
         self._watch: Watch | None = None
         self._agreement: Agreement | None = None
+        self._calls: Calls | None = None
         self._place_known = False
         self._failed = False
         self._runs = 0
@@ -145,6 +147,8 @@ class DistributedStrategy(Strategy):
         store.set_timeout(timeout)
         backend = self.process_group_backend or BACKENDS.get(self.root_device.type, "gloo")
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
+        if os.environ.get(SWITCH):
+            self._calls = Calls(store, rank, size, min(timeout / 2, timedelta(seconds=10)))
         atexit.register(_leave)
 
     @property
@@ -193,19 +197,23 @@ class DistributedStrategy(Strategy):
 
     # -- collectives ----------------------------------------------------------------------------
 
-    @property
-    def _alone(self) -> bool:
-        return self._failed or self.world_size == 1 or not dist.is_initialized()
+    def _alone(self, call: str) -> bool:
+        """Whether there is nobody to make `call` with; in the debug mode, see that all make it."""
+        if self._failed or self.world_size == 1 or not dist.is_initialized():
+            return True
+        if self._calls is not None:
+            self._calls.check(call)
+        return False
 
     def reduce(self, tensor: Tensor, op: str = "mean") -> Tensor:
-        if self._alone:
+        if self._alone("reduce"):
             return tensor
         reduced = tensor.detach().to(self.root_device, copy=True)
         dist.all_reduce(reduced, op=OPERATIONS[op])
         return reduced / self.world_size if op == "mean" else reduced
 
     def all_gather(self, data: Any, group: Any = None, sync_grads: bool = False) -> Any:
-        if self._alone:
+        if self._alone("all_gather"):
             return data
 
         def gather(tensor: Tensor) -> Tensor:
@@ -221,14 +229,14 @@ class DistributedStrategy(Strategy):
         return tree_map_only(Tensor, gather, data)
 
     def gather(self, value: Any) -> list[Any]:
-        if self._alone:
+        if self._alone("gather"):
             return [value]
         values: list[Any] = [None] * self.world_size
         dist.all_gather_object(values, value)
         return values
 
     def gather_to_first(self, value: Any) -> list[Any]:
-        if self._alone:
+        if self._alone("gather_to_first"):
             return [value]
         values: list[Any] | None = [None] * self.world_size if self.is_global_zero else None
         on_cpu = tree_map_only(Tensor, lambda tensor: tensor.cpu(), value)
@@ -236,14 +244,14 @@ class DistributedStrategy(Strategy):
         return [value] if values is None else values
 
     def broadcast(self, value: Any, src: int = 0) -> Any:
-        if self._alone:
+        if self._alone("broadcast"):
             return value
         box = [value]
         dist.broadcast_object_list(box, src, device=self.root_device)
         return box[0]
 
     def barrier(self, name: str | None = None) -> None:
-        if not self._alone:
+        if not self._alone("barrier"):
             dist.barrier()
 
     def first_per_node(self, work: Callable[[], Any]) -> None:
@@ -251,7 +259,7 @@ class DistributedStrategy(Strategy):
         if self.local_rank == 0:
             work()
             self._store.set(key, "1")
-        elif not self._alone:
+        else:
             self._store.wait([key], LONG)
 
     def first_does(self, work: Callable[[], Any]) -> None:
@@ -267,8 +275,8 @@ class DistributedStrategy(Strategy):
         if elsewhere is not None:
             raise RankFailed(f"process 0 failed: {elsewhere}")
 
-    def agree_to_stop(self, batch: int, asked: bool, due: bool = False) -> bool:
-        if self._agreement is None or self._alone:
+    def agree_to_stop(self, batch: int, asked: int, due: bool = False) -> int:
+        if self._agreement is None or self._failed:
             return asked
         return self._agreement.at(batch, asked, due)
 

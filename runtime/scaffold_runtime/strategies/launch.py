@@ -238,7 +238,6 @@ def _check_method(method: str) -> None:
 
 
 def _start(method: str, here: list[Place], call: Callable[[], Any], folder: Path) -> Children:
-    import torch._dynamo  # every optimizer imports it when first used: once here, not in each child
 
     context: Any = multiprocessing.get_context(method)
     work: Any = call

@@ -1,0 +1,137 @@
+"""Two processes stop anywhere and resume exactly; other numbers of processes take over what they can."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from scaffold_runtime import Callback, Trainer
+
+from .conftest import note, notes
+from .test_numbers import weights
+
+
+class Note(Callback):
+    """Note every loss and, at the end, what a run may not lose."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self.folder, self.name, self.losses = folder, name, []
+
+    def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, *_: Any) -> None:
+        self.losses.append(outputs["loss"].item())
+
+    def on_train_end(self, trainer: Any, module: Any) -> None:
+        metrics = {name: value.item() for name, value in trainer.callback_metrics.items()}
+        note(self.folder, self.name, [self.losses, torch.rand(2), weights(module), metrics])
+
+
+@pytest.fixture
+def noisy(regression: Any) -> Any:
+    class Noisy(regression):  # type: ignore[misc] # a fixture gives the class
+        """Random numbers in each step, others in each process."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = nn.BatchNorm1d(4)
+
+        def on_fit_start(self) -> None:
+            if not self.trainer.ckpt_path:
+                torch.manual_seed(self.global_rank)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.net(self.norm(x) + 0.1 * torch.randn_like(x))
+
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            loss = self.loss(batch)
+            self.log("loss", loss, on_step=True, on_epoch=True)
+            return loss
+
+        def configure_optimizers(self) -> Any:
+            optimizer = torch.optim.Adam(self.parameters(), lr=0.05)
+            return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.5)]
+
+    return Noisy
+
+
+def data(make_loader: Any) -> DataLoader[Any]:
+    return DataLoader(make_loader(12).dataset, batch_size=4, shuffle=True)
+
+
+@pytest.mark.filterwarnings(
+    "ignore:Detected call of `lr_scheduler"
+)  # resumed between batch and epoch end
+@pytest.mark.parametrize("step", [2, 6, 9])
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_stop_anywhere_and_resume_exactly(
+    noisy: Any, make_loader: Any, ddp: Any, tmp_path: Path, step: int, accumulate: int
+) -> None:
+    from scaffold_runtime.callbacks import ModelCheckpoint
+
+    def trainer(name: str, **arguments: Any) -> Trainer:
+        keep = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=1, save_top_k=-1)
+        made: Trainer = ddp(
+            max_epochs=3,
+            accumulate_grad_batches=accumulate,
+            enable_checkpointing=True,
+            callbacks=[Note(tmp_path, name), keep],
+            **arguments,
+        )
+        return made
+
+    model = noisy()
+    first = {name: value.clone() for name, value in model.state_dict().items()}
+    trainer("whole").fit(model, data(make_loader), make_loader(3))
+    model.load_state_dict(first)
+    step = step // accumulate or 1
+    trainer("rest").fit(
+        model, data(make_loader), make_loader(3), ckpt_path=tmp_path / f"step={step}.ckpt"
+    )
+
+    for whole, rest in zip(notes(tmp_path, "whole"), notes(tmp_path, "rest"), strict=True):
+        assert rest[0] == whole[0][len(whole[0]) - len(rest[0]) :]
+        assert len(rest[0]) < len(whole[0])
+        assert torch.equal(rest[1], whole[1])
+        assert torch.equal(rest[2], whole[2])
+        assert rest[3] == whole[3]
+    assert notes(tmp_path, "rest")[0][0] != notes(tmp_path, "rest")[1][0]  # ranks do differ
+
+
+@pytest.mark.filterwarnings("ignore:the checkpoint was saved in the middle of an epoch")
+@pytest.mark.parametrize("processes", [1, 4])
+def test_another_number_of_processes_goes_on(
+    noisy: Any, make_loader: Any, make_trainer: Any, ddp: Any, tmp_path: Path, processes: int
+) -> None:
+    path = tmp_path / "two.ckpt"
+
+    class Write(Callback):
+        def on_train_batch_end(self, trainer: Any, module: Any, *_: Any) -> None:
+            if trainer.global_step == 8:
+                trainer.save_checkpoint(path)
+
+    ddp(max_epochs=2, callbacks=Write()).fit(noisy(), data(make_loader))
+    saved = torch.load(path, weights_only=True)
+
+    class Look(Callback):
+        def on_train_start(self, trainer: Any, module: Any) -> None:
+            state = trainer.optimizers[0].state_dict()["state"][0]["exp_avg"]
+            place = (trainer.current_epoch, trainer.global_step)
+            note_in = [weights(module), state, torch.tensor(place)]
+            torch.save(note_in, tmp_path / f"look-{trainer.global_rank}.pt")
+
+    arguments = {"max_epochs": 2, "callbacks": Look()}
+    trainer = make_trainer(**arguments) if processes == 1 else ddp(processes, **arguments)
+    model = noisy()
+    trainer.fit(model, data(make_loader), ckpt_path=path)
+
+    for rank in range(processes):
+        loaded, state, place = torch.load(tmp_path / f"look-{rank}.pt")
+        named = [saved["state_dict"][name].reshape(-1) for name, _ in model.named_parameters()]
+        assert torch.equal(loaded, torch.cat(named))
+        assert torch.equal(state, saved["optimizer_states"][0]["state"][0]["exp_avg"])
+        assert place.tolist() == [1, 8]
+    assert not [name for name in saved["state_dict"] if name.startswith("module.")]
