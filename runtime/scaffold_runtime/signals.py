@@ -61,7 +61,9 @@ class Signals:
         assert self.received is not None
         folders = [getattr(checkpoint, "dirpath", None) for checkpoint in run.checkpoints]
         folder = next((folder for folder in folders if folder), None)
-        if folder is not None:
+        if (
+            folder is not None and not run.several
+        ):  # all processes would have to save at the same step
             run.trainer.save_checkpoint(Path(folder) / INTERRUPTED)
         if self.received == getattr(signal, "SIGUSR1", None) and run.trainer.is_global_zero:
             requeue()
