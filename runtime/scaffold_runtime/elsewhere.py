@@ -19,7 +19,7 @@ def run_here(trainer: Trainer, fn: str, arguments: tuple[Any, ...]) -> dict[str,
     metrics = trainer.metrics
     outcome = {
         "returned": returned,
-        "weights": dict(trainer.lightning_module.state_dict()),
+        "weights": trainer.strategy.whole(dict(trainer.lightning_module.state_dict())),
         "progress": trainer.progress.state_dict(),
         "should_stop": trainer.should_stop,
         "ckpt_path": trainer.ckpt_path,

@@ -65,7 +65,7 @@ def collect(run: Run, weights_only: bool = False) -> dict[str, Any]:
         call(state)
     if not weights_only:
         state["rng"] = rng_state()
-    plain = {key: to_plain(value, key) for key, value in state.items()}
+    plain = trainer.strategy.whole({key: to_plain(value, key) for key, value in state.items()})
     return plain if weights_only else gather_own(trainer, plain)
 
 
@@ -166,6 +166,7 @@ def _restore_optimizers(run: Run, states: list[dict[str, Any]]) -> None:
     for optimizer, state in zip(run.optimizers, states, strict=True):
         try:
             optimizer.load_state_dict(state)
+            run.trainer.strategy.scatter(optimizer)
         except ValueError as error:
             raise CheckpointError(
                 f"the optimizer state in the checkpoint does not fit {type(optimizer).__name__}: {error}."

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from scaffold_runtime.accelerators import Accelerator
 from scaffold_runtime.errors import MisconfigurationException, did_you_mean
 from scaffold_runtime.strategies.base import Prepared, Strategy
 from scaffold_runtime.strategies.ddp import DDPStrategy
+from scaffold_runtime.strategies.distributed import DistributedStrategy
 from scaffold_runtime.strategies.environments import started_elsewhere
 from scaffold_runtime.strategies.single import SingleDeviceStrategy
 
+if TYPE_CHECKING:
+    from scaffold_runtime.strategies.fsdp import FSDPStrategy
+
 __all__ = [
     "DDPStrategy",
+    "DistributedStrategy",
+    "FSDPStrategy",
     "Prepared",
     "SingleDeviceStrategy",
     "Strategy",
@@ -23,11 +29,29 @@ __all__ = [
 ]
 
 
+def __getattr__(name: str) -> Any:
+    if name == "FSDPStrategy":  # imported when asked for: its parts of torch take long to import
+        from scaffold_runtime.strategies.fsdp import FSDPStrategy
+
+        return FSDPStrategy
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def _fsdp(**options: Any) -> Strategy:
+    from scaffold_runtime.strategies.fsdp import FSDPStrategy
+
+    return FSDPStrategy(**options)
+
+
 def _ddp(method: str, **options: Any) -> Callable[[], Strategy]:
     return lambda: DDPStrategy(start_method=method, **options)
 
 
-STRATEGIES: dict[str, Callable[[], Strategy]] = {"single_device": SingleDeviceStrategy}
+STRATEGIES: dict[str, Callable[[], Strategy]] = {
+    "single_device": SingleDeviceStrategy,
+    "fsdp": lambda: _fsdp(),
+    "fsdp_cpu_offload": lambda: _fsdp(cpu_offload=True),
+}
 for _name, _method in {
     "": "popen",
     "_spawn": "spawn",

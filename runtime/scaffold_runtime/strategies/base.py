@@ -44,6 +44,7 @@ class Strategy(abc.ABC):
     global_rank: int = 0
     local_rank: int = 0
     node_rank: int = 0
+    evaluates_in_step: bool = False  # whether a step of evaluation needs all processes
 
     @property
     def is_global_zero(self) -> bool:
@@ -87,6 +88,13 @@ class Strategy(abc.ABC):
         self, module: nn.Module, optimizers: list[Optimizer], precision: Precision
     ) -> Prepared:
         """Wrap `module`, which was placed, for training."""
+
+    def whole(self, state: Any) -> Any:
+        """A state to be saved, in which every tensor is whole; all processes must call this."""
+        return state
+
+    def scatter(self, optimizer: Optimizer) -> None:
+        """Divide the states of an optimizer, which were loaded whole, as its parameters are."""
 
     # -- among processes ----------------------------------------------------------------------------
 

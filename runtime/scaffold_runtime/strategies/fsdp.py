@@ -1,0 +1,140 @@
+"""FSDP2: every process holds a part of each weight, and the whole only while it is computed with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from functools import partial
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import (
+    apply_activation_checkpointing,
+)
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import (
+    CPUOffloadPolicy,
+    MixedPrecisionPolicy,
+    OffloadPolicy,
+    fully_shard,
+)
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.optim import Optimizer
+from torch.utils._pytree import tree_map_only
+
+from scaffold_runtime.errors import MisconfigurationException
+from scaffold_runtime.precision import Precision
+from scaffold_runtime.strategies.base import Prepared, clip_gradients
+from scaffold_runtime.strategies.distributed import DistributedStrategy
+from scaffold_runtime.strategies.router import StepRouter
+
+Policy = Collection[type[nn.Module]] | Callable[[nn.Module], bool] | None
+
+
+class FSDPStrategy(DistributedStrategy):
+    """Shard weights, gradients and optimizer states over the processes (`fully_shard`).
+
+    Checkpoints hold whole tensors under plain names, so any strategy and any number of processes can
+    load them.
+
+    Args:
+        auto_wrap_policy: which submodules are gathered one by one: classes, or a function of a module.
+        reshard_after_forward: free whole weights between forward and backward.
+        mixed_precision: formats for computing and for reducing gradients.
+        cpu_offload: keep the parts in main memory.
+        activation_checkpointing_policy: which submodules compute their activations again in backward.
+        process_group_backend: "nccl", "gloo" or another; what fits the device if not given.
+        timeout: after which a process that does not answer counts as lost.
+        start_method: "popen", "spawn" or "fork".
+    """
+
+    evaluates_in_step = True
+
+    def __init__(
+        self,
+        auto_wrap_policy: Policy = None,
+        reshard_after_forward: bool = True,
+        mixed_precision: MixedPrecisionPolicy | None = None,
+        cpu_offload: bool = False,
+        activation_checkpointing_policy: Policy = None,
+        process_group_backend: str | None = None,
+        timeout: timedelta | None = None,
+        start_method: str = "popen",
+    ) -> None:
+        super().__init__(process_group_backend, timeout, start_method)
+        self._wraps, self._recomputes = _chooser(auto_wrap_policy), activation_checkpointing_policy
+        self._reshard, self._precision = reshard_after_forward, mixed_precision
+        self._offload = cpu_offload
+
+    def place(self, module: nn.Module, precision: Precision) -> None:
+        if precision.scales:
+            raise MisconfigurationException(
+                "FSDP does not scale losses. Use precision='bf16-mixed' or '32-true'."
+            )
+        module.to(self.root_device)
+        if any(isinstance(parameter, DTensor) for parameter in module.parameters()):
+            return  # sharded in an earlier run
+        with torch.no_grad():  # each process keeps its part of what it has: it must be the same
+            for tensor in (*module.parameters(), *module.buffers()):
+                dist.broadcast(tensor, 0)
+        if self._recomputes is not None:
+            apply_activation_checkpointing(module, check_fn=_chooser(self._recomputes))
+        self._router: Any = StepRouter(module)
+        for part in [m for m in module.modules() if m is not module and self._wraps(m)][::-1]:
+            self._shard(part)
+        self._shard(self._router)
+
+    def _shard(self, part: nn.Module) -> None:
+        # Pinned memory exists beside an accelerator only.
+        on_cpu = CPUOffloadPolicy(pin_memory=self.root_device.type != "cpu")
+        fully_shard(
+            part,
+            mesh=init_device_mesh(self.root_device.type, (self.world_size,)),
+            reshard_after_forward=self._reshard,
+            mp_policy=self._precision or MixedPrecisionPolicy(),
+            offload_policy=on_cpu if self._offload else OffloadPolicy(),
+        )
+
+    def prepare(
+        self, module: nn.Module, optimizers: list[Optimizer], precision: Precision
+    ) -> Prepared:
+        router = self._router
+
+        @contextmanager
+        def syncing(last: bool) -> Iterator[None]:
+            router.set_requires_gradient_sync(last)
+            yield
+
+        return Prepared(
+            call=lambda name: partial(router, name),
+            backward=precision.backward,
+            unscale=precision.unscale,
+            step=precision.step,
+            clip=clip_gradients,
+            syncing=syncing,
+            forward=precision.forward_context(),
+        )
+
+    def whole(self, state: Any) -> Any:
+        return tree_map_only(DTensor, lambda part: part.full_tensor().cpu(), state)
+
+    def scatter(self, optimizer: Optimizer) -> None:
+        for parameter, state in optimizer.state.items():
+            if not isinstance(parameter, DTensor):
+                continue
+            for name, value in state.items():
+                if isinstance(value, Tensor) and value.shape == parameter.shape:
+                    state[name] = distribute_tensor(
+                        value.to(parameter.device), parameter.device_mesh, parameter.placements
+                    )
+
+
+def _chooser(policy: Policy) -> Callable[[nn.Module], bool]:
+    if policy is None:
+        return lambda module: False
+    if callable(policy):
+        return policy
+    return lambda module: isinstance(module, tuple(policy))

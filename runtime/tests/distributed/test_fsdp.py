@@ -1,0 +1,108 @@
+"""FSDP2: the numbers of one process, checkpoints any strategy can load."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+from scaffold_runtime import Trainer
+from scaffold_runtime.callbacks import ModelCheckpoint
+from scaffold_runtime.errors import RankFailed
+from scaffold_runtime.strategies import FSDPStrategy
+
+from .conftest import SECONDS
+from .test_numbers import weights
+
+
+@pytest.fixture
+def adam(regression: Any) -> Any:
+    class Adam(regression):  # type: ignore[misc] # a fixture gives the class
+        def configure_optimizers(self) -> Any:
+            return torch.optim.Adam(self.parameters(), lr=0.05)
+
+    return Adam
+
+
+@pytest.fixture
+def fsdp(make_trainer: Any) -> Any:
+    def make(options: dict[str, Any] | None = None, **arguments: Any) -> Trainer:
+        strategy = FSDPStrategy(
+            start_method="fork", timeout=timedelta(seconds=SECONDS), **(options or {})
+        )
+        made: Trainer = make_trainer(
+            devices=2, strategy=strategy, num_sanity_val_steps=0, **arguments
+        )
+        return made
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("options", "arguments"),
+    [
+        ({}, {}),
+        ({"auto_wrap_policy": {nn.Linear}}, {"accumulate_grad_batches": 2}),
+        ({"auto_wrap_policy": lambda m: isinstance(m, nn.Linear)}, {"gradient_clip_val": 0.1}),
+        ({"cpu_offload": True, "reshard_after_forward": False}, {}),
+        ({"activation_checkpointing_policy": {nn.Tanh}}, {}),
+    ],
+)
+def test_equal_to_ddp(
+    adam: Any, make_loader: Any, ddp: Any, fsdp: Any, options: Any, arguments: Any
+) -> None:
+    sharded, copied = adam(), adam()
+    copied.load_state_dict(sharded.state_dict())
+    before = weights(sharded)
+
+    fsdp(options, max_epochs=2, **arguments).fit(sharded, make_loader(8), make_loader(2))
+    ddp(max_epochs=2, **arguments).fit(copied, make_loader(8), make_loader(2))
+
+    assert torch.allclose(weights(sharded), weights(copied), rtol=1e-4, atol=1e-6)
+    assert not torch.allclose(weights(sharded), before)
+
+
+@pytest.mark.parametrize("then", ["fsdp", "ddp", "one"])
+@pytest.mark.parametrize("first", ["fsdp", "ddp"])
+def test_checkpoints_move_between_strategies(
+    adam: Any,
+    make_loader: Any,
+    make_trainer: Any,
+    ddp: Any,
+    fsdp: Any,
+    tmp_path: Path,
+    first: str,
+    then: str,
+) -> None:
+    keep = ModelCheckpoint(tmp_path, "two", every_n_epochs=2)
+    made = {"fsdp": fsdp, "ddp": ddp, "one": make_trainer}
+    joint = torch.arange(32).view(-1, 8).tolist()  # what two processes see together, for one
+    data = make_loader(8).dataset
+
+    def loader(strategy: str) -> DataLoader[Any]:
+        if strategy == "one":
+            return DataLoader(data, batch_sampler=joint)
+        return DataLoader(data, batch_size=4)
+
+    start = adam()
+    whole, rest = adam(), adam()
+    whole.load_state_dict(start.state_dict())
+    made[first](max_epochs=2, callbacks=keep, enable_checkpointing=True).fit(start, loader(first))
+    made["ddp"](max_epochs=3).fit(whole, loader("ddp"))
+    saved = torch.load(tmp_path / "two.ckpt", weights_only=True)
+    assert saved["state_dict"].keys() == start.state_dict().keys()
+
+    made[then](max_epochs=3).fit(rest, loader(then), ckpt_path=tmp_path / "two.ckpt")
+
+    assert torch.allclose(weights(rest), weights(whole), rtol=1e-3, atol=1e-5)
+
+
+def test_uneven_evaluation_is_refused(adam: Any, make_loader: Any, fsdp: Any) -> None:
+    """Each forward gathers weights from all processes, so none may have a batch more: an error, no hang."""
+    with pytest.raises(RankFailed, match="3 batches do not divide by 2 processes"):
+        fsdp().validate(adam(), make_loader(3))
