@@ -95,7 +95,11 @@ def test_the_runtime_wheel_is_whole(tmp_path: Path) -> None:
     """Every module and py.typed are in the wheel, and nothing else."""
     build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path)]
     subprocess.run(
-        [*build, str(ROOT / "runtime")], check=True, capture_output=True, env=os.environ, timeout=120
+        [*build, str(ROOT / "runtime")],
+        check=True,
+        capture_output=True,
+        env=os.environ,
+        timeout=120,
     )
     (wheel,) = tmp_path.glob("scaffold_runtime-*.whl")
     packed = {n for n in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in n}

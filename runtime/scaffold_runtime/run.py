@@ -452,7 +452,9 @@ class Run:
         """Close the metrics of an evaluation, log them, and give them per loader."""
         self._merge(stage)
         values = self.metrics.take_epoch(stage)
-        last = self.fn == "fit" and not self.mid_window  # the step that was just taken counts from 0
+        last = (
+            self.fn == "fit" and not self.mid_window
+        )  # the step that was just taken counts from 0
         self.send(values, max(self.progress.step - last, 0))
         self.deliver(wait=self.fn != "fit")
         if self.fn == "fit":
