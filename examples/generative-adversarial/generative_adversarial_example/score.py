@@ -58,6 +58,6 @@ def grid(images: Tensor, side: int = 8) -> Figure:
     figure = Figure(figsize=(5, 5), layout="constrained")
     places = figure.subplots(side, side).flat
     for axes, image in zip(places, images, strict=False):
-        axes.imshow(image.permute(1, 2, 0).clamp(0, 1), cmap="gray")
+        axes.imshow(image.permute(1, 2, 0).clamp(0, 1).numpy(), cmap="gray")
         axes.set_axis_off()
     return figure

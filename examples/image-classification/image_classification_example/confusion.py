@@ -35,7 +35,7 @@ class ConfusionMatrix(Callback):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         figure = Figure(figsize=(5, 5), layout="constrained")
         axes = figure.subplots()
-        axes.matshow(self.counts, cmap="Blues", norm="symlog", alpha=0.6)
+        axes.matshow(self.counts.numpy(), cmap="Blues", norm="symlog", alpha=0.6)
         for label, row in enumerate(self.counts.tolist()):
             for predicted, count in enumerate(row):
                 axes.text(predicted, label, str(count or ""), ha="center", va="center")

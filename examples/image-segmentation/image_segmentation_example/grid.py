@@ -28,6 +28,6 @@ class MaskGrid(Callback):
         grid = figure.subplots(3, count, squeeze=False)
         for row, pictures in zip(grid, (images, masks, found), strict=True):
             for axes, picture in zip(row, pictures, strict=True):
-                axes.imshow(picture[0], cmap="gray", vmin=0, vmax=1)
+                axes.imshow(picture[0].numpy(), cmap="gray", vmin=0, vmax=1)
                 axes.set_axis_off()
         save_picture(trainer, figure, "masks")

@@ -1,0 +1,19 @@
+"""A run that is interrupted and resumed ends as if it had never stopped."""
+
+from pathlib import Path
+
+from scaffold_runtime.testing import check_resume
+
+from tabular_example.data import TabularDataModule
+from tabular_example.model import TabularModel
+
+
+def test_an_interrupted_run_resumes_exactly(tmp_path: Path) -> None:
+    check_resume(
+        lambda: (TabularModel(), TabularDataModule()),
+        tmp_path,
+        max_epochs=2,
+        limit_train_batches=6,
+        limit_val_batches=2,
+        accelerator="cpu",
+    )
