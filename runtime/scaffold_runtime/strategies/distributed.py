@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 from torch.utils._pytree import tree_map_only
 
@@ -81,7 +82,7 @@ class DistributedStrategy(Strategy):
         self._calls: Calls | None = None
         self._place_known = False
         self._failed = False
-        self._runs = 0
+        self._name = "before the first run"
 
     # -- coming together ------------------------------------------------------------------------
 
@@ -121,15 +122,17 @@ class DistributedStrategy(Strategy):
         self._failed = False
         if not dist.is_initialized():
             self._connect()
-        self._runs += 1
+        # A name of its own: torchrun's store outlives a restart, and with it what was written there.
+        self._name = self.broadcast(f"run-{uuid.uuid4().hex}")
         self._watcher().open()
-        name = self.broadcast(f"run-{uuid.uuid4().hex}")
-        self._agreement = Agreement(self._store, self.global_rank, name)
+        self._agreement = Agreement(self._store, self.global_rank, self._name)
 
     def _watcher(self) -> Watch:
         if self._watch is None:
             lost = self._children.lost if self._children is not None else lambda: None
-            self._watch = Watch("scaffold", self.global_rank, lost)
+            self._watch = Watch(
+                "scaffold" if OURS in os.environ else self._name, self.global_rank, lost
+            )
             if self._children is not None:
                 self._watch.before_exit = self._children.end  # type: ignore[method-assign]
         return self._watch
@@ -143,12 +146,17 @@ class DistributedStrategy(Strategy):
             OURS in os.environ
         ):  # the launcher's store is there already, so a failed start is noticed
             self._watcher().open()
-        store, _, _ = next(iter(rendezvous("env://", rank, size, timeout=timeout)))
-        store.set_timeout(timeout)
         backend = self.process_group_backend or BACKENDS.get(self.root_device.type, "gloo")
+        store: Any = next(iter(rendezvous("env://", rank, size, timeout=timeout)))[0]
+        store.set_timeout(timeout)
+        if self._num_nodes == 1:  # counts of several nodes differ
+            attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+            store = PrefixStore(
+                f"attempt-{attempt}", store
+            )  # addresses of the last one are still there
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
         if os.environ.get(SWITCH):
-            self._calls = Calls(store, rank, size, min(timeout / 2, timedelta(seconds=10)))
+            self._calls = Calls(self._store, rank, size, min(timeout / 2, timedelta(seconds=10)))
         atexit.register(_leave)
 
     @property
@@ -255,7 +263,7 @@ class DistributedStrategy(Strategy):
             dist.barrier()
 
     def first_per_node(self, work: Callable[[], Any]) -> None:
-        key = f"prepared-{self._runs}-{self.node_rank}"
+        key = f"{self._name}/prepared-{self.node_rank}"
         if self.local_rank == 0:
             work()
             self._store.set(key, "1")

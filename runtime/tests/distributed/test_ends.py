@@ -158,12 +158,14 @@ def test_stopping_is_agreed(regression: Any, make_loader: Any, ddp: Any, tmp_pat
 
 
 SCRIPT = r"""
-import os, signal, sys, time
+import glob, os, signal, sys, time
 import torch
 from datetime import timedelta
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 from scaffold_runtime import Callback, LightningModule, Trainer
+from scaffold_runtime.callbacks import ModelCheckpoint
+from scaffold_runtime.loggers import CSVLogger
 from scaffold_runtime.strategies import DDPStrategy
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell in the background ignores it
@@ -183,10 +185,12 @@ class Act(Callback):
 
 torch.manual_seed(0)
 model = Model()
-trainer = Trainer(accelerator="cpu", devices=2, max_epochs=EPOCHS, callbacks=[Act()],
-                  strategy=DDPStrategy(timeout=timedelta(seconds=15)),
+trainer = Trainer(accelerator="cpu", devices=2, max_epochs=EPOCHS,
+                  callbacks=[ModelCheckpoint(every_n_train_steps=2), Act()],
+                  strategy=DDPStrategy(timeout=timedelta(seconds=15)), logger=CSVLogger("logs", "run", "one"),
                   enable_progress_bar=False, enable_model_summary=False)
-trainer.fit(model, DataLoader(TensorDataset(torch.randn(64, 4)), batch_size=4))
+trainer.fit(model, DataLoader(TensorDataset(torch.randn(64, 4)), batch_size=4, shuffle=True),
+            ckpt_path="last" if glob.glob("logs/**/*.ckpt", recursive=True) else None)
 weight = model.net.weight.sum().item()
 sys.stdout.write(f"done {trainer.global_rank} {trainer.global_step} {weight}\n")
 """
@@ -246,7 +250,7 @@ def test_a_script_trains_in_two_processes(tmp_path: Path) -> None:
     lines = sorted(line for line in out.splitlines() if line.startswith("done"))
     assert [line.split()[1:3] for line in lines] == [["0", "16"], ["1", "16"]]
     assert len({line.split()[3] for line in lines}) == 1
-    assert len(list(tmp_path.glob("lightning_logs/version_*"))) == 1
+    assert [folder.name for folder in (tmp_path / "logs" / "run").iterdir()] == ["one"]
     assert len(list(tmp_path.rglob("*.ckpt"))) == 1
 
 
