@@ -26,7 +26,11 @@ REFERENCE = {
     "cli": ("Command line", ["scaffold_runtime.cli"]),
     "devices": (
         "Devices and precision",
-        ["scaffold_runtime.strategies", "scaffold_runtime.accelerators", "scaffold_runtime.precision"],
+        [
+            "scaffold_runtime.strategies",
+            "scaffold_runtime.accelerators",
+            "scaffold_runtime.precision",
+        ],
     ),
     "errors": ("Errors", ["scaffold_runtime.errors"]),
 }
