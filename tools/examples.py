@@ -1,4 +1,4 @@
-"""Render the default project of each task into examples/: `make examples`.
+"""Render the default project of each task into examples/: `python tools/examples.py`.
 
 With --check, say which files differ instead, and end with 1 if any does.
 """
@@ -42,7 +42,7 @@ def main() -> int:
             shutil.rmtree(folder, ignore_errors=True)
             write_tree(tree, folder)
     if different:
-        print("\n".join([*different, "differ from the templates: run `make examples`"]))
+        print("\n".join([*different, "differ from the templates: run `python tools/examples.py`"]))
     return bool(different)
 
 

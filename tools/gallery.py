@@ -1,4 +1,4 @@
-"""Train every task as a user would, and write docs/gallery.md from what came out: `make gallery`.
+"""Train every task as a user would, and write docs/gallery.md from what came out: `python tools/gallery.py`.
 
 Takes some minutes. `python tools/gallery.py TASK ...` trains these alone and keeps the numbers of the others.
 """
@@ -71,7 +71,8 @@ def page(results: dict[str, dict[str, object]]) -> str:
         "",
         "`scaffold new NAME --task TASK`. Each task trains on data that need no download. The numbers are of",
         "one training with the default configuration, the best validation of the run, on two shared CPU cores",
-        "with one thread; beside them, what stands in its place without this model: `make gallery` made them.",
+        "with one thread and other work beside it (the same runs need less than 80 seconds of one core); beside them,",
+        "what stands in its place without this model. `python tools/gallery.py` makes this page.",
         "",
         "| task | what | reached | beside it | seconds | other data |",
         "|---|---|---|---|---|---|",

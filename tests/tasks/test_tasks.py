@@ -95,7 +95,7 @@ def test_what_tasks_share_is_the_same_everywhere(name: str) -> None:
 
 
 def test_examples_are_what_the_templates_render() -> None:
-    """`make examples` brings them back."""
+    """`python tools/examples.py` brings them back."""
     tool = Path(__file__).parents[2] / "tools" / "examples.py"
     done = subprocess.run([sys.executable, str(tool), "--check"], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
