@@ -163,9 +163,8 @@ class Trainer:
         self.overfit_batches = settings.limit("overfit_batches", overfit_batches, 0.0)
         if self.overfit_batches:
             self.limit_train_batches = self.limit_val_batches = self.overfit_batches
-        self.check_val_every_n_epoch = settings.count(
-            "check_val_every_n_epoch", check_val_every_n_epoch, 1, (None,)
-        )
+        every = settings.count("check_val_every_n_epoch", check_val_every_n_epoch, 1, (None,))
+        self.check_val_every_n_epoch = 1 if one else every
         self.val_check_interval, self.val_check_seconds = settings.interval(
             1.0 if one else val_check_interval, check_val_every_n_epoch
         )

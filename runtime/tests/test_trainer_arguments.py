@@ -168,8 +168,8 @@ def test_fast_dev_run(regression: Any, make_loader: Any, make_trainer: Any, tmp_
         count = Count()
         trainer = make_trainer(
             fast_dev_run=value, callbacks=count, max_epochs=7, max_steps=100, logger=True,
-            enable_checkpointing=True, num_sanity_val_steps=2, default_root_dir=tmp_path,
-            enable_progress_bar=False, enable_model_summary=False,
+            enable_checkpointing=True, num_sanity_val_steps=2, check_val_every_n_epoch=5,
+            default_root_dir=tmp_path, enable_progress_bar=False, enable_model_summary=False,
         )  # fmt: skip
         trainer.fit(regression(), make_loader(6), make_loader(6))
         trainer.test(regression(), make_loader(6))
