@@ -12,7 +12,7 @@ from scaffold.catalogue import packaged
 
 HEALTHY = {
     "python": [3, 12, 1],
-    "torch": "2.6.0+cu124",
+    "torch": "2.13.0+cu130",
     "cuda": "12.4",
     "devices": 2,
     "runtime": "0.1.0",
