@@ -78,6 +78,8 @@ def test_importing_the_package_imports_no_torch() -> None:
 
 
 def test_same_thing_under_both_names() -> None:
+    for name in ("callbacks.callback", "core", "utilities.exceptions"):
+        importlib.import_module(f"scaffold_runtime.{name}")
     assert scaffold_runtime.callbacks.callback.Callback is scaffold_runtime.Callback
     assert scaffold_runtime.core.LightningModule is scaffold_runtime.LightningModule
     assert scaffold_runtime.utilities.exceptions.MisconfigurationException is MisconfigurationException  # fmt: skip

@@ -117,14 +117,7 @@ def pretrain(data: Dataset, file: str) -> None:
     if path.exists():
         return
     model = Pretraining()
-    trainer = Trainer(
-        max_epochs=10,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
+    trainer = Trainer(max_epochs=10, accelerator="cpu", barebones=True)
     trainer.fit(model, DataLoader(data, 64, shuffle=True))
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(f".{os.getpid()}")

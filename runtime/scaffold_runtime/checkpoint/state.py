@@ -148,6 +148,9 @@ def restore_before_fit(run: Run, checkpoint: dict[str, Any]) -> None:
     if checkpoint.get("precision"):
         run.precision.load_state_dict(checkpoint["precision"])
     run.progress.load_state_dict(checkpoint.get("progress") or _progress_of_lightning(checkpoint))
+    if run.progress.step:
+        for optimizer in run.optimizers:  # it stepped, in an earlier life: torch warns otherwise
+            vars(optimizer)["_opt_called"] = True
     restore_transient(run.module, checkpoint.get("transient"))
     if "metrics" in checkpoint:
         run.metrics.load_state_dict(checkpoint["metrics"], metric_parts(run.module))
