@@ -37,10 +37,7 @@ class CombinedLoader:
 
     def over(self, iterables: list[Any]) -> _Batches:
         """The same combination over other loaders, yielding bare batches."""
-        return _Batches(self.mode, iterables, self._structure, self.limits())
-
-    def limits(self) -> list[float]:
-        return [_length(loader) for loader in self.flattened]
+        return _Batches(self.mode, iterables, self._structure)
 
     def __iter__(self) -> Iterator[tuple[Any, int, int]]:
         if self.mode != "sequential":
@@ -52,24 +49,19 @@ class CombinedLoader:
                 yield batch, index, position
 
     def __len__(self) -> int:
-        lengths = self.limits()
-        pick = {"min_size": min, "sequential": sum}.get(self.mode, max)
-        length = pick(lengths, default=0) if pick is not sum else sum(lengths)  # type: ignore[operator] # min and max take a default
+        lengths = [loader_length(loader) for loader in self.flattened]
+        if self.mode == "sequential":
+            length = sum(lengths)
+        else:
+            length = (min if self.mode == "min_size" else max)(lengths, default=0)
         if length == math.inf:
             raise TypeError("a combined loader has no length while one of its parts has none")
         return int(length)
 
 
 class _Batches:
-    def __init__(
-        self, mode: str, iterables: list[Any], structure: Any, lengths: list[float]
-    ) -> None:
-        self.mode, self.iterables, self.structure, self.lengths = (
-            mode,
-            iterables,
-            structure,
-            lengths,
-        )
+    def __init__(self, mode: str, iterables: list[Any], structure: Any) -> None:
+        self.mode, self.iterables, self.structure = mode, iterables, structure
 
     def __iter__(self) -> Iterator[Any]:
         """Loaders open at once, so that a resumed run has them all in place before it goes on. Those that
@@ -100,7 +92,8 @@ class _Batches:
             yield tree_unflatten(parts, self.structure)
 
 
-def _length(loader: Any) -> float:
+def loader_length(loader: Any) -> float:
+    """How many batches a loader has; infinity where it does not say."""
     try:
         return len(loader)
     except (TypeError, NotImplementedError):

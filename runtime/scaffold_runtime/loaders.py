@@ -11,20 +11,12 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from scaffold_runtime.combined import CombinedLoader
+from scaffold_runtime.combined import CombinedLoader, loader_length
 from scaffold_runtime.errors import CheckpointError, MisconfigurationException
 from scaffold_runtime.positions import Part, drop, put_random, take_random
 
 Limit = int | float
 _NOTHING = object()
-
-
-def loader_length(loader: Any) -> float:
-    """How many batches a loader has; infinity where it does not say."""
-    try:
-        return len(loader)
-    except (TypeError, NotImplementedError):
-        return math.inf
 
 
 def limited(length: float, limit: Limit, argument: str) -> float:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from scaffold_runtime.checks import check_first_batch, check_monitors, warn_not_finite
+from scaffold_runtime.combined import loader_length
 from scaffold_runtime.data import LightningDataModule, map_leaves, move_data_to_device
 from scaffold_runtime.errors import MisconfigurationException
 from scaffold_runtime.hooks import Callback, Checkpoint, HookTable, overridden
@@ -23,7 +24,7 @@ from scaffold_runtime.loaders import (
     as_eval_loaders,
     as_train_loader,
     for_evaluation,
-    loader_length,
+    limited,
 )
 from scaffold_runtime.loops.evaluate import evaluate, no_grad
 from scaffold_runtime.loops.step import make_backward, make_clip, make_zero_grad, window_of
@@ -568,6 +569,4 @@ def _convert(batch: Any, dtype: torch.dtype) -> Any:
 
 def batches_of(loaders: list[Any], limit: int | float) -> list[float]:
     """How many batches of each evaluation loader run."""
-    from scaffold_runtime.loaders import limited
-
     return [limited(loader_length(loader), limit, "limit_batches") for loader in loaders]
