@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -137,6 +137,21 @@ class Strategy(abc.ABC):
     def now(self) -> float:
         """Seconds on a clock that shows all processes the same at the same batch."""
         return time.monotonic()
+
+
+def unwrapped(module: nn.Module, precision: Precision, **others: Any) -> Prepared:
+    """A module made ready as it is; `others` replace what a strategy does in another way."""
+    here: nullcontext[Any] = nullcontext()
+    callables: dict[str, Any] = {
+        "call": lambda name: getattr(module, name),
+        "backward": precision.backward,
+        "unscale": precision.unscale,
+        "step": precision.step,
+        "clip": clip_gradients,
+        "syncing": lambda last: here,
+        "forward": precision.forward_context(),
+    }
+    return Prepared(**{**callables, **others})
 
 
 def clip_gradients(parameters: list[nn.Parameter], limit: float, algorithm: str) -> None:

@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 
 from scaffold_runtime.errors import MisconfigurationException
 from scaffold_runtime.precision import Precision
-from scaffold_runtime.strategies.base import Prepared, clip_gradients
+from scaffold_runtime.strategies.base import Prepared, unwrapped
 from scaffold_runtime.strategies.distributed import DistributedStrategy
 from scaffold_runtime.strategies.router import StepRouter
 
@@ -75,15 +75,7 @@ class DDPStrategy(DistributedStrategy):
         def syncing(last: bool) -> AbstractContextManager[Any]:
             return synced if last else wrapped.no_sync()
 
-        return Prepared(
-            call=call,
-            backward=precision.backward,
-            unscale=precision.unscale,
-            step=precision.step,
-            clip=clip_gradients,
-            syncing=syncing,
-            forward=precision.forward_context(),
-        )
+        return unwrapped(module, precision, call=call, syncing=syncing)
 
     def _wrap(self, router: StepRouter) -> DistributedDataParallel:
         try:
@@ -108,16 +100,9 @@ class DDPStrategy(DistributedStrategy):
             precision.backward(loss, run_backward)
             average_gradients([p.grad for p in module.parameters() if p.grad is not None])
 
-        here: nullcontext[Any] = nullcontext()
-        return Prepared(
-            call=lambda name: getattr(module, name),
-            backward=backward if trains else precision.backward,
-            unscale=precision.unscale,
-            step=precision.step,
-            clip=clip_gradients,
-            syncing=lambda last: here,
-            forward=precision.forward_context(),
-        )
+        if not trains:
+            return unwrapped(module, precision)
+        return unwrapped(module, precision, backward=backward)
 
 
 def average_gradients(gradients: list[Tensor]) -> None:

@@ -27,7 +27,7 @@ from torch.utils._pytree import tree_map_only
 
 from scaffold_runtime.errors import MisconfigurationException
 from scaffold_runtime.precision import Precision
-from scaffold_runtime.strategies.base import Prepared, clip_gradients
+from scaffold_runtime.strategies.base import Prepared, unwrapped
 from scaffold_runtime.strategies.distributed import DistributedStrategy
 from scaffold_runtime.strategies.router import StepRouter
 
@@ -108,14 +108,8 @@ class FSDPStrategy(DistributedStrategy):
             router.set_requires_gradient_sync(last)
             yield
 
-        return Prepared(
-            call=lambda name: partial(router, name),
-            backward=precision.backward,
-            unscale=precision.unscale,
-            step=precision.step,
-            clip=clip_gradients,
-            syncing=syncing,
-            forward=precision.forward_context(),
+        return unwrapped(
+            module, precision, call=lambda name: partial(router, name), syncing=syncing
         )
 
     def whole(self, state: Any) -> Any:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
-from typing import Any
 
 import torch
 from torch import nn
@@ -12,7 +10,7 @@ from torch.optim import Optimizer
 
 from scaffold_runtime.accelerators import Accelerator
 from scaffold_runtime.precision import Precision
-from scaffold_runtime.strategies.base import Prepared, Strategy, clip_gradients
+from scaffold_runtime.strategies.base import Prepared, Strategy, unwrapped
 
 
 class SingleDeviceStrategy(Strategy):
@@ -27,13 +25,4 @@ class SingleDeviceStrategy(Strategy):
     def prepare(
         self, module: nn.Module, optimizers: list[Optimizer], precision: Precision
     ) -> Prepared:
-        here: nullcontext[Any] = nullcontext()
-        return Prepared(
-            call=lambda name: getattr(module, name),
-            backward=precision.backward,
-            unscale=precision.unscale,
-            step=precision.step,
-            clip=clip_gradients,
-            syncing=lambda last: here,
-            forward=precision.forward_context(),
-        )
+        return unwrapped(module, precision)
