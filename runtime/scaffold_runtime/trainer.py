@@ -23,7 +23,7 @@ from scaffold_runtime.accelerators import Accelerator, parse_devices, select_acc
 from scaffold_runtime.callbacks import default_callbacks
 from scaffold_runtime.callbacks.early_stopping import EarlyStopping
 from scaffold_runtime.callbacks.progress import ProgressBar, results_table
-from scaffold_runtime.checkpoint.io import write_checkpoint
+from scaffold_runtime.checkpoint.folder import save
 from scaffold_runtime.checkpoint.state import collect
 from scaffold_runtime.data import LightningDataModule
 from scaffold_runtime.elsewhere import bring_back, run_here
@@ -384,8 +384,7 @@ class Trainer:
                 "there is nothing to save: `save_checkpoint` needs a model that was attached by "
                 "fit, validate, test or predict."
             )
-        checkpoint = collect(run, bool(weights_only))
-        self.strategy.first_does(lambda: write_checkpoint(checkpoint, Path(filepath)))
+        save(self.strategy, collect(run, bool(weights_only)), Path(filepath))
 
     def print(self, *args: Any, **kwargs: Any) -> None:
         """Print from the first process only, without tearing the progress bar."""

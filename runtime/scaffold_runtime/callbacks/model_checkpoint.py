@@ -7,6 +7,7 @@ import os
 import re
 import time
 import warnings
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,8 @@ import torch
 import yaml
 
 from scaffold_runtime.checkpoint.background import Background, snapshot
-from scaffold_runtime.checkpoint.io import INTERRUPTED, SUFFIX, link_atomically, write_checkpoint
+from scaffold_runtime.checkpoint.folder import remove, save_later, sweep
+from scaffold_runtime.checkpoint.io import INTERRUPTED, SUFFIX, link_atomically, written
 from scaffold_runtime.checkpoint.state import collect
 from scaffold_runtime.errors import CheckpointError, MisconfigurationException, did_you_mean
 from scaffold_runtime.hooks import Checkpoint
@@ -227,6 +229,9 @@ class ModelCheckpoint(Checkpoint):
     def _finish_what_was_killed(self, trainer: Trainer, folder: Path) -> None:
         for left in folder.glob(f".*{SUFFIX}"):
             left.unlink(missing_ok=True)
+        for left in folder.glob(f"*{self.FILE_EXTENSION}"):
+            if left.is_dir():
+                sweep(left)
         if trainer.ckpt_path is not None:
             for name in self._writing:
                 if _older(name, trainer.ckpt_path):
@@ -333,7 +338,8 @@ class ModelCheckpoint(Checkpoint):
         (first, *others), removed = self._writing, self._leaving
         if self.async_save:
             state = snapshot(collect(trainer._live(), self.save_weights_only))
-            self._background.start(lambda: self._write(trainer, state, first, others, removed))
+            write = save_later(trainer.strategy, state, Path(first))
+            self._background.start(lambda: self._write(trainer, write, first, others, removed))
         else:
             trainer.save_checkpoint(first, self.save_weights_only)
             self._settle(trainer, first, others, removed)
@@ -343,14 +349,13 @@ class ModelCheckpoint(Checkpoint):
     def _write(
         self,
         trainer: Trainer,
-        state: dict[str, Any],
+        write: Callable[[], None],
         first: str,
         others: list[str],
         removed: list[str],
     ) -> None:
-        if trainer.is_global_zero:
-            write_checkpoint(state, Path(first))
-            self._settle(trainer, first, others, removed)
+        write()
+        self._settle(trainer, first, others, removed)
 
     def _settle(self, trainer: Trainer, first: str, others: list[str], removed: list[str]) -> None:
         """The state is safe on disk: give it its other name, and remove what it replaces."""
@@ -417,7 +422,7 @@ class ModelCheckpoint(Checkpoint):
         if chosen is not None and os.path.realpath(chosen) == path:
             return
         try:
-            Path(path).unlink(missing_ok=True)
+            remove(Path(path))
         except OSError as error:  # one file too many is no reason to stop training
             warnings.warn(f"ModelCheckpoint could not remove {path}: {error}.", stacklevel=2)
 
@@ -473,4 +478,4 @@ class ModelCheckpoint(Checkpoint):
 
 def _older(name: str, than: str) -> bool:
     """Whether a file was written before another, or not at all."""
-    return not os.path.exists(name) or os.stat(name).st_mtime_ns < os.stat(than).st_mtime_ns
+    return not os.path.exists(name) or written(Path(name)) < written(Path(than))

@@ -7,6 +7,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from scaffold_runtime.checkpoint.folder import remove
 from scaffold_runtime.errors import CheckpointError, MisconfigurationException
 from scaffold_runtime.hooks import Checkpoint
 
@@ -57,4 +58,4 @@ class OnExceptionCheckpoint(Checkpoint):
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         resumed_from = trainer.ckpt_path and os.path.realpath(trainer.ckpt_path)
         if stage == "fit" and os.path.realpath(self.ckpt_path) != resumed_from:
-            Path(self.ckpt_path).unlink(missing_ok=True)
+            remove(Path(self.ckpt_path))

@@ -1,4 +1,4 @@
-"""`python -m scaffold_runtime.checkpoint show|verify|diff FILE`: look into checkpoints without trusting them."""
+"""`python -m scaffold_runtime.checkpoint show|verify|diff|consolidate PATH`: checkpoints, without trusting them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from scaffold_runtime.checkpoint.io import read_checkpoint
+from scaffold_runtime.checkpoint.io import read_checkpoint, write_checkpoint
 from scaffold_runtime.compare import difference
 from scaffold_runtime.errors import CheckpointError
 
@@ -18,6 +18,7 @@ COMMANDS = {
     "show": "print what a checkpoint holds",
     "verify": "say whether a checkpoint is whole, and holds nothing but tensors and plain values",
     "diff": "name the first place where two checkpoints differ",
+    "consolidate": "write a checkpoint in parts (the first path) as one file (the second)",
 }
 
 
@@ -27,9 +28,12 @@ def main(arguments: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     for name, text in COMMANDS.items():
         command = commands.add_parser(name, help=text, description=text)
-        command.add_argument("file", type=Path, nargs=2 if name == "diff" else 1)
+        two = name in ("diff", "consolidate")
+        command.add_argument("file", type=Path, nargs=2 if two else 1)
     given = parser.parse_args(arguments)
     try:
+        if given.command == "consolidate":
+            return _consolidate(*given.file)
         checkpoints = [read_checkpoint(file) for file in given.file]
     except CheckpointError as error:
         sys.stderr.write(f"{error}\n")
@@ -42,6 +46,12 @@ def main(arguments: list[str] | None = None) -> int:
         _say(f"{given.file[0]} is whole: step {checkpoints[0].get('global_step')}.")
     else:
         _say("\n".join(_tree(checkpoints[0])))
+    return 0
+
+
+def _consolidate(source: Path, target: Path) -> int:
+    write_checkpoint(read_checkpoint(source), target)
+    _say(f"{target} holds all of {source}.")
     return 0
 
 

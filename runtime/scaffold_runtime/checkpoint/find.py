@@ -6,7 +6,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scaffold_runtime.checkpoint.io import read_checkpoint
+from scaffold_runtime.checkpoint.io import is_checkpoint, read_checkpoint, written
 from scaffold_runtime.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def find_checkpoint(trainer: Trainer, wanted: str) -> Path:
 def _best(trainer: Trainer) -> Path:
     callback = trainer.checkpoint_callback
     known = getattr(callback, "best_model_path", "")
-    if known and Path(known).exists():
+    if known and is_checkpoint(Path(known)):
         return Path(known)
     newest = _last(trainer)
     if newest is None:
@@ -47,7 +47,7 @@ def _best(trainer: Trainer) -> Path:
         name = state.get("best_model_path") if isinstance(state, dict) else None
         if name:
             for candidate in (Path(name), newest.parent / Path(name).name):
-                if candidate.exists():
+                if is_checkpoint(candidate):
                     return candidate
     return newest
 
@@ -55,12 +55,14 @@ def _best(trainer: Trainer) -> Path:
 def _last(trainer: Trainer) -> Path | None:
     folders = [Path(c.dirpath) for c in trainer.checkpoint_callbacks if getattr(c, "dirpath", None)]
     for folder in [*folders, *_run_folders(trainer)]:
-        files = [f for f in folder.glob("*.ckpt") if f.is_file()]
-        if files:
-            return max(
-                files, key=lambda file: (file.stat().st_mtime_ns, file.name.startswith("last"))
-            )
+        found = _checkpoints(folder)
+        if found:
+            return max(found, key=lambda path: (written(path), path.name.startswith("last")))
     return None
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    return [path for path in folder.glob("*.ckpt") if is_checkpoint(path)]
 
 
 def _none_found(trainer: Trainer, wanted: str) -> CheckpointError:
@@ -76,8 +78,8 @@ def _run_folders(trainer: Trainer) -> list[Path]:
     folders = [folder for folder in root.glob("*/checkpoints") if folder.is_dir()]
     folders += [root / "checkpoints", root]
     return sorted(
-        (f for f in folders if f.is_dir() and any(f.glob("*.ckpt"))),
-        key=lambda f: max(file.stat().st_mtime_ns for file in f.glob("*.ckpt")),
+        (f for f in folders if f.is_dir() and _checkpoints(f)),
+        key=lambda f: max(map(written, _checkpoints(f))),
         reverse=True,
     )
 
@@ -92,8 +94,7 @@ def read_newest_good(trainer: Trainer) -> tuple[Path, dict[str, Any]] | None:
     newest = _last(trainer)
     if newest is None:
         return None
-    whole = (file for file in newest.parent.glob("*.ckpt") if file.is_file())
-    files = sorted(whole, key=lambda file: file.stat().st_mtime_ns, reverse=True)
+    files = sorted(_checkpoints(newest.parent), key=written, reverse=True)
     reasons: list[str] = []
     for file in [newest, *(f for f in files if f != newest)]:
         try:

@@ -19,6 +19,7 @@ import torch
 from scaffold_runtime.errors import CheckpointError
 
 SUFFIX = ".partial"
+MANIFEST = "manifest.json"  # makes a checkpoint of a folder
 INTERRUPTED = "interrupted.ckpt"  # what a signal leaves behind, until a newer one is safe
 # Lightning's hyperparameters are read as a dict, by name: nothing is imported.
 HPARAMS: list[Any] = [
@@ -85,6 +86,11 @@ def link_atomically(target: Path, link: Path, symbolic: bool = False) -> None:
     """
     temporary = link.with_name(f".{link.name}.{uuid.uuid4().hex[:8]}{SUFFIX}")
     try:
+        if target.is_dir() and not symbolic:
+            from scaffold_runtime.checkpoint.folder import link_folder
+
+            link_folder(target, link)
+            return
         if symbolic:
             temporary.symlink_to(os.path.relpath(target, link.parent))
         else:
@@ -99,6 +105,16 @@ def link_atomically(target: Path, link: Path, symbolic: bool = False) -> None:
             raise CheckpointError(f"cannot write the checkpoint {link}: {error}.") from error
         with open(target, "rb") as source:
             write_atomically(link, lambda file: shutil.copyfileobj(source, file))
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether this is a file, or a folder whose parts were all written."""
+    return path.is_file() or (path / MANIFEST).is_file()
+
+
+def written(path: Path) -> int:
+    """When a checkpoint was written, in nanoseconds."""
+    return (path / MANIFEST if path.is_dir() else path).stat().st_mtime_ns
 
 
 def sync_directory(directory: Path) -> None:
@@ -118,12 +134,16 @@ def write_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
 
 
 def read_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
-    """Read a checkpoint: `verify` first, then tensors and plain values.
+    """Read a checkpoint, a file or a folder of parts: `verify` first, then tensors and plain values.
 
     Raises:
         CheckpointError: with file and reason, if it is missing, damaged, of another format, or holds
             anything but tensors and plain values.
     """
+    if path.is_dir():
+        from scaffold_runtime.checkpoint.folder import read_parts
+
+        return read_parts(path, map_location)
     verify(path)
     try:
         with torch.serialization.safe_globals(HPARAMS):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from scaffold_runtime.checkpoint.folder import divided
 from scaffold_runtime.checkpoint.ranks import gather_own
 from scaffold_runtime.checkpoint.transient import (
     COMPILED,
@@ -53,7 +54,7 @@ def collect(run: Run, weights_only: bool = False) -> dict[str, Any]:
             "lr_schedulers": [c.scheduler.state_dict() for c in run.scheduler_configs],
             "callbacks": _callback_states(run),
             "precision": run.precision.state_dict(),
-            "transient": transient(module),
+            "transient": transient(module, trainer.world_size > 1),
             "metrics": run.metrics.state_dict({id(m): n for n, m in metric_parts(module).items()}),
             "data": run.train.state_dict(run.progress.batch > 0) if hasattr(run, "train") else {},
             "loggers": _logger_states(run),
@@ -65,7 +66,10 @@ def collect(run: Run, weights_only: bool = False) -> dict[str, Any]:
         call(state)
     if not weights_only:
         state["rng"] = rng_state()
-    plain = trainer.strategy.whole({key: to_plain(value, key) for key, value in state.items()})
+    plain = {key: to_plain(value, key) for key, value in state.items()}
+    if trainer.strategy.sharded:
+        return divided(trainer.strategy, plain)  # type: ignore[no-any-return] # of the same kind
+    plain = trainer.strategy.whole(plain)
     return plain if weights_only else gather_own(trainer, plain)
 
 

@@ -10,12 +10,12 @@ from torch import nn
 COMPILED = "_orig_mod."  # torch.compile puts this into names
 
 
-def transient(module: nn.Module) -> dict[str, Any]:
-    """Buffers that are not persistent, metrics in the middle of an epoch, and which parts are in evaluation
-    mode or frozen."""
-    persistent = module.state_dict().keys()
+def transient(module: nn.Module, several: bool = False) -> dict[str, Any]:
+    """Buffers that are not persistent (and with `several` processes the others, of which each has its own),
+    metrics in the middle of an epoch, and which parts are in evaluation mode or frozen."""
+    left_out = () if several else module.state_dict().keys()
     return {
-        "buffers": {_plain(k): b for k, b in module.named_buffers() if k not in persistent},
+        "buffers": {_plain(k): b for k, b in module.named_buffers() if k not in left_out},
         "metrics": {name: _metric_state(part) for name, part in metric_parts(module).items()},
         "evaluating": [_plain(name) for name, part in module.named_modules() if not part.training],
         "frozen": [_plain(name) for name, p in module.named_parameters() if not p.requires_grad],

@@ -267,7 +267,8 @@ class WandbLogger(Logger):
                 continue
             name = self._checkpoint_name or f"model-{self.version}"
             artifact = self._wandb.Artifact(name, type="model")
-            artifact.add_file(path, name="model.ckpt", policy=self._policy)
+            add = artifact.add_dir if file.is_dir() else artifact.add_file
+            add(path, name="model.ckpt", policy=self._policy)
             tags = ["latest", "best"] if path == callback.best_model_path else ["latest"]
             self.experiment.log_artifact(artifact, aliases=tags)
             self._uploaded[path] = file.stat().st_mtime

@@ -45,6 +45,8 @@ class Strategy(abc.ABC):
     local_rank: int = 0
     node_rank: int = 0
     evaluates_in_step: bool = False  # whether a step of evaluation needs all processes
+    sharded: bool = False  # whether each process writes its own part of a checkpoint
+    timeout: timedelta
 
     @property
     def is_global_zero(self) -> bool:
@@ -93,6 +95,10 @@ class Strategy(abc.ABC):
         """A state to be saved, in which every tensor is whole; all processes must call this."""
         return state
 
+    def piece(self, tensor: Tensor) -> tuple[Tensor, tuple[int, ...]] | None:
+        """What this process has of a tensor, and where in it that begins; None if it has all of it."""
+        return None
+
     def scatter(self, optimizer: Optimizer) -> None:
         """Divide the states of an optimizer, which were loaded whole, as its parameters are."""
 
@@ -123,6 +129,10 @@ class Strategy(abc.ABC):
 
     def first_per_node(self, work: Callable[[], Any]) -> None:
         """Run `work` in one process of each machine, however long it takes, before any goes on."""
+        work()
+
+    def all_do(self, work: Callable[[], Any]) -> None:
+        """Run `work` in every process; all go on when it is done, or fail when one failed."""
         work()
 
     def first_does(self, work: Callable[[], Any]) -> None:

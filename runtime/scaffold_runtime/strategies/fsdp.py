@@ -22,10 +22,11 @@ from torch.distributed.fsdp import (
     fully_shard,
 )
 from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 from torch.optim import Optimizer
 from torch.utils._pytree import tree_map_only
 
-from scaffold_runtime.errors import MisconfigurationException
+from scaffold_runtime.errors import CheckpointError, MisconfigurationException
 from scaffold_runtime.precision import Precision
 from scaffold_runtime.strategies.base import Prepared, unwrapped
 from scaffold_runtime.strategies.distributed import DistributedStrategy
@@ -37,13 +38,14 @@ Policy = Collection[type[nn.Module]] | Callable[[nn.Module], bool] | None
 class FSDPStrategy(DistributedStrategy):
     """Shard weights, gradients and optimizer states over the processes (`fully_shard`).
 
-    Checkpoints hold whole tensors under plain names, so any strategy and any number of processes can
-    load them.
+    Any strategy and any number of processes can load its checkpoints.
 
     Args:
         auto_wrap_policy: which submodules are gathered one by one: classes, or a function of a module.
         reshard_after_forward: free whole weights between forward and backward.
         mixed_precision: formats for computing and for reducing gradients.
+        state_dict_type: "full" writes checkpoints as one file with whole tensors; "sharded" as a folder in which
+            each process writes its own part. Both can be loaded everywhere.
         cpu_offload: keep the parts in main memory.
         activation_checkpointing_policy: which submodules compute their activations again in backward.
         process_group_backend: "nccl", "gloo" or another; what fits the device if not given.
@@ -58,6 +60,7 @@ class FSDPStrategy(DistributedStrategy):
         auto_wrap_policy: Policy = None,
         reshard_after_forward: bool = True,
         mixed_precision: MixedPrecisionPolicy | None = None,
+        state_dict_type: str = "full",
         cpu_offload: bool = False,
         activation_checkpointing_policy: Policy = None,
         process_group_backend: str | None = None,
@@ -68,6 +71,11 @@ class FSDPStrategy(DistributedStrategy):
         self._wraps, self._recomputes = _chooser(auto_wrap_policy), activation_checkpointing_policy
         self._reshard, self._precision = reshard_after_forward, mixed_precision
         self._offload = cpu_offload
+        if state_dict_type not in ("full", "sharded"):
+            raise MisconfigurationException(
+                f"FSDPStrategy(state_dict_type={state_dict_type!r}): choose 'full' or 'sharded'."
+            )
+        self.sharded = state_dict_type == "sharded"
 
     def place(self, module: nn.Module, precision: Precision) -> None:
         if precision.scales:
@@ -113,7 +121,18 @@ class FSDPStrategy(DistributedStrategy):
         )
 
     def whole(self, state: Any) -> Any:
+        if self._failed:
+            raise CheckpointError(
+                "the other processes are gone, and their parts of the weights too."
+            )
         return tree_map_only(DTensor, lambda part: part.full_tensor().cpu(), state)
+
+    def piece(self, tensor: Tensor) -> tuple[Tensor, tuple[int, ...]] | None:
+        if not isinstance(tensor, DTensor):
+            return None
+        mesh, placements = tensor.device_mesh, tensor.placements
+        _, offset = compute_local_shape_and_global_offset(tensor.shape, mesh, placements)
+        return tensor.to_local(), offset
 
     def scatter(self, optimizer: Optimizer) -> None:
         for parameter, state in optimizer.state.items():

@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,18 +34,28 @@ def nobody_left_behind() -> Iterator[None]:
 @pytest.fixture
 def ddp(make_trainer: Any) -> Callable[..., Trainer]:
     """`ddp(**arguments)`: a Trainer on two forked processes; `options` are the strategy's."""
+    return partial(forked, make_trainer, DDPStrategy)
 
-    def make(
-        processes: int = 2, options: dict[str, Any] | None = None, **arguments: Any
-    ) -> Trainer:
-        strategy = DDPStrategy(
-            start_method="fork", timeout=timedelta(seconds=SECONDS), **(options or {})
-        )
-        defaults = {"devices": processes, "strategy": strategy, "num_sanity_val_steps": 0}
-        trainer: Trainer = make_trainer(**{**defaults, **arguments})
-        return trainer
 
-    return make
+@pytest.fixture
+def fsdp(make_trainer: Any) -> Callable[..., Trainer]:
+    """The same under FSDP."""
+    from scaffold_runtime.strategies import FSDPStrategy
+
+    return partial(forked, make_trainer, FSDPStrategy)
+
+
+def forked(
+    make_trainer: Any,
+    kind: Any,
+    processes: int = 2,
+    options: dict[str, Any] | None = None,
+    **arguments: Any,
+) -> Trainer:
+    strategy = kind(start_method="fork", timeout=timedelta(seconds=SECONDS), **(options or {}))
+    defaults = {"devices": processes, "strategy": strategy, "num_sanity_val_steps": 0}
+    trainer: Trainer = make_trainer(**{**defaults, **arguments})
+    return trainer
 
 
 @pytest.fixture

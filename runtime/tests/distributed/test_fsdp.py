@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +10,9 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from scaffold_runtime import Trainer
 from scaffold_runtime.callbacks import ModelCheckpoint
 from scaffold_runtime.errors import RankFailed
-from scaffold_runtime.strategies import FSDPStrategy
 
-from .conftest import SECONDS
 from .test_numbers import weights
 
 
@@ -27,20 +23,6 @@ def adam(regression: Any) -> Any:
             return torch.optim.Adam(self.parameters(), lr=0.05)
 
     return Adam
-
-
-@pytest.fixture
-def fsdp(make_trainer: Any) -> Any:
-    def make(options: dict[str, Any] | None = None, **arguments: Any) -> Trainer:
-        strategy = FSDPStrategy(
-            start_method="fork", timeout=timedelta(seconds=SECONDS), **(options or {})
-        )
-        made: Trainer = make_trainer(
-            devices=2, strategy=strategy, num_sanity_val_steps=0, **arguments
-        )
-        return made
-
-    return make
 
 
 @pytest.mark.parametrize(
@@ -60,7 +42,7 @@ def test_equal_to_ddp(
     copied.load_state_dict(sharded.state_dict())
     before = weights(sharded)
 
-    fsdp(options, max_epochs=2, **arguments).fit(sharded, make_loader(8), make_loader(2))
+    fsdp(options=options, max_epochs=2, **arguments).fit(sharded, make_loader(8), make_loader(2))
     ddp(max_epochs=2, **arguments).fit(copied, make_loader(8), make_loader(2))
 
     assert torch.allclose(weights(sharded), weights(copied), rtol=1e-4, atol=1e-6)

@@ -27,7 +27,14 @@ class Note(Callback):
 
     def on_train_end(self, trainer: Any, module: Any) -> None:
         metrics = {name: value.item() for name, value in trainer.callback_metrics.items()}
-        note(self.folder, self.name, [self.losses, torch.rand(2), weights(module), metrics])
+        own = [local(tensor) for tensor in (*module.parameters(), *module.buffers())]
+        note(self.folder, self.name, [self.losses, torch.rand(2), torch.cat(own), metrics])
+
+
+def local(tensor: Tensor) -> Tensor:
+    """What this process has of it, as one row of numbers."""
+    own = tensor.to_local() if hasattr(tensor, "to_local") else tensor
+    return own.detach().reshape(-1).double()
 
 
 @pytest.fixture
@@ -67,17 +74,25 @@ def data(make_loader: Any) -> DataLoader[Any]:
 )  # resumed between batch and epoch end
 @pytest.mark.parametrize("step", [2, 6, 9])
 @pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_stop_anywhere_and_resume_exactly(
-    noisy: Any, make_loader: Any, ddp: Any, tmp_path: Path, step: int, accumulate: int
+    noisy: Any,
+    make_loader: Any,
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    step: int,
+    accumulate: int,
+    strategy: str,
 ) -> None:
     from scaffold_runtime.callbacks import ModelCheckpoint
 
     def trainer(name: str, **arguments: Any) -> Trainer:
         keep = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=1, save_top_k=-1)
-        made: Trainer = ddp(
+        made: Trainer = request.getfixturevalue(strategy)(
             max_epochs=3,
             accumulate_grad_batches=accumulate,
             enable_checkpointing=True,
+            options={"state_dict_type": "sharded"} if strategy == "fsdp" else {},
             callbacks=[Note(tmp_path, name), keep],
             **arguments,
         )
@@ -85,11 +100,12 @@ def test_stop_anywhere_and_resume_exactly(
 
     model = noisy()
     first = {name: value.clone() for name, value in model.state_dict().items()}
-    trainer("whole").fit(model, data(make_loader), make_loader(3))
+    validation = make_loader(3 if strategy == "ddp" else 4)
+    trainer("whole").fit(model, data(make_loader), validation)
     model.load_state_dict(first)
     step = step // accumulate or 1
     trainer("rest").fit(
-        model, data(make_loader), make_loader(3), ckpt_path=tmp_path / f"step={step}.ckpt"
+        model, data(make_loader), validation, ckpt_path=tmp_path / f"step={step}.ckpt"
     )
 
     for whole, rest in zip(notes(tmp_path, "whole"), notes(tmp_path, "rest"), strict=True):

@@ -1,0 +1,264 @@
+"""A checkpoint in parts: a folder with a file from each process, and a manifest that makes them one.
+
+Parts have names that are used once. When all are safe on disk the first process puts the manifest in place, in
+one rename; until then the folder is what it was, another checkpoint or none. Parts are files like any other
+checkpoint, verified and loaded the same way: nothing in a folder can run code.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map_only
+
+from scaffold_runtime.checkpoint.io import (
+    MANIFEST,
+    SUFFIX,
+    link_atomically,
+    read_checkpoint,
+    sync_directory,
+    write_atomically,
+    write_checkpoint,
+)
+from scaffold_runtime.checkpoint.ranks import OWN
+from scaffold_runtime.errors import CheckpointError
+from scaffold_runtime.strategies.base import Strategy
+
+FORMAT = "scaffold-runtime checkpoint in parts, 1"
+NAME = re.compile(r"part-[0-9a-f]{12}-[0-9]{5}\.ckpt")
+PART, SHARD = "part", "__shard__"  # keys: which part of which save a file is; a piece of a tensor
+POLL = 0.05
+
+
+# -- writing --------------------------------------------------------------------------------------
+
+
+def save(strategy: Strategy, checkpoint: dict[str, Any], path: Path) -> None:
+    """Write a checkpoint, as a file or in parts, as the strategy has it; all processes must call this.
+
+    Raises:
+        CheckpointError: with path and cause, if one of them cannot write; what was there is still there.
+    """
+    if not strategy.sharded:
+        strategy.first_does(lambda: write_checkpoint(checkpoint, path))
+        return
+    part = _part(strategy, path)
+    strategy.all_do(lambda: part.write(checkpoint))
+    strategy.first_does(part.commit)
+
+
+def save_later(strategy: Strategy, checkpoint: dict[str, Any], path: Path) -> Callable[[], None]:
+    """The same as work for a thread, which needs no message between processes."""
+    if not strategy.sharded:
+        return lambda: write_checkpoint(checkpoint, path) if strategy.is_global_zero else None
+    part = _part(strategy, path)
+
+    def work() -> None:
+        part.write(checkpoint)
+        if strategy.is_global_zero:
+            part.await_others(strategy.timeout.total_seconds())
+            part.commit()
+
+    return work
+
+
+def divided(strategy: Strategy, state: Any) -> Any:
+    """A state to be saved, with this process's piece in place of each tensor that is divided."""
+
+    def piece(tensor: Tensor) -> Any:
+        found = strategy.piece(tensor)
+        if found is None:
+            return tensor
+        own, offset = found
+        # A copy: the piece is a view of memory that holds more, which would be written with it.
+        return {
+            SHARD: own.detach().to("cpu", copy=True),
+            "at": list(offset),
+            "of": list(tensor.shape),
+        }
+
+    return tree_map_only(Tensor, piece, state)
+
+
+def _part(strategy: Strategy, path: Path) -> Part:
+    name = strategy.broadcast(uuid.uuid4().hex[:12])
+    return Part(path, name, strategy.global_rank, strategy.world_size)
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one process adds to a folder."""
+
+    folder: Path
+    save: str
+    rank: int
+    size: int
+
+    def file(self, rank: int) -> Path:
+        return self.folder / f"part-{self.save}-{rank:05}.ckpt"
+
+    def write(self, checkpoint: dict[str, Any]) -> None:
+        if self.folder.is_symlink():  # it is this name that is written, not what it points to
+            self.folder.unlink(missing_ok=True)
+        mark = [self.save, self.rank, self.size]
+        write_checkpoint({**checkpoint, PART: mark}, self.file(self.rank))
+
+    def await_others(self, seconds: float) -> None:
+        """Until all files are there. A file has its name only when it is whole, so nobody needs to tell."""
+        until = time.monotonic() + seconds
+        while missing := [rank for rank in range(self.size) if not self.file(rank).exists()]:
+            if time.monotonic() > until:
+                raise CheckpointError(
+                    f"cannot write the checkpoint {self.folder}: the parts of processes {missing} did not "
+                    f"appear within {seconds:g} s. Do all machines see this folder?"
+                )
+            time.sleep(POLL)
+
+    def commit(self) -> None:
+        """All parts are written: from now on they are the checkpoint."""
+        self.await_others(0)
+        _commit(self.folder, [self.file(rank) for rank in range(self.size)])
+
+
+def _commit(folder: Path, parts: list[Path]) -> None:
+    files = [{"file": part.name, "size": part.stat().st_size} for part in parts]
+    text = json.dumps({"format": FORMAT, "parts": files}, indent=1)
+    write_atomically(folder / MANIFEST, lambda file: file.write(text.encode()))
+    sync_directory(folder.parent)
+    sweep(folder, {part.name for part in parts})
+
+
+def link_folder(target: Path, link: Path) -> None:
+    """Give a checkpoint in parts a second name, without writing its parts again."""
+    if link.is_symlink():
+        link.unlink()
+    link.mkdir(parents=True, exist_ok=True)
+    names = [name for name, _ in _manifest(target)]
+    for name in names:
+        link_atomically(target / name, link / name)
+    _commit(link, [link / name for name in names])
+
+
+def sweep(folder: Path, kept: set[str] | None = None) -> None:
+    """Remove parts of saves that were killed, or replaced; and the folder, where nothing is left."""
+    kept = _named(folder) if kept is None else kept
+    for file in folder.iterdir():
+        if (NAME.fullmatch(file.name) and file.name not in kept) or file.name.endswith(SUFFIX):
+            file.unlink(missing_ok=True)
+    if not any(folder.iterdir()):
+        folder.rmdir()
+
+
+def remove(path: Path) -> None:
+    """Remove a checkpoint. One in parts is none any more from the first moment on."""
+    if path.is_dir() and not path.is_symlink():
+        (path / MANIFEST).unlink(missing_ok=True)
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+# -- reading --------------------------------------------------------------------------------------
+
+
+def read_parts(folder: Path, map_location: Any = "cpu") -> dict[str, Any]:
+    """Read a checkpoint in parts as if it were one file: every tensor whole, and under `ranks` what each
+    process had for itself.
+
+    Raises:
+        CheckpointError: with file and reason.
+    """
+    named = _manifest(folder)
+    parts = []
+    for rank, (name, size) in enumerate(named):
+        file = folder / name
+        if file.is_symlink() or not file.is_file() or file.stat().st_size != size:
+            raise _damaged(
+                folder, f"its part {name} is missing or not of the size it was written with"
+            )
+        part = read_checkpoint(file, map_location)
+        if part.pop(PART, None) != [name.split("-")[1], rank, len(named)]:
+            raise _damaged(folder, f"its part {name} belongs to another checkpoint")
+        parts.append(part)
+    whole = {
+        key: value if key in OWN else _joined([part.get(key) for part in parts], folder)
+        for key, value in parts[0].items()
+    }
+    if "rng" in whole:
+        whole["ranks"] = [{key: part[key] for key in OWN if key in part} for part in parts]
+    return whole
+
+
+def _joined(values: list[Any], folder: Path) -> Any:
+    """What the processes have under one name: pieces become a whole, of all else the first counts."""
+    first = values[0]
+    if isinstance(first, dict) and SHARD in first:
+        return _whole([value for value in values if isinstance(value, dict)], folder)
+    if isinstance(first, dict):
+        like = [value for value in values if isinstance(value, dict)]
+        return {k: _joined([v[k] for v in like if k in v], folder) for k in first}
+    if isinstance(first, (list, tuple)):
+        lists = [value for value in values if isinstance(value, (list, tuple))]
+        return type(first)(
+            _joined([v[i] for v in lists if i < len(v)], folder) for i in range(len(first))
+        )
+    return first
+
+
+def _whole(pieces: list[dict[str, Any]], folder: Path) -> Tensor:
+    try:
+        shape, own = pieces[0]["of"], [piece[SHARD] for piece in pieces]
+        if sum(piece.numel() for piece in own) != torch.Size(shape).numel():
+            raise _damaged(folder, f"pieces of a tensor of the shape {shape} are missing")
+        whole: Tensor = own[0].new_empty(shape)
+        for piece in pieces:
+            ranges = zip(piece["at"], piece[SHARD].shape, strict=True)
+            whole[tuple(slice(start, start + length) for start, length in ranges)] = piece[SHARD]
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise _damaged(folder, f"the pieces of a tensor do not fit together ({error})") from error
+    return whole
+
+
+def _manifest(folder: Path) -> list[tuple[str, int]]:
+    """The names and sizes of the parts of a checkpoint.
+
+    Raises:
+        CheckpointError: if there is no manifest, or it is not one of ours.
+    """
+    path = folder / MANIFEST
+    if not path.is_file() or path.is_symlink():
+        raise CheckpointError(
+            f"{folder} is a folder without a {MANIFEST}, so it is no checkpoint, or one that was never finished."
+        )
+    try:
+        manifest = json.loads(path.read_bytes()[:10_000_000])
+        parts = [(str(part["file"]), int(part["size"])) for part in manifest["parts"]]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise _damaged(folder, f"its {MANIFEST} cannot be read ({error})") from error
+    if (
+        manifest.get("format") != FORMAT
+        or not parts
+        or not all(NAME.fullmatch(n) for n, _ in parts)
+    ):
+        raise _damaged(folder, f"its {MANIFEST} is of another format, or names other files")
+    return parts
+
+
+def _named(folder: Path) -> set[str]:
+    return {name for name, _ in _manifest(folder)} if (folder / MANIFEST).is_file() else set()
+
+
+def _damaged(folder: Path, reason: str) -> CheckpointError:
+    return CheckpointError(f"the checkpoint {folder} is damaged: {reason}.")

@@ -1,0 +1,244 @@
+"""Checkpoints in parts: a folder with a file from each process, whole or not there at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from scaffold_runtime import Callback
+from scaffold_runtime.callbacks import ModelCheckpoint
+from scaffold_runtime.checkpoint import folder as folders
+from scaffold_runtime.checkpoint.__main__ import main as command
+from scaffold_runtime.checkpoint.io import read_checkpoint
+from scaffold_runtime.compare import difference
+from scaffold_runtime.errors import CheckpointError, MisconfigurationException, RankFailed
+from scaffold_runtime.strategies import FSDPStrategy
+
+from .conftest import note, notes
+from .test_numbers import weights
+
+SHARDED = {"state_dict_type": "sharded"}
+
+
+@pytest.fixture
+def adam(regression: Any) -> Any:
+    class Adam(regression):  # type: ignore[misc] # a fixture gives the class
+        def configure_optimizers(self) -> Any:
+            return torch.optim.Adam(self.parameters(), lr=0.05)
+
+    return Adam
+
+
+@pytest.fixture
+def two(adam: Any, make_loader: Any, fsdp: Any, tmp_path: Path) -> Path:
+    """A folder with checkpoints of two epochs of two processes."""
+    keep = ModelCheckpoint(tmp_path / "two", "{epoch}", save_top_k=2, monitor="loss", mode="max")
+    trainer = fsdp(options=SHARDED, max_epochs=2, callbacks=keep, enable_checkpointing=True)
+    trainer.fit(adam(), make_loader(8))
+    return tmp_path / "two"
+
+
+def names(folder: Path) -> set[str]:
+    return {entry.name for entry in folder.iterdir()}
+
+
+@pytest.mark.parametrize("later", [False, True])
+def test_kept_linked_and_removed(
+    adam: Any, make_loader: Any, fsdp: Any, tmp_path: Path, later: bool
+) -> None:
+    """The newest is kept, and once more as `last`; what is not kept any more leaves nothing behind."""
+    keep = ModelCheckpoint(tmp_path, "{epoch}", save_last=True, async_save=later)
+    trainer = fsdp(options=SHARDED, max_epochs=3, callbacks=keep, enable_checkpointing=True)
+    model = adam()
+    trainer.fit(model, make_loader(8))
+
+    assert names(tmp_path) == {"epoch=2.ckpt", "last.ckpt"}
+    assert Path(keep.best_model_path).name == "epoch=2.ckpt"
+    for name in names(tmp_path):
+        assert len(names(tmp_path / name)) == 3  # two parts and the manifest
+        state = read_checkpoint(tmp_path / name)
+        assert difference(state["state_dict"], dict(model.state_dict())) is None
+        assert len(state["ranks"]) == 2
+    sizes = [
+        part["size"]
+        for part in json.loads((tmp_path / "last.ckpt/manifest.json").read_text())["parts"]
+    ]
+    assert abs(sizes[0] - sizes[1]) < 0.2 * sizes[0]  # each has its own, and not all
+
+
+@pytest.mark.parametrize("then", ["one", "ddp", "fsdp"])
+def test_any_number_and_any_strategy_loads_it(
+    adam: Any,
+    make_loader: Any,
+    make_trainer: Any,
+    ddp: Any,
+    fsdp: Any,
+    two: Path,
+    then: str,
+    tmp_path: Path,
+) -> None:
+    path = two / "epoch=1.ckpt"
+    saved = read_checkpoint(path)
+
+    class Look(Callback):
+        def on_train_start(self, trainer: Any, module: Any) -> None:
+            whole = trainer.strategy.whole
+            state = whole(trainer.optimizers[0].state_dict()["state"])
+            note(tmp_path, "look", [whole(dict(module.state_dict())), state, trainer.global_step])
+
+    model = adam()
+    if then == "one":
+        processes, trainer = 1, make_trainer(max_epochs=3, callbacks=Look())
+        os.environ["RANK"] = "0"  # where it leaves its note
+    else:
+        processes = 4
+        trainer = {"ddp": ddp, "fsdp": fsdp}[then](4, max_epochs=3, callbacks=Look())
+    trainer.fit(model, make_loader(8), ckpt_path=path)
+
+    for state_dict, state, step in notes(tmp_path, "look", processes):
+        assert difference(state_dict, dict(saved["state_dict"])) is None
+        assert difference(state, saved["optimizer_states"][0]["state"]) is None
+        assert step == 8
+    assert trainer.global_step > 8
+
+
+def test_consolidated_shown_and_verified(
+    adam: Any, two: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, file = two / "epoch=1.ckpt", tmp_path / "one.ckpt"
+
+    assert command(["consolidate", str(path), str(file)]) == 0
+    assert command(["diff", str(path), str(file)]) == 0
+    assert command(["verify", str(path)]) == 0
+    assert command(["show", str(path)]) == 0
+    assert "net.0.weight: float32 (8, 4)" in capsys.readouterr().out
+    loaded = torch.load(file, weights_only=True)
+    assert difference(loaded["state_dict"], dict(read_checkpoint(path)["state_dict"])) is None
+    from_parts, from_file = adam.load_from_checkpoint(path), adam.load_from_checkpoint(file)
+    assert torch.equal(weights(from_parts), weights(from_file))
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("again", [False, True])
+def test_killed_between_the_parts_and_the_manifest(
+    adam: Any, make_loader: Any, fsdp: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    rank: int, again: bool,
+) -> None:  # fmt: skip
+    """The previous checkpoint is good, also where the new one was to take its name; nothing is left over."""
+    name = "same" if again else "{epoch}"
+    options = {"enable_version_counter": False} if again else {"save_top_k": -1}
+
+    def trainer() -> Any:
+        keep = ModelCheckpoint(tmp_path / "kept", name, **options)
+        return fsdp(options=SHARDED, max_epochs=3, callbacks=keep, enable_checkpointing=True)
+
+    def kill(part: Any, checkpoint: Any) -> None:
+        write(part, checkpoint)
+        if part.rank == rank and checkpoint["global_step"] == 8:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    write = folders.Part.write
+    monkeypatch.setattr(folders.Part, "write", kill)
+    with pytest.raises(RankFailed):
+        trainer().fit(adam(), make_loader(8))
+    monkeypatch.setattr(folders.Part, "write", write)
+
+    kept = tmp_path / "kept"
+    good = kept / ("same.ckpt" if again else "epoch=0.ckpt")
+    assert read_checkpoint(good)["global_step"] == 4
+    left = [
+        part
+        for part in kept.glob("*/part-*")
+        if part.name not in (good / "manifest.json").read_text()
+    ]
+    assert left  # it was killed in between indeed
+
+    trainer().fit(adam(), make_loader(8), ckpt_path="last")
+
+    assert not [part for part in left if part.exists()]
+    assert max(read_checkpoint(path)["global_step"] for path in kept.iterdir()) == 12
+    assert all(len(names(path)) == 3 for path in kept.iterdir())
+
+
+def test_a_process_that_cannot_write(
+    adam: Any, make_loader: Any, fsdp: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(part: Any, checkpoint: Any) -> None:
+        if part.rank:
+            raise CheckpointError("no space left on the disk of process 1")
+        write(part, checkpoint)
+
+    write = folders.Part.write
+    monkeypatch.setattr(folders.Part, "write", full)
+    with pytest.raises(RankFailed, match="no space left on the disk of process 1"):
+        fsdp(
+            options=SHARDED, callbacks=ModelCheckpoint(tmp_path / "kept"), enable_checkpointing=True
+        ).fit(adam(), make_loader(8))
+    assert not list(tmp_path.glob("kept/*/manifest.json"))
+
+
+def _cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-10])
+
+
+def _flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+DAMAGES: dict[str, Any] = {
+    "a part is gone": (lambda f: f.parts[1].unlink(), "is missing"),
+    "a part is cut": (lambda f: _cut(f.parts[1]), "not of the size"),
+    "a bit flipped": (lambda f: _flip(f.parts[0]), "is damaged"),
+    "one part twice": (lambda f: shutil.copy(f.parts[0], f.parts[1]), "part-"),
+    "no manifest": (lambda f: f.manifest.unlink(), "without a manifest.json"),
+    "another manifest": (lambda f: f.manifest.write_text('{"parts": []}'), "of another format"),
+    "no JSON": (lambda f: f.manifest.write_text("{"), "cannot be read"),
+    "out of the folder": (
+        lambda f: f.manifest.write_text(f.manifest.read_text().replace("part-", "../part-", 1)),
+        "names other files",
+    ),
+    "fewer parts": (
+        lambda f: f.manifest.write_text(
+            json.dumps({**json.loads(f.manifest.read_text()), "parts": f.listed[:1]})
+        ),
+        "belongs to another checkpoint",
+    ),
+}
+
+
+class Folder:
+    def __init__(self, path: Path) -> None:
+        self.manifest, self.parts = path / "manifest.json", sorted(path.glob("part-*"))
+        self.listed = json.loads(self.manifest.read_text())["parts"]
+
+
+def test_damage_is_found(
+    adam: Any, two: Path, make_trainer: Any, make_loader: Any, tmp_path: Path
+) -> None:
+    """Each is named; `last` goes on from the one before, with a warning, where something can be read."""
+    for number, (damage, message) in enumerate(DAMAGES.values()):
+        path = tmp_path / str(number) / "epoch=1.ckpt"
+        shutil.copytree(two, path.parent)
+        damage(Folder(path))
+        with pytest.raises(CheckpointError, match=message):
+            read_checkpoint(path)
+
+    trainer = make_trainer(
+        max_epochs=2, callbacks=ModelCheckpoint(tmp_path / "1"), enable_checkpointing=True
+    )
+    with pytest.warns(UserWarning, match=r"is damaged.*Going on from .*epoch=0"):
+        trainer.fit(adam(), make_loader(8), ckpt_path="last")
+
+
+def test_an_unknown_type_of_state() -> None:
+    with pytest.raises(MisconfigurationException, match="choose 'full' or 'sharded'"):
+        FSDPStrategy(state_dict_type="whole")
