@@ -47,7 +47,7 @@ def check_run(run: Run) -> None:
 
 
 def _has_loader(run: Run, stage: str, method: str) -> bool:
-    if run.given.get(stage) is not None or overridden(method, run.module, LightningModule):
+    if run.feed.given.get(stage) is not None or overridden(method, run.module, LightningModule):
         return True
     return run.datamodule is not None and overridden(method, run.datamodule, LightningDataModule)
 
@@ -60,7 +60,7 @@ def _check_fit(run: Run, name: str) -> None:
         )
     has_step = overridden("validation_step", run.module, LightningModule)
     has_loader = _has_loader(run, "validation", "val_dataloader")
-    if run.given.get("validation") is not None and not has_step:
+    if run.feed.given.get("validation") is not None and not has_step:
         raise MisconfigurationException(
             f"a validation loader was passed, but {name} has no `validation_step`: "
             "define it, or leave the loader out."

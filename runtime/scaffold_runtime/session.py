@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from scaffold_runtime.checkpoint.load import read_for_run
@@ -14,10 +15,12 @@ from scaffold_runtime.data import LightningDataModule
 from scaffold_runtime.hooks import Callback, Checkpoint, build_table, overridden
 from scaffold_runtime.hparams import hparams_to_log
 from scaffold_runtime.loggers.silent import SilentLogger
+from scaffold_runtime.loops.step import step_optimizer
 from scaffold_runtime.module import LightningModule
 from scaffold_runtime.optim import LightningOptimizer, Schedules, configure
-from scaffold_runtime.run import Run, make_transfer
+from scaffold_runtime.run import Run
 from scaffold_runtime.sharding import Shares
+from scaffold_runtime.transfer import make_transfer
 
 if TYPE_CHECKING:
     from scaffold_runtime.trainer import Trainer
@@ -55,9 +58,10 @@ def open_run(
 def open_trial(trial: Trainer, outer: Run) -> Iterator[Run]:
     """A run inside a run: the same function, module, data and set-up, with the counters, metrics and
     callbacks of the trainer `trial`, and new optimizers. The outer run goes on unaware of it."""
-    run = Run(trial, outer.fn, outer.module, outer.datamodule, outer.given)
+    run = Run(trial, outer.fn, outer.module, outer.datamodule, outer.feed.given)
     trial.open(run)
-    run.callbacks, run.validates, run.shares = trial.callbacks, outer.validates, outer.shares
+    run.callbacks, run.validates = trial.callbacks, outer.validates
+    run.feed.shares = outer.feed.shares
     run.precision, run.prepared, run.to_device = outer.precision, outer.prepared, outer.to_device
     _lend(run)
     try:
@@ -129,7 +133,7 @@ def _share(run: Run) -> None:
     seed = trainer.strategy.broadcast(int(os.environ.get("PL_GLOBAL_SEED", 0)))
     if trainer.use_distributed_sampler:
         in_step = trainer.strategy.evaluates_in_step
-        run.shares = Shares(trainer.global_rank, trainer.world_size, seed, in_step)
+        run.feed.shares = Shares(trainer.global_rank, trainer.world_size, seed, in_step)
     run.metrics.reduce, run.metrics.first = trainer.strategy.reduce, first
     places = [SilentLogger.places_of(logger) for logger in trainer.loggers] if first else None
     places = trainer.strategy.broadcast(places)
@@ -164,7 +168,7 @@ def _callbacks(trainer: Trainer, module: LightningModule) -> list[Callback]:
 def _make_optimizers(run: Run) -> None:
     run.optimizers, run.scheduler_configs = configure(run.module)
     run.manual_optimizers = [
-        LightningOptimizer(optimizer, run.step_optimizer, run.module)
+        LightningOptimizer(optimizer, partial(step_optimizer, run), run.module)
         for optimizer in run.optimizers
     ]
     own = overridden("lr_scheduler_step", run.module, LightningModule)

@@ -39,7 +39,7 @@ from scaffold_runtime.optim import LightningOptimizer, LRSchedulerConfig, parame
 from scaffold_runtime.precision import Precision, select_precision
 from scaffold_runtime.profilers import Profiler, select_profiler
 from scaffold_runtime.progress import Progress
-from scaffold_runtime.run import Run, batches_of
+from scaffold_runtime.run import Run
 from scaffold_runtime.session import open_run, open_trial
 from scaffold_runtime.strategies import Prepared, Strategy, select_strategy, started_elsewhere
 
@@ -546,7 +546,8 @@ class Trainer:
     def num_training_batches(self) -> float:
         """Training batches in an epoch, after limits; infinity where the loader does not say."""
         run = self._training_record()
-        return run.train.length if run is not None and hasattr(run, "train") else math.inf
+        train = run.feed.opened if run is not None else None
+        return math.inf if train is None else train.length
 
     @property
     def num_val_batches(self) -> list[float]:
@@ -567,7 +568,7 @@ class Trainer:
 
     def _eval_batches(self, stage: str, limit: int | float) -> list[float]:
         run = self._record()
-        return batches_of(run.eval_loaders(stage), limit) if run is not None else []
+        return run.feed.batches_of(stage, limit) if run is not None else []
 
     @property
     def estimated_stepping_batches(self) -> float:
@@ -576,15 +577,13 @@ class Trainer:
         Raises:
             MisconfigurationException: if it is used outside of fit.
         """
-        run = self._live()
-        if not hasattr(run, "train"):
-            run.open_train_data()
+        length = self._live().feed.train.length
         if self.max_epochs == -1 and self.max_steps == -1:
             return math.inf
         limit: float = math.inf if self.max_steps == -1 else self.max_steps
-        if run.train.length == math.inf:
+        if length == math.inf:
             return limit
-        per_epoch = math.ceil(run.train.length / self.accumulate_grad_batches)
+        per_epoch = math.ceil(length / self.accumulate_grad_batches)
         epochs = math.inf if self.max_epochs == -1 else self.max_epochs
         return min(per_epoch * epochs, limit)
 
@@ -626,7 +625,8 @@ class Trainer:
     @property
     def train_dataloader(self) -> Any:
         run = self._training_record()
-        return run.train.loader if run is not None and hasattr(run, "train") else None
+        train = run.feed.opened if run is not None else None
+        return None if train is None else train.loader
 
     @property
     def val_dataloaders(self) -> Any:
@@ -642,7 +642,7 @@ class Trainer:
 
     def _dataloaders(self, stage: str) -> Any:
         run = self._record()
-        loaders = run.eval_loaders(stage) if run is not None else []
+        loaders = run.feed.eval_loaders(stage) if run is not None else []
         return loaders[0] if len(loaders) == 1 else loaders
 
     @property

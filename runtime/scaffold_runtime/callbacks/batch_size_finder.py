@@ -95,7 +95,7 @@ class BatchSizeFinder(Callback):
             return
         attribute, run = self._attribute(trainer), trainer._live()
         stage = STAGES[run.fn]
-        if run.given.get(stage) is not None:
+        if run.feed.given.get(stage) is not None:
             raise MisconfigurationException(
                 f"the batch size finder cannot change loaders passed to {run.fn}(): "
                 "define them in the module or in a data module."
@@ -117,13 +117,12 @@ class BatchSizeFinder(Callback):
 
         found: int | None = None
         try:
-            samples = _samples(run.source(stage), stage)
+            samples = _samples(run.feed.source(stage), stage)
             found = self._search(fits, min(self._max_val, samples or self._max_val))
         finally:
             attribute.set(before if found is None else found)
         self.optimal_batch_size = found
-        if stage != "train":  # its loaders are open already
-            run.eval_loaders(stage)[:] = as_eval_loaders(run.source(stage))
+        run.feed.renew(stage)
         trainer.print(f"Batch size set to {found}")
 
     def _attribute(self, trainer: Trainer) -> TunedAttribute:

@@ -62,10 +62,11 @@ class BasePredictionWriter(Callback):
         """Write all batches: a list of them, or one such list per loader if there are several."""
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        loaders = trainer._live().eval_loaders("predict")
+        feed = trainer._live().feed
+        loaders = feed.eval_loaders("predict")
         self._recorders = [_Recorder.of(loader) for loader in loaders]
-        for position, recorder in enumerate(self._recorders):
-            loaders[position] = recorder.loader if recorder is not None else loaders[position]
+        recorded = zip(loaders, self._recorders, strict=True)
+        feed.replace("predict", [r.loader if r is not None else loader for loader, r in recorded])
         self._predictions, self._indices = [[] for _ in loaders], [[] for _ in loaders]
 
     def on_predict_batch_end(

@@ -30,7 +30,7 @@ class Snapshot:
         self._modes = {part: part.training for part in module.modules()}
         self._attributes = {k: v for k, v in vars(module).items() if isinstance(v, PLAIN)}
         self._precision = copy.deepcopy(run.precision.state_dict())
-        found = _generators(run.source("train")) if run.fn == "fit" else []
+        found = _generators(run.feed.source("train")) if run.fn == "fit" else []
         self._generators = [(generator, generator.get_state()) for generator in found]
 
     def put_back(self) -> None:

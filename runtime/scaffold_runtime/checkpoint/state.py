@@ -40,6 +40,7 @@ def collect(run: Run, weights_only: bool = False) -> dict[str, Any]:
     from scaffold_runtime import __version__
 
     trainer, module, datamodule = run.trainer, run.module, run.datamodule
+    train = run.feed.opened
     state: dict[str, Any] = {
         "epoch": trainer.current_epoch,
         "global_step": run.progress.step,
@@ -56,7 +57,7 @@ def collect(run: Run, weights_only: bool = False) -> dict[str, Any]:
             "precision": run.precision.state_dict(),
             "transient": transient(module, trainer.world_size > 1),
             "metrics": run.metrics.state_dict({id(m): n for n, m in metric_parts(module).items()}),
-            "data": run.train.state_dict(run.progress.batch > 0) if hasattr(run, "train") else {},
+            "data": train.state_dict(run.progress.batch > 0) if train is not None else {},
             "loggers": _logger_states(run),
         }
     state |= _hyperparameters("", module) | _hyperparameters("datamodule_", datamodule)

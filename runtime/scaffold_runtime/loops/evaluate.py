@@ -5,9 +5,8 @@ from __future__ import annotations
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from scaffold_runtime.loaders import eval_batches
+from scaffold_runtime.loops.stages import hooks_of, not_training, step_of
 from scaffold_runtime.seed import isolate_rng
 
 if TYPE_CHECKING:
@@ -22,21 +21,19 @@ def evaluate(
     model_eval -> start -> epoch_start -> per batch: to device, batch_start, step, batch_end ->
     epoch_end -> metrics to loggers -> end -> model_train.
     """
-    hooks, metrics = run.hook_group(stage), run.metrics
-    loaders = run.eval_loaders(stage)
-    step = run.bind_step(stage, len(loaders))
-    several = len(loaders) > 1
-    modes = run.to_eval_mode(stage)
-    with run.no_grad(stage):
+    hooks, metrics = hooks_of(run, stage), run.metrics
+    loaders = len(run.feed.evaluated(stage))
+    step = step_of(run, stage, loaders)
+    with not_training(run, stage):
         metrics.enter(stage, in_batch=False)
         for call in hooks.start:
             call()
         for call in hooks.epoch_start:
             call()
-        for position, (loader, iterable) in enumerate(run.eval_iterables(stage)):
+        for position, (loader, iterable) in enumerate(run.feed.evaluated(stage)):
             batches, _ = eval_batches(loader, iterable, limit, f"limit_{stage}_batches")
-            loader_args = (position,) if several else ()
-            metrics.enter(stage, True, position, len(loaders))
+            loader_args = (position,) if loaders > 1 else ()
+            metrics.enter(stage, True, position, loaders)
             for index, batch in enumerate(islice(batches, at_most)):
                 metrics.batch = batch = run.to_device(batch, position)
                 for call in hooks.batch_start:
@@ -51,10 +48,9 @@ def evaluate(
         with metrics.closing(stage):
             for call in hooks.epoch_end:
                 call()
-        results = run.publish(stage, len(loaders))
+        results = run.publish(stage, loaders)
         for call in hooks.end:
             call()
-    run.to_train_mode(stage, modes)
     return results
 
 
@@ -70,8 +66,3 @@ def sanity_check(run: Run) -> None:
         evaluate(run, "validation", trainer.limit_val_batches, None if steps == -1 else steps)
         for call in run.hooks.on_sanity_check_end:
             call()
-
-
-def no_grad(inference: bool) -> Any:
-    """No gradients; inference mode where its tensors cannot leak into training."""
-    return torch.inference_mode() if inference else torch.no_grad()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from scaffold_runtime.loaders import eval_batches
+from scaffold_runtime.loops.stages import hooks_of, not_training, step_of
 
 if TYPE_CHECKING:
     from scaffold_runtime.run import Run
@@ -15,20 +16,18 @@ def predict(run: Run, limit: int | float, keep: bool) -> list[Any] | None:
 
     With `keep=False` nothing is collected (a prediction writer takes the outputs) and None is returned.
     """
-    hooks = run.hook_group("predict")
-    loaders = run.eval_loaders("predict")
-    step = run.bind_step("predict", len(loaders))
-    several = len(loaders) > 1
-    modes = run.to_eval_mode("predict")
-    kept: list[list[Any]] = [[] for _ in loaders]
-    run.predictions, run.predicted_batches = kept, [[] for _ in loaders]
+    hooks = hooks_of(run, "predict")
+    loaders = len(run.feed.evaluated("predict"))
+    step = step_of(run, "predict", loaders)
+    kept: list[list[Any]] = [[] for _ in range(loaders)]
+    run.predictions, run.predicted_batches = kept, [[] for _ in range(loaders)]
     run.metrics.leave("while predicting, where outputs are returned instead")
-    with run.no_grad("predict"):
+    with not_training(run, "predict"):
         for call in (*hooks.start, *hooks.epoch_start):
             call()
-        for position, (loader, iterable) in enumerate(run.eval_iterables("predict")):
+        for position, (loader, iterable) in enumerate(run.feed.evaluated("predict")):
             batches, _ = eval_batches(loader, iterable, limit, "limit_predict_batches")
-            loader_args = (position,) if several else ()
+            loader_args = (position,) if loaders > 1 else ()
             for index, batch in enumerate(batches):
                 batch = run.to_device(batch, position)
                 for call in hooks.batch_start:
@@ -41,8 +40,7 @@ def predict(run: Run, limit: int | float, keep: bool) -> list[Any] | None:
                     kept[position].append(outputs)
         for call in (*hooks.epoch_end, *hooks.end):
             call()
-    run.to_train_mode("predict", modes)
     if not keep:
         return None
-    kept = [run.in_order(outputs) for outputs in kept]
-    return kept if several else kept[0]
+    kept = [run.feed.in_order(outputs) for outputs in kept]
+    return kept if loaders > 1 else kept[0]

@@ -13,6 +13,7 @@ from torch.optim import LBFGS, Optimizer
 
 from scaffold_runtime.errors import MisconfigurationException, StepError
 from scaffold_runtime.hooks import overridden
+from scaffold_runtime.loops.stages import positional
 from scaffold_runtime.module import LightningModule
 from scaffold_runtime.optim import parameters_of
 
@@ -136,6 +137,14 @@ def without_optimizer(run: Run) -> Step:
     return step
 
 
+def training_step_of(run: Run) -> Callable[[Any, int], Any]:
+    """(batch, index) -> what `training_step` returns, also where it takes the batch alone."""
+    step = run.prepared.call("training_step")
+    if positional(run.module.training_step) >= 2:
+        return step
+    return lambda batch, index: step(batch)
+
+
 def loss_of(output: Any) -> tuple[Tensor | None, Any]:
     """Split what `training_step` returned into the loss and the outputs for hooks, detached.
 
@@ -237,3 +246,37 @@ def make_clip(run: Run) -> Callable[[Optimizer], None]:
     if limit is None:
         return lambda optimizer: None
     return lambda optimizer: run.prepared.clip(parameters_of(optimizer), limit, algorithm)
+
+
+def step_optimizer(
+    run: Run, optimizer: Optimizer, closure: Callable[[], Any] | None = None
+) -> None:
+    """What `optimizer.step()` does inside manual optimization and `optimizer_step` overrides."""
+    if not run.module.automatic_optimization:
+        run.prepared.unscale(optimizer)
+        for call in run.hooks.on_before_optimizer_step:
+            call(optimizer)
+        run.prepared.step(optimizer, closure)
+    elif closure is not None:
+        _step_with(run, optimizer, closure)
+    else:
+        run.prepared.step(optimizer)
+    run.stepped = True
+
+
+def _step_with(run: Run, optimizer: Optimizer, closure: Callable[[], Any]) -> None:
+    """Step with a closure, in which hooks and clipping follow the gradients."""
+
+    def whole() -> Any:
+        loss = closure()
+        if loss is not None:
+            run.prepared.unscale(optimizer)
+            for call in run.hooks.on_before_optimizer_step:
+                call(optimizer)
+            run.clip(optimizer)
+        return loss
+
+    if not run.precision.scales:
+        run.prepared.step(optimizer, whole)
+    elif whole() is not None:  # a gradient scaler must see the gradients before the step
+        run.prepared.step(optimizer)

@@ -1,0 +1,159 @@
+"""Feed: the loaders of a run, stage by stage, and the batches one process gets of them."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from scaffold_runtime.combined import loader_length
+from scaffold_runtime.data import LightningDataModule
+from scaffold_runtime.errors import MisconfigurationException
+from scaffold_runtime.hooks import overridden
+from scaffold_runtime.loaders import (
+    TrainSource,
+    as_eval_loaders,
+    as_train_loader,
+    for_evaluation,
+    limited,
+)
+from scaffold_runtime.module import LightningModule
+from scaffold_runtime.sharding import Shares
+
+if TYPE_CHECKING:
+    from scaffold_runtime.trainer import Trainer
+
+METHODS = {
+    "train": "train_dataloader",
+    "validation": "val_dataloader",
+    "test": "test_dataloader",
+    "predict": "predict_dataloader",
+}
+
+
+class Feed:
+    """Loaders are asked for when they are first needed, and again after `renew`."""
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        module: LightningModule,
+        datamodule: LightningDataModule | None,
+        given: dict[str, Any],
+        shares: Shares | None = None,
+    ) -> None:
+        self.trainer, self.module, self.datamodule = trainer, module, datamodule
+        self.given = given  # loaders passed to fit, validate, test or predict
+        self.shares = shares  # which part of the data is for this process
+        self._evaluated: dict[str, list[tuple[Any, Any]]] = {}
+
+    def source(self, stage: str) -> Any:
+        """The loader, or loaders, of a stage: as passed, from the data module, or from the module."""
+        if self.given.get(stage) is not None:
+            return self.given[stage]
+        name = METHODS[stage]
+        if self.datamodule is not None and overridden(name, self.datamodule, LightningDataModule):
+            return getattr(self.datamodule, name)()
+        if overridden(name, self.module, LightningModule):
+            return getattr(self.module, name)()
+        return None
+
+    def renew(self, stage: str) -> None:
+        """Ask for the loaders of a stage again when they are next needed."""
+        self._evaluated.pop(stage, None)
+        if stage == "train":
+            vars(self).pop("train", None)
+
+    def renew_if_due(self, epoch: int) -> None:
+        """`reload_dataloaders_every_n_epochs`."""
+        every = self.trainer.reload_dataloaders_every_n_epochs
+        if every and epoch and epoch % every == 0:
+            self.renew("train")
+            self.renew("validation")
+
+    # -- evaluation -----------------------------------------------------------------------------
+
+    def evaluated(self, stage: str) -> list[tuple[Any, Any]]:
+        """The loaders of an evaluation stage, each with what to iterate in its place."""
+        if stage not in self._evaluated:
+            loaders = as_eval_loaders(self.source(stage))
+            if self.shares is not None:
+                loaders = [self.shares.of_evaluation(loader) for loader in loaders]
+            self.replace(stage, loaders)
+        return self._evaluated[stage]
+
+    def replace(self, stage: str, loaders: list[Any]) -> None:
+        """Evaluate over these loaders from now on."""
+        self._evaluated[stage] = [(loader, for_evaluation(loader)) for loader in loaders]
+
+    def eval_loaders(self, stage: str) -> list[Any]:
+        return [loader for loader, _ in self.evaluated(stage)]
+
+    def batches_of(self, stage: str, limit: int | float) -> list[float]:
+        """How many batches of each evaluation loader run."""
+        return [
+            limited(loader_length(loader), limit, "limit_batches")
+            for loader in self.eval_loaders(stage)
+        ]
+
+    # -- training -------------------------------------------------------------------------------
+
+    @cached_property
+    def train(self) -> TrainSource:
+        """The training batches.
+
+        Raises:
+            MisconfigurationException: if there are none.
+        """
+        trainer = self.trainer
+        sequential = trainer.overfit_batches > 0
+        loader = as_train_loader(self.source("train"))
+        if self.shares is not None:
+            loader = self.shares.of_training(loader, sequential)
+        train = TrainSource(loader, trainer.limit_train_batches, sequential)
+        if trainer.world_size > 1:
+            train.length = self._agreed(train.length)
+        if train.length == 0 and trainer.limit_train_batches != 0:
+            raise MisconfigurationException(
+                "the training data loader is empty: its length is 0. Check the data set, and `drop_last` "
+                "where the data set is smaller than a batch."
+            )
+        return train
+
+    @property
+    def opened(self) -> TrainSource | None:
+        """The training batches, if somebody has asked for them."""
+        return vars(self).get("train")
+
+    def _agreed(self, length: float) -> float:
+        """Every process takes part in every step, so the one with the fewest batches decides."""
+        lengths: list[float] = self.trainer.strategy.gather(length)
+        if len(set(lengths)) > 1 and self.trainer.is_global_zero:
+            warnings.warn(
+                f"processes have {lengths} training batches: each epoch ends after {min(lengths)}. "
+                "Give each as many to use them all.",
+                stacklevel=2,
+            )
+        return min(lengths)
+
+    def in_step(self, batches: Iterator[tuple[Any, bool]]) -> Iterator[tuple[Any, bool]]:
+        """Without a length, ask before each batch whether all processes have one."""
+        device, reduce = self.trainer.device, self.trainer.strategy.reduce
+        goes_on = True
+        while goes_on:
+            batch, last = next(batches, (None, True))
+            more = reduce(torch.tensor([batch is not None, not last], device=device).int(), "min")
+            has, goes_on = more.tolist()
+            if has:
+                yield batch, not goes_on
+
+    def in_order(self, outputs: list[Any]) -> list[Any]:
+        """What all processes predicted, in the order of the data, on the first of them."""
+        if self.shares is None:
+            return outputs
+        parts = self.trainer.strategy.gather_to_first(outputs)
+        longest = max(map(len, parts))
+        return [part[index] for index in range(longest) for part in parts if index < len(part)]

@@ -1,0 +1,73 @@
+"""What the stages of evaluation share: their hooks, their step, and a module that does not train."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from scaffold_runtime.errors import MisconfigurationException
+from scaffold_runtime.hooks import overridden
+from scaffold_runtime.module import LightningModule
+
+if TYPE_CHECKING:
+    from scaffold_runtime.run import Run
+
+
+def hooks_of(run: Run, stage: str) -> SimpleNamespace:
+    """The hooks of a stage, under the names all stages share."""
+    parts = ("start", "epoch_start", "batch_start", "batch_end", "epoch_end", "end")
+    return SimpleNamespace(**{part: getattr(run.hooks, f"on_{stage}_{part}") for part in parts})
+
+
+def step_of(run: Run, stage: str, loaders: int) -> Callable[[Any, int, int], Any]:
+    """(batch, index, loader) -> what the module's step of this stage returns.
+
+    Raises:
+        MisconfigurationException: if there are several loaders and the step does not take `dataloader_idx`.
+    """
+    name = f"{stage}_step"
+    step = run.prepared.call(name)
+    taken = positional(getattr(run.module, name))
+    if loaders > 1 and taken < 3:
+        raise MisconfigurationException(
+            f"there are {loaders} {stage} data loaders, but `{name}` does not take `dataloader_idx`. "
+            f"Write `def {name}(self, batch, batch_idx, dataloader_idx=0)`."
+        )
+    if taken >= 3:
+        return step
+    if taken == 2:
+        return lambda batch, index, loader: step(batch, index)
+    return lambda batch, index, loader: step(batch)
+
+
+def positional(function: Callable[..., Any]) -> int:
+    """How many positional arguments a bound step takes, at most three."""
+    count = 0
+    for parameter in inspect.signature(function).parameters.values():
+        if parameter.kind is parameter.VAR_POSITIONAL:
+            return 3
+        count += parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+    return min(count, 3)
+
+
+@contextmanager
+def not_training(run: Run, stage: str) -> Iterator[None]:
+    """Evaluation mode without gradients; afterwards each part is as it was, so frozen parts stay frozen."""
+    module = run.module
+    modes = {part: part.training for part in module.modules()}
+    getattr(module, f"on_{stage}_model_eval")()
+    # Tensors of inference mode must not leak into training.
+    inference = run.trainer.inference_mode and run.fn != "fit"
+    with torch.inference_mode() if inference else torch.no_grad():
+        yield
+    own = f"on_{stage}_model_train"
+    if overridden(own, module, LightningModule):
+        getattr(module, own)()
+        return
+    for part, training in modes.items():
+        part.training = training
