@@ -1,7 +1,9 @@
 """What the user reads: short lines, the same in a pipe and without colour."""
 
 import json
+import shutil
 import sys
+import textwrap
 from collections.abc import Mapping
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
@@ -128,7 +130,20 @@ def examined(findings: "list[Finding]", as_json: bool) -> None:
     if as_json:
         return say_json({"findings": [vars(finding) for finding in findings]})
     for finding in findings:
-        say(f"{finding.level:<5} {finding.what}", bold=finding.level == "fix")
+        say(_hung(f"{finding.level:<5} {finding.what}"), bold=finding.level == "fix")
         if finding.fix:
-            say(f"      {finding.fix}")
+            say(_hung(f"      {finding.fix}"))
     return None
+
+
+def _hung(line: str) -> str:
+    """Broken between words on a terminal, under the text; whole in a pipe, for other programs."""
+    if not sys.stdout.isatty():
+        return line
+    return textwrap.fill(
+        line,
+        shutil.get_terminal_size().columns,
+        subsequent_indent=" " * 6,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )

@@ -186,21 +186,31 @@ def of_project(project: Project, catalogue: Catalogue) -> Iterator[Finding]:
 
 
 def of_configs(python: str, root: Path, probe: dict[str, Any]) -> Iterator[Finding]:
-    if "torch" not in probe or "runtime" not in probe or not (root / "train.py").exists():
+    """The project's own `train.py check` makes everything that `configs/` describes; it trains nothing."""
+    script = root / "train.py"
+    if "torch" not in probe or "runtime" not in probe or not (root / "configs").is_dir():
         return
-    done = _run([python, "train.py", "fit", "--print_config"], root)
-    if done.returncode:
-        said = done.stderr.strip().splitlines() or ["train.py fails"]
-        yield Finding(
-            "fix", f"configs: {said[0]}", "correct it, `python train.py --help` lists all"
-        )
-    else:
-        yield Finding("ok", "configs fit the model, the data and the trainer")
+    if not script.is_file() or b"scaffold_runtime.cli" not in script.read_bytes():
+        yield Finding("note", "configs are not checked: train.py does not call `run` on them")
+        return
+    done = _run([python, "train.py", "check"], root)
+    if not done.returncode:
+        yield Finding("ok", "configs: model, data, trainer, callbacks and loggers can be made")
+        return
+    said = done.stderr.strip() or "train.py fails"
+    if not said.startswith("error: "):  # no mistake in a config: the code itself does not run
+        said = f"train.py: {said.splitlines()[-1]}"
+    for error in said.removeprefix("error: ").split("\nerror: "):
+        what, _, more = error.partition("\n")
+        fix = more.strip() or "correct that, then `python train.py check`"
+        yield Finding("fix", f"configs: {what}", fix)
 
 
 def of_disk(root: Path) -> Iterator[Finding]:
     runs = root / "runs"
-    if not os.access(runs if runs.exists() else root, os.W_OK):
+    if runs.exists() and not runs.is_dir():
+        yield Finding("fix", f"{runs} is no folder", "move it away: runs are written there")
+    elif not os.access(runs if runs.exists() else root, os.W_OK):
         yield Finding("fix", f"cannot write in {runs}", "change its owner or its permissions")
     free = shutil.disk_usage(root).free
     if free < LEAST_DISK:

@@ -130,11 +130,39 @@ def test_low_disk_and_a_run_folder_that_is_read_only(project, machine, monkeypat
     assert finding(ran, "cannot write")["level"] == "fix"
 
 
-def test_a_config_that_does_not_fit(project, monkeypatch):
-    """Asks the real train.py, here one that fails as the runtime does."""
-    Path("train.py").write_text("import sys; sys.exit('error: trainer: no key `max_epoch`')\n")
-    (found,) = doctor.of_configs(doctor.sys.executable, Path.cwd(), HEALTHY)
-    assert (found.level, found.what) == ("fix", "configs: error: trainer: no key `max_epoch`")
+def of_configs() -> list:
+    return list(doctor.of_configs(doctor.sys.executable, Path.cwd(), HEALTHY))
+
+
+@pytest.mark.slow
+def test_configs_that_cannot_be_made(project):
+    """Each with its file and key, also those that only `--model` and `--config` would read."""
+    assert [found.level for found in of_configs()] == ["ok"]
+    assert not Path("runs").exists()
+    project("add", "module", "resnet")
+    for path, old, new in (
+        ("configs/callbacks/early_stopping.yaml", "mode: max", "mode: up"),
+        ("configs/model/resnet.yaml", "width: 32", "widht: 32"),
+    ):
+        Path(path).write_text(Path(path).read_text().replace(old, new))
+    Path("configs/fast.yaml").write_text("model: {lr: fast}\n")
+    found = of_configs()
+    assert [each.level for each in found] == ["fix"] * 3
+    assert "callbacks.early_stopping.mode (in configs/callbacks/early_stopping" in found[0].what
+    assert "unknown key model.widht (in configs/model/resnet.yaml)" in found[1].what
+    assert "model.lr (in configs/fast.yaml)" in found[2].what
+    assert all("train.py check" in each.fix for each in found)
+    Path("my_exp/model.py").write_text("import torch.no_such_thing\n")
+    (found,) = of_configs()
+    assert "train.py: ModuleNotFoundError: No module named 'torch.no_such_thing'" in found.what
+
+
+def test_a_script_that_is_not_ours_is_not_run(project):
+    """It might train whatever it is told."""
+    Path("train.py").write_text("from pathlib import Path\nPath('trained').touch()\n")
+    (found,) = of_configs()
+    assert found.level == "note"
+    assert not Path("trained").exists()
 
 
 def test_the_probe_runs_in_a_real_python(project):

@@ -12,6 +12,7 @@ from jsonargparse import Namespace
 from torch.optim import Optimizer
 
 from scaffold_runtime import callbacks, loggers
+from scaffold_runtime.cli.making import blaming
 from scaffold_runtime.cli.optimizers import ReduceLROnPlateau, described, install, the_automatic
 from scaffold_runtime.cli.parser import ArgsType, LightningArgumentParser
 from scaffold_runtime.cli.save import SaveConfigCallback
@@ -253,7 +254,8 @@ class LightningCLI:
             *_listed(self.trainer_defaults.get("callbacks")),
             *self._save_config(settings),
         ]
-        return self.trainer_class(**settings)
+        with blaming("trainer", _plain(given), self.parser.sources):
+            return self.trainer_class(**settings)
 
     def _save_config(self, settings: dict[str, Any]) -> list[Callback]:
         if self.save_config_callback is None or settings.get("fast_dev_run"):

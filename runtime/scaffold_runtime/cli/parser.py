@@ -11,6 +11,7 @@ from jsonargparse import register_unresolvable_import_paths as _register
 from jsonargparse.typing import class_from_function
 from torch.optim import Optimizer
 
+from scaffold_runtime.cli.making import blaming, key_of
 from scaffold_runtime.cli.mistakes import explain
 from scaffold_runtime.cli.optimizers import LRSchedulerTypeTuple, described
 from scaffold_runtime.cli.sources import Sources
@@ -55,6 +56,7 @@ class LightningArgumentParser(ArgumentParser):
         )
         self.callback_keys: list[str] = []
         self.sources = Sources()
+        self._groups: dict[type, str] = {}  # classes whose arguments stand without a class_path
         self._optimizers: dict[str, tuple[Any, str]] = {}
         self._lr_schedulers: dict[str, tuple[Any, str]] = {}
 
@@ -90,6 +92,7 @@ class LightningArgumentParser(ArgumentParser):
             return self.add_subclass_arguments(
                 kind, nested_key, fail_untyped=False, required=required
             )
+        self._groups[kind] = nested_key
         made_here = not issubclass(kind, Trainer)  # the trainer is made last, with its callbacks
         return self.add_class_arguments(
             kind, nested_key, fail_untyped=False, instantiate=made_here, sub_configs=True
@@ -143,6 +146,26 @@ class LightningArgumentParser(ArgumentParser):
                 self.link_arguments(key, link_to)
             else:
                 self.link_arguments(key, link_to, compute_fn=_describe(kind))
+
+    def instantiate(self, namespace: Namespace, *args: Any, **kwargs: Any) -> Namespace:
+        """Make the objects; an error of one of them names its key and file."""
+        failed: list[Exception] = []
+
+        def make(kind: type, *given: Any, **arguments: Any) -> Any:
+            key = self._groups.get(kind) or key_of(kind, namespace) or kind.__name__
+            try:
+                with blaming(key, arguments, self.sources):
+                    return kind(*given, **arguments)
+            except Exception as error:
+                failed.append(error)
+                raise
+
+        try:
+            making = [(make, object, True)]
+            made: Namespace = super().instantiate(namespace, *args, instantiators=making, **kwargs)
+        except Exception as error:  # jsonargparse's own tells of types and repeats all arguments
+            raise (failed or [error])[0] from None
+        return made
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Say in one to three lines what is wrong, where, and what was perhaps meant; exit code 2."""

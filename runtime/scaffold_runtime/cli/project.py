@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from scaffold_runtime.checkpoint.find import find_checkpoint
+from scaffold_runtime.cli.check import CHECK, check
 from scaffold_runtime.cli.help import ProjectParser
 from scaffold_runtime.cli.lightning import SUBCOMMANDS, LightningCLI
 from scaffold_runtime.cli.outcome import plain_errors, report_fit, save_predictions
@@ -24,6 +25,7 @@ from scaffold_runtime.errors import did_you_mean
 from scaffold_runtime.module import LightningModule
 
 DESCRIPTION = """Train, validate, test or predict; without a command, train.
+`check` makes everything that configs/ describes and trains nothing.
 Values come from the files in configs/, then from --config files, then from options.
 --model NAME takes class and arguments from configs/model/NAME.yaml, --data NAME from configs/data/.
 SCAFFOLD_TRACEBACK=1 shows where an error was raised."""
@@ -35,14 +37,15 @@ def run(
     configs: str | os.PathLike[str] = "configs",
     args: list[str] | None = None,
 ) -> ProjectCLI:
-    """Run a project: `python train.py [fit|validate|test|predict] [options]`.
+    """Run a project: `python train.py [fit|validate|test|predict|check] [options]`.
 
     `configs` is a folder beside the calling script: `trainer.yaml`, `model.yaml` and `data.yaml` hold
     arguments; each file in `callbacks/` and `loggers/` holds a `class_path` and its `init_args`, and is
     switched on under its own name. `--model NAME` and `--data NAME` take the class and the arguments
     that `model/NAME.yaml` and `data/NAME.yaml` hold in the same way. `--config` files and options go
     before them; a file with trainer, callbacks and loggers, such as the `config.yaml` of a run, stands
-    for the whole folder.
+    for the whole folder. `check` only makes the objects: once as configured, and once with each file that
+    could be chosen.
 
     The project's folder is the working directory while it runs, so relative paths in configurations
     mean the same wherever it is started. YAML files and checkpoints named on the command line are looked
@@ -66,8 +69,13 @@ def run(
         if args is None:
             sys.argv[1:] = words  # processes started later run in the project's folder, too
         command, words = _command(words)
-        settings = Settings(folder, words)
-        cli = ProjectCLI(model_class, datamodule_class, command, settings)
+
+        def made(words: list[str]) -> ProjectCLI:
+            return ProjectCLI(model_class, datamodule_class, command, Settings(folder, words))
+
+        if command == CHECK:
+            return check(made, folder, words)
+        cli = made(words)
         cli.run_command(started_in)
     return cli
 
@@ -90,7 +98,7 @@ class ProjectCLI(LightningCLI):
             trainer_defaults={"default_root_dir": "runs"},
             parser_kwargs={
                 "description": DESCRIPTION,
-                "usage": "%(prog)s [fit|validate|test|predict] [--PART.KEY VALUE ...] [--config FILE]",
+                "usage": "%(prog)s [fit|validate|test|predict|check] [--PART.KEY VALUE ...] [--config FILE]",
             },
             parser_class=ProjectParser,
             args=["--config", yaml.safe_dump(settings.base), *settings.words],
@@ -122,7 +130,7 @@ class ProjectCLI(LightningCLI):
     def instantiate_classes(self) -> None:
         """Make everything; to use a checkpoint, the model as it was configured in that run."""
         super().instantiate_classes()
-        if self.command == "fit" or self.config["ckpt_path"] is None:
+        if self.command in ("fit", CHECK) or self.config["ckpt_path"] is None:
             return
         changed = self._model_of_run(find_checkpoint(self.trainer, self.config["ckpt_path"]))
         if changed:
@@ -185,9 +193,10 @@ def _command(words: list[str]) -> tuple[str, list[str]]:
     """The command, and the rest of the words."""
     if not words or words[0].startswith("-"):
         return "fit", words
-    if words[0] not in SUBCOMMANDS:
-        near = did_you_mean(words[0], SUBCOMMANDS)
-        raise ConfigError(f"unknown command {words[0]!r}: choose {', '.join(SUBCOMMANDS)}.{near}")
+    commands = [*SUBCOMMANDS, CHECK]
+    if words[0] not in commands:
+        near = did_you_mean(words[0], commands)
+        raise ConfigError(f"unknown command {words[0]!r}: choose {', '.join(commands)}.{near}")
     return words[0], words[1:]
 
 

@@ -87,9 +87,8 @@ def _yaml_mistake(error: yaml.YAMLError, shown: str, text: str) -> str:
         return (
             f"{where}: YAML is indented with spaces, and there is a tab here. Replace it by spaces."
         )
-    return (
-        f"{where}, column {mark.column + 1}: {getattr(error, 'problem', error)}\n  {line.strip()}"
-    )
+    said = f"{where}, column {mark.column + 1}: {getattr(error, 'problem', error)}"
+    return f"{said}\n  {line.strip()}".rstrip()
 
 
 def config_words(words: list[str]) -> list[tuple[int, str]]:

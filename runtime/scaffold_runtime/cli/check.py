@@ -1,0 +1,78 @@
+"""`python train.py check`: everything that `configs/` describes is made, and nothing trained."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import TypeVar
+
+import yaml
+
+from scaffold_runtime.cli.settings import CHOSEN, KINDS, PARTS
+from scaffold_runtime.errors import ScaffoldRuntimeError
+
+CHECK = "check"
+Made = TypeVar("Made")
+
+
+def check(make: Callable[[list[str]], Made], folder: Path, words: list[str]) -> Made:
+    """Make it as configured, and with each file that could be chosen; print every error once.
+
+    Args:
+        make: makes model, data, trainer, callbacks and loggers for a command line.
+        folder: the folder `configs/`.
+        words: the command line.
+
+    Raises:
+        SystemExit: with 2 if anything cannot be made.
+    """
+    made, errors = [], {}
+    choices = [[], *choosable(folder)]
+    for choice in choices:
+        said = io.StringIO()
+        try:
+            with redirect_stdout(io.StringIO()), redirect_stderr(said):
+                made.append(make([*words, *choice]))
+        except SystemExit:  # a parser has said why
+            errors[said.getvalue()] = choice
+        except Exception as error:
+            errors[f"error: {_reason(error)}\n"] = choice
+    if errors:
+        sys.stderr.write("".join(errors))
+        raise SystemExit(2)
+    sys.stdout.write(f"configs: {len(choices)} ways to run, all can be made\n")
+    return made[0]
+
+
+def choosable(folder: Path) -> Iterator[list[str]]:
+    """Options for each file of `model/` and `data/`, and for each other file that configures a run."""
+    for part in CHOSEN:
+        for path in sorted((folder / part).glob("*.yaml")):
+            yield [f"--{part}", path.stem]
+    for path in sorted(folder.rglob("*.yaml")):
+        place = path.relative_to(folder).parts
+        named = {f"{part}.yaml" for part in PARTS}
+        if place[0] not in {*CHOSEN, *KINDS, *named} and _configures(path):
+            yield ["--config", path.relative_to(folder.parent).as_posix()]
+
+
+def _configures(path: Path) -> bool:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return True  # making it says what is wrong
+    return isinstance(content, dict) and not content.keys().isdisjoint((*PARTS, *KINDS))
+
+
+def _reason(error: Exception) -> str:
+    """Where, and what; an error of the runtime says both itself."""
+    if isinstance(error, ScaffoldRuntimeError):
+        return str(error)
+    where = "".join(
+        f"{note.removeprefix('while making ')}: " for note in getattr(error, "__notes__", ())
+    )
+    lines = str(error).splitlines() or [""]
+    return f"{where}{type(error).__name__}: {lines[0]}"

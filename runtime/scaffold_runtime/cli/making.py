@@ -1,0 +1,56 @@
+"""Making what a configuration describes: an error says where it was configured."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from scaffold_runtime.cli.sources import ConfigError, Sources
+from scaffold_runtime.errors import MisconfigurationException
+
+
+@contextmanager
+def blaming(key: str, arguments: Iterable[str], sources: Sources) -> Iterator[None]:
+    """Name the key, and the file that holds it, in an error of what is made inside this block.
+
+    Args:
+        key: where the configuration of the object stands, as `callbacks.early_stopping`.
+        arguments: names of its arguments; the one that the error mentions is named.
+        sources: which file holds which key.
+
+    Raises:
+        ConfigError: in place of a MisconfigurationException; any other error passes with a note.
+    """
+    try:
+        yield
+    except Exception as error:
+        full = f"{key}.{_named(str(error), list(arguments))}".rstrip(".")
+        where = f"{full}{sources.of(full) or sources.of(key) * (full not in sources.options)}"
+        if isinstance(error, MisconfigurationException):
+            raise ConfigError(f"{where}: {error}") from error
+        notes: Any = error  # Python 3.10 keeps a note, too, only it does not show it
+        notes.__notes__ = [*getattr(error, "__notes__", ()), f"while making {where}"]
+        raise
+
+
+def _named(message: str, arguments: list[str]) -> str:
+    """The argument that a message is about: the first with its value, else the first word of that name."""
+    for pattern in (r"\b{}=", r"\b{}\b"):
+        for name in arguments:
+            if re.search(pattern.format(name), message):
+                return name
+    return ""
+
+
+def key_of(kind: type, config: Any, at: str = "") -> str:
+    """Where a configuration names this class as `class_path`; empty if it does not."""
+    config = config.as_dict() if hasattr(config, "as_dict") else config
+    if not isinstance(config, Mapping):
+        return ""
+    if str(config.get("class_path", "")).rpartition(".")[2] == kind.__name__:
+        return at
+    inner = config.get("init_args", config)
+    found = (key_of(kind, value, f"{at}.{key}".lstrip(".")) for key, value in inner.items())
+    return next(filter(None, found), "")
