@@ -9,7 +9,7 @@ and plateau schedulers. Names and suffixes are Lightning's.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,116 +17,19 @@ import torch
 from torch import Tensor
 
 from scaffold_runtime.data import batch_size_of
+from scaffold_runtime.entry import (
+    Entry,
+    Scalar,
+    describe,
+    detached_copy,
+    is_metric,
+    levels,
+    number,
+    one_element,
+    reduction_of,
+)
 from scaffold_runtime.errors import MisconfigurationException
-
-REDUCTIONS: dict[Any, str] = {
-    "mean": "mean",
-    "avg": "mean",
-    "sum": "sum",
-    "min": "min",
-    "max": "max",
-    torch.mean: "mean",
-    torch.sum: "sum",
-    torch.min: "min",
-    torch.max: "max",
-    min: "min",
-    max: "max",
-    sum: "sum",
-}
-Scalar = Tensor | float
-
-
-class Entry:
-    """One logged name in one scope: how it is to be reduced, and what it holds so far."""
-
-    __slots__ = (
-        "fresh", "last", "loader", "logger", "metric", "name", "on_epoch", "on_step", "options",
-        "prog_bar", "reduction", "suffix", "synced", "total", "weight",
-    )  # fmt: skip
-
-    def __init__(
-        self, name: str, suffix: str, loader: int | None, options: tuple[Any, ...]
-    ) -> None:
-        prog_bar, logger, on_step, on_epoch, reduce_fx = options[:5]
-        self.name, self.suffix = name, suffix
-        self.options: tuple[Any, ...] | None = options
-        self.loader = loader  # None where it was logged outside of a loader's batches
-        self.prog_bar, self.logger = prog_bar, logger is not False
-        self.on_step, self.on_epoch, self.reduction = on_step, on_epoch, reduce_fx
-        self.metric: Any = None
-        self.synced = False  # whether each step's value is reduced over processes
-        self.clear()
-
-    def clear(self) -> None:
-        self.last: Scalar | None = None
-        self.total: Scalar | None = None
-        self.weight: float = 0
-        self.fresh = False
-
-    def state_dict(self) -> dict[str, Any]:
-        choice = [self.prog_bar, self.logger, self.on_step, self.on_epoch, self.reduction]
-        return {
-            "name": self.name,
-            "suffix": self.suffix,
-            "loader": self.loader,
-            "choice": choice,
-            "total": _kept(self.total),
-            "weight": self.weight,
-            "last": _kept(self.last),
-            "fresh": self.fresh,
-        }
-
-    @classmethod
-    def from_state(cls, kept: dict[str, Any]) -> Entry:
-        """An entry as another process, or an earlier one, made it; its options are those of the first `log`."""
-        entry = cls(kept["name"], kept["suffix"], kept["loader"], tuple(kept["choice"]))
-        entry.options = None
-        return entry
-
-    def packed(self) -> dict[str, Any]:
-        """What other processes need to know, as plain values."""
-        numbers = {
-            name: None if value is None else float(value)
-            for name, value in (("total", self.total), ("last", self.last))
-        }
-        return {**self.state_dict(), **numbers, "metric": self.metric is not None}
-
-    def absorb(self, parts: list[dict[str, Any]]) -> None:
-        """Take the totals of all processes together, and the mean of their last values."""
-        totals = [part["total"] for part in parts if part["total"] is not None]
-        lasts = [part["last"] for part in parts if part["last"] is not None]
-        combine: Any = {"min": min, "max": max}.get(self.reduction, sum)
-        self.total = combine(totals) if totals else None
-        self.weight = sum(part["weight"] for part in parts)
-        self.last = sum(lasts) / len(lasts) if lasts else None
-        self.fresh = any(part["fresh"] for part in parts)
-
-    def label(self, level: str) -> str:
-        """The name loggers see: suffixed by level where both levels are logged."""
-        forked = self.on_step and self.on_epoch
-        return f"{self.name}_{level}{self.suffix}" if forked else f"{self.name}{self.suffix}"
-
-    def accumulate(self, value: Scalar, weight: float) -> None:
-        if self.reduction == "mean":
-            self.weight += weight
-        if self.total is None:
-            self.total = _as_total(value) * weight if self.reduction == "mean" else _as_total(value)
-        elif self.reduction == "mean" and isinstance(self.total, Tensor):
-            self.total.add_(value, alpha=weight)
-        elif self.reduction == "mean":
-            self.total = self.total + value * weight
-        elif self.reduction == "sum":
-            self.total = self.total + value
-        else:
-            pick = torch.minimum if self.reduction == "min" else torch.maximum
-            self.total = pick(torch.as_tensor(self.total), torch.as_tensor(value))
-
-    def epoch_value(self) -> Scalar | None:
-        if self.metric is not None:
-            return self.metric.compute() if self.fresh else None
-        if self.total is None:
-            return None
-        return self.total / self.weight if self.reduction == "mean" else self.total
+from scaffold_runtime.to_host import HostCopy, Newest
 
 
 class Metrics:
@@ -149,9 +52,7 @@ class Metrics:
         self._closing: str | None = None
         self._by_loader: dict[int | None, dict[str, Scalar]] = {}
         self._queue: deque[tuple[dict[str, Any], HostCopy]] = deque()
-        self._bar_copy: HostCopy | None = None
-        self._bar_names: list[str] = []
-        self._bar_arrived: dict[str, float] = {}
+        self._bar = Newest()
 
     # -- scopes ---------------------------------------------------------------------------------
 
@@ -205,12 +106,12 @@ class Metrics:
             if value.requires_grad:
                 value = value.detach()
             if value.dim():
-                value = _one_element(name, value)
+                value = one_element(name, value)
         elif type(value) is not float and type(value) is not int:
             if entry.metric is not None:
                 self._log_metric(entry, value)
                 return
-            value = _number(name, value)
+            value = number(name, value)
         if entry.on_step:
             entry.last = self._reduced(value, entry.reduction) if entry.synced else value
             entry.fresh = True
@@ -220,47 +121,30 @@ class Metrics:
     def _register(
         self, active: dict[str, Entry], name: str, value: Any, options: tuple[Any, ...]
     ) -> Entry:
-        stage, in_batch, loader = self._scope
-        if name in active and active[name].options is None:  # from a checkpoint
-            active[name].options = options
-            active[name].synced = options[5] and self.reduce is not None
-            return active[name]
-        if name in active:
+        old = active.get(name)
+        if old is not None and old.options is not None:
             raise MisconfigurationException(
                 f"`self.log({name!r}, ...)` was called before in this stage with other options "
-                f"({_describe(active[name].options or ())}; now {_describe(options)}). "
-                "Use the same options, or another name."
+                f"({describe(old.options)}; now {describe(options)}). Use the same options, or another name."
             )
-        prog_bar, logger, on_step, on_epoch, reduce_fx, _, add_index = options
-        if not isinstance(name, str):
-            raise MisconfigurationException(f"`self.log` needs a name, got {name!r}.")
-        stepwise = stage == "train" and in_batch
-        on_step = stepwise if on_step is None else on_step
-        on_epoch = not stepwise if on_epoch is None else on_epoch
-        if not (on_step or on_epoch):
-            raise MisconfigurationException(
-                f"`self.log({name!r}, on_step=False, on_epoch=False)` would log nothing: set one of them."
-            )
-        if on_step and stage == "train" and not in_batch:
-            raise MisconfigurationException(
-                f"`self.log({name!r}, on_step=True)` was called in an epoch-level hook, where no step is "
-                "running. Leave `on_step` out there."
-            )
-        reduction = REDUCTIONS.get(reduce_fx)
-        if reduction is None:
-            raise MisconfigurationException(
-                f"`self.log({name!r}, reduce_fx={reduce_fx!r})`: choose 'mean', 'sum', 'min' or 'max', "
-                "or log a torchmetrics Metric."
-            )
-        suffix = f"/dataloader_idx_{loader}" if self._loaders > 1 and add_index else ""
-        choice = (prog_bar, logger, on_step, on_epoch, reduction)
-        entry = Entry(name, suffix, loader if in_batch else None, choice)
+        entry = old or self._new_entry(name, value, options)  # an old one is from a checkpoint
         entry.options = options
         entry.synced = options[5] and self.reduce is not None
+        active[name] = entry
+        return entry
+
+    def _new_entry(self, name: str, value: Any, options: tuple[Any, ...]) -> Entry:
+        if not isinstance(name, str):
+            raise MisconfigurationException(f"`self.log` needs a name, got {name!r}.")
+        stage, in_batch, loader = self._scope
+        prog_bar, logger, on_step, on_epoch, reduce_fx, _, add_index = options
+        on_step, on_epoch = levels(name, stage, in_batch, on_step, on_epoch)
+        suffix = f"/dataloader_idx_{loader}" if self._loaders > 1 and add_index else ""
+        choice = (prog_bar, logger, on_step, on_epoch, reduction_of(name, reduce_fx))
+        entry = Entry(name, suffix, loader if in_batch else None, choice)
         if is_metric(value):
             entry.metric = value
         self.eval_steps |= on_step and stage != "train"
-        active[name] = entry
         return entry
 
     def _reduced(self, value: Scalar, reduction: str) -> Scalar:
@@ -311,15 +195,7 @@ class Metrics:
         for entry in self._entries("train"):
             if entry.prog_bar and entry.last is not None:
                 shown[entry.label("step")] = entry.last
-        if self._bar_copy is not None and self._bar_copy.arrived():
-            self._bar_arrived = dict(zip(self._bar_names, self._bar_copy.read(), strict=True))
-            self._bar_copy = None
-        if self._bar_copy is None and shown:
-            self._bar_names, self._bar_copy = list(shown), HostCopy(shown.values())
-            if self._bar_copy.arrived():
-                self._bar_arrived = dict(zip(self._bar_names, self._bar_copy.read(), strict=True))
-                self._bar_copy = None
-        return self._bar_arrived
+        return self._bar.of(shown)
 
     def take_step(self, stage: str = "train", loader: int = 0) -> dict[str, Scalar]:
         """The step values logged since the last call, under the names loggers see."""
@@ -398,7 +274,7 @@ class Metrics:
     def forget(self) -> None:
         """Forget every published value; names stay known."""
         self.callback_values, self.bar_values, self.logged_values = {}, {}, {}
-        self._bar_arrived, self._bar_copy = {}, None
+        self._bar = Newest()
 
     def names(self, stage: str) -> set[str]:
         """Every name a monitor may use after an epoch of `stage`."""
@@ -440,8 +316,10 @@ class Metrics:
         ]
         return {
             "partial": partial,
-            "callback": {name: _kept(value) for name, value in self.callback_values.items()},
-            "bar": {name: _kept(value) for name, value in self.bar_values.items()},
+            "callback": {
+                name: detached_copy(value) for name, value in self.callback_values.items()
+            },
+            "bar": {name: detached_copy(value) for name, value in self.bar_values.items()},
             "logged": dict(self.logged_values),
             "seen": dict(self.seen),
         }
@@ -459,83 +337,3 @@ class Metrics:
         self.bar_values = dict(state["bar"])
         self.logged_values = dict(state["logged"])
         self.seen = dict(state.get("seen", {}))
-
-
-class HostCopy:
-    """Numbers on their way from a device to the host, without waiting for the device."""
-
-    __slots__ = ("event", "floats", "host")
-
-    def __init__(self, values: Iterable[Scalar]) -> None:
-        self.floats: list[Any] = [
-            float(value) if isinstance(value, Tensor) and value.device.type == "cpu" else value
-            for value in values
-        ]
-        self.host: list[tuple[list[int], Tensor]] = []
-        self.event: torch.cuda.Event | None = None
-        remote: dict[torch.device, list[int]] = {}
-        for index, value in enumerate(self.floats):
-            if isinstance(value, Tensor):
-                remote.setdefault(value.device, []).append(index)
-        for device, indices in remote.items():
-            stacked = torch.stack([torch.as_tensor(self.floats[i]).float() for i in indices])
-            if device.type == "cuda":
-                pinned = torch.empty(stacked.shape, dtype=stacked.dtype, pin_memory=True)
-                self.host.append((indices, pinned.copy_(stacked, non_blocking=True)))
-                self.event = torch.cuda.Event()
-                self.event.record(torch.cuda.current_stream(device))
-            else:
-                self.host.append((indices, stacked.cpu()))
-
-    def arrived(self) -> bool:
-        return self.event is None or self.event.query()
-
-    def read(self) -> list[float]:
-        """The numbers, in the order given; waits if they are still on their way."""
-        if self.event is not None:
-            self.event.synchronize()
-        for indices, host in self.host:
-            for index, number in zip(indices, host.tolist(), strict=True):
-                self.floats[index] = number
-        return [float(value) for value in self.floats]
-
-
-def is_metric(value: Any) -> bool:
-    """Whether `value` is a torchmetrics Metric, or behaves like one."""
-    return all(callable(getattr(value, name, None)) for name in ("update", "compute", "reset"))
-
-
-def _as_total(value: Scalar) -> Scalar:
-    """The start of a running total: at least 32 bits wide, and not the caller's own tensor."""
-    if not isinstance(value, Tensor):
-        return float(value)
-    wide = value.dtype in (torch.float32, torch.float64)
-    return value.clone() if wide else value.to(torch.float32)
-
-
-def _kept(value: Scalar | None) -> Scalar | None:
-    return value.detach().clone() if isinstance(value, Tensor) else value
-
-
-def _one_element(name: str, value: Tensor) -> Tensor:
-    if value.numel() != 1:
-        raise MisconfigurationException(
-            f"`self.log({name!r}, ...)` got a tensor of shape {tuple(value.shape)}: "
-            "log one number, for instance its mean."
-        )
-    return value.reshape(())
-
-
-def _number(name: str, value: Any) -> float:
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        raise MisconfigurationException(
-            f"`self.log({name!r}, ...)` got a {type(value).__name__}: "
-            "log a number, a one-element tensor or a torchmetrics Metric."
-        ) from None
-
-
-def _describe(options: tuple[Any, ...]) -> str:
-    labels = ("prog_bar", "logger", "on_step", "on_epoch", "reduce_fx", "sync_dist", "add_dataloader_idx")  # fmt: skip
-    return ", ".join(f"{label}={value}" for label, value in zip(labels, options, strict=False))

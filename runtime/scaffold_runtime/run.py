@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from scaffold_runtime.checks import check_first_batch, check_monitors, warn_not_finite
 from scaffold_runtime.data import LightningDataModule
+from scaffold_runtime.entry import Scalar
 from scaffold_runtime.errors import MisconfigurationException
 from scaffold_runtime.feed import Feed
 from scaffold_runtime.hooks import Callback, Checkpoint, HookTable
@@ -23,7 +24,7 @@ from scaffold_runtime.loops.step import (
     training_step_of,
     window_of,
 )
-from scaffold_runtime.metrics import Metrics, Scalar
+from scaffold_runtime.metrics import Metrics
 from scaffold_runtime.module import LightningModule
 from scaffold_runtime.optim import LightningOptimizer, LRSchedulerConfig, Schedules
 from scaffold_runtime.precision import Precision

@@ -1,0 +1,194 @@
+"""One logged name in one scope: how its values are reduced, and what it holds so far."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from scaffold_runtime.errors import MisconfigurationException
+
+REDUCTIONS: dict[Any, str] = {
+    "mean": "mean",
+    "avg": "mean",
+    "sum": "sum",
+    "min": "min",
+    "max": "max",
+    torch.mean: "mean",
+    torch.sum: "sum",
+    torch.min: "min",
+    torch.max: "max",
+    min: "min",
+    max: "max",
+    sum: "sum",
+}
+Scalar = Tensor | float
+
+
+class Entry:
+    """One logged name in one scope: how it is to be reduced, and what it holds so far."""
+
+    __slots__ = (
+        "fresh", "last", "loader", "logger", "metric", "name", "on_epoch", "on_step", "options",
+        "prog_bar", "reduction", "suffix", "synced", "total", "weight",
+    )  # fmt: skip
+
+    def __init__(self, name: str, suffix: str, loader: int | None, choice: tuple[Any, ...]) -> None:
+        prog_bar, logger, on_step, on_epoch, reduction = choice
+        self.name, self.suffix = name, suffix
+        self.options: tuple[Any, ...] | None = None  # of the first `log` in this process
+        self.loader = loader  # None where it was logged outside of a loader's batches
+        self.prog_bar, self.logger = prog_bar, logger is not False
+        self.on_step, self.on_epoch, self.reduction = on_step, on_epoch, reduction
+        self.metric: Any = None
+        self.synced = False  # whether each step's value is reduced over processes
+        self.clear()
+
+    def clear(self) -> None:
+        self.last: Scalar | None = None
+        self.total: Scalar | None = None
+        self.weight: float = 0
+        self.fresh = False
+
+    def state_dict(self) -> dict[str, Any]:
+        choice = [self.prog_bar, self.logger, self.on_step, self.on_epoch, self.reduction]
+        return {
+            "name": self.name,
+            "suffix": self.suffix,
+            "loader": self.loader,
+            "choice": choice,
+            "total": detached_copy(self.total),
+            "weight": self.weight,
+            "last": detached_copy(self.last),
+            "fresh": self.fresh,
+        }
+
+    @classmethod
+    def from_state(cls, kept: dict[str, Any]) -> Entry:
+        """An entry as another process, or an earlier one, made it."""
+        return cls(kept["name"], kept["suffix"], kept["loader"], tuple(kept["choice"]))
+
+    def packed(self) -> dict[str, Any]:
+        """What other processes need to know, as plain values."""
+        numbers = {
+            name: None if value is None else float(value)
+            for name, value in (("total", self.total), ("last", self.last))
+        }
+        return {**self.state_dict(), **numbers, "metric": self.metric is not None}
+
+    def absorb(self, parts: list[dict[str, Any]]) -> None:
+        """Take the totals of all processes together, and the mean of their last values."""
+        totals = [part["total"] for part in parts if part["total"] is not None]
+        lasts = [part["last"] for part in parts if part["last"] is not None]
+        combine: Any = {"min": min, "max": max}.get(self.reduction, sum)
+        self.total = combine(totals) if totals else None
+        self.weight = sum(part["weight"] for part in parts)
+        self.last = sum(lasts) / len(lasts) if lasts else None
+        self.fresh = any(part["fresh"] for part in parts)
+
+    def label(self, level: str) -> str:
+        """The name loggers see: suffixed by level where both levels are logged."""
+        forked = self.on_step and self.on_epoch
+        return f"{self.name}_{level}{self.suffix}" if forked else f"{self.name}{self.suffix}"
+
+    def accumulate(self, value: Scalar, weight: float) -> None:
+        if self.reduction == "mean":
+            self.weight += weight
+        if self.total is None:
+            self.total = _as_total(value) * weight if self.reduction == "mean" else _as_total(value)
+        elif self.reduction == "mean" and isinstance(self.total, Tensor):
+            self.total.add_(value, alpha=weight)
+        elif self.reduction == "mean":
+            self.total = self.total + value * weight
+        elif self.reduction == "sum":
+            self.total = self.total + value
+        else:
+            pick = torch.minimum if self.reduction == "min" else torch.maximum
+            self.total = pick(torch.as_tensor(self.total), torch.as_tensor(value))
+
+    def epoch_value(self) -> Scalar | None:
+        if self.metric is not None:
+            return self.metric.compute() if self.fresh else None
+        if self.total is None:
+            return None
+        return self.total / self.weight if self.reduction == "mean" else self.total
+
+
+def levels(
+    name: str, stage: str, in_batch: bool, on_step: bool | None, on_epoch: bool | None
+) -> tuple[bool, bool]:
+    """`on_step` and `on_epoch`, with Lightning's defaults where they are not given.
+
+    Raises:
+        MisconfigurationException: if nothing would be logged, or a step value where no step is running.
+    """
+    stepwise = stage == "train" and in_batch
+    on_step = stepwise if on_step is None else on_step
+    on_epoch = not stepwise if on_epoch is None else on_epoch
+    if not (on_step or on_epoch):
+        raise MisconfigurationException(
+            f"`self.log({name!r}, on_step=False, on_epoch=False)` would log nothing: set one of them."
+        )
+    if on_step and stage == "train" and not in_batch:
+        raise MisconfigurationException(
+            f"`self.log({name!r}, on_step=True)` was called in an epoch-level hook, where no step is "
+            "running. Leave `on_step` out there."
+        )
+    return on_step, on_epoch
+
+
+def reduction_of(name: str, reduce_fx: Any) -> str:
+    """The name of a reduction.
+
+    Raises:
+        MisconfigurationException: if it is none that values can be reduced with as they come.
+    """
+    reduction = REDUCTIONS.get(reduce_fx)
+    if reduction is None:
+        raise MisconfigurationException(
+            f"`self.log({name!r}, reduce_fx={reduce_fx!r})`: choose 'mean', 'sum', 'min' or 'max', "
+            "or log a torchmetrics Metric."
+        )
+    return reduction
+
+
+def is_metric(value: Any) -> bool:
+    """Whether `value` is a torchmetrics Metric, or behaves like one."""
+    return all(callable(getattr(value, name, None)) for name in ("update", "compute", "reset"))
+
+
+def _as_total(value: Scalar) -> Scalar:
+    """The start of a running total: at least 32 bits wide, and not the caller's own tensor."""
+    if not isinstance(value, Tensor):
+        return float(value)
+    wide = value.dtype in (torch.float32, torch.float64)
+    return value.clone() if wide else value.to(torch.float32)
+
+
+def detached_copy(value: Scalar | None) -> Scalar | None:
+    return value.detach().clone() if isinstance(value, Tensor) else value
+
+
+def one_element(name: str, value: Tensor) -> Tensor:
+    if value.numel() != 1:
+        raise MisconfigurationException(
+            f"`self.log({name!r}, ...)` got a tensor of shape {tuple(value.shape)}: "
+            "log one number, for instance its mean."
+        )
+    return value.reshape(())
+
+
+def number(name: str, value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise MisconfigurationException(
+            f"`self.log({name!r}, ...)` got a {type(value).__name__}: "
+            "log a number, a one-element tensor or a torchmetrics Metric."
+        ) from None
+
+
+def describe(options: tuple[Any, ...]) -> str:
+    labels = ("prog_bar", "logger", "on_step", "on_epoch", "reduce_fx", "sync_dist", "add_dataloader_idx")  # fmt: skip
+    return ", ".join(f"{label}={value}" for label, value in zip(labels, options, strict=False))

@@ -1,0 +1,71 @@
+"""Numbers on their way from devices to the host, without waiting for the devices."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from scaffold_runtime.entry import Scalar
+
+
+class HostCopy:
+    """Numbers on their way from a device to the host, without waiting for the device."""
+
+    __slots__ = ("event", "floats", "host")
+
+    def __init__(self, values: Iterable[Scalar]) -> None:
+        self.floats: list[Any] = [
+            float(value) if isinstance(value, Tensor) and value.device.type == "cpu" else value
+            for value in values
+        ]
+        self.host: list[tuple[list[int], Tensor]] = []
+        self.event: torch.cuda.Event | None = None
+        remote: dict[torch.device, list[int]] = {}
+        for index, value in enumerate(self.floats):
+            if isinstance(value, Tensor):
+                remote.setdefault(value.device, []).append(index)
+        for device, indices in remote.items():
+            stacked = torch.stack([torch.as_tensor(self.floats[i]).float() for i in indices])
+            if device.type == "cuda":
+                pinned = torch.empty(stacked.shape, dtype=stacked.dtype, pin_memory=True)
+                self.host.append((indices, pinned.copy_(stacked, non_blocking=True)))
+                self.event = torch.cuda.Event()
+                self.event.record(torch.cuda.current_stream(device))
+            else:
+                self.host.append((indices, stacked.cpu()))
+
+    def arrived(self) -> bool:
+        return self.event is None or self.event.query()
+
+    def read(self) -> list[float]:
+        """The numbers, in the order given; waits if they are still on their way."""
+        if self.event is not None:
+            self.event.synchronize()
+        for indices, host in self.host:
+            for index, number in zip(indices, host.tolist(), strict=True):
+                self.floats[index] = number
+        return [float(value) for value in self.floats]
+
+
+class Newest:
+    """The newest numbers that have arrived, of those asked for again and again: one copy is under way at most."""
+
+    def __init__(self) -> None:
+        self._copy: HostCopy | None = None
+        self._names: list[str] = []
+        self._arrived: dict[str, float] = {}
+
+    def of(self, values: Mapping[str, Scalar]) -> dict[str, float]:
+        self._take()
+        if self._copy is None and values:
+            self._names, self._copy = list(values), HostCopy(values.values())
+            self._take()
+        return self._arrived
+
+    def _take(self) -> None:
+        if self._copy is not None and self._copy.arrived():
+            self._arrived = dict(zip(self._names, self._copy.read(), strict=True))
+            self._copy = None
