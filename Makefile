@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 BENCH := .bench-venv
+PEERS := lightning==2.6.6 accelerate==1.15.0 pytorch-ignite==0.5.5 keras==3.15.1
 VISION := .torchvision
 DOCS := .docs-venv
 READY := $(VENV)/.ready
@@ -63,15 +64,17 @@ format: $(READY)  ## Let ruff and black rewrite the code
 budget: $(READY)  ## Source lines per module and lengths of functions
 	@$(BIN)/python tools/budget.py
 
-$(BENCH)/.ready: runtime/pyproject.toml constraints.txt
+# Besides the peers, what the default project needs; the pinned torch stays, none of the peers replaces it.
+$(BENCH)/.ready: pyproject.toml runtime/pyproject.toml constraints.txt Makefile
 	@test -x $(BENCH)/bin/python || $(PYTHON) -m venv $(BENCH)
 	@echo "Installing the peers into $(BENCH) (about two minutes the first time)"
 	@$(BENCH)/bin/pip install --quiet --disable-pip-version-check $$(grep -E '^(torch|numpy)==' constraints.txt)
-	@$(BENCH)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e runtime lightning==2.6.6
+	@$(BENCH)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt \
+		-e "runtime[plot]" -e . scikit-learn plotly tensorboard $(PEERS)
 	@touch $@
 
-bench: $(BENCH)/.ready  ## Overhead against the plain loop and Lightning; WRITE=1 puts it into docs/
-	@$(BENCH)/bin/python benchmarks/overhead.py $(if $(WRITE),--write)
+bench: $(BENCH)/.ready  ## Ratios to the plain loop and the peers; ROW="off import" some, WRITE=1 into the pages
+	@$(BENCH)/bin/python benchmarks/bench.py $(ROW) $(if $(WRITE),--write)
 
 $(DOCS)/.ready: constraints.txt
 	@test -x $(DOCS)/bin/python || $(PYTHON) -m venv $(DOCS)

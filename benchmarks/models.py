@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -10,6 +12,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 CLASSES = 10
+clock = time.perf_counter
 
 
 class Attention(nn.Module):
@@ -50,35 +53,51 @@ def cnn() -> nn.Module:
 def gpt() -> nn.Module:
     torch.manual_seed(0)
     blocks = [Attention(128, 4) for _ in range(2)]
-    return nn.Sequential(nn.Embedding(256, 128), *blocks, nn.Flatten(), nn.LazyLinear(CLASSES))
-
-
-def loader(inputs: Tensor, batch: int, steps: int) -> DataLoader[Any]:
-    """`steps` batches drawn from a few samples in a fixed order, so that runs of any length compare."""
-    labels = torch.arange(len(inputs)) % CLASSES
-    index = torch.arange(batch * steps) % len(inputs)
-    return DataLoader(
-        TensorDataset(inputs, labels), batch_sampler=index.view(steps, batch).tolist()
+    return nn.Sequential(
+        nn.Embedding(256, 128), *blocks, nn.Flatten(), nn.Linear(64 * 128, CLASSES)
     )
 
 
-def vectors(steps: int) -> DataLoader[Any]:
+class Watch:
+    """`steps` batches drawn from a few samples in a fixed order, in a loader that notes when they are drawn.
+
+    Time counts from the draw of batch `skip` to that of the last one, so set-up and warming up do not count.
+    """
+
+    def __init__(self, inputs: Tensor, batch: int, steps: int, skip: int = 20) -> None:
+        index = torch.arange(batch * steps) % len(inputs)
+        self.indices: list[list[int]] = index.view(steps, batch).tolist()
+        self.skip, self.times = skip, [0.0, 0.0]
+        labels = torch.arange(len(inputs)) % CLASSES
+        self.loader: DataLoader[Any] = DataLoader(TensorDataset(inputs, labels), batch_sampler=self)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        last = len(self.indices) - 1
+        for number, batch in enumerate(self.indices):
+            if number == self.skip:
+                self.times[0] = clock()
+            elif number == last:
+                self.times[1] = clock()
+            yield batch
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def seconds_per_step(self) -> float:
+        began, ended = self.times
+        return (ended - began) / (len(self) - 1 - self.skip)
+
+
+def vectors(steps: int) -> Watch:
     torch.manual_seed(0)
-    return loader(torch.randn(2048, 64), 32, steps)
+    return Watch(torch.randn(2048, 64), 32, steps)
 
 
-def images(steps: int) -> DataLoader[Any]:
+def images(steps: int) -> Watch:
     torch.manual_seed(0)
-    return loader(torch.randn(256, 3, 32, 32), 32, steps)
+    return Watch(torch.randn(256, 3, 32, 32), 32, steps)
 
 
-def text(steps: int) -> DataLoader[Any]:
+def text(steps: int) -> Watch:
     torch.manual_seed(0)
-    return loader(torch.randint(0, 256, (256, 64)), 16, steps)
-
-
-def warmed(network: nn.Module, batches: DataLoader[Any]) -> nn.Module:
-    """Run one forward pass, which gives lazy layers their shape."""
-    with torch.no_grad():
-        network(next(iter(batches))[0])
-    return network
+    return Watch(torch.randint(0, 256, (256, 64)), 16, steps)

@@ -1,23 +1,30 @@
-"""Whole processes against each other: imports, start-up, and the scaffolder's commands.
-
-Each pair takes turns; the ratio is taken within a round and the median is printed.
-"""
+"""Rows of whole processes: imports, start-up, and the scaffolder's commands."""
 
 from __future__ import annotations
 
-import argparse
+import atexit
+import functools
+import json
 import os
-import statistics
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
+from table import Contestant, Row, installed
+
 ROOT = Path(__file__).parent.parent
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "NO_COLOR": "1"}
+BENCHMARKS = ROOT / "benchmarks"
+ENVIRONMENT = {
+    **os.environ,
+    "OMP_NUM_THREADS": "1",
+    "NO_COLOR": "1",
+    "PYTHONPATH": os.pathsep.join([str(ROOT / "runtime"), str(ROOT)]),
+    **{f"GIT_{who}_{what}": "bench@localhost" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")},
+}  # fmt: skip
 TYPER_HELLO = """
 import typer
 app = typer.Typer()
@@ -31,95 +38,120 @@ FIRST_STEP = [
     "--trainer.num_sanity_val_steps=0",
     "--trainer.enable_progress_bar=false",
 ]
-
-
-@dataclass
-class Pair:
-    """Two commands, given as functions of a fresh folder, and the ratio we want."""
-
-    name: str
-    goal: str
-    ours: Callable[[Path], list[str]]
-    other: Callable[[Path], list[str]]
-    prepare: Callable[[Path], Path] | None = None
+FEATURE = ("callback", "ema")
+COPY = ("copy", "--defaults", "--quiet")
+UPDATE = ("update", "--defaults", "--quiet", "--vcs-ref=v2")
 
 
 def python(*words: object) -> list[str]:
-    return [sys.executable, *map(str, words)]
+    """A Python command; a word that is a function is what it returns, made when first needed."""
+    return [sys.executable, *(str(word() if callable(word) else word) for word in words)]
+
+
+def execute(command: list[str], folder: Path) -> str:
+    done = subprocess.run(command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)} failed:\n{done.stdout}{done.stderr}")
+    return done.stdout
 
 
 def seconds(command: list[str], folder: Path) -> float:
     began = time.perf_counter()
-    done = subprocess.run(command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True)
-    taken = time.perf_counter() - began
-    if done.returncode:
-        raise SystemExit(f"{' '.join(command)} failed:\n{done.stdout}{done.stderr}")
-    return taken
+    execute(command, folder)
+    return time.perf_counter() - began
 
 
-def project(folder: Path) -> Path:
-    seconds(python("-m", "scaffold", "new", "my-exp", "--defaults", "--no-git"), folder)
-    return folder / "my-exp"
+def timed(*words: object, start: Callable[[], Path] | None = None) -> Contestant:
+    """The time of a Python command in an empty folder, or in a copy of the one `start` gives."""
+
+    def contestant() -> float:
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name) / "work"
+            shutil.copytree(start(), folder, symlinks=True) if start else folder.mkdir()
+            command = python(*words)
+            return seconds(command, folder)
+
+    return contestant
 
 
-def pairs() -> list[Pair]:
+# -- what the commands work on, made once ---------------------------------------------------------------
+
+
+@functools.cache
+def scratch() -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="bench-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+@functools.cache
+def project() -> Path:
+    execute(python("-m", "scaffold", "new", "my-exp", "--defaults", "--no-git"), scratch())
+    return scratch() / "my-exp"
+
+
+@functools.cache
+def template() -> Path:
+    """The default project's own template as Copier takes one: in git, at v1; v2 has one feature more."""
+    from scaffold.answers import default_answers
+    from scaffold.catalogue import packaged
+    from scaffold.render import SETTINGS, assemble, variables
+
+    folder, catalogue = scratch() / "template", packaged()
+    for version, add in (("v1", False), ("v2", True)):
+        answers = default_answers("my-exp", catalogue)
+        answers = answers.with_feature(*FEATURE) if add else answers
+        parts = answers.parts(catalogue)
+        assemble(parts, answers.package, folder)
+        given = {name: _question(value) for name, value in variables(answers, parts).items()}
+        settings = [SETTINGS.decode(), "_answers_file: .copier-answers.yml\n"]
+        questions = [f"{name}: {json.dumps(question)}\n" for name, question in given.items()]
+        (folder / "copier.yml").write_text("".join(settings + questions))
+        keeps = folder / "files" / "{{ _copier_conf.answers_file }}.jinja"
+        keeps.write_text("{{ _copier_answers | to_nice_yaml }}")
+        commit(folder, version)
+    return folder
+
+
+def _question(value: object) -> dict[str, object]:
+    return {"type": "yaml", "default": json.dumps(value)}
+
+
+def commit(folder: Path, tag: str) -> None:
+    for words in (["init", "-q"], ["add", "-A"], ["commit", "-qm", tag], ["tag", tag]):
+        execute(["git", *words], folder)
+
+
+@functools.cache
+def copied() -> Path:
+    """What Copier makes of it, in git as its update wants it."""
+    folder = scratch() / "copied"
+    execute(python("-m", "copier", *COPY, "--vcs-ref=v1", template(), folder), scratch())
+    commit(folder, "made")
+    return folder
+
+
+def rows() -> list[Row]:
+    imports = "import torch", "from scaffold_runtime import LightningModule, Trainer"
+    start = {
+        "base": timed(BENCHMARKS / "plain_digits.py"),
+        "ours": timed("train.py", *FIRST_STEP, start=project),
+    }
+    importing = {"base": timed("-c", imports[0]), "ours": timed("-c", imports[1])}
+    if installed("Lightning"):
+        lightning = "from lightning.pytorch import LightningModule, Trainer"
+        importing["Lightning"] = timed("-c", lightning)
+        start["Lightning"] = timed(BENCHMARKS / "lightning_digits.py")
+    hello = timed("-c", TYPER_HELLO)
     return [
-        Pair(
-            "`import scaffold_runtime` and its Trainer, against `import torch`",
-            "1.10",
-            lambda folder: python("-c", "from scaffold_runtime import LightningModule, Trainer"),
-            lambda folder: python("-c", "import torch"),
-        ),
-        Pair(
-            "`python train.py` to its first step, against the plain script",
-            "1.3",
-            lambda folder: python("train.py", *FIRST_STEP),
-            lambda folder: python(ROOT / "benchmarks" / "plain_digits.py"),
-            project,
-        ),
-        Pair(
-            "`scaffold --help`, against a bare Typer hello",
-            "1.5",
-            lambda folder: python("-m", "scaffold", "--help"),
-            lambda folder: python("-c", TYPER_HELLO),
-        ),
-        Pair(
-            "`scaffold list`, against a bare Typer hello",
-            "",
-            lambda folder: python("-m", "scaffold", "list"),
-            lambda folder: python("-c", TYPER_HELLO),
-            project,
-        ),
-    ]
-
-
-def measure(pair: Pair, rounds: int) -> tuple[float, float]:
-    """The median time of ours, and the median ratio."""
-    ours: list[float] = []
-    ratios: list[float] = []
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        place = pair.prepare(folder) if pair.prepare else folder
-        for number in range(rounds + 1):
-            first, second = (
-                seconds(pair.ours(folder), place),
-                seconds(pair.other(folder), place),
-            )
-            if number:  # the first round warms the disk
-                ours.append(first)
-                ratios.append(first / second)
-    return statistics.median(ours), statistics.median(ratios)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=5)
-    options = parser.parse_args()
-    print("| | seconds | goal | ratio |\n|---|---|---|---|")
-    for pair in pairs():
-        taken, ratio = measure(pair, options.rounds)
-        print(f"| {pair.name} | {taken:.2f} | {pair.goal} | {ratio:.2f} |", flush=True)
-
-
-if __name__ == "__main__":
-    main()
+        Row("import", "`import scaffold_runtime`, against `import torch`", 1.10, "s", importing),
+        Row("startup", "`python train.py` to the first step, against the plain script", 1.3, "s", start),
+        Row("help", "`scaffold --help`, against a bare Typer hello", 1.5, "s",
+            {"base": hello, "ours": timed("-m", "scaffold", "--help")}),
+        Row("new", "`scaffold new`, against `copier copy` of the same tree", 1.2, "s",
+            {"base": timed("-m", "copier", *COPY, "--vcs-ref=v1", template, "."),
+             "ours": timed("-m", "scaffold", "new", "my-exp", "--defaults", "--no-git")}, rounds=5),
+        Row("add", "`scaffold add`, against `copier update`", 0.4, "s",
+            {"base": timed("-m", "copier", *UPDATE, start=copied),
+             "ours": timed("-m", "scaffold", "add", *FEATURE, start=project)}, rounds=5),
+    ]  # fmt: skip

@@ -1,0 +1,92 @@
+"""The benchmarks measure and print: one form for every row. What they measure is never asserted."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+
+
+@pytest.fixture
+def load(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    yield importlib.import_module
+    for path in BENCHMARKS.glob("*.py"):
+        sys.modules.pop(path.stem, None)
+
+
+def run(script: str, *words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(BENCHMARKS / script), *words]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+
+def test_a_row_takes_ratios_within_a_round(load: Any) -> None:
+    table = load("table")
+    turns = iter(range(100))
+
+    def figure(cost: float) -> Any:
+        def contestant() -> float:
+            round_ = next(turns) // 2
+            return cost * round_ if round_ else 1e9  # slower each round, for everybody; 0 warms up
+
+        return contestant
+
+    row = table.Row("x", "name", 1.5, "µs", {"base": figure(1e-4), "ours": figure(2e-4)}, rounds=5)
+    table.measure([row], lambda text: None)
+    assert row.ratios("ours") == [2.0] * 5
+    assert row.reached().endswith("missed")
+    assert row.ratio("Lightning") == ""
+
+
+def test_peers_have_columns_where_they_took_part(load: Any) -> None:
+    table = load("table")
+    one = table.Row("one", "one", 1.0, "s", {"base": lambda: 2.0, "ours": lambda: 1.0}, rounds=3)
+    table.measure([one], lambda text: None)
+    assert table.markdown([one]).splitlines() == [
+        "| row | base | goal | reached |",
+        "|---|---|---|---|",
+        "| one | 2.00 s | 1.00 | 0.50 (0.50 to 0.50) |",
+    ]
+
+
+def test_pages_keep_what_stands_around_the_table(load: Any, tmp_path: Path, monkeypatch: Any) -> None:  # fmt: skip
+    bench, table = load("bench"), load("table")
+    for name in bench.PAGES:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(f"before\n{bench.BEGIN}\nold\n{bench.END}\nafter\n")
+        assert bench.BEGIN in (BENCHMARKS.parent / name).read_text()  # the real page has the marks
+    monkeypatch.setattr(bench, "ROOT", tmp_path)
+    row = table.Row("off", "quick", None, "s", {"base": lambda: 1.0, "ours": lambda: 1.0}, rounds=1)
+    table.measure([row], lambda text: None)
+    bench.write([row])
+    for name in bench.PAGES:
+        text = (tmp_path / name).read_text()
+        assert text.startswith("before\n") and text.endswith("after\n")
+        assert "| quick | 1.00 s |  | 1.00 |" in text and "old" not in text
+
+
+def test_every_row_has_its_own_key_and_a_base(load: Any) -> None:
+    rows = load("bench").every_row()
+    keys = [row.key for row in rows]
+    assert len(set(keys)) == len(keys)
+    assert all({"base", "ours"} <= set(row.contestants) for row in rows)
+    shown = {key for keys in load("bench").PAGES.values() for key in keys}
+    assert shown <= set(keys)
+
+
+def test_a_row_is_a_command() -> None:
+    done = run("bench.py", "callbacks", "--rounds", "1")
+    assert done.returncode == 0, done.stderr
+    assert "| tiny MLP, 16 idle callbacks" in done.stdout
+
+
+def test_an_unknown_row_is_named() -> None:
+    done = run("bench.py", "nothing")
+    assert done.returncode == 1
+    assert "no row nothing" in done.stderr and "off" in done.stderr
