@@ -100,6 +100,7 @@ def restore_objects(run: Run, checkpoint: dict[str, Any]) -> None:
     """Weights, data module and callbacks: what is restored before the model reaches its device."""
     for call in run.hooks.on_load_checkpoint:
         call(checkpoint)
+    run.trainer.strategy.scatter(checkpoint.get("state_dict", {}), run.module.state_dict())
     load_weights(run.module, checkpoint)
     if run.fn != "fit":
         return
@@ -174,7 +175,8 @@ def _restore_optimizers(run: Run, states: list[dict[str, Any]]) -> None:
     for optimizer, state in zip(run.optimizers, states, strict=True):
         try:
             optimizer.load_state_dict(state)
-            run.trainer.strategy.scatter(optimizer)
+            for parameter, of_parameter in optimizer.state.items():
+                run.trainer.strategy.scatter(of_parameter, parameter)
         except ValueError as error:
             raise CheckpointError(
                 f"the optimizer state in the checkpoint does not fit {type(optimizer).__name__}: {error}."

@@ -99,8 +99,8 @@ class Strategy(abc.ABC):
         """What this process has of a tensor, and where in it that begins; None if it has all of it."""
         return None
 
-    def scatter(self, optimizer: Optimizer) -> None:
-        """Divide the states of an optimizer, which were loaded whole, as its parameters are."""
+    def scatter(self, whole: dict[str, Any], like: Any) -> None:
+        """Divide tensors that were loaded whole as `like` is: a tensor, or those of the same names."""
 
     # -- among processes ----------------------------------------------------------------------------
 

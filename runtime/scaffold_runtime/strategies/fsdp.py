@@ -32,6 +32,7 @@ from scaffold_runtime.strategies.base import Prepared, unwrapped
 from scaffold_runtime.strategies.distributed import DistributedStrategy
 from scaffold_runtime.strategies.router import StepRouter
 
+ROUTER = "_fsdp_router"
 Policy = Collection[type[nn.Module]] | Callable[[nn.Module], bool] | None
 
 
@@ -83,17 +84,17 @@ class FSDPStrategy(DistributedStrategy):
                 "FSDP does not scale losses. Use precision='bf16-mixed' or '32-true'."
             )
         module.to(self.root_device)
-        if any(isinstance(parameter, DTensor) for parameter in module.parameters()):
+        if ROUTER in vars(module):
             return  # sharded in an earlier run
         with torch.no_grad():  # each process keeps its part of what it has: it must be the same
             for tensor in (*module.parameters(), *module.buffers()):
                 dist.broadcast(tensor, 0)
         if self._recomputes is not None:
             apply_activation_checkpointing(module, check_fn=_chooser(self._recomputes))
-        self._router: Any = StepRouter(module)
+        vars(module)[ROUTER] = router = StepRouter(module)  # past nn.Module, which would adopt it
         for part in [m for m in module.modules() if m is not module and self._wraps(m)][::-1]:
             self._shard(part)
-        self._shard(self._router)
+        self._shard(router)
 
     def _shard(self, part: nn.Module) -> None:
         # Pinned memory exists beside an accelerator only.
@@ -109,7 +110,7 @@ class FSDPStrategy(DistributedStrategy):
     def prepare(
         self, module: nn.Module, optimizers: list[Optimizer], precision: Precision
     ) -> Prepared:
-        router = self._router
+        router: Any = vars(module)[ROUTER]
 
         @contextmanager
         def syncing(last: bool) -> Iterator[None]:
@@ -134,15 +135,13 @@ class FSDPStrategy(DistributedStrategy):
         _, offset = compute_local_shape_and_global_offset(tensor.shape, mesh, placements)
         return tensor.to_local(), offset
 
-    def scatter(self, optimizer: Optimizer) -> None:
-        for parameter, state in optimizer.state.items():
-            if not isinstance(parameter, DTensor):
-                continue
-            for name, value in state.items():
-                if isinstance(value, Tensor) and value.shape == parameter.shape:
-                    state[name] = distribute_tensor(
-                        value.to(parameter.device), parameter.device_mesh, parameter.placements
-                    )
+    def scatter(self, whole: dict[str, Any], like: Any) -> None:
+        for name, value in whole.items():
+            own = like.get(name) if isinstance(like, dict) else like
+            alike = isinstance(value, Tensor) and isinstance(own, DTensor)
+            if alike and not isinstance(value, DTensor) and value.shape == own.shape:
+                on_device = value.to(own.device)
+                whole[name] = distribute_tensor(on_device, own.device_mesh, own.placements)
 
 
 def _chooser(policy: Policy) -> Callable[[nn.Module], bool]:

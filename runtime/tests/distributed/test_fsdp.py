@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.utils.data import DataLoader
 
 from scaffold_runtime.callbacks import ModelCheckpoint
@@ -33,6 +34,7 @@ def adam(regression: Any) -> Any:
         ({"auto_wrap_policy": lambda m: isinstance(m, nn.Linear)}, {"gradient_clip_val": 0.1}),
         ({"cpu_offload": True, "reshard_after_forward": False}, {}),
         ({"activation_checkpointing_policy": {nn.Tanh}}, {}),
+        ({"activation_checkpointing_policy": {nn.Linear}, "auto_wrap_policy": {nn.Linear}}, {}),
     ],
 )
 def test_equal_to_ddp(
@@ -47,6 +49,38 @@ def test_equal_to_ddp(
 
     assert torch.allclose(weights(sharded), weights(copied), rtol=1e-4, atol=1e-6)
     assert not torch.allclose(weights(sharded), before)
+
+
+@pytest.mark.parametrize("kind", ["policy", "autocast"])
+def test_computing_in_sixteen_bits(
+    adam: Any, make_loader: Any, ddp: Any, fsdp: Any, kind: str, tmp_path: Path
+) -> None:
+    """Weights stay in 32 bits; what is computed with them is in 16."""
+
+    class Look(adam):  # type: ignore[misc] # a fixture gives the class
+        def forward(self, x: Any) -> Any:
+            y = super().forward(x)
+            assert y.dtype is torch.bfloat16
+            return y.float()
+
+    policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+    by_policy = kind == "policy"
+    half, full = Look(), adam()
+    full.load_state_dict(half.state_dict())
+    options = {"mixed_precision": policy} if by_policy else {}
+    arguments = {"precision": "32-true" if by_policy else "bf16-mixed"}
+    trainer = fsdp(options=options, max_epochs=2, **arguments)
+    trainer.fit(half, make_loader(8), make_loader(2))
+    ddp(max_epochs=2).fit(full, make_loader(8))
+
+    assert all(value.dtype is torch.float32 for value in half.state_dict().values())
+    assert not torch.equal(weights(half), weights(full))
+    assert torch.allclose(weights(half), weights(full), atol=0.05)
+
+
+def test_scaled_losses_are_refused(adam: Any, make_loader: Any, fsdp: Any) -> None:
+    with pytest.raises(RankFailed, match="FSDP does not scale losses. Use precision='bf16-mixed'"):
+        fsdp(precision="16-mixed").fit(adam(), make_loader(4))
 
 
 @pytest.mark.parametrize("then", ["fsdp", "ddp", "one"])
