@@ -14,7 +14,7 @@ from scaffold_runtime.hooks import HOOKS
 DOCS = Path(__file__).parent.parent / "docs"
 # Page -> title, and the modules whose `__all__` it documents, or single objects.
 REFERENCE = {
-    "trainer": ("Trainer", ["scaffold_runtime.trainer.Trainer"]),
+    "trainer": ("Trainer", ["scaffold_runtime.trainer.trainer.Trainer"]),
     "module": ("LightningModule", ["scaffold_runtime.module.LightningModule"]),
     "data": (
         "LightningDataModule",
@@ -30,6 +30,8 @@ REFERENCE = {
             "scaffold_runtime.strategies",
             "scaffold_runtime.accelerators",
             "scaffold_runtime.precision",
+            "scaffold_runtime.plugins",
+            "scaffold_runtime.plugins.environments",
         ],
     ),
     "errors": ("Errors", ["scaffold_runtime.errors"]),

@@ -31,7 +31,7 @@ from scaffold_runtime.precision import Precision
 from scaffold_runtime.progress import Progress
 from scaffold_runtime.seed import set_rng_state
 from scaffold_runtime.signals import Signals
-from scaffold_runtime.strategies.base import Prepared
+from scaffold_runtime.strategies.strategy import Prepared
 
 if TYPE_CHECKING:
     from scaffold_runtime.trainer import Trainer
@@ -71,7 +71,7 @@ class Run:
         self.scheduler_configs: list[LRSchedulerConfig] = []
         self.resumed = False
         self.chosen: str | None = None  # the checkpoint somebody chose to resume from
-        self.signals = Signals()
+        self.signals = Signals(trainer.strategy.environment)
         self.signal_agreed = trainer.world_size == 1
         self.position: dict[str, Any] | None = None  # in the training data, from a checkpoint
         self.rng_to_restore: dict[str, Any] | None = None

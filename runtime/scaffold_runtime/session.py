@@ -51,6 +51,7 @@ def open_run(
             raise
         raise reason from None
     finally:
+        trainer.checkpoint_io.teardown()
         _close(run)
 
 

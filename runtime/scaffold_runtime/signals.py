@@ -12,29 +12,28 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from scaffold_runtime.checkpoint.io import INTERRUPTED
+from scaffold_runtime.strategies.environments import ClusterEnvironment, SLURMEnvironment
 
 if TYPE_CHECKING:
     from scaffold_runtime.run import Run
 
-WATCHED = (
-    "SIGINT",
-    "SIGTERM",
-    "SIGUSR1",
-)  # Ctrl-C, kill, and what SLURM sends before the time is up
+WATCHED = (signal.SIGINT, signal.SIGTERM)  # Ctrl-C, and kill
 
 
 class Signals:
     """Watches while it is entered. Only the main thread can, and only the process that entered obeys:
     workers, which are forked with these handlers, leave a signal to it."""
 
-    def __init__(self) -> None:
+    def __init__(self, environment: ClusterEnvironment | None = None) -> None:
+        slurm = environment if isinstance(environment, SLURMEnvironment) else SLURMEnvironment()
+        self._slurm = slurm
         self.received: int | None = None
         self._process = os.getpid()
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> Signals:
         if threading.current_thread() is threading.main_thread():
-            for number in (getattr(signal, name, None) for name in WATCHED):
+            for number in (*WATCHED, self._slurm.requeue_signal):
                 if number is not None:
                     self._previous[number] = signal.signal(number, self._take)
         return self
@@ -65,7 +64,8 @@ class Signals:
             folder is not None and not run.several
         ):  # all processes would have to save at the same step
             run.trainer.save_checkpoint(Path(folder) / INTERRUPTED)
-        if self.received == getattr(signal, "SIGUSR1", None) and run.trainer.is_global_zero:
+        out_of_time = self.received == self._slurm.requeue_signal and self._slurm.auto_requeue
+        if out_of_time and run.trainer.is_global_zero:
             requeue()
         _leave(self.received)
 

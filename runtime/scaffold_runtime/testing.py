@@ -23,7 +23,7 @@ from scaffold_runtime.checkpoint.state import collect
 from scaffold_runtime.checkpoint.transient import transient
 from scaffold_runtime.compare import difference, digest
 from scaffold_runtime.hooks import Callback
-from scaffold_runtime.loggers.csv import CSVLogger
+from scaffold_runtime.loggers.csv_logs import CSVLogger
 from scaffold_runtime.module import LightningModule
 from scaffold_runtime.seed import rng_digest, seed_everything
 from scaffold_runtime.trainer import Trainer

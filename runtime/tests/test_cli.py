@@ -113,6 +113,8 @@ def test_fit_trains_with_the_values_of_the_command_line() -> None:
     assert made.model.lr == 0.2
     assert made.config.subcommand == "fit"
     assert made.config.fit.model.lr == 0.2
+    assert made.config_dump["model"]["lr"] == 0.2
+    assert made.config_dump["trainer"]["max_epochs"] == 2
     assert isinstance(made.parser, LightningArgumentParser)
 
 

@@ -11,7 +11,7 @@ import pytest
 from resume_cells import FIT, MAKE
 
 from scaffold_runtime.checkpoint import state as state_module
-from scaffold_runtime.loggers.csv import CSVLogger
+from scaffold_runtime.loggers.csv_logs import CSVLogger
 from scaffold_runtime.metrics import Metrics
 from scaffold_runtime.positions import Cursor, Part
 from scaffold_runtime.precision import ScaledPrecision
@@ -39,7 +39,7 @@ def changed_state(monkeypatch: Any, change: Callable[[dict[str, Any]], None]) ->
         change(found)
         return found
 
-    monkeypatch.setattr("scaffold_runtime.trainer.collect", mutated)
+    monkeypatch.setattr("scaffold_runtime.trainer.trainer.collect", mutated)
 
 
 @mutant()

@@ -67,11 +67,11 @@ def test_a_copy_holds_all_of_it_with_its_licence(vendored):
 
 
 def test_update_links_otherwise_and_keeps_edits(vendored):
-    own = Path("scaffold_runtime/trainer.py")
+    own = Path("scaffold_runtime/seed.py")
     own.write_text(own.read_text() + "# mine\n")
     assert vendored("update", "--runtime", "").code == 0
     assert "scaffold-runtime>=0.1,<0.2" in dependencies()
-    assert [path.name for path in Path("scaffold_runtime").rglob("*.py")] == ["trainer.py"]
+    assert [path.name for path in Path("scaffold_runtime").rglob("*.py")] == ["seed.py"]
     assert vendored("update", "--runtime", "vendored").code == 0
     assert own.read_text().endswith("# mine\n")
     assert Path("scaffold_runtime/module.py").exists()

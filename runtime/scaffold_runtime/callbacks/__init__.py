@@ -24,13 +24,13 @@ if TYPE_CHECKING:
     from scaffold_runtime.callbacks.model_summary import ModelSummary
     from scaffold_runtime.callbacks.on_exception_checkpoint import OnExceptionCheckpoint
     from scaffold_runtime.callbacks.prediction_writer import BasePredictionWriter
-    from scaffold_runtime.callbacks.progress import ProgressBar
+    from scaffold_runtime.callbacks.progress.progress_bar import ProgressBar
+    from scaffold_runtime.callbacks.progress.rich_progress import RichProgressBar
+    from scaffold_runtime.callbacks.progress.tqdm_progress import TQDMProgressBar
     from scaffold_runtime.callbacks.rich_model_summary import RichModelSummary
-    from scaffold_runtime.callbacks.rich_progress import RichProgressBar
     from scaffold_runtime.callbacks.stochastic_weight_avg import StochasticWeightAveraging
     from scaffold_runtime.callbacks.throughput_monitor import ThroughputMonitor
     from scaffold_runtime.callbacks.timer import Timer
-    from scaffold_runtime.callbacks.tqdm_progress import TQDMProgressBar
     from scaffold_runtime.callbacks.weight_averaging import EMAWeightAveraging, WeightAveraging
 
 _HOME = {
@@ -48,11 +48,11 @@ _HOME = {
     "ModelCheckpoint": "model_checkpoint",
     "ModelSummary": "model_summary",
     "OnExceptionCheckpoint": "on_exception_checkpoint",
-    "ProgressBar": "progress",
+    "ProgressBar": "progress.progress_bar",
     "RichModelSummary": "rich_model_summary",
-    "RichProgressBar": "rich_progress",
+    "RichProgressBar": "progress.rich_progress",
     "StochasticWeightAveraging": "stochastic_weight_avg",
-    "TQDMProgressBar": "tqdm_progress",
+    "TQDMProgressBar": "progress.tqdm_progress",
     "ThroughputMonitor": "throughput_monitor",
     "Timer": "timer",
     "WeightAveraging": "weight_averaging",
@@ -108,7 +108,7 @@ def default_callbacks(
     """
     from scaffold_runtime.callbacks.model_checkpoint import ModelCheckpoint
     from scaffold_runtime.callbacks.model_summary import ModelSummary
-    from scaffold_runtime.callbacks.progress import ProgressBar
+    from scaffold_runtime.callbacks.progress.progress_bar import ProgressBar
     from scaffold_runtime.callbacks.timer import Timer
 
     callbacks = [given] if isinstance(given, Callback) else list(given or ())

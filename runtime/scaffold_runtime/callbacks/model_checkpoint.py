@@ -16,7 +16,7 @@ import torch
 import yaml
 
 from scaffold_runtime.checkpoint.background import Background, snapshot
-from scaffold_runtime.checkpoint.folder import remove, save_later, sweep
+from scaffold_runtime.checkpoint.folder import save_later, sweep
 from scaffold_runtime.checkpoint.io import INTERRUPTED, SUFFIX, link_atomically, written
 from scaffold_runtime.checkpoint.state import collect
 from scaffold_runtime.errors import CheckpointError, MisconfigurationException, did_you_mean
@@ -336,9 +336,10 @@ class ModelCheckpoint(Checkpoint):
 
     def _save(self, trainer: Trainer) -> None:
         (first, *others), removed = self._writing, self._leaving
-        if self.async_save:
+        if self.async_save or trainer.checkpoint_io.in_background:
             state = snapshot(collect(trainer._live(), self.save_weights_only))
-            write = save_later(trainer.strategy, state, Path(first))
+            io = trainer.checkpoint_io
+            write = save_later(trainer.strategy, state, Path(first), io.save_checkpoint)
             self._background.start(lambda: self._write(trainer, write, first, others, removed))
         else:
             trainer.save_checkpoint(first, self.save_weights_only)
@@ -422,7 +423,7 @@ class ModelCheckpoint(Checkpoint):
         if chosen is not None and os.path.realpath(chosen) == path:
             return
         try:
-            remove(Path(path))
+            trainer.checkpoint_io.remove_checkpoint(path)
         except OSError as error:  # one file too many is no reason to stop training
             warnings.warn(f"ModelCheckpoint could not remove {path}: {error}.", stacklevel=2)
 

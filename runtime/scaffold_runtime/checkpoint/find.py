@@ -6,7 +6,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scaffold_runtime.checkpoint.io import is_checkpoint, read_checkpoint, written
+from scaffold_runtime.checkpoint.io import is_checkpoint, written
 from scaffold_runtime.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def _best(trainer: Trainer) -> Path:
     newest = _last(trainer)
     if newest is None:
         raise _none_found(trainer, "best")
-    for state in read_checkpoint(newest).get("callbacks", {}).values():
+    for state in trainer.checkpoint_io.load_checkpoint(newest).get("callbacks", {}).values():
         name = state.get("best_model_path") if isinstance(state, dict) else None
         if name:
             for candidate in (Path(name), newest.parent / Path(name).name):
@@ -98,7 +98,7 @@ def read_newest_good(trainer: Trainer) -> tuple[Path, dict[str, Any]] | None:
     reasons: list[str] = []
     for file in [newest, *(f for f in files if f != newest)]:
         try:
-            checkpoint = read_checkpoint(file)
+            checkpoint = trainer.checkpoint_io.load_checkpoint(file)
         except CheckpointError as error:
             reasons.append(str(error))
             continue

@@ -32,35 +32,40 @@ from scaffold_runtime.checkpoint.io import (
 )
 from scaffold_runtime.checkpoint.ranks import OWN
 from scaffold_runtime.errors import CheckpointError
-from scaffold_runtime.strategies.base import Strategy
+from scaffold_runtime.strategies.strategy import Strategy
 
 FORMAT = "scaffold-runtime checkpoint in parts, 1"
 NAME = re.compile(r"part-[0-9a-f]{12}-[0-9]{5}\.ckpt")
 PART, SHARD = "part", "__shard__"  # keys: which part of which save a file is; a piece of a tensor
 POLL = 0.05
+Write = Callable[[dict[str, Any], Path], None]
 
 
 # -- writing --------------------------------------------------------------------------------------
 
 
-def save(strategy: Strategy, checkpoint: dict[str, Any], path: Path) -> None:
-    """Write a checkpoint, as a file or in parts, as the strategy has it; all processes must call this.
+def save(
+    strategy: Strategy, checkpoint: dict[str, Any], path: Path, write: Write = write_checkpoint
+) -> None:
+    """Write a checkpoint, as a file (by `write`) or in parts, as the strategy has it; all processes must call this.
 
     Raises:
         CheckpointError: with path and cause, if one of them cannot write; what was there is still there.
     """
     if not strategy.sharded:
-        strategy.first_does(lambda: write_checkpoint(checkpoint, path))
+        strategy.first_does(lambda: write(checkpoint, path))
         return
     part = _part(strategy, path)
     strategy.all_do(lambda: part.write(checkpoint))
     strategy.first_does(part.commit)
 
 
-def save_later(strategy: Strategy, checkpoint: dict[str, Any], path: Path) -> Callable[[], None]:
+def save_later(
+    strategy: Strategy, checkpoint: dict[str, Any], path: Path, write: Write = write_checkpoint
+) -> Callable[[], None]:
     """The same as work for a thread, which needs no message between processes."""
     if not strategy.sharded:
-        return lambda: write_checkpoint(checkpoint, path) if strategy.is_global_zero else None
+        return lambda: write(checkpoint, path) if strategy.is_global_zero else None
     part = _part(strategy, path)
 
     def work() -> None:

@@ -34,7 +34,7 @@ def read_for_run(run: Run, ckpt_path: str | None) -> dict[str, Any] | None:
     path = Path(trainer.strategy.broadcast("" if found is None else str(found[0])))
     if not path.name:
         return None
-    checkpoint = read_checkpoint(path) if found is None else found[1]
+    checkpoint = trainer.checkpoint_io.load_checkpoint(path) if found is None else found[1]
     run.chosen = None if ckpt_path == "last" else str(path)
     trainer.ckpt_path = str(path)
     if run.fn == "fit":
@@ -46,7 +46,7 @@ def read_for_run(run: Run, ckpt_path: str | None) -> dict[str, Any] | None:
 def _read(run: Run, wanted: str) -> tuple[Path, dict[str, Any]]:
     if wanted != "last":
         path = find_checkpoint(run.trainer, wanted)
-        return path, read_checkpoint(path)
+        return path, run.trainer.checkpoint_io.load_checkpoint(path)
     found = read_newest_good(run.trainer)
     if found is None and run.fn == "fit":
         warnings.warn(

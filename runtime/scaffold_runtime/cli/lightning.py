@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import yaml
 from jsonargparse import Namespace
 from torch.optim import Optimizer
 
@@ -219,6 +220,12 @@ class LightningCLI:
     def _get(self, config: Namespace, key: str, default: Any = None) -> Any:
         """A value of the chosen subcommand's part of `config`."""
         return self._section(config).get(key, default)
+
+    @property
+    def config_dump(self) -> dict[str, Any]:
+        """The configuration as plain values, as a saved one holds it: of the chosen subcommand, if any."""
+        text = self._parser.dump(self._section(self.config), skip_unset=False)
+        return dict(yaml.safe_load(text))
 
     @property
     def _parser(self) -> LightningArgumentParser:

@@ -6,16 +6,16 @@ import importlib
 import importlib.util
 from typing import TYPE_CHECKING, Any
 
-from scaffold_runtime.loggers.base import FolderLogger, Logger
+from scaffold_runtime.loggers.logger import FolderLogger, Logger
 
 if TYPE_CHECKING:
-    from scaffold_runtime.loggers.csv import CSVLogger
+    from scaffold_runtime.loggers.csv_logs import CSVLogger
     from scaffold_runtime.loggers.mlflow import MLFlowLogger
     from scaffold_runtime.loggers.tensorboard import TensorBoardLogger
     from scaffold_runtime.loggers.wandb import WandbLogger
 
 _HOME = {
-    "CSVLogger": "scaffold_runtime.loggers.csv",
+    "CSVLogger": "scaffold_runtime.loggers.csv_logs",
     "MLFlowLogger": "scaffold_runtime.loggers.mlflow",
     "TensorBoardLogger": "scaffold_runtime.loggers.tensorboard",
     "WandbLogger": "scaffold_runtime.loggers.wandb",
@@ -43,6 +43,6 @@ def default_logger(root: str) -> Logger:
         from scaffold_runtime.loggers.tensorboard import TensorBoardLogger
 
         return TensorBoardLogger(root)
-    from scaffold_runtime.loggers.csv import CSVLogger
+    from scaffold_runtime.loggers.csv_logs import CSVLogger
 
     return CSVLogger(root)

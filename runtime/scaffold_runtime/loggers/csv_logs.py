@@ -1,5 +1,124 @@
-"""Lightning's place for CSVLogger."""
+"""CSVLogger: metrics.csv, one row per step, and hparams.yaml."""
 
-from scaffold_runtime.loggers.csv import CSVLogger
+from __future__ import annotations
 
-__all__ = ["CSVLogger"]
+import csv
+import os
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from scaffold_runtime.loggers.logger import FolderLogger, plain_tree
+
+FIRST = ("epoch", "step")
+
+
+class CSVLogger(FolderLogger):
+    """Write `metrics.csv` into the run folder.
+
+    Rows are appended. The file is written anew when a name appears that has no column yet, and when a run
+    is resumed: rows it will log again go to `metrics.replaced.csv`.
+
+    Args:
+        save_dir: the folder under which experiments are kept.
+        name: the experiment; "" puts runs directly into `save_dir`.
+        version: the run; the next free number if not given.
+        prefix: put before every name.
+        flush_logs_every_n_steps: rows held back before they are written.
+    """
+
+    def __init__(
+        self,
+        save_dir: str | os.PathLike[str],
+        name: str | None = "lightning_logs",
+        version: int | str | None = None,
+        prefix: str = "",
+        flush_logs_every_n_steps: int = 100,
+    ) -> None:
+        super().__init__(save_dir, name, version)
+        self._prefix = f"{prefix}-" if prefix else ""
+        self._flush_every = flush_logs_every_n_steps
+        self._columns: list[str] = []
+        self._rows: list[dict[str, Any]] = []
+        self._written = 0
+        self._hparams: dict[str, Any] = {}
+
+    @property
+    def file(self) -> Path:
+        return Path(self.log_dir) / "metrics.csv"
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        row: dict[str, Any] = {"step": len(self._rows) if step is None else step}
+        for name, value in metrics.items():
+            row[name if name in FIRST else self._prefix + name] = value
+        self._rows.append(row)
+        if len(self._rows) >= self._flush_every:
+            self.save()
+
+    def log_hyperparams(self, params: Any = None, *args: Any, **kwargs: Any) -> None:
+        given = vars(params) if isinstance(params, Namespace) else dict(params or {})
+        self._hparams.update(plain_tree(given))
+        file = Path(self.log_dir) / "hparams.yaml"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(yaml.safe_dump(self._hparams, sort_keys=False))
+
+    def save(self) -> None:
+        if not self._rows:
+            return
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        if not self._columns:
+            self._columns, self._written = self._header(), len(self._read())
+        seen = dict.fromkeys(name for row in self._rows for name in row)
+        new = [name for name in (*FIRST, *seen) if name in seen and name not in self._columns]
+        if new:
+            self._add_columns(new)
+        with self.file.open("a", newline="") as file:
+            csv.DictWriter(file, self._columns, restval="").writerows(self._rows)
+        self._written += len(self._rows)
+        self._rows.clear()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"rows": self._written}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._columns, rows = self._header(), self._read()
+        self._written = min(state.get("rows", 0), len(rows))
+        again = rows[self._written :]
+        if again:
+            with self.file.with_suffix(".replaced.csv").open("a", newline="") as file:
+                _write(file, self._columns, again)
+            self._replace(rows[: self._written])
+
+    def _header(self) -> list[str]:
+        if not self.file.exists():
+            return []
+        with self.file.open(newline="") as file:
+            return next(csv.reader(file), [])
+
+    def _read(self) -> list[dict[str, Any]]:
+        if not self.file.exists():
+            return []
+        with self.file.open(newline="") as file:
+            return list(csv.DictReader(file, restkey="", restval=""))  # the last may be torn
+
+    def finalize(self, status: str) -> None:
+        self.save()
+
+    def _add_columns(self, new: list[str]) -> None:
+        self._columns += dict.fromkeys(new)
+        self._replace(self._read())
+
+    def _replace(self, rows: list[dict[str, Any]]) -> None:
+        """Write the file anew; the old one stays until the new one is whole."""
+        temporary = self.file.with_suffix(".csv.partial")
+        with temporary.open("w", newline="") as file:
+            _write(file, self._columns, rows)
+        os.replace(temporary, self.file)
+
+
+def _write(file: Any, columns: list[str], rows: list[dict[str, Any]]) -> None:
+    writer = csv.DictWriter(file, columns, restval="", extrasaction="ignore")
+    writer.writeheader()
+    writer.writerows(rows)

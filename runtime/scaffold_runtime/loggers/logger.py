@@ -1,5 +1,220 @@
-"""Lightning's place for Logger."""
+"""What a logger is, and what those that write into a folder share."""
 
-from scaffold_runtime.loggers.base import Logger
+from __future__ import annotations
 
-__all__ = ["Logger"]
+import abc
+import enum
+import os
+import re
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from scaffold_runtime.errors import ScaffoldRuntimeError
+from scaffold_runtime.ranks import rank_zero_only
+
+
+class Logger(abc.ABC):
+    """Takes numbers and hyperparameters of a run. Subclass it to bring your own."""
+
+    failed: bool = False  # set by `attempt`, so that a broken logger is reported once
+
+    @property
+    @abc.abstractmethod
+    def name(self) -> str | None:
+        """The name of the experiment."""
+
+    @property
+    @abc.abstractmethod
+    def version(self) -> int | str | None:
+        """What tells this run from others of the experiment."""
+
+    @abc.abstractmethod
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Take numbers of one step. They are plain floats; `step` is the x axis."""
+
+    @abc.abstractmethod
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """Take the hyperparameters of the run: a dict or Namespace."""
+
+    @property
+    def save_dir(self) -> str | None:
+        """The folder under which experiments are kept."""
+        return None
+
+    @property
+    def log_dir(self) -> str | None:
+        """The folder of this run; None where the logger has none of its own."""
+        return None
+
+    @property
+    def root_dir(self) -> str | None:
+        """The folder that holds the folders of this experiment's runs."""
+        return None
+
+    @property
+    def experiment(self) -> Any:
+        """The object that does the writing, for what this interface lacks."""
+        return None
+
+    def log_graph(self, model: nn.Module, input_array: Any = None) -> None:
+        """Take the graph of the model, where the logger can show one."""
+
+    def save(self) -> None:
+        """Write out what is held back."""
+
+    def finalize(self, status: str) -> None:
+        """The run ended: "success" or "failed"."""
+
+    def after_save_checkpoint(self, checkpoint_callback: Any) -> None:
+        """A checkpoint was written."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the log stands, asked for when a checkpoint is saved and everything was written out."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The run goes on from a checkpoint: what was logged after it will be logged again."""
+
+    def continue_run_of(self, checkpoint: Path) -> None:
+        """The run goes on from this file: log into its run folder, where the logger has one."""
+
+    def follow(self, first: Logger) -> None:
+        """Use the run name that `first`, the first of several loggers, decides on."""
+
+    def attempt(self, what: str, *arguments: Any) -> None:
+        """Call the method `what` while a run goes on. Training outlives a logger that fails: it is named once in
+        a warning and asked again next time. A missing package is still an error."""
+        try:
+            getattr(self, what)(*arguments)
+        except ScaffoldRuntimeError:
+            raise
+        except Exception as error:
+            first, self.failed = not self.failed, True
+            if first:
+                warnings.warn(
+                    f"{type(self).__name__}.{what} failed ({type(error).__name__}: {error}). Training goes on; "
+                    "what this logger could not take is missing there. It is not reported again.",
+                    stacklevel=2,
+                )
+
+
+class Nothing:
+    """Takes every call and every attribute, and does nothing."""
+
+    def __getattr__(self, name: str) -> Nothing:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return self
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Nothing:
+        return self
+
+
+def rank_zero_experiment(function: Callable[..., Any]) -> Callable[..., Any]:
+    """For the `experiment` of a logger of your own: in processes other than the first it is `Nothing`."""
+    return rank_zero_only(function, default=Nothing())
+
+
+class FolderLogger(Logger):
+    """Base of loggers that write into `save_dir/name/version_N`, the next free number."""
+
+    def __init__(
+        self,
+        save_dir: str | os.PathLike[str] | None,
+        name: str | None = "lightning_logs",
+        version: int | str | None = None,
+    ) -> None:
+        self._save_dir = os.fspath(save_dir or os.getcwd())
+        self._name = name or ""
+        self._version = version
+        self._first: Logger | None = None
+
+    @property
+    def save_dir(self) -> str:
+        return self._save_dir
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    @property
+    def root_dir(self) -> str:
+        return os.path.join(self._save_dir, self._name)
+
+    @property
+    def version(self) -> int | str:
+        """The run's number, or the name it was given; claimed when it is first asked for."""
+        if self._version is None:
+            shared = self._first.version if self._first is not None else None
+            self._version = claim_version(Path(self.root_dir)) if shared is None else shared
+        return self._version
+
+    @property
+    def log_dir(self) -> str:
+        version = self.version if isinstance(self.version, str) else f"version_{self.version}"
+        return os.path.join(self.root_dir, version)
+
+    def follow(self, first: Logger) -> None:
+        if self._version is None:
+            self._first = first
+
+    def decide_version(self, version: int | str) -> None:
+        """Continue the run of this name, unless another was chosen already."""
+        if self._version is None and self._first is None:
+            self._version = version
+
+    def continue_run_of(self, checkpoint: Path) -> None:
+        root = Path(os.path.realpath(self.root_dir))
+        folder = Path(os.path.realpath(checkpoint))
+        if root in folder.parents and len(parts := folder.relative_to(root).parts) > 1:
+            number = re.fullmatch(r"version_(\d+)", parts[0])
+            if number or (root / parts[0]) != folder.parent:  # else `root` is itself a run folder
+                self.decide_version(int(number[1]) if number else parts[0])
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Open files stay behind when the logger is copied to another process."""
+        return {k: v for k, v in vars(self).items() if not k.startswith("_open")}
+
+
+def claim_version(root: Path) -> int:
+    """Create the next free `version_N` folder under `root` and return N; safe against parallel runs."""
+    root.mkdir(parents=True, exist_ok=True)
+    found = [re.fullmatch(r"version_(\d+)", entry.name) for entry in root.iterdir()]
+    number = max((int(match[1]) for match in found if match), default=-1) + 1
+    while True:
+        try:
+            (root / f"version_{number}").mkdir()
+            return number
+        except FileExistsError:
+            number += 1
+
+
+def plain_tree(params: Any) -> Any:
+    """Hyperparameters as nested dicts and lists of plain values; anything unusual as text."""
+    if isinstance(params, dict):
+        return {str(key): plain_tree(value) for key, value in params.items()}
+    if isinstance(params, (list, tuple)):
+        return [plain_tree(item) for item in params]
+    if isinstance(params, enum.Enum):
+        return plain_tree(params.value)
+    if callable(getattr(params, "item", None)) and getattr(params, "size", None) == 1:
+        params = params.item()  # a NumPy scalar
+    known = (bool, int, float, str, type(None))
+    return params if type(params) in known else str(params)
+
+
+def flat(params: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested hyperparameters as one level, keys joined by "/"; lists and unusual values as text."""
+    mapping = params if isinstance(params, dict) else vars(params)
+    flattened: dict[str, Any] = {}
+    for key, value in mapping.items():
+        if isinstance(value, dict) and value:
+            flattened.update(flat(value, f"{prefix}{key}/"))
+        else:
+            plain = isinstance(value, (bool, int, float, str))
+            flattened[f"{prefix}{key}"] = value if plain else str(value)
+    return flattened

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scaffold_runtime.extras import require
-from scaffold_runtime.loggers.base import Logger, flat
+from scaffold_runtime.loggers.logger import Logger, flat
 
 if TYPE_CHECKING:
     from scaffold_runtime.callbacks import ModelCheckpoint

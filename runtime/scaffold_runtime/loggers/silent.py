@@ -4,19 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from scaffold_runtime.loggers.base import Logger
-
-
-class Nothing:
-    """Takes every call and every attribute, and does nothing."""
-
-    def __getattr__(self, name: str) -> Nothing:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return self
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Nothing:
-        return self
+from scaffold_runtime.loggers.logger import Logger, Nothing
 
 
 class SilentLogger(Logger):

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from scaffold_runtime.extras import require
-from scaffold_runtime.loggers.base import FolderLogger, flat
+from scaffold_runtime.loggers.logger import FolderLogger, flat
 
 
 class TensorBoardLogger(FolderLogger):

@@ -14,7 +14,7 @@ from torch import nn
 
 from scaffold_runtime.errors import MisconfigurationException
 from scaffold_runtime.extras import require
-from scaffold_runtime.loggers.base import Logger, plain_tree
+from scaffold_runtime.loggers.logger import Logger, plain_tree
 
 if TYPE_CHECKING:
     from scaffold_runtime.callbacks import ModelCheckpoint

@@ -1,5 +1,13 @@
 """Parts that `Trainer(plugins=...)` takes, under the names Lightning gives them."""
 
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from scaffold_runtime.errors import MisconfigurationException
+from scaffold_runtime.plugins.environments import ClusterEnvironment
+from scaffold_runtime.plugins.io import AsyncCheckpointIO, CheckpointIO, TorchCheckpointIO
 from scaffold_runtime.plugins.precision import (
     DoublePrecision,
     HalfPrecision,
@@ -7,4 +15,48 @@ from scaffold_runtime.plugins.precision import (
     Precision,
 )
 
-__all__ = ["DoublePrecision", "HalfPrecision", "MixedPrecision", "Precision"]
+__all__ = [
+    "AsyncCheckpointIO",
+    "CheckpointIO",
+    "ClusterEnvironment",
+    "DoublePrecision",
+    "HalfPrecision",
+    "MixedPrecision",
+    "Precision",
+    "TorchCheckpointIO",
+]
+
+
+@dataclass
+class Plugins:
+    """The plugins of a Trainer, one of each kind at most."""
+
+    precision: str | int | Precision | None
+    environment: ClusterEnvironment | None = None
+    checkpoint_io: CheckpointIO | None = None
+
+
+KINDS = {"precision": Precision, "environment": ClusterEnvironment, "checkpoint_io": CheckpointIO}
+
+
+def sort_plugins(given: Any, precision: str | int | None) -> Plugins:
+    """Find out which plugin is for what; `precision` is the Trainer's argument of that name.
+
+    Raises:
+        MisconfigurationException: for something else, and for two of a kind.
+    """
+    plugins = Plugins(precision)
+    given = given if isinstance(given, (list, tuple)) else [given] if given is not None else []
+    for plugin in given:
+        kind = next((name for name, kind in KINDS.items() if isinstance(plugin, kind)), None)
+        if kind is None:
+            raise MisconfigurationException(
+                f"Trainer(plugins=...): {plugin!r} is not a plugin this trainer knows. Pass a Precision, "
+                "a ClusterEnvironment, or a CheckpointIO."
+            )
+        if getattr(plugins, kind) is not None:
+            raise MisconfigurationException(
+                f"Trainer(precision={precision!r}, plugins=...) names the {kind} twice: leave one out."
+            )
+        setattr(plugins, kind, plugin)
+    return plugins

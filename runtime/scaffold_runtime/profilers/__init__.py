@@ -6,7 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from scaffold_runtime.errors import MisconfigurationException
-from scaffold_runtime.profilers.base import PassThroughProfiler, Profiler
+from scaffold_runtime.profilers.profiler import PassThroughProfiler, Profiler
 
 if TYPE_CHECKING:
     from scaffold_runtime.profilers.advanced import AdvancedProfiler

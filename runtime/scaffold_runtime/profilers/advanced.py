@@ -9,7 +9,7 @@ import pstats
 import re
 from pathlib import Path
 
-from scaffold_runtime.profilers.base import Profiler
+from scaffold_runtime.profilers.profiler import Profiler
 
 
 class AdvancedProfiler(Profiler):

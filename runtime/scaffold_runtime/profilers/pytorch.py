@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.profiler import ProfilerActivity, profile, record_function, schedule
 
-from scaffold_runtime.profilers.base import Profiler
+from scaffold_runtime.profilers.profiler import Profiler
 
 if TYPE_CHECKING:
     from scaffold_runtime.run import Run

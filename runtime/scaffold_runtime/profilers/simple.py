@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from scaffold_runtime.hooks import HOOK_NAMES
-from scaffold_runtime.profilers.base import EPOCH, Profiler
+from scaffold_runtime.profilers.profiler import EPOCH, Profiler
 
 # The parts a step is made of, in the order they are shown; the engine is what is left of the loop.
 PARTS = {

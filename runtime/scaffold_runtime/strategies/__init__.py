@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from scaffold_runtime.accelerators import Accelerator
 from scaffold_runtime.errors import MisconfigurationException, did_you_mean
-from scaffold_runtime.strategies.base import Prepared, Strategy
 from scaffold_runtime.strategies.ddp import DDPStrategy
 from scaffold_runtime.strategies.distributed import DistributedStrategy
-from scaffold_runtime.strategies.environments import started_elsewhere
-from scaffold_runtime.strategies.single import SingleDeviceStrategy
+from scaffold_runtime.strategies.environments import ClusterEnvironment, started_elsewhere
+from scaffold_runtime.strategies.single_device import SingleDeviceStrategy
+from scaffold_runtime.strategies.strategy import Prepared, Strategy
 
 if TYPE_CHECKING:
     from scaffold_runtime.strategies.fsdp import FSDPStrategy
@@ -66,7 +66,11 @@ for _name, _method in {
 
 
 def select_strategy(
-    choice: str | Strategy, accelerator: Accelerator, devices: Sequence[int], num_nodes: int
+    choice: str | Strategy,
+    accelerator: Accelerator,
+    devices: Sequence[int],
+    num_nodes: int,
+    environment: ClusterEnvironment | None = None,
 ) -> Strategy:
     """Turn the Trainer's `strategy` argument into a strategy for these devices.
 
@@ -79,6 +83,7 @@ def select_strategy(
             f"strategy={choice!r} is for one device, but there are {len(devices)} on {num_nodes} node(s). "
             "Write devices=1, or strategy='ddp'."
         )
+    strategy.environment = environment
     strategy.attach(accelerator, devices, num_nodes)
     return strategy
 

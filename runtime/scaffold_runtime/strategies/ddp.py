@@ -16,9 +16,9 @@ from torch.optim import Optimizer
 
 from scaffold_runtime.errors import MisconfigurationException
 from scaffold_runtime.precision import Precision
-from scaffold_runtime.strategies.base import Prepared, unwrapped
 from scaffold_runtime.strategies.distributed import DistributedStrategy
 from scaffold_runtime.strategies.router import StepRouter
+from scaffold_runtime.strategies.strategy import Prepared, unwrapped
 
 
 class DDPStrategy(DistributedStrategy):

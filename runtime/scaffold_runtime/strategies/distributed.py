@@ -21,11 +21,10 @@ from torch.utils._pytree import tree_map_only
 from scaffold_runtime.accelerators import Accelerator
 from scaffold_runtime.errors import MisconfigurationException, RankFailed
 from scaffold_runtime.strategies.agreement import Agreement
-from scaffold_runtime.strategies.base import DEFAULT_TIMEOUT, Strategy
 from scaffold_runtime.strategies.calls import SWITCH, Calls
 from scaffold_runtime.strategies.environments import (
     OURS,
-    complete_environment,
+    complete_variables,
     find_node_rank,
     find_place,
 )
@@ -38,6 +37,7 @@ from scaffold_runtime.strategies.launch import (
     run_in_processes,
     start_scripts,
 )
+from scaffold_runtime.strategies.strategy import DEFAULT_TIMEOUT, Strategy
 from scaffold_runtime.strategies.watch import Watch, is_consequence, rank_failed
 
 METHODS = ("popen", "spawn", "fork", "forkserver")
@@ -94,7 +94,7 @@ class DistributedStrategy(Strategy):
             die_with_launcher()
 
     def _find_place(self) -> None:
-        place = find_place(len(self._devices), self._num_nodes)
+        place = find_place(len(self._devices), self._num_nodes, self.environment)
         if place is not None:
             self._place_known = True
             self.global_rank, self.local_rank = place.global_rank, place.local_rank
@@ -138,7 +138,7 @@ class DistributedStrategy(Strategy):
         return self._watch
 
     def _connect(self) -> None:
-        complete_environment(os.environ)
+        complete_variables(self.environment)
         rank, size, timeout = self.global_rank, self.world_size, self.timeout
         if self.root_device.type == "cuda":
             torch.cuda.set_device(self.root_device)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+import signal
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,93 +25,183 @@ class Place:
     node_rank: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Scheduler:
-    """Something that starts processes, and the variables by which it tells them who they are."""
+class ClusterEnvironment:
+    """What started the processes of a run, and how each of them learns who it is.
 
-    name: str
-    rank: str
-    size: str
-    local_rank: str
-    node_rank: str = ""
-    hosts: str = ""
+    The trainer finds out by itself which of those below it is. For a launcher of your own, subclass this,
+    override its methods (or name its variables), and pass it: `Trainer(plugins=MyEnvironment())`.
+    """
+
+    starter: str = "your ClusterEnvironment"  # for messages
+    rank: str = ""  # the names of the variables that say so
+    size: str = ""
+    local: str = ""
+    node: str = ""
+    hosts: tuple[str, ...] = ()
     job: str = ""
 
+    @classmethod
+    def detect(cls) -> bool:
+        """Whether this process was started so."""
+        return cls.rank in os.environ and cls.size in os.environ
 
-# The first whose rank and size are set is the one that started this process.
-SCHEDULERS = (
-    Scheduler("torchrun", "RANK", "WORLD_SIZE", "LOCAL_RANK", "GROUP_RANK"),
-    Scheduler(
-        "srun", "SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID", "SLURM_NODEID",
-        "SLURM_STEP_NODELIST", "SLURM_JOB_ID",
-    ),
-    Scheduler("jsrun", "JSM_NAMESPACE_RANK", "JSM_NAMESPACE_SIZE", "JSM_NAMESPACE_LOCAL_RANK", "",
-              "LSB_MCPU_HOSTS", "LSB_JOBID"),
-    Scheduler("mpirun", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK"),
-    Scheduler("mpiexec", "PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID"),
-)  # fmt: skip
+    @property
+    def creates_processes_externally(self) -> bool:
+        """Whether all processes are there already; if not, the trainer starts those that are missing."""
+        return True
+
+    @property
+    def main_address(self) -> str:
+        """The machine of the first process."""
+        hosts = next(filter(None, map(os.environ.get, self.hosts)), None)
+        return first_host(hosts) if hosts else "127.0.0.1"
+
+    @property
+    def main_port(self) -> int:
+        """The port on which all processes meet there."""
+        # Jobs that share a machine must not share a port; the number of the job tells them apart.
+        return 15000 + int(re.sub(r"\D", "", os.environ.get(self.job, "")) or 0) % 10000
+
+    def world_size(self) -> int:
+        """How many processes there are."""
+        return int(os.environ[self.size])
+
+    def global_rank(self) -> int:
+        """Which of them this one is."""
+        return int(os.environ[self.rank])
+
+    def local_rank(self) -> int | None:
+        """Which of those on its machine it is; None for what follows from the number of devices."""
+        return int(os.environ[self.local]) if self.local in os.environ else None
+
+    def node_rank(self) -> int | None:
+        """Which of the machines this is; None for what follows from the number of devices."""
+        return int(os.environ[self.node]) if self.node in os.environ else None
 
 
-def find_place(devices: int, num_nodes: int, env: Mapping[str, str] | None = None) -> Place | None:
+class TorchElasticEnvironment(ClusterEnvironment):
+    """torchrun."""
+
+    starter, rank, size, local, node = "torchrun", "RANK", "WORLD_SIZE", "LOCAL_RANK", "GROUP_RANK"
+
+
+class KubeflowEnvironment(TorchElasticEnvironment):
+    """A PyTorchJob of Kubeflow, which sets torchrun's variables."""
+
+    starter = "the PyTorchJob"
+
+
+class LightningEnvironment(TorchElasticEnvironment):
+    """Nobody: the trainer starts the processes itself, whatever the cluster has set. Where it should take several
+    machines, start it on each with NODE_RANK, MASTER_ADDR and MASTER_PORT set."""
+
+    @property
+    def creates_processes_externally(self) -> bool:
+        return OURS in os.environ
+
+
+class SLURMEnvironment(ClusterEnvironment):
+    """srun.
+
+    Args:
+        auto_requeue: put the job back into the queue when SLURM says that its time is nearly up.
+        requeue_signal: how it says so; SIGUSR1 if None.
+    """
+
+    starter, rank, size = "srun", "SLURM_PROCID", "SLURM_NTASKS"
+    local, node, job = "SLURM_LOCALID", "SLURM_NODEID", "SLURM_JOB_ID"
+    hosts = ("SLURM_STEP_NODELIST", "SLURM_NODELIST")
+
+    def __init__(self, auto_requeue: bool = True, requeue_signal: int | None = None) -> None:
+        usual = getattr(signal, "SIGUSR1", None)
+        self.auto_requeue, self.requeue_signal = auto_requeue, requeue_signal or usual
+
+    @classmethod
+    def detect(cls) -> bool:
+        return super().detect() and os.environ[cls.size] != "1"  # `srun --pty bash`
+
+
+class LSFEnvironment(ClusterEnvironment):
+    """jsrun."""
+
+    starter, rank, size = "jsrun", "JSM_NAMESPACE_RANK", "JSM_NAMESPACE_SIZE"
+    local, job, hosts = "JSM_NAMESPACE_LOCAL_RANK", "LSB_JOBID", ("LSB_MCPU_HOSTS",)
+
+
+class MPIEnvironment(ClusterEnvironment):
+    """mpirun of Open MPI."""
+
+    starter, rank, size = "mpirun", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"
+    local = "OMPI_COMM_WORLD_LOCAL_RANK"
+
+
+class HydraEnvironment(ClusterEnvironment):
+    """mpiexec of MPICH and Intel MPI."""
+
+    starter, rank, size, local = "mpiexec", "PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID"
+
+
+KNOWN = (
+    TorchElasticEnvironment,
+    SLURMEnvironment,
+    LSFEnvironment,
+    MPIEnvironment,
+    HydraEnvironment,
+)
+
+
+def detected() -> ClusterEnvironment | None:
+    """What started this process; None for a person."""
+    return next((kind() for kind in KNOWN if kind.detect()), None)
+
+
+def find_place(
+    devices: int, num_nodes: int, environment: ClusterEnvironment | None = None
+) -> Place | None:
     """The place the environment gives this process; None where nobody started it as one of several.
 
     Raises:
         MisconfigurationException: if `devices * num_nodes` is not the number of processes started.
     """
-    env = os.environ if env is None else env
-    scheduler = _scheduler(env)
-    if scheduler is None:
+    environment = environment or detected()
+    if environment is None or not environment.creates_processes_externally:
         return None
-    size, rank = int(env[scheduler.size]), int(env[scheduler.rank])
+    size, rank = environment.world_size(), environment.global_rank()
     if size != devices * num_nodes:
         raise MisconfigurationException(
-            f"{scheduler.name} started {size} process(es), but devices={devices} on num_nodes={num_nodes} need "
-            f"{devices * num_nodes}. Start that many, or change `devices` and `num_nodes`."
+            f"{environment.starter} started {size} process(es), but devices={devices} on num_nodes={num_nodes} "
+            f"need {devices * num_nodes}. Start that many, or change `devices` and `num_nodes`."
         )
-    local = int(env.get(scheduler.local_rank, rank % devices))
-    return Place(size, rank, local, int(env.get(scheduler.node_rank, rank // devices)))
+    local, node = environment.local_rank(), environment.node_rank()
+    return Place(
+        size,
+        rank,
+        rank % devices if local is None else local,
+        rank // devices if node is None else node,
+    )
 
 
-def _scheduler(env: Mapping[str, str]) -> Scheduler | None:
-    for scheduler in SCHEDULERS:
-        if scheduler.rank in env and scheduler.size in env:
-            alone = scheduler.name == "srun" and env[scheduler.size] == "1"  # `srun --pty bash`
-            return None if alone else scheduler
-    return None
-
-
-def started_elsewhere(
-    devices: Any, num_nodes: int, env: Mapping[str, str] | None = None
-) -> tuple[Any, int]:
+def started_elsewhere(devices: Any, num_nodes: int) -> tuple[Any, int]:
     """Devices per node and nodes, where torchrun decided on them: after an elastic restart there may be
     another number of nodes."""
-    env = os.environ if env is None else env
-    if "TORCHELASTIC_RUN_ID" not in env or "LOCAL_WORLD_SIZE" not in env:
+    if "TORCHELASTIC_RUN_ID" not in os.environ or "LOCAL_WORLD_SIZE" not in os.environ:
         return devices, num_nodes
-    here = int(env["LOCAL_WORLD_SIZE"])
-    return (here if devices == "auto" else devices), int(env["WORLD_SIZE"]) // here
+    here = int(os.environ["LOCAL_WORLD_SIZE"])
+    return (here if devices == "auto" else devices), int(os.environ["WORLD_SIZE"]) // here
 
 
-def find_node_rank(env: Mapping[str, str] | None = None) -> int:
+def find_node_rank() -> int:
     """Which of the nodes this is, where one launcher was started by hand on each."""
-    env = os.environ if env is None else env
-    for name in ("NODE_RANK", "GROUP_RANK", "SLURM_NODEID"):
-        if name in env:
-            return int(env[name])
-    return 0
+    named = (os.environ.get(name) for name in ("NODE_RANK", "GROUP_RANK", "SLURM_NODEID"))
+    return int(next(filter(None, named), 0))
 
 
-def complete_environment(env: dict[str, str] | os._Environ[str]) -> None:
-    """Add what rendezvous needs, MASTER_ADDR and MASTER_PORT, from the scheduler's own variables."""
-    scheduler = _scheduler(env)
-    if scheduler is None:
-        return
-    if "MASTER_ADDR" not in env:
-        hosts = env.get(scheduler.hosts) or env.get("SLURM_NODELIST", "")
-        env["MASTER_ADDR"] = first_host(hosts) if hosts else "127.0.0.1"
-    job = re.sub(r"\D", "", env.get(scheduler.job, ""))
-    # Jobs that share a machine must not share a port; the number of the job tells them apart.
-    env.setdefault("MASTER_PORT", str(15000 + int(job or 0) % 10000))
+def complete_variables(environment: ClusterEnvironment | None = None) -> None:
+    """Add what rendezvous needs, MASTER_ADDR and MASTER_PORT."""
+    environment = environment or detected()
+    if environment is not None:
+        os.environ.setdefault("MASTER_ADDR", environment.main_address)
+        os.environ.setdefault("MASTER_PORT", str(environment.main_port))
 
 
 def first_host(hosts: str) -> str:

@@ -28,9 +28,9 @@ from torch.utils._pytree import tree_map_only
 
 from scaffold_runtime.errors import CheckpointError, MisconfigurationException
 from scaffold_runtime.precision import Precision
-from scaffold_runtime.strategies.base import Prepared, unwrapped
 from scaffold_runtime.strategies.distributed import DistributedStrategy
 from scaffold_runtime.strategies.router import StepRouter
+from scaffold_runtime.strategies.strategy import Prepared, unwrapped
 
 ROUTER = "_fsdp_router"
 Policy = Collection[type[nn.Module]] | Callable[[nn.Module], bool] | None

@@ -14,6 +14,7 @@ import yaml
 from scaffold_runtime.callbacks import LambdaCallback, ModelCheckpoint
 from scaffold_runtime.checkpoint.io import write_checkpoint
 from scaffold_runtime.errors import CheckpointError, MisconfigurationException
+from scaffold_runtime.plugins import TorchCheckpointIO
 
 SCORES = [5.0, 3.0, 4.0, 1.0, 2.0, 6.0]
 
@@ -108,11 +109,11 @@ def test_nan_is_the_worst(mode: str, scored, train) -> None:
 def test_a_new_file_is_whole_before_an_old_one_goes(train, monkeypatch) -> None:
     seen: list[list[str]] = []
 
-    def write(checkpoint: Any, path: Path) -> None:
+    def write(self: Any, checkpoint: Any, path: Path, **options: Any) -> None:
         seen.append(files())
-        write_checkpoint(checkpoint, path)
+        write_checkpoint(checkpoint, Path(path))
 
-    monkeypatch.setattr("scaffold_runtime.trainer.write_checkpoint", write)
+    monkeypatch.setattr(TorchCheckpointIO, "save_checkpoint", write)
     train(ModelCheckpoint("saved", "{epoch}"), max_epochs=3)
 
     assert seen == [[], ["epoch=0.ckpt"], ["epoch=1.ckpt"]]

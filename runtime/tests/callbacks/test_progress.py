@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from scaffold_runtime.callbacks import ProgressBar, RichProgressBar, TQDMProgressBar
-from scaffold_runtime.callbacks.progress import REDRAW_SECONDS
+from scaffold_runtime.callbacks.progress.progress_bar import REDRAW_SECONDS
 
 BARS = [ProgressBar, RichProgressBar, TQDMProgressBar]
 
@@ -27,7 +27,7 @@ class Terminal(io.StringIO):
 def terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
     made = Terminal()
     monkeypatch.setenv("TERM", "xterm-256color")
-    monkeypatch.setattr("scaffold_runtime.callbacks.progress.REDRAW_SECONDS", 0.0)
+    monkeypatch.setattr("scaffold_runtime.callbacks.progress.progress_bar.REDRAW_SECONDS", 0.0)
     return made
 
 
@@ -163,7 +163,7 @@ def test_redraws_are_limited_by_time(shown, make_loader, make_trainer, monkeypat
     monkeypatch.setattr(bar, "_show", lambda metrics: drawn.append(bar._done))
     clock = iter(range(10_000))
     monkeypatch.setattr(
-        "scaffold_runtime.callbacks.progress.time.monotonic",
+        "scaffold_runtime.callbacks.progress.progress_bar.time.monotonic",
         lambda: next(clock) * REDRAW_SECONDS / 20,
     )
     with redirect_stdout(Terminal()):

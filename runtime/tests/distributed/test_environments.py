@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
@@ -9,12 +11,17 @@ import pytest
 from scaffold_runtime.errors import MisconfigurationException
 from scaffold_runtime.strategies import SingleDeviceStrategy, started_elsewhere
 from scaffold_runtime.strategies.environments import (
+    ClusterEnvironment,
+    LightningEnvironment,
     Place,
-    complete_environment,
+    SLURMEnvironment,
+    complete_variables,
     find_node_rank,
     find_place,
     first_host,
 )
+
+Become = Callable[[Mapping[str, Any]], None]
 
 STARTED = {
     "torchrun": ({"RANK": 3, "WORLD_SIZE": 4, "LOCAL_RANK": 1, "GROUP_RANK": 1}, Place(4, 3, 1, 1)),
@@ -35,25 +42,71 @@ STARTED = {
 }
 
 
+@pytest.fixture
+def become(monkeypatch: pytest.MonkeyPatch) -> Become:
+    """Replace the variables of this process by others."""
+
+    def become(variables: Mapping[str, Any]) -> None:
+        monkeypatch.setattr(os, "environ", {k: str(v) for k, v in variables.items()})
+
+    return become
+
+
 @pytest.mark.parametrize("launcher", STARTED)
-def test_places(launcher: str) -> None:
+def test_places(launcher: str, become: Become) -> None:
     variables, place = STARTED[launcher]
+    become(variables)
 
-    assert find_place(2, 2, {name: str(value) for name, value in variables.items()}) == place
-
-
-def test_started_by_nobody() -> None:
-    assert find_place(2, 1, {"HOME": "/"}) is None
-    assert (
-        find_place(2, 1, {"SLURM_PROCID": "0", "SLURM_NTASKS": "1"}) is None
-    )  # an interactive shell
-    assert find_node_rank({}) == 0
-    assert find_node_rank({"NODE_RANK": "3"}) == 3
+    assert find_place(2, 2) == place
 
 
-def test_another_number_of_processes_is_an_error() -> None:
+def test_started_by_nobody(become: Become) -> None:
+    become({"HOME": "/"})
+    assert find_place(2, 1) is None
+    assert find_node_rank() == 0
+    become({"SLURM_PROCID": 0, "SLURM_NTASKS": 1})  # an interactive shell
+    assert find_place(2, 1) is None
+    become({"NODE_RANK": 3})
+    assert find_node_rank() == 3
+
+
+def test_another_number_of_processes_is_an_error(become: Become) -> None:
+    become({"RANK": 0, "WORLD_SIZE": 3})
     with pytest.raises(MisconfigurationException, match=r"torchrun started 3 process.*devices=2"):
-        find_place(2, 1, {"RANK": "0", "WORLD_SIZE": "3"})
+        find_place(2, 1)
+
+
+class Grid(ClusterEnvironment):
+    """A launcher of one's own, as Lightning's documentation teaches to write one."""
+
+    def world_size(self) -> int:
+        return 4
+
+    def global_rank(self) -> int:
+        return 3
+
+    @property
+    def main_address(self) -> str:
+        return "grid-1"
+
+    @property
+    def main_port(self) -> int:
+        return 12
+
+
+def test_an_environment_as_a_plugin(make_trainer: Any, become: Become) -> None:
+    become(os.environ)
+    trainer = make_trainer(devices=2, num_nodes=2, strategy="ddp", plugins=[Grid()])
+    assert (trainer.global_rank, trainer.local_rank, trainer.node_rank) == (3, 1, 1)
+    complete_variables(trainer.strategy.environment)
+    assert (os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"]) == ("grid-1", "12")
+
+
+def test_lightning_environment_looks_past_the_cluster(become: Become) -> None:
+    become({"SLURM_PROCID": 2, "SLURM_NTASKS": 4, "SLURM_LOCALID": 0, "SLURM_NODEID": 1})
+    assert find_place(2, 2) == Place(4, 2, 0, 1)
+    assert find_place(2, 2, LightningEnvironment()) is None
+    assert find_place(2, 2, SLURMEnvironment()) == Place(4, 2, 0, 1)
 
 
 @pytest.mark.parametrize(
@@ -71,26 +124,28 @@ def test_first_host(hosts: str, first: str) -> None:
     assert first_host(hosts) == first
 
 
-def test_address_and_port_come_from_the_job() -> None:
+def test_address_and_port_come_from_the_job(become: Become) -> None:
     srun = {"SLURM_PROCID": "0", "SLURM_NTASKS": "2", "SLURM_STEP_NODELIST": "n[1-2]"}
-    first, second = ({**srun, "SLURM_JOB_ID": job} for job in ("1234567", "1234568"))
-    complete_environment(first)
-    complete_environment(second)
+    found = []
+    for job in ("1234567", "1234568"):
+        become({**srun, "SLURM_JOB_ID": job})
+        complete_variables()
+        found.append((os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"]))
 
-    assert first["MASTER_ADDR"] == "n1"
-    assert first["MASTER_PORT"] != second["MASTER_PORT"]
-    given = {**srun, "MASTER_ADDR": "x", "MASTER_PORT": "1"}
-    complete_environment(given)
-    assert (given["MASTER_ADDR"], given["MASTER_PORT"]) == ("x", "1")
+    assert [address for address, _ in found] == ["n1", "n1"]
+    assert found[0] != found[1]
+    become({**srun, "MASTER_ADDR": "x", "MASTER_PORT": "1"})
+    complete_variables()
+    assert (os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"]) == ("x", "1")
 
 
-def test_torchrun_says_how_many() -> None:
+def test_torchrun_says_how_many(become: Become) -> None:
     """`Trainer()` takes what torchrun started; after an elastic restart that may be fewer nodes."""
-    elastic = {"TORCHELASTIC_RUN_ID": "x", "LOCAL_WORLD_SIZE": "2", "WORLD_SIZE": "6"}
-
-    assert started_elsewhere("auto", 1, elastic) == (2, 3)
-    assert started_elsewhere(2, 4, elastic) == (2, 3)
-    assert started_elsewhere("auto", 1, {}) == ("auto", 1)
+    become({"TORCHELASTIC_RUN_ID": "x", "LOCAL_WORLD_SIZE": "2", "WORLD_SIZE": "6"})
+    assert started_elsewhere("auto", 1) == (2, 3)
+    assert started_elsewhere(2, 4) == (2, 3)
+    become({})
+    assert started_elsewhere("auto", 1) == ("auto", 1)
 
 
 def test_the_trainer_knows_its_place(make_trainer: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -146,7 +146,7 @@ def test_csv_survives_a_kill_while_columns_grow(monkeypatch) -> None:
     def die(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("scaffold_runtime.loggers.csv.os.replace", die)
+    monkeypatch.setattr("scaffold_runtime.loggers.csv_logs.os.replace", die)
     logger.log_metrics({"b": 1.0}, 1)
     with pytest.raises(KeyboardInterrupt):
         logger.save()

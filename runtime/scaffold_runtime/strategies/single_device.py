@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 from scaffold_runtime.accelerators import Accelerator
 from scaffold_runtime.precision import Precision
-from scaffold_runtime.strategies.base import Prepared, Strategy, unwrapped
+from scaffold_runtime.strategies.strategy import Prepared, Strategy, unwrapped
 
 
 class SingleDeviceStrategy(Strategy):

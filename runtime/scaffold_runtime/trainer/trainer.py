@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -22,7 +21,7 @@ from scaffold_runtime import settings
 from scaffold_runtime.accelerators import Accelerator, parse_devices, select_accelerator
 from scaffold_runtime.callbacks import default_callbacks
 from scaffold_runtime.callbacks.early_stopping import EarlyStopping
-from scaffold_runtime.callbacks.progress import ProgressBar, results_table
+from scaffold_runtime.callbacks.progress.progress_bar import ProgressBar, results_table
 from scaffold_runtime.checkpoint.folder import save
 from scaffold_runtime.checkpoint.state import collect
 from scaffold_runtime.data import LightningDataModule
@@ -36,12 +35,14 @@ from scaffold_runtime.loops.predict import predict
 from scaffold_runtime.metrics import Metrics
 from scaffold_runtime.module import LightningModule
 from scaffold_runtime.optim import LightningOptimizer, LRSchedulerConfig, parameters_of
-from scaffold_runtime.precision import Precision, select_precision
+from scaffold_runtime.plugins import TorchCheckpointIO, sort_plugins
+from scaffold_runtime.precision import select_precision
 from scaffold_runtime.profilers import Profiler, select_profiler
 from scaffold_runtime.progress import Progress
 from scaffold_runtime.run import Run
 from scaffold_runtime.session import open_run, open_trial
 from scaffold_runtime.strategies import Prepared, Strategy, select_strategy, started_elsewhere
+from scaffold_runtime.trainer.states import RunningStage, TrainerFn, TrainerState, TrainerStatus
 
 
 class Trainer:
@@ -83,7 +84,7 @@ class Trainer:
         profiler: "simple", "advanced", "pytorch", or a Profiler.
         detect_anomaly: find the operation that made a NaN in backward. Slow.
         barebones: everything off that is not training, to measure the loop.
-        plugins: a Precision in place of `precision`.
+        plugins: a Precision in place of `precision`, a ClusterEnvironment, a CheckpointIO, or several.
         sync_batchnorm: share batch statistics between processes.
         reload_dataloaders_every_n_epochs: ask for new loaders every so many epochs.
         default_root_dir: where logs and checkpoints go without a logger; the current folder.
@@ -140,12 +141,14 @@ class Trainer:
         model_registry: str | None = None,
     ) -> None:
         self.accelerator = select_accelerator(accelerator)
+        brought = sort_plugins(plugins, precision)
         devices, num_nodes = started_elsewhere(devices, settings.count("num_nodes", num_nodes, 1))
         self.device_ids, self.num_nodes = parse_devices(devices, self.accelerator), num_nodes
-        self.strategy = select_strategy(strategy, self.accelerator, self.device_ids, num_nodes)
-        self.precision_plugin = select_precision(
-            _precision_of(precision, plugins), self.strategy.root_device
+        self.strategy = select_strategy(
+            strategy, self.accelerator, self.device_ids, num_nodes, brought.environment
         )
+        self.precision_plugin = select_precision(brought.precision, self.strategy.root_device)
+        self.checkpoint_io = brought.checkpoint_io or TorchCheckpointIO()
         self.barebones = barebones
         off = barebones or None
         self.fast_dev_run = settings.count("fast_dev_run", int(fast_dev_run), 0)
@@ -384,7 +387,8 @@ class Trainer:
                 "there is nothing to save: `save_checkpoint` needs a model that was attached by "
                 "fit, validate, test or predict."
             )
-        save(self.strategy, collect(run, bool(weights_only)), Path(filepath))
+        write = partial(self.checkpoint_io.save_checkpoint, storage_options=storage_options)
+        save(self.strategy, collect(run, bool(weights_only)), Path(filepath), write)
 
     def print(self, *args: Any, **kwargs: Any) -> None:
         """Print from the first process only, without tearing the progress bar."""
@@ -499,18 +503,17 @@ class Trainer:
         return self._run.is_last_batch if self._run else False
 
     @property
-    def state(self) -> SimpleNamespace:
+    def state(self) -> TrainerState:
         """What is going on, in Lightning's words: `fn`, `stage`, `status`, and whether it has `finished`."""
         run = self._record()
-        ended = "interrupted" if self.interrupted else "finished"
-        status = "running" if self._run else ended if run else "initializing"
-        words = {"validation": "validate", "sanity": "sanity_check"}
-        return SimpleNamespace(
-            fn=run.fn if run else None,
-            stage=words.get(self.stage or "", self.stage),
-            status=status,
-            finished=status == "finished",
+        ended = TrainerStatus.INTERRUPTED if self.interrupted else TrainerStatus.FINISHED
+        status = TrainerStatus.RUNNING if self._run else ended
+        stage = {"validation": "validate", "sanity": "sanity_check"}.get(
+            self.stage or "", self.stage
         )
+        if run is None:
+            return TrainerState()
+        return TrainerState(status, TrainerFn(run.fn), RunningStage(stage) if stage else None)
 
     @property
     def training(self) -> bool:
@@ -733,21 +736,6 @@ class Trainer:
         """The folder that holds the folders of runs, this one's and earlier ones'."""
         folder = next((logger.root_dir for logger in self.loggers if logger.root_dir), None)
         return folder or self.default_root_dir
-
-
-def _precision_of(precision: str | int | None, plugins: Any) -> Any:
-    given = plugins if isinstance(plugins, (list, tuple)) else [plugins] if plugins else []
-    brought = [plugin for plugin in given if isinstance(plugin, Precision)]
-    for plugin in given:
-        if plugin not in brought:
-            raise MisconfigurationException(
-                f"Trainer(plugins=...): {plugin!r} is not a plugin this trainer knows. Pass a Precision."
-            )
-    if brought and precision is not None:
-        raise MisconfigurationException(
-            f"Trainer(precision={precision!r}, plugins=...) names the precision twice: leave one out."
-        )
-    return brought[0] if brought else precision
 
 
 def _max_epochs(max_epochs: int | None, max_steps: int) -> int:

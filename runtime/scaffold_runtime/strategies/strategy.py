@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 
 from scaffold_runtime.accelerators import Accelerator
 from scaffold_runtime.precision import Precision
+from scaffold_runtime.strategies.environments import ClusterEnvironment
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,7 @@ class Strategy(abc.ABC):
     global_rank: int = 0
     local_rank: int = 0
     node_rank: int = 0
+    environment: ClusterEnvironment | None = None  # who started the processes, where somebody says
     evaluates_in_step: bool = False  # whether a step of evaluation needs all processes
     sharded: bool = False  # whether each process writes its own part of a checkpoint
     timeout: timedelta

@@ -6,7 +6,7 @@ import math
 import sys
 from typing import Any
 
-from scaffold_runtime.callbacks.progress import ProgressBar, number
+from scaffold_runtime.callbacks.progress.progress_bar import ProgressBar, number
 from scaffold_runtime.extras import require
 
 FORMAT = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}, {rate_fmt}{postfix}]"

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from scaffold_runtime.callbacks.progress import ProgressBar, number
+from scaffold_runtime.callbacks.progress.progress_bar import ProgressBar, number
 from scaffold_runtime.extras import require
 
 if TYPE_CHECKING:

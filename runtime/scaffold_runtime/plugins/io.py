@@ -1,0 +1,87 @@
+"""CheckpointIO: how checkpoints get to files and back."""
+
+from __future__ import annotations
+
+import abc
+from pathlib import Path
+from typing import Any
+
+from scaffold_runtime.checkpoint.folder import remove
+from scaffold_runtime.checkpoint.io import read_checkpoint, write_checkpoint
+
+
+class CheckpointIO(abc.ABC):
+    """How checkpoints get to files and back. Subclass it for another way, and pass it: `Trainer(plugins=MyIO())`.
+
+    Runs look for checkpoints in folders, so `save_checkpoint` must leave a file at `path`. Checkpoints in parts, which
+    FSDP writes when it is asked to, are written and read in their own way.
+    """
+
+    in_background: bool = (
+        False  # whether ModelCheckpoint copies the state and writes it beside training
+    )
+
+    @abc.abstractmethod
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
+    ) -> None:
+        """Write a checkpoint, of tensors and plain values."""
+
+    @abc.abstractmethod
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Read what `save_checkpoint` wrote."""
+
+    @abc.abstractmethod
+    def remove_checkpoint(self, path: str | Path) -> None:
+        """Delete a checkpoint, if it is there."""
+
+    def teardown(self) -> None:
+        """A run ended: finish what is under way."""
+
+
+class TorchCheckpointIO(CheckpointIO):
+    """The usual way: torch's zip format, written whole or not at all, verified when read."""
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
+    ) -> None:
+        write_checkpoint(checkpoint, Path(path))
+
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        return read_checkpoint(Path(path), map_location)
+
+    def remove_checkpoint(self, path: str | Path) -> None:
+        remove(Path(path))
+
+
+class AsyncCheckpointIO(CheckpointIO):
+    """Write checkpoints beside training: what `ModelCheckpoint(async_save=True)` does, for all of them.
+
+    Args:
+        checkpoint_io: how they are written; the usual way if None.
+    """
+
+    in_background = True
+
+    def __init__(self, checkpoint_io: CheckpointIO | None = None) -> None:
+        self.checkpoint_io = checkpoint_io or TorchCheckpointIO()
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
+    ) -> None:
+        self.checkpoint_io.save_checkpoint(checkpoint, path, storage_options)
+
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        return self.checkpoint_io.load_checkpoint(path, map_location, weights_only)
+
+    def remove_checkpoint(self, path: str | Path) -> None:
+        self.checkpoint_io.remove_checkpoint(path)
+
+    def teardown(self) -> None:
+        self.checkpoint_io.teardown()
