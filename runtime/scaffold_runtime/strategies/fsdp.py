@@ -138,8 +138,9 @@ class FSDPStrategy(DistributedStrategy):
     def scatter(self, whole: dict[str, Any], like: Any) -> None:
         for name, value in whole.items():
             own = like.get(name) if isinstance(like, dict) else like
-            alike = isinstance(value, Tensor) and isinstance(own, DTensor)
-            if alike and not isinstance(value, DTensor) and value.shape == own.shape:
+            if not isinstance(own, DTensor) or isinstance(value, DTensor):
+                continue
+            if isinstance(value, Tensor) and value.shape == own.shape:
                 on_device = value.to(own.device)
                 whole[name] = distribute_tensor(on_device, own.device_mesh, own.placements)
 
