@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
+import warnings
 from datetime import timedelta
 from typing import Any
+
+import torch
 
 from scaffold_runtime.errors import MisconfigurationException
 
@@ -106,3 +110,49 @@ def clipping(value: Any, algorithm: Any) -> None:
         raise MisconfigurationException(
             f"Trainer(gradient_clip_algorithm={algorithm!r}): choose 'norm' or 'value'."
         )
+
+
+def max_epochs(given: int | None, max_steps: int) -> int:
+    """The limit, where there may be another; a thousand epochs, with a warning, where there is none."""
+    if given is None:
+        if max_steps != -1:
+            return -1
+        warnings.warn(
+            "`max_epochs` was not set, so training stops after 1000 epochs. "
+            "Set it, or max_epochs=-1 for no limit.",
+            stacklevel=3,
+        )
+        return 1000
+    return int(count("max_epochs", given, 0, (-1,)))
+
+
+def switch(name: str, value: bool | None, barebones: bool) -> bool:
+    """Whether a part is on; it is unless `barebones`.
+
+    Raises:
+        MisconfigurationException: if both are asked for.
+    """
+    if barebones and value:
+        raise MisconfigurationException(
+            f"Trainer(barebones=True, {name}=True) contradict each other: leave one out."
+        )
+    return not barebones if value is None else value
+
+
+def set_determinism(deterministic: bool | str | None, benchmark: bool | None) -> None:
+    """Tell torch which algorithms it may use.
+
+    Raises:
+        MisconfigurationException: if `deterministic` is none of its values.
+    """
+    if deterministic not in (None, True, False, "warn"):
+        raise MisconfigurationException(
+            f"Trainer(deterministic={deterministic!r}): choose True, False or 'warn'."
+        )
+    if deterministic is not None:
+        torch.use_deterministic_algorithms(bool(deterministic), warn_only=deterministic == "warn")
+        if deterministic:
+            # cuBLAS is deterministic only with a fixed workspace; this is torch's documented setting.
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    if benchmark is not None or deterministic:
+        torch.backends.cudnn.benchmark = bool(benchmark) and not deterministic

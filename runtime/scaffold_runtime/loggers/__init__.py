@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from scaffold_runtime.errors import MisconfigurationException
 from scaffold_runtime.loggers.logger import FolderLogger, Logger
 
 if TYPE_CHECKING:
@@ -28,6 +30,7 @@ __all__ = [
     "TensorBoardLogger",
     "WandbLogger",
     "default_logger",
+    "select_loggers",
 ]
 
 
@@ -46,3 +49,26 @@ def default_logger(root: str) -> Logger:
     from scaffold_runtime.loggers.csv_logs import CSVLogger
 
     return CSVLogger(root)
+
+
+def select_loggers(choice: bool | Logger | Iterable[Logger] | None, root: str) -> list[Logger]:
+    """What `Trainer(logger=...)` means; all of them share the folder of the first that has one.
+
+    Raises:
+        MisconfigurationException: if one of them is not a Logger.
+    """
+    if choice is None or choice is True:
+        return [default_logger(root)]
+    if choice is False:
+        return []
+    loggers = [choice] if isinstance(choice, (Logger, str)) else list(choice)
+    for logger in loggers:
+        if not isinstance(logger, Logger):
+            raise MisconfigurationException(
+                f"Trainer(logger=...): {logger!r} is not a Logger. Pass True, False, a Logger, or several."
+            )
+    first = next((logger for logger in loggers if logger.root_dir), None)
+    for logger in loggers:
+        if first is not None and logger is not first:
+            logger.follow(first)
+    return loggers

@@ -27,8 +27,8 @@ from scaffold_runtime.checkpoint.state import collect
 from scaffold_runtime.data import LightningDataModule
 from scaffold_runtime.elsewhere import bring_back, run_here
 from scaffold_runtime.errors import MisconfigurationException
-from scaffold_runtime.hooks import Callback, Checkpoint, overridden
-from scaffold_runtime.loggers import Logger, default_logger
+from scaffold_runtime.hooks import Callback, Checkpoint
+from scaffold_runtime.loggers import Logger, select_loggers
 from scaffold_runtime.loops.evaluate import evaluate
 from scaffold_runtime.loops.fit import fit
 from scaffold_runtime.loops.predict import predict
@@ -42,6 +42,7 @@ from scaffold_runtime.progress import Progress
 from scaffold_runtime.run import Run
 from scaffold_runtime.session import open_run, open_trial
 from scaffold_runtime.strategies import Prepared, Strategy, select_strategy, started_elsewhere
+from scaffold_runtime.trainer.inputs import loaders_and_data, module_of, path_of
 from scaffold_runtime.trainer.states import RunningStage, TrainerFn, TrainerState, TrainerStatus
 
 
@@ -153,7 +154,7 @@ class Trainer:
         off = barebones or None
         self.fast_dev_run = settings.count("fast_dev_run", int(fast_dev_run), 0)
         one = self.fast_dev_run or None
-        self.max_epochs: int = 1 if one else _max_epochs(max_epochs, max_steps)
+        self.max_epochs: int = 1 if one else settings.max_epochs(max_epochs, max_steps)
         self.min_epochs = None if one else settings.count("min_epochs", min_epochs, 0, (None,))
         self.max_steps: int = one or settings.count("max_steps", max_steps, 0, (-1,))
         self.min_steps = None if one else settings.count("min_steps", min_steps, 0, (None,))
@@ -171,18 +172,11 @@ class Trainer:
         self.val_check_interval, self.val_check_seconds = settings.interval(
             1.0 if one else val_check_interval, check_val_every_n_epoch
         )
-        self.num_sanity_val_steps = (
-            0
-            if one or off
-            else settings.count("num_sanity_val_steps", num_sanity_val_steps, 0, (-1, None))
-        )
-        if self.num_sanity_val_steps is None:
-            self.num_sanity_val_steps = 2
-        self.log_every_n_steps = (
-            settings.count("log_every_n_steps", log_every_n_steps, 0, (None,)) or 50
-        )
-        if log_every_n_steps == 0:
-            self.log_every_n_steps = 2**62
+        tried = 2 if num_sanity_val_steps is None else num_sanity_val_steps
+        tried = settings.count("num_sanity_val_steps", tried, 0, (-1,))
+        self.num_sanity_val_steps: int = 0 if one or off else tried
+        often = 50 if log_every_n_steps is None else log_every_n_steps
+        self.log_every_n_steps: int = settings.count("log_every_n_steps", often, 0) or 2**62
         self.accumulate_grad_batches: int = settings.count(
             "accumulate_grad_batches", accumulate_grad_batches, 1
         )
@@ -200,16 +194,16 @@ class Trainer:
         self.default_root_dir = os.fspath(default_root_dir or Path.cwd())
         self.enable_autolog_hparams = enable_autolog_hparams
         self.deterministic, self.benchmark = deterministic, benchmark
-        _set_determinism(deterministic, benchmark)
+        settings.set_determinism(deterministic, benchmark)
 
         quiet = bool(one or off)
-        self.loggers: list[Logger] = [] if quiet else _loggers(logger, self.default_root_dir)
+        self.loggers: list[Logger] = [] if quiet else select_loggers(logger, self.default_root_dir)
         self.callbacks: list[Callback] = default_callbacks(
             callbacks,
             max_time=max_time,
-            checkpointing=_switch("enable_checkpointing", enable_checkpointing, barebones),
-            progress_bar=_switch("enable_progress_bar", enable_progress_bar, barebones),
-            summary=_switch("enable_model_summary", enable_model_summary, barebones),
+            checkpointing=settings.switch("enable_checkpointing", enable_checkpointing, barebones),
+            progress_bar=settings.switch("enable_progress_bar", enable_progress_bar, barebones),
+            summary=settings.switch("enable_model_summary", enable_model_summary, barebones),
             fast_dev_run=bool(one),
         )
 
@@ -256,11 +250,13 @@ class Trainer:
         if elsewhere is not None:
             elsewhere()
             return
-        given, datamodule = _given(datamodule, train=train_dataloaders, validation=val_dataloaders)
+        given, datamodule = loaders_and_data(
+            datamodule, train=train_dataloaders, validation=val_dataloaders
+        )
         self.should_stop = False
         with (
             torch.autograd.set_detect_anomaly(self.detect_anomaly),
-            open_run(self, "fit", _module_of(model), datamodule, given, _path(ckpt_path)) as run,
+            open_run(self, "fit", module_of(model), datamodule, given, path_of(ckpt_path)) as run,
             run.signals,
         ):
             fit(run)
@@ -310,7 +306,7 @@ class Trainer:
         )
         if elsewhere is not None:
             return elsewhere()  # type: ignore[no-any-return] # what predict returned there
-        given, datamodule = _given(datamodule, predict=dataloaders)
+        given, datamodule = loaders_and_data(datamodule, predict=dataloaders)
         module, path = self._model_and_path(model, ckpt_path)
         keep = return_predictions is not False
         with open_run(self, "predict", module, datamodule or self.datamodule, given, path) as run:
@@ -333,7 +329,7 @@ class Trainer:
             return elsewhere()  # type: ignore[no-any-return] # what evaluation returned there
         stage = {"validate": "validation", "test": "test"}[fn]
         limit = self.limit_val_batches if fn == "validate" else self.limit_test_batches
-        given, datamodule = _given(datamodule, **{stage: dataloaders})
+        given, datamodule = loaders_and_data(datamodule, **{stage: dataloaders})
         module, path = self._model_and_path(model, ckpt_path)
         with open_run(self, fn, module, datamodule or self.datamodule, given, path) as run:
             self.stage = stage
@@ -352,7 +348,7 @@ class Trainer:
         self, model: LightningModule | None, ckpt_path: str | Path | None
     ) -> tuple[LightningModule, str | None]:
         if model is not None:
-            return _module_of(model), _path(ckpt_path)
+            return module_of(model), path_of(ckpt_path)
         if self._module is None:
             raise MisconfigurationException(
                 "there is no model: pass one, or call `trainer.fit(model)` before."
@@ -364,7 +360,7 @@ class Trainer:
                 stacklevel=4,
             )
             ckpt_path = "best"
-        return self._module, _path(ckpt_path)
+        return self._module, path_of(ckpt_path)
 
     def _best_known(self) -> bool:
         return bool(getattr(self.checkpoint_callback, "best_model_path", ""))
@@ -736,97 +732,3 @@ class Trainer:
         """The folder that holds the folders of runs, this one's and earlier ones'."""
         folder = next((logger.root_dir for logger in self.loggers if logger.root_dir), None)
         return folder or self.default_root_dir
-
-
-def _max_epochs(max_epochs: int | None, max_steps: int) -> int:
-    if max_epochs is None:
-        if max_steps != -1:
-            return -1
-        warnings.warn(
-            "`max_epochs` was not set, so training stops after 1000 epochs. "
-            "Set it, or max_epochs=-1 for no limit.",
-            stacklevel=3,
-        )
-        return 1000
-    return int(settings.count("max_epochs", max_epochs, 0, (-1,)))
-
-
-def _switch(name: str, value: bool | None, barebones: bool) -> bool:
-    if barebones and value:
-        raise MisconfigurationException(
-            f"Trainer(barebones=True, {name}=True) contradict each other: leave one out."
-        )
-    return not barebones if value is None else value
-
-
-def _set_determinism(deterministic: bool | str | None, benchmark: bool | None) -> None:
-    if deterministic not in (None, True, False, "warn"):
-        raise MisconfigurationException(
-            f"Trainer(deterministic={deterministic!r}): choose True, False or 'warn'."
-        )
-    if deterministic is not None:
-        torch.use_deterministic_algorithms(bool(deterministic), warn_only=deterministic == "warn")
-        if deterministic:
-            # cuBLAS is deterministic only with a fixed workspace; this is torch's documented setting.
-            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    if benchmark is not None or deterministic:
-        torch.backends.cudnn.benchmark = bool(benchmark) and not deterministic
-
-
-def _loggers(choice: bool | Logger | Iterable[Logger] | None, root: str) -> list[Logger]:
-    if choice is None or choice is True:
-        return [default_logger(root)]
-    if choice is False:
-        return []
-    loggers = [choice] if isinstance(choice, (Logger, str)) else list(choice)
-    for logger in loggers:
-        if not isinstance(logger, Logger):
-            raise MisconfigurationException(
-                f"Trainer(logger=...): {logger!r} is not a Logger. Pass True, False, a Logger, or several."
-            )
-    first = next((logger for logger in loggers if logger.root_dir), None)
-    for logger in loggers:
-        if first is not None and logger is not first:
-            logger.follow(first)
-    return loggers
-
-
-def _module_of(model: Any) -> LightningModule:
-    """The module itself, also where it was compiled as a whole."""
-    inner: object = getattr(model, "_orig_mod", model)
-    if not isinstance(inner, LightningModule):
-        raise MisconfigurationException(
-            f"the model must be a LightningModule, got {type(inner).__name__}. "
-            "Import both from the same package: `from scaffold_runtime import LightningModule, Trainer`."
-        )
-    if inner is not model:
-        _compile_steps(inner, model.dynamo_ctx)
-    return inner
-
-
-def _compile_steps(module: LightningModule, compiled: Callable[[Any], Any]) -> None:
-    """`torch.compile(module)` compiles `forward`, but a trainer calls steps: compile those as well."""
-    module.log = torch.compiler.disable(module.log)  # type: ignore[method-assign] # bookkeeping is no graph
-    for name in ("forward", "training_step", "validation_step", "test_step", "predict_step"):
-        if name not in vars(module) and overridden(name, module, LightningModule):
-            setattr(module, name, compiled(getattr(module, name)))
-
-
-def _given(
-    datamodule: LightningDataModule | None, **loaders: Any
-) -> tuple[dict[str, Any], LightningDataModule | None]:
-    """Loaders passed by hand, and the data module, which may stand in a loader's place."""
-    first = next(iter(loaders.values()))
-    if isinstance(first, LightningDataModule):
-        if datamodule is not None:
-            raise MisconfigurationException("two data modules were passed: leave one out.")
-        return {}, first
-    if datamodule is not None and any(loader is not None for loader in loaders.values()):
-        raise MisconfigurationException(
-            "both loaders and a data module were passed, so it is unclear which to use: leave one out."
-        )
-    return loaders, datamodule
-
-
-def _path(path: str | Path | None) -> str | None:
-    return None if path is None else os.fspath(path)

@@ -1,0 +1,56 @@
+"""What is passed to fit, validate, test and predict, brought into one form."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from scaffold_runtime.data import LightningDataModule
+from scaffold_runtime.errors import MisconfigurationException
+from scaffold_runtime.hooks import overridden
+from scaffold_runtime.module import LightningModule
+
+
+def module_of(model: Any) -> LightningModule:
+    """The module itself, also where it was compiled as a whole."""
+    inner: object = getattr(model, "_orig_mod", model)
+    if not isinstance(inner, LightningModule):
+        raise MisconfigurationException(
+            f"the model must be a LightningModule, got {type(inner).__name__}. "
+            "Import both from the same package: `from scaffold_runtime import LightningModule, Trainer`."
+        )
+    if inner is not model:
+        _compile_steps(inner, model.dynamo_ctx)
+    return inner
+
+
+def _compile_steps(module: LightningModule, compiled: Callable[[Any], Any]) -> None:
+    """`torch.compile(module)` compiles `forward`, but a trainer calls steps: compile those as well."""
+    module.log = torch.compiler.disable(module.log)  # type: ignore[method-assign] # bookkeeping is no graph
+    for name in ("forward", "training_step", "validation_step", "test_step", "predict_step"):
+        if name not in vars(module) and overridden(name, module, LightningModule):
+            setattr(module, name, compiled(getattr(module, name)))
+
+
+def loaders_and_data(
+    datamodule: LightningDataModule | None, **loaders: Any
+) -> tuple[dict[str, Any], LightningDataModule | None]:
+    """Loaders passed by hand, and the data module, which may stand in a loader's place."""
+    first = next(iter(loaders.values()))
+    if isinstance(first, LightningDataModule):
+        if datamodule is not None:
+            raise MisconfigurationException("two data modules were passed: leave one out.")
+        return {}, first
+    if datamodule is not None and any(loader is not None for loader in loaders.values()):
+        raise MisconfigurationException(
+            "both loaders and a data module were passed, so it is unclear which to use: leave one out."
+        )
+    return loaders, datamodule
+
+
+def path_of(path: str | Path | None) -> str | None:
+    return None if path is None else os.fspath(path)
