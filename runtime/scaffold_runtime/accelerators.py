@@ -156,4 +156,5 @@ def _device_indices(devices: int | str | list[int], found: int) -> list[int]:
         return []
     if isinstance(devices, int):
         return list(range(found if devices == -1 else devices))
-    return list(devices)
+    listed = list(devices) if isinstance(devices, (list, tuple)) else []
+    return listed if all(type(index) is int and index >= 0 for index in listed) else []

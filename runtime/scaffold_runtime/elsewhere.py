@@ -21,6 +21,7 @@ def run_here(trainer: Trainer, fn: str, arguments: tuple[Any, ...]) -> dict[str,
         "returned": returned,
         "weights": trainer.strategy.whole(dict(trainer.lightning_module.state_dict())),
         "progress": trainer.progress.state_dict(),
+        "state": trainer.state,
         "should_stop": trainer.should_stop,
         "ckpt_path": trainer.ckpt_path,
         "callbacks": {c.state_key: c.state_dict() for c in trainer.callbacks},
@@ -37,6 +38,7 @@ def bring_back(trainer: Trainer, arguments: tuple[Any, ...], outcome: dict[str, 
     module = trainer._module = next(given, None) or trainer.lightning_module
     module.load_state_dict(outcome["weights"])
     trainer.progress.load_state_dict(outcome["progress"])
+    trainer._elsewhere_state = outcome["state"]
     trainer.should_stop, trainer.ckpt_path = outcome["should_stop"], outcome["ckpt_path"]
     for callback in trainer.callbacks:
         if outcome["callbacks"].get(callback.state_key):

@@ -218,6 +218,7 @@ class Trainer:
         self._module: LightningModule | None = None
         self._run: Run | None = None
         self._last_run: Run | None = None
+        self._elsewhere_state = TrainerState()  # of a run in processes of its own
         self._last_fit: Run | None = None
 
     # -- the four things ------------------------------------------------------------------------
@@ -381,7 +382,8 @@ class Trainer:
         if run is None:
             raise MisconfigurationException(
                 "there is nothing to save: `save_checkpoint` needs a model that was attached by "
-                "fit, validate, test or predict."
+                "fit, validate, test or predict. Where they ran in processes of their own (ddp_spawn, ddp_fork, "
+                "ddp_notebook), take the file of the ModelCheckpoint."
             )
         write = partial(self.checkpoint_io.save_checkpoint, storage_options=storage_options)
         save(self.strategy, collect(run, bool(weights_only)), Path(filepath), write)
@@ -508,7 +510,7 @@ class Trainer:
             self.stage or "", self.stage
         )
         if run is None:
-            return TrainerState()
+            return self._elsewhere_state
         return TrainerState(status, TrainerFn(run.fn), RunningStage(stage) if stage else None)
 
     @property

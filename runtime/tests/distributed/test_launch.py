@@ -1,0 +1,164 @@
+"""From one device to several by one argument: which strategy, how processes start, what comes back."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scaffold_runtime.accelerators import CPUAccelerator, parse_devices
+from scaffold_runtime.errors import MisconfigurationException
+from scaffold_runtime.strategies import DDPStrategy, SingleDeviceStrategy
+
+from .test_ends import survivors
+
+SPAWN = """
+import json, os, sys
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+from scaffold_runtime import LightningModule, Trainer
+from scaffold_runtime.callbacks import EarlyStopping, ModelCheckpoint
+from scaffold_runtime.errors import MisconfigurationException
+from scaffold_runtime.loggers import CSVLogger
+
+class Model(LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Linear(1, 1)
+    def training_step(self, batch, batch_idx):
+        loss = (self.net(batch[0]) - 2 * batch[0]).square().mean()
+        self.log("loss", loss)
+        return loss
+    def validation_step(self, batch, batch_idx):
+        self.log("val_loss", (self.net(batch[0]) - 2 * batch[0]).square().mean())
+    def predict_step(self, batch, batch_idx):
+        return batch[0] * 10
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.05)
+
+def loader():
+    return DataLoader(TensorDataset(torch.arange(16.0).view(16, 1) / 16), batch_size=2)
+
+if __name__ == "__main__":
+    torch.manual_seed(0)
+    model = Model()
+    before = model.net.weight.item()
+    stop = EarlyStopping("val_loss")
+    trainer = Trainer(accelerator="cpu", devices=2, strategy="ddp_spawn", max_epochs=2,
+                      callbacks=[stop, ModelCheckpoint(monitor="val_loss")],
+                      logger=CSVLogger("logs", "run", "one"), enable_progress_bar=False, enable_model_summary=False)
+    trainer.fit(model, loader(), loader())
+    metrics = {name: value.item() for name, value in trainer.callback_metrics.items()}
+    predicted = trainer.predict(model, loader())
+    model.unpicklable = lambda x: x
+    try:
+        trainer.fit(model, loader())
+        error = ""
+    except MisconfigurationException as caught:
+        error = str(caught)
+    saved = torch.load(trainer.checkpoint_callback.best_model_path, weights_only=True)
+    sys.stdout.write(json.dumps({
+        "moved": model.net.weight.item() != before,
+        "weights": bool(torch.equal(saved["state_dict"]["net.weight"], model.net.weight)),
+        "step": trainer.global_step, "epoch": trainer.current_epoch,
+        "metrics": metrics, "best_score": stop.best_score.item(),
+        "finished": trainer.state.finished,
+        "predicted": torch.cat(predicted).view(-1).tolist(), "error": error, "rank": os.environ.get("RANK"),
+    }))
+"""
+
+
+@pytest.mark.slow
+def test_spawned_processes_bring_back_what_they_made(tmp_path: Path) -> None:
+    """Weights, counters, metrics, callbacks, predictions; and what cannot be sent is named."""
+    (tmp_path / "train.py").write_text(SPAWN)
+    done = subprocess.run(
+        [sys.executable, "train.py"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+    assert done.returncode == 0, done.stderr
+    back = json.loads(done.stdout.splitlines()[-1])
+    assert back["moved"]
+    assert back["weights"]
+    assert (back["step"], back["epoch"], back["finished"], back["rank"]) == (8, 2, True, None)
+    assert sorted(back["metrics"]) == ["loss", "val_loss"]
+    assert back["best_score"] == back["metrics"]["val_loss"]
+    assert back["predicted"] == [number * 10 / 16 for number in range(16)]
+    assert "cannot be pickled" in back["error"]
+    assert "unpicklable" in back["error"] or "<lambda>" in back["error"]
+    assert [path.name for path in (tmp_path / "logs/run").iterdir()] == ["one"]
+    assert survivors(tmp_path) == []
+
+
+class Four(CPUAccelerator):
+    """A machine with four devices, as far as counting goes."""
+
+    name = "four"
+
+    @staticmethod
+    def auto_device_count() -> int:
+        return 4
+
+
+@pytest.mark.parametrize(
+    ("devices", "found"),
+    [
+        (2, [0, 1]),
+        ("2", [0, 1]),
+        ([1, 3], [1, 3]),
+        ("1, 3", [1, 3]),
+        ("3,", [3]),
+        (-1, [0, 1, 2, 3]),
+        ("-1", [0, 1, 2, 3]),
+        ("auto", [0, 1, 2, 3]),
+    ],
+)
+def test_devices_in_all_forms(devices: Any, found: list[int]) -> None:
+    assert parse_devices(devices, Four()) == found
+
+
+@pytest.mark.parametrize(
+    "devices", [0, "0", [], [4], 5, [1, 1], "1,x", "all", -2, True, [-1], [1.5], None]
+)
+def test_devices_that_are_not_there(devices: Any) -> None:
+    with pytest.raises(MisconfigurationException, match="devices="):
+        parse_devices(devices, Four())
+
+
+@pytest.mark.parametrize("devices", [2, "2", [0, 1], "0,1"])
+@pytest.mark.parametrize("num_nodes", [1, 2])
+def test_auto_is_ddp_for_several(make_trainer: Any, devices: Any, num_nodes: int) -> None:
+    trainer = make_trainer(devices=devices, num_nodes=num_nodes)
+
+    assert isinstance(trainer.strategy, DDPStrategy)
+    assert trainer.strategy.start_method == "popen"
+    assert (trainer.num_devices, trainer.world_size) == (2, 2 * num_nodes)
+
+
+def test_auto_is_this_process_for_one(make_trainer: Any) -> None:
+    assert isinstance(make_trainer(devices=1).strategy, SingleDeviceStrategy)
+
+
+def test_auto_is_ddp_notebook_in_a_notebook(
+    make_trainer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ipykernel", sys)
+
+    assert make_trainer(devices=2).strategy.start_method == "fork"
+
+
+@pytest.mark.parametrize("num_nodes", [0, -1, "2", 1.5, None])
+def test_nodes_are_counted(make_trainer: Any, num_nodes: Any) -> None:
+    with pytest.raises(MisconfigurationException, match="num_nodes"):
+        make_trainer(devices=2, num_nodes=num_nodes)

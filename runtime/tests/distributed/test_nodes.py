@@ -1,0 +1,176 @@
+"""Several machines: two network namespaces joined by a cable, or two processes that SLURM's variables place."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from .test_ends import SCRIPT, finish
+
+ADDRESSES = ("10.77.0.1", "10.77.0.2")
+KILL = """
+        if batch_idx == 5 and trainer.global_rank == 1 and not os.path.exists("killed"):
+            open("killed", "w").close()
+            os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def script(folder: Path, body: str = "pass") -> None:
+    text = SCRIPT.replace("devices=2", "devices=1, num_nodes=2").replace("EPOCHS", "2")
+    (folder / "train.py").write_text(
+        text.replace("        BODY", body.strip("\n") if "\n" in body else f"        {body}")
+    )
+
+
+def start(folder: Path, command: list[str], **variables: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        command,
+        cwd=folder,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **variables},
+        start_new_session=True,
+    )
+
+
+def ended(processes: list[subprocess.Popen[str]], folder: Path, seconds: float) -> list[str]:
+    """What each printed when it was done; both must end well, and soon."""
+    lines = []
+    try:
+        for process in processes:
+            out, err = process.communicate(timeout=seconds)
+            assert process.returncode == 0, err
+            lines += [line for line in out.splitlines() if line.startswith("done")]
+    finally:
+        for process in processes:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+        finish(processes[0], folder, 1)
+    return sorted(lines)
+
+
+def alike(lines: list[str]) -> None:
+    """Both processes took all steps and ended with the same weights."""
+    assert [line.split()[1:3] for line in lines] == [["0", "16"], ["1", "16"]]
+    assert len({line.split()[3] for line in lines}) == 1
+
+
+@pytest.fixture
+def machines() -> Iterator[tuple[list[str], list[str]]]:
+    """What to put before a command so that it runs on the first, or on the second machine."""
+    unique = uuid.uuid4().hex[:6]
+    names, ends = [f"ns{unique}{i}" for i in (1, 2)], [f"v{unique}{i}" for i in (1, 2)]
+    try:
+        if shutil.which("ip") is None:
+            pytest.skip("there is no `ip` command to make network namespaces with")
+        for words in (
+            *(f"netns add {name}" for name in names),
+            f"link add {ends[0]} netns {names[0]} type veth peer name {ends[1]} netns {names[1]}",
+            *(
+                f"-n {name} {what}"
+                for name, end, address in zip(names, ends, ADDRESSES, strict=True)
+                for what in (
+                    f"addr add {address}/24 dev {end}",
+                    f"link set {end} up",
+                    "link set lo up",
+                )
+            ),
+        ):
+            done = subprocess.run(["ip", *words.split()], capture_output=True, text=True)
+            if done.returncode:
+                pytest.skip(
+                    f"network namespaces cannot be made here: `ip {words}`: {done.stderr.strip()}"
+                )
+        inside = [
+            ["ip", "netns", "exec", name, "env", f"GLOO_SOCKET_IFNAME={end}"]
+            for name, end in zip(names, ends, strict=True)
+        ]
+        yield inside[0], inside[1]
+    finally:
+        for name in names:
+            subprocess.run(["ip", "netns", "delete", name], capture_output=True)
+
+
+@pytest.mark.slow
+def test_two_machines_under_torchrun(tmp_path: Path, machines: tuple[list[str], list[str]]) -> None:
+    """They find each other, lose a process, start anew, and go on from the last checkpoint."""
+    script(tmp_path, KILL)
+    processes = [
+        start(
+            tmp_path,
+            [
+                *inside,
+                *(sys.executable, "-m", "torch.distributed.run", "--nnodes", "2"),
+                *("--nproc-per-node", "1", "--max-restarts", "2", "--monitor-interval", "1"),
+                *("--rdzv-backend", "c10d", "--rdzv-endpoint", f"{ADDRESSES[0]}:29400"),
+                *("--rdzv-conf", f"is_host={str(node == 0).lower()}"),
+                *("--local-addr", ADDRESSES[node], "train.py"),
+            ],
+        )
+        for node, inside in enumerate(machines)
+    ]
+
+    alike(ended(processes, tmp_path, 150))
+    assert (tmp_path / "killed").exists()
+
+
+def slurm(node: int, hosts: str, job: int) -> dict[str, str]:
+    """What srun sets for one task on each of two nodes."""
+    return {
+        "SLURM_JOB_ID": str(job),
+        "SLURM_PROCID": str(node),
+        "SLURM_NTASKS": "2",
+        "SLURM_LOCALID": "0",
+        "SLURM_NODEID": str(node),
+        "SLURM_NNODES": "2",
+        "SLURM_STEP_NODELIST": hosts,
+    }
+
+
+@pytest.mark.slow
+def test_two_machines_under_slurm(tmp_path: Path, machines: tuple[list[str], list[str]]) -> None:
+    script(tmp_path)
+    job = random.randrange(10**6)
+    processes = [
+        start(tmp_path, [*inside, sys.executable, "train.py"], **slurm(node, "10.77.0.[1-2]", job))
+        for node, inside in enumerate(machines)
+    ]
+
+    alike(ended(processes, tmp_path, 100))
+    assert len(list(tmp_path.rglob("*.ckpt"))) == 1
+
+
+SRUN = """#!{python}
+import os, subprocess, sys
+words = [word for word in sys.argv[1:] if not word.startswith("--")]
+tasks = [subprocess.Popen(words, env={{**os.environ, "SLURM_PROCID": str(rank), "SLURM_NTASKS": "2",
+    "SLURM_LOCALID": str(rank), "SLURM_NODEID": "0", "SLURM_STEP_NODELIST": "localhost"}}) for rank in (0, 1)]
+sys.exit(max(task.wait() for task in tasks))
+"""
+
+
+@pytest.mark.slow
+def test_srun_starts_all(tmp_path: Path) -> None:
+    """A stand-in for srun starts two tasks on this machine; the script starts none itself."""
+    (tmp_path / "srun").write_text(SRUN.format(python=sys.executable))
+    (tmp_path / "srun").chmod(0o755)
+    script(tmp_path)
+    text = (tmp_path / "train.py").read_text().replace("devices=1, num_nodes=2", "devices=2")
+    (tmp_path / "train.py").write_text(text)
+    command = ["./srun", "--ntasks-per-node=2", sys.executable, "train.py"]
+    job = str(random.randrange(10**6))
+
+    lines = ended([start(tmp_path, command, SLURM_JOB_ID=job)], tmp_path, 100)
+
+    alike(lines)
+    assert len(list(tmp_path.rglob("*.ckpt"))) == 1
