@@ -81,9 +81,9 @@ def _check_hyperparameters(run: Run) -> None:
     """A run that saves checkpoints finds out now, and not after an epoch, what cannot be in one."""
     if not run.checkpoints or overridden("on_save_checkpoint", run.module, LightningModule):
         return  # the hook may yet take it out
-    to_plain(dict(run.module.hparams), "hyper_parameters")
+    to_plain(run.module.hparams_to_save(), "hyper_parameters")
     if run.datamodule is not None:
-        to_plain(dict(run.datamodule.hparams), "datamodule_hyper_parameters")
+        to_plain(run.datamodule.hparams_to_save(), "datamodule_hyper_parameters")
 
 
 def _check_state_keys(callbacks: list[Callback]) -> None:

@@ -7,7 +7,7 @@ import dataclasses
 import inspect
 from argparse import Namespace
 from collections.abc import Iterable, Mapping, MutableMapping
-from types import FrameType
+from types import FrameType, MappingProxyType
 from typing import Any, TypeVar
 
 from scaffold_runtime.errors import MisconfigurationException, did_you_mean
@@ -40,6 +40,7 @@ class WithHyperparameters:
     _hparams: AttributeDict | None = None
     _hparams_initial: AttributeDict | None = None
     _hparams_name: str | None = None
+    _hparams_configured: Mapping[str, Any] = MappingProxyType({})
     _log_hyperparams: bool = False
 
     @property
@@ -53,6 +54,11 @@ class WithHyperparameters:
     def hparams_initial(self) -> AttributeDict:
         """The hyperparameters as they were when saved, whatever was changed since."""
         return copy.deepcopy(self._hparams_initial or AttributeDict())
+
+    def hparams_to_save(self) -> dict[str, Any]:
+        """For checkpoints and loggers: in place of objects that a command line made, what it made them of."""
+        made = {k: v for k, v in self._hparams_configured.items() if k in self.hparams}
+        return {**self.hparams, **made}
 
     def save_hyperparameters(
         self,
@@ -140,8 +146,14 @@ def hparams_to_log(
     Raises:
         MisconfigurationException: if both have one of the same name with different values.
     """
-    mine = module.hparams_initial if module._log_hyperparams else {}
-    theirs = datamodule.hparams_initial if datamodule and datamodule._log_hyperparams else {}
+    mine, theirs = (
+        (
+            {**owner.hparams_initial, **owner._hparams_configured}
+            if owner is not None and owner._log_hyperparams
+            else {}
+        )
+        for owner in (module, datamodule)
+    )
     for name in mine.keys() & theirs.keys():
         if not _same(mine[name], theirs[name]):
             raise MisconfigurationException(

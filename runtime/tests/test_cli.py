@@ -26,7 +26,7 @@ from scaffold_runtime.cli import (
     SaveConfigCallback,
     instantiate_class,
 )
-from scaffold_runtime.errors import MisconfigurationException
+from scaffold_runtime.errors import CheckpointError, MisconfigurationException
 
 QUIET = {
     "enable_progress_bar": False,
@@ -521,3 +521,46 @@ def test_nothing_deprecated_is_used() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         cli("fit", "--optimizer=SGD", "--optimizer.lr=0.1", model=Unconfigured)
+
+
+class Saved(Injected):
+    """Keeps what it was made with, as Lightning's pages on injected classes do."""
+
+    def __init__(
+        self,
+        optimizer: OptimizerCallable = Adam,
+        act: nn.Module | None = None,
+        sizes: list[int] = [3],  # noqa: B006 - as people write it
+        parts: list[nn.Module] | None = None,
+    ) -> None:
+        super().__init__(optimizer)
+        self.save_hyperparameters()
+        self.act, self.parts = act, parts
+
+
+def test_injected_objects_are_saved_as_they_were_configured(tmp_path: Path) -> None:
+    made = cli(
+        "fit", "--model.optimizer=SGD", "--model.optimizer.lr=0.4", "--model.act=torch.nn.ELU",
+        '--model.parts=[{"class_path": "torch.nn.Tanh"}]', "--trainer.max_epochs=1", model=Saved,
+    )  # fmt: skip
+    assert isinstance(made.model.hparams.act, nn.ELU)
+    made.trainer.save_checkpoint(tmp_path / "a.ckpt")
+    kept = torch.load(tmp_path / "a.ckpt", weights_only=True)["hyper_parameters"]
+    assert kept["act"]["class_path"] == "torch.nn.ELU"
+    assert kept["optimizer"]["class_path"] == "torch.optim.SGD"
+    assert kept["optimizer"]["init_args"]["lr"] == 0.4
+    assert kept["parts"][0]["class_path"] == "torch.nn.Tanh"
+    assert kept["sizes"] == [3]
+    with pytest.raises(CheckpointError, match=r"`act` of .*torch\.nn\.ELU.*act=\.\.\."):
+        Saved.load_from_checkpoint(tmp_path / "a.ckpt")
+    loaded = Saved.load_from_checkpoint(
+        tmp_path / "a.ckpt", act=nn.ELU(), optimizer=SGD, parts=None
+    )
+    assert loaded.hparams.sizes == [3]
+
+
+def test_defaults_that_are_objects_are_saved_too() -> None:
+    made = cli("fit", model=Saved)
+    made.trainer.save_checkpoint("b.ckpt")
+    kept = torch.load("b.ckpt", weights_only=True)["hyper_parameters"]
+    assert "Adam" in str(kept["optimizer"]) and kept["act"] is None

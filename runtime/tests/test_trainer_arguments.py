@@ -14,7 +14,13 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 from scaffold_runtime import Callback, Trainer
-from scaffold_runtime.callbacks import ModelCheckpoint, ModelSummary, ProgressBar, Timer
+from scaffold_runtime.callbacks import (
+    GradientAccumulationScheduler,
+    ModelCheckpoint,
+    ModelSummary,
+    ProgressBar,
+    Timer,
+)
 from scaffold_runtime.errors import MisconfigurationException
 from scaffold_runtime.loggers import CSVLogger
 from scaffold_runtime.plugins import MixedPrecision
@@ -156,10 +162,14 @@ def test_should_stop_waits_for_the_minimum(arguments: Any, steps: int, fitted: A
     assert trainer.global_step == steps
 
 
-@pytest.mark.parametrize("value", ["00:00:00:00", timedelta(0), {"seconds": 0}])
-def test_max_time(value: Any, fitted: Any) -> None:
+@pytest.mark.parametrize(
+    ("value", "steps"),
+    [("00:00:00:00", 0), (timedelta(0), 0), ({"seconds": 0}, 0), ({"microseconds": 1}, 1)],
+)
+def test_max_time(value: Any, steps: int, fitted: Any) -> None:
+    """The time is looked at before training, and after each batch."""
     trainer, _ = fitted(max_time=value, max_epochs=-1)
-    assert trainer.global_step == 1
+    assert trainer.global_step == steps
     assert any(isinstance(callback, Timer) for callback in trainer.callbacks)
 
 
@@ -335,6 +345,19 @@ def test_estimated_stepping_batches(
 
     trainer, _ = fitted(module=Module(), **arguments)
     assert seen == [steps] == [trainer.global_step]
+
+
+def test_estimated_stepping_batches_of_a_schedule(fitted: Any, regression: Any) -> None:
+    seen = []
+
+    class Module(regression):
+        def configure_optimizers(self) -> Any:
+            seen.append(self.trainer.estimated_stepping_batches)
+            return super().configure_optimizers()
+
+    schedule = GradientAccumulationScheduler({0: 1, 1: 4})
+    trainer, _ = fitted(module=Module(), max_epochs=3, callbacks=[schedule])
+    assert seen == [trainer.global_step]
 
 
 def test_estimated_stepping_batches_of_a_stream(fitted: Any, regression: Any) -> None:
@@ -527,7 +550,7 @@ WRONG = [
     ({"max_steps": -5}, "max_steps=-5"),
     ({"max_steps": None}, "max_steps=None"),
     ({"min_steps": 0.5}, "min_steps=0.5"),
-    ({"max_time": "12:00"}, "'12:00' is not a duration"),
+    ({"max_time": "12:00"}, "max_time='12:00' is not a duration"),
     ({"max_time": 3600}, "3600 is not a duration"),
     ({"max_time": {"fortnights": 1}}, "fortnights.*is not a duration"),
     ({"limit_train_batches": -1}, "limit_train_batches=-1"),

@@ -6,6 +6,7 @@ import importlib
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from scaffold_runtime import settings
 from scaffold_runtime.errors import MisconfigurationException
 from scaffold_runtime.hooks import Callback, Checkpoint
 
@@ -134,7 +135,8 @@ def default_callbacks(
     if summary and not has(ModelSummary):
         callbacks.append(ModelSummary())
     if max_time is not None:
-        callbacks.append(Timer(max_time))
+        limit = settings.seconds("max_time", max_time)
+        callbacks.append(Timer(timedelta(seconds=limit)))
     if checkpointing and not has(Checkpoint) and not fast_dev_run:
         callbacks.append(ModelCheckpoint())
     return sorted(callbacks, key=lambda callback: isinstance(callback, Checkpoint))

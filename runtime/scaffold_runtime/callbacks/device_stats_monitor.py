@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from scaffold_runtime.errors import MisconfigurationException
@@ -20,14 +21,18 @@ class DeviceStatsMonitor(Callback):
 
     Args:
         cpu_stats: log processor and memory load too; None does so only where the device is the CPU.
+        filter_keys: log only these; None logs all there are (on CUDA, more than a hundred).
 
     Raises:
         MisconfigurationException: if the trainer has no logger.
         MissingExtra: if the load is wanted and `psutil` is not installed.
     """
 
-    def __init__(self, cpu_stats: bool | None = None) -> None:
+    def __init__(
+        self, cpu_stats: bool | None = None, filter_keys: Iterable[str] | None = None
+    ) -> None:
         self._cpu_stats = cpu_stats
+        self._wanted = None if filter_keys is None else set(filter_keys)
         self._psutil: Any = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -78,7 +83,10 @@ class DeviceStatsMonitor(Callback):
         stats = dict(trainer.accelerator.get_device_stats(trainer.strategy.root_device))
         if self._psutil is not None:
             stats |= cpu_stats(self._psutil)
-        numbers = {k: float(v) for k, v in stats.items() if isinstance(v, (int, float))}
+        wanted = stats if self._wanted is None else self._wanted
+        numbers = {
+            k: float(v) for k, v in stats.items() if k in wanted and isinstance(v, (int, float))
+        }
         named = {f"{type(self).__name__}.{hook}/{name}": v for name, v in numbers.items()}
         trainer._live().send(named, max(trainer.global_step - 1, 0))
 

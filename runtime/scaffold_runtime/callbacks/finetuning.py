@@ -55,6 +55,8 @@ class BaseFinetuning(Callback, abc.ABC):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._module = pl_module
+        with trainer.precision_plugin.init_context():
+            pl_module.configure_model()  # what is made there is to be frozen, too; it may be called often
         self.freeze_before_training(pl_module)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

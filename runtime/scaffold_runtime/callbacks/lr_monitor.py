@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch.optim import Optimizer
 
@@ -15,11 +15,19 @@ if TYPE_CHECKING:
     from scaffold_runtime.trainer import Trainer
 
 
-class LearningRateMonitor(Callback):
-    """Log the learning rate of every parameter group.
+class Named(NamedTuple):
+    """An optimizer, the name of its rates, and how often they change: "step", "epoch", or "any"."""
 
-    Names are `lr-Adam`, `lr-Adam/pg1` and `/pg2` for groups, `lr-Adam-1` for a second Adam, or the
-    `name` given in the scheduler dict. All values logged so far are in `lrs`.
+    name: str
+    optimizer: Optimizer
+    interval: str
+
+
+class LearningRateMonitor(Callback):
+    """Log the learning rate of every parameter group, and keep it in `callback_metrics`.
+
+    Names are `lr-Adam`, `lr-Adam/pg1` and `/pg2` for groups (or the groups' own `name`), `lr-Adam-1` for a second
+    Adam or scheduler, or the `name` given in the scheduler dict. All rates logged so far are in `lrs`.
 
     Args:
         logging_interval: "step", "epoch", or None: as often as the schedulers step.
@@ -43,74 +51,64 @@ class LearningRateMonitor(Callback):
         self.logging_interval = logging_interval
         self.log_momentum, self.log_weight_decay = log_momentum, log_weight_decay
         self.lrs: dict[str, list[float]] = {}
-        self._named: list[tuple[str, Optimizer]] = []
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.loggers and not trainer.fast_dev_run and not trainer.barebones:
             raise MisconfigurationException(
                 "LearningRateMonitor has nothing to log to: the trainer has logger=False."
             )
-        self._named = _names(trainer)
-        self.lrs = {name: [] for name in self._values()}
+        self.lrs = {}
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
         due = (trainer.global_step + 1) % trainer.log_every_n_steps == 0
-        if due and self.logging_interval != "epoch" and trainer.loggers:
-            every = None if self.logging_interval == "step" else "step"
-            self._log(trainer, every)
+        if due and self.logging_interval != "epoch":
+            self._log(trainer, "step")
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.logging_interval != "step" and trainer.loggers:
-            every = None if self.logging_interval == "epoch" else "epoch"
-            self._log(trainer, every)
+        if self.logging_interval != "step":
+            self._log(trainer, "epoch")
 
-    def _log(self, trainer: Trainer, interval: str | None) -> None:
-        """Log those whose scheduler steps at `interval`; all of them if None."""
-        intervals = {id(c.scheduler.optimizer): c.interval for c in trainer.lr_scheduler_configs}
-        wanted = {
-            name
-            for name, optimizer in self._named
-            if interval is None or intervals.get(id(optimizer), "epoch") == interval
-        }
-        values = {k: v for k, v in self._values().items() if _root(k, wanted)}
-        if not values:
+    def _log(self, trainer: Trainer, now: str) -> None:
+        """Log what changes at steps, or at epochs; everything where an interval was asked for."""
+        if not trainer.loggers:
             return
-        for name, value in values.items():
-            self.lrs.setdefault(name, []).append(value)
-        run = trainer._live()
-        run.send(values, trainer.global_step)
-        run.deliver(wait=False)
-
-    def _values(self) -> dict[str, float]:
         values: dict[str, float] = {}
-        for name, optimizer in self._named:
-            groups = optimizer.param_groups
-            for index, group in enumerate(groups, start=1):
-                label = f"{name}/pg{index}" if len(groups) > 1 else name
-                values[label] = float(group["lr"])
-                if self.log_momentum:
-                    momentum = group.get("momentum", group.get("betas", (0.0,))[0])
-                    values[f"{label}-momentum"] = float(momentum)
-                if self.log_weight_decay:
-                    values[f"{label}-weight_decay"] = float(group.get("weight_decay", 0.0))
+        for named in _named(trainer):
+            if self.logging_interval is not None or named.interval in (now, "any"):
+                values |= self._values(named)
+        if values:
+            run = trainer._live()
+            run.metrics.callback_values.update(values)
+            run.send(values, trainer.global_step)
+            run.deliver(wait=False)
+
+    def _values(self, named: Named) -> dict[str, float]:
+        values: dict[str, float] = {}
+        groups = named.optimizer.param_groups
+        for index, group in enumerate(groups, start=1):
+            part = group.get("name", f"pg{index}" if len(groups) > 1 else None)
+            label = f"{named.name}/{part}" if part else named.name
+            values[label] = float(group["lr"])
+            self.lrs.setdefault(label, []).append(values[label])
+            if self.log_momentum:
+                momentum = group.get("momentum", group.get("betas", (0.0,))[0])
+                values[f"{label}-momentum"] = float(momentum)
+            if self.log_weight_decay:
+                values[f"{label}-weight_decay"] = float(group.get("weight_decay", 0.0))
         return values
 
 
-def _root(label: str, names: set[str]) -> bool:
-    suffixes = ("/", "-momentum", "-weight_decay")
-    starts = tuple(name + suffix for name in names for suffix in suffixes)
-    return label in names or label.startswith(starts)
-
-
-def _names(trainer: Trainer) -> list[tuple[str, Optimizer]]:
-    """A name for every optimizer: its scheduler's, or its own class, numbered where it repeats."""
-    given = {id(c.scheduler.optimizer): c.name for c in trainer.lr_scheduler_configs if c.name}
+def _named(trainer: Trainer) -> list[Named]:
+    """Every scheduler's optimizer, then those without one, numbered where a name repeats."""
+    found = [(c.name, c.scheduler.optimizer, c.interval) for c in trainer.lr_scheduler_configs]
+    scheduled = [optimizer for _, optimizer, _ in found]
+    found += [(None, other, "any") for other in trainer.optimizers if other not in scheduled]
     seen: Counter[str] = Counter()
-    named: list[tuple[str, Optimizer]] = []
-    for optimizer in trainer.optimizers:
-        name = given.get(id(optimizer)) or f"lr-{type(optimizer).__name__}"
-        named.append((f"{name}-{seen[name]}" if seen[name] else name, optimizer))
+    named: list[Named] = []
+    for given, optimizer, interval in found:
+        name = given or f"lr-{type(optimizer).__name__}"
+        named.append(Named(f"{name}-{seen[name]}" if seen[name] else name, optimizer, interval))
         seen[name] += 1
     return named

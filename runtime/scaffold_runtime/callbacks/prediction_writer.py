@@ -59,7 +59,8 @@ class BasePredictionWriter(Callback):
         predictions: Sequence[Any],
         batch_indices: Sequence[Any],
     ) -> None:
-        """Write all batches: a list of them, or one such list per loader if there are several."""
+        """Write all batches: a list of them, or one such list per loader if there are several. `batch_indices`
+        is always a list per loader."""
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         feed = trainer._live().feed
@@ -92,8 +93,7 @@ class BasePredictionWriter(Callback):
         if self._on_epoch:
             one = len(self._predictions) == 1
             predictions = self._predictions[0] if one else self._predictions
-            indices = self._indices[0] if one else self._indices
-            self.write_on_epoch_end(trainer, pl_module, predictions, indices)
+            self.write_on_epoch_end(trainer, pl_module, predictions, self._indices)
         self._predictions, self._indices = [], []
 
 

@@ -71,6 +71,9 @@ class Timer(Callback):
     def _end(self, stage: str) -> None:
         self._ended[stage] = time.monotonic()
 
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._check(trainer)  # the run that this one goes on from may have used up the time
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._begin("train")
 
@@ -92,11 +95,11 @@ class Timer(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if self._interval == "step" and self._limit is not None:
+        if self._interval == "step":
             self._check(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._interval == "epoch" and self._limit is not None:
+        if self._interval == "epoch":
             self._check(trainer)
 
     def _check(self, trainer: Trainer) -> None:

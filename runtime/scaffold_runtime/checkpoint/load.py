@@ -74,6 +74,14 @@ def object_from_checkpoint(
     if hparams_file is not None:
         kept.update(yaml.safe_load(Path(hparams_file).read_text()) or {})
     name = checkpoint.get(f"{prefix}hparams_name", "kwargs")
+    made_of = {key: kept.pop(key, None) for key in checkpoint.get(f"{prefix}hparams_made", [])}
+    missing = made_of.keys() - overrides.keys()
+    if missing:
+        first = min(missing)
+        raise CheckpointError(
+            f"the command line made `{first}` of {made_of[first]}; loading a checkpoint runs no code. Make it, and "
+            f"pass it: {cls.__name__}.load_from_checkpoint(path, {first}=...)."
+        )
     try:
         made = cls(**_arguments(cls, kept, name or "kwargs", overrides))
     except TypeError as error:

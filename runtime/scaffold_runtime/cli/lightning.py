@@ -13,7 +13,7 @@ from jsonargparse import Namespace
 from torch.optim import Optimizer
 
 from scaffold_runtime import callbacks, loggers
-from scaffold_runtime.cli.making import blaming
+from scaffold_runtime.cli.making import blaming, remember
 from scaffold_runtime.cli.optimizers import ReduceLROnPlateau, described, install, the_automatic
 from scaffold_runtime.cli.parser import ArgsType, LightningArgumentParser
 from scaffold_runtime.cli.save import SaveConfigCallback
@@ -241,6 +241,8 @@ class LightningCLI:
         self.config_init = self.parser.instantiate(self.config)
         self.model = self._get(self.config_init, "model")
         self.datamodule = self._get(self.config_init, "data")
+        remember(self.model, self._get(self.config, "model"))
+        remember(self.datamodule, self._get(self.config, "data"))
         self._configure_optimizers_from_config()
         self.trainer = self.instantiate_trainer()
 

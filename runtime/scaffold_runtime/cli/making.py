@@ -9,6 +9,7 @@ from typing import Any
 
 from scaffold_runtime.cli.sources import ConfigError, Sources
 from scaffold_runtime.errors import MisconfigurationException
+from scaffold_runtime.hparams import WithHyperparameters
 
 
 @contextmanager
@@ -33,6 +34,25 @@ def blaming(key: str, arguments: Iterable[str], sources: Sources) -> Iterator[No
         notes: Any = error  # Python 3.10 keeps a note, too, only it does not show it
         notes.__notes__ = [*getattr(error, "__notes__", ()), f"while making {where}"]
         raise
+
+
+def remember(owner: WithHyperparameters | None, config: Any) -> None:
+    """Tell a module, or data module, what those of its hyperparameters were made of that are objects."""
+    if owner is None or config is None:
+        return
+    given = config.as_dict() if hasattr(config, "as_dict") else dict(config)
+    arguments = given.get("init_args", given) if "class_path" in given else given
+    owner._hparams_configured = {
+        name: value
+        for name, value in arguments.items()
+        if name in owner.hparams and _describes(value, owner.hparams[name])
+    }
+
+
+def _describes(value: Any, made: Any) -> bool:
+    if isinstance(value, list) and isinstance(made, (list, tuple)) and len(value) == len(made):
+        return any(map(_describes, value, made))
+    return isinstance(value, dict) and not isinstance(made, dict)
 
 
 def _named(message: str, arguments: list[str]) -> str:

@@ -21,6 +21,7 @@ from scaffold_runtime import settings
 from scaffold_runtime.accelerators import Accelerator, parse_devices, select_accelerator
 from scaffold_runtime.callbacks import default_callbacks
 from scaffold_runtime.callbacks.early_stopping import EarlyStopping
+from scaffold_runtime.callbacks.gradient_accumulation_scheduler import GradientAccumulationScheduler
 from scaffold_runtime.callbacks.progress.progress_bar import ProgressBar, results_table
 from scaffold_runtime.checkpoint.folder import save
 from scaffold_runtime.checkpoint.state import collect
@@ -584,9 +585,17 @@ class Trainer:
         limit: float = math.inf if self.max_steps == -1 else self.max_steps
         if length == math.inf:
             return limit
-        per_epoch = math.ceil(length / self.accumulate_grad_batches)
-        epochs = math.inf if self.max_epochs == -1 else self.max_epochs
-        return min(per_epoch * epochs, limit)
+        if self.max_epochs == -1:
+            return limit
+        windows = self._windows()
+        return min(sum(math.ceil(length / windows(e)) for e in range(self.max_epochs)), limit)
+
+    def _windows(self) -> Callable[[int], int]:
+        """From an epoch to how many of its batches are accumulated."""
+        schedules = (c for c in self.callbacks if isinstance(c, GradientAccumulationScheduler))
+        schedule = next(schedules, None)
+        size = self.accumulate_grad_batches
+        return (lambda epoch: size) if schedule is None else schedule.get_accumulate_grad_batches
 
     # -- parts ------------------------------------------------------------------------------------
 

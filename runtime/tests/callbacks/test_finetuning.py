@@ -130,3 +130,24 @@ def test_parameters_the_optimizer_has_are_left_there(tuned) -> None:
 def test_a_module_without_backbone_is_refused(regression, make_loader, make_trainer) -> None:
     with pytest.raises(MisconfigurationException, match="`backbone`"):
         make_trainer(callbacks=BackboneFinetuning()).fit(regression(), make_loader())
+
+
+def test_layers_made_in_configure_model_are_frozen(tuned, make_loader, make_trainer) -> None:
+    class Late(tuned):
+        def __init__(self) -> None:
+            super().__init__()
+            self.backbone = None
+
+        def configure_model(self) -> None:
+            if self.backbone is None:
+                self.backbone = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8))
+
+    sizes: list[int] = []
+    note = LambdaCallback(
+        on_train_epoch_end=lambda t, m: sizes.append(len(t.optimizers[0].param_groups))
+    )
+    callbacks = [BackboneFinetuning(1, verbose=False), note]
+    module = train(Late, make_trainer(max_epochs=2, callbacks=callbacks), make_loader())
+
+    assert sizes == [1, 2]
+    assert all(p.requires_grad for p in module.backbone.parameters())

@@ -84,3 +84,48 @@ def test_it_needs_a_logger_and_a_known_interval(scheduled, make_loader, make_tra
         make_trainer(callbacks=LearningRateMonitor()).fit(scheduled(), make_loader(3))
     with pytest.raises(MisconfigurationException, match="'batch'"):
         LearningRateMonitor("batch")
+
+
+def test_two_schedulers_of_one_optimizer_and_optimizers_without(
+    regression, make_loader, make_trainer
+) -> None:
+    """Names, intervals and `callback_metrics` as Lightning has them."""
+
+    class Two(regression):
+        def configure_optimizers(self) -> Any:
+            optimizer = torch.optim.SGD(self.parameters(), 0.1)
+            slow = torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.5)
+            fast = torch.optim.lr_scheduler.StepLR(optimizer, 2, 0.5)
+            return [optimizer], [slow, {"scheduler": fast, "interval": "step"}]
+
+    class Manual(regression):
+        automatic_optimization = False
+
+        def training_step(self, batch: Any, batch_idx: int) -> None:
+            for optimizer in self.optimizers():
+                optimizer.zero_grad()
+                self.manual_backward(self.loss(batch))
+                optimizer.step()
+
+        def configure_optimizers(self) -> Any:
+            first, *rest = self.parameters()
+            groups = [{"params": [first], "name": "w"}, {"params": rest, "name": "b"}]
+            scheduled = torch.optim.SGD(self.parameters(), 0.2)
+            optimizers = [torch.optim.SGD(groups, 0.1), scheduled]
+            return optimizers, [torch.optim.lr_scheduler.StepLR(scheduled, 1)]
+
+    def run(kind: Any) -> Any:
+        monitor = LearningRateMonitor()
+        trainer = make_trainer(max_epochs=2, callbacks=monitor, **keep_logger(lambda *_: None))
+        trainer.log_every_n_steps = 2
+        trainer.fit(kind(), make_loader(4))
+        return monitor.lrs, {k for k in trainer.callback_metrics if k.startswith("lr")}
+
+    rates, known = run(Two)
+    assert rates == {"lr-SGD": [0.1, 0.0125], "lr-SGD-1": [0.1, 0.05, 0.0125, 0.00625]}
+    assert known == {"lr-SGD", "lr-SGD-1"}
+    rates, known = run(Manual)
+    assert {name: len(values) for name, values in rates.items()} == {
+        "lr-SGD": 2, "lr-SGD-1/w": 6, "lr-SGD-1/b": 6
+    }  # fmt: skip
+    assert known == set(rates)

@@ -47,7 +47,7 @@ def test_indices_name_the_samples_also_shuffled(
     kept = make_trainer(callbacks=writer).predict(module, loader, return_predictions=False)
 
     assert kept is None
-    predictions, indices = writer.epochs[0]
+    predictions, (indices,) = writer.epochs[0]
     drawn = [place for places in indices for place in places]
     assert sorted(drawn) == list(range(12)) != drawn
     inputs = loader.dataset.tensors[0]

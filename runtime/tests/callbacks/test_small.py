@@ -207,6 +207,20 @@ def test_a_resumed_timer_counts_on(regression, make_loader, make_trainer) -> Non
     assert 100 < second.time_elapsed() < 130
 
 
+def test_a_resumed_timer_without_time_left_trains_nothing(
+    regression, make_loader, make_trainer
+) -> None:
+    trainer = make_trainer(max_epochs=2, callbacks=Timer())
+    trainer.fit(regression(), make_loader(6))
+    trainer.callbacks[-1]._before = 100.0
+    trainer.save_checkpoint("timed.ckpt")
+
+    resumed = make_trainer(max_epochs=3, callbacks=Timer({"seconds": 99}, verbose=False))
+    resumed.fit(regression(), make_loader(6), ckpt_path="timed.ckpt")
+
+    assert resumed.global_step == 12
+
+
 # -- monitors -------------------------------------------------------------------------------------
 
 
@@ -221,6 +235,14 @@ def test_device_stats_are_logged_at_log_steps(
         load = recorder.values(f"DeviceStatsMonitor.{hook}/cpu_vm_percent")
         assert len(load) == 2
         assert all(0 < value <= 100 for value in load)
+
+
+def test_device_stats_are_those_asked_for(regression, make_loader, make_trainer, recorder) -> None:
+    monitor = DeviceStatsMonitor(filter_keys={"cpu_percent"})
+    make_trainer(logger=recorder, callbacks=monitor).fit(regression(), make_loader(2))
+
+    logged = {name for _, row in recorder.rows for name in row if "Device" in name}
+    assert {name.rpartition("/")[2] for name in logged} == {"cpu_percent"}
 
 
 def test_device_stats_without_the_processor(

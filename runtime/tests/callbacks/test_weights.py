@@ -275,3 +275,19 @@ def test_nothing_is_left_in_the_folder(regression, make_loader, make_trainer) ->
     make_trainer(callbacks=WeightAveraging()).fit(regression(), make_loader())
 
     assert list(Path().iterdir()) == []
+
+
+def test_all_of_a_validation_sees_the_average(regression, make_loader, make_trainer) -> None:
+    """Also the hooks of callbacks that come later, until validation is over."""
+    seen: dict[str, dict[str, torch.Tensor]] = {}
+    hooks = ["on_validation_epoch_start", "on_validation_batch_end", "on_validation_epoch_end"]
+    note = {h: lambda t, m, *_, h=h: seen.__setitem__(h, weights(m)) for h in hooks}
+    average = WeightAveraging()
+    before = LambdaCallback(on_train_batch_end=lambda t, m, *_: seen.update(now=weights(m)))
+    trainer = make_trainer(callbacks=[average, LambdaCallback(**note), before])
+    module = regression()
+    trainer.fit(module, make_loader(3), make_loader(2))
+
+    assert not same(seen["now"], weights(module))  # which has the average after training
+    for hook in hooks:
+        assert same(seen[hook], weights(module)), hook
