@@ -244,10 +244,11 @@ def _start(method: str, here: list[Place], call: Callable[[], Any], folder: Path
     if method != "fork":  # a file, and not an argument, which torch would put into shared memory
         work = folder / "call"
         _save(call, work)
+    # Threads of this process's own computing are not there in a forked one, which would wait for them.
+    alone = method == "fork" and torch.get_num_threads() > 1
+    threads = 1 if alone else _threads(len(here))
     processes = [
-        context.Process(
-            target=_enter, args=(work, variables(place), str(folder), _threads(len(here)))
-        )
+        context.Process(target=_enter, args=(work, variables(place), str(folder), threads))
         for place in here
     ]
     gc.freeze()  # a forked process must not collect what belongs to threads it does not have
