@@ -68,6 +68,8 @@ def variables(answers: Answers, parts: list[Part]) -> dict[str, Any]:
         "trainer": trainer,
         "monitor": task.monitor,
         "mode": task.mode,
+        "model": task.model,
+        "data": task.data,
         "features": {kind: list(answers.on(kind)) for kind in KINDS},
     }
 

@@ -1,0 +1,152 @@
+"""Extras are used as a person would use them: containers, CI, hooks and the notebook of a rendered project."""
+
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from scaffold.catalogue import packaged
+
+BIN = Path(sys.executable).parent
+
+
+def bash(line: str, code: int = 0, **more: str) -> str:
+    path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "-ec", line],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PATH": path, **more},
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert done.returncode == code, done.stdout[-2000:] + done.stderr[-2000:]
+    return done.stdout + done.stderr
+
+
+@pytest.fixture
+def project(scaffold, monkeypatch):
+    """A blank project with the given extras, in a repository."""
+
+    def make(extras: str, *words: str) -> Path:
+        words = ("--task", "blank", "--extras", extras, *words)
+        assert scaffold("new", "my-exp", *words).code == 0
+        monkeypatch.chdir("my-exp")
+        return Path.cwd()
+
+    return make
+
+
+def test_every_extra_has_a_test_that_uses_it():
+    used = "".join(path.read_text() for path in Path(__file__).parent.glob("test_*.py"))
+    used += (Path(__file__).parents[1] / "e2e" / "test_project.py").read_text()
+    for name in packaged().features["extra"]:
+        assert f'project("{name}"' in used or name == "sweep", name
+
+
+def instructions(dockerfile: str) -> list[tuple[str, list[str]]]:
+    lines = (line for line in dockerfile.splitlines() if line and not line.startswith("#"))
+    split = (line.partition(" ") for line in lines)
+    return [
+        (word, json.loads(rest) if rest.startswith("[") else shlex.split(rest))
+        for word, _, rest in split
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("runtime", ["", "vendored"])
+def test_the_dockerfile_builds_what_trains(project, tmp_path, runtime):
+    """Each instruction is carried out here, as there is no daemon; pip takes packages from this environment."""
+    context = project("docker", *(["--runtime", runtime] if runtime else []))
+    ignored = set((context / ".dockerignore").read_text().split())
+    (context / "runs").mkdir()
+    image, site, entry = tmp_path / "image", tmp_path / "site", []
+    for word, rest in instructions((context / "Dockerfile").read_text()):
+        if word == "FROM":
+            assert rest[0].startswith("python:3")
+        elif word == "WORKDIR":
+            image.mkdir()
+        elif word == "COPY":
+            for name in rest[:-1]:
+                assert name not in ignored
+                source, place = context / name, image / rest[-1]
+                if source.is_dir():
+                    shutil.copytree(source, place)
+                else:
+                    shutil.copy(source, place)
+        elif word == "RUN":
+            assert rest == ["pip", "install", "--no-cache-dir", "."]
+            offline = ["--no-deps", "--no-build-isolation", "--quiet", "--target", str(site)]
+            pip = [sys.executable, "-m", "pip", *rest[1:], *offline]
+            subprocess.run(pip, cwd=image, check=True)
+        else:
+            assert word == "ENTRYPOINT"
+            entry = rest
+    assert (site / "my_exp" / "model.py").exists()
+    assert (site / "scaffold_runtime").exists() == bool(runtime)
+    os.chdir(image)
+    bash(shlex.join([*entry, "fit", "--trainer.fast_dev_run=true", "--trainer.accelerator=cpu"]))
+
+
+@pytest.mark.slow
+def test_the_workflow_passes_on_a_fresh_project(project):
+    project("ci")
+    workflow = yaml.safe_load(Path(".github/workflows/ci.yml").read_text())
+    assert workflow.keys() == {"name", True, "permissions", "jobs"}  # YAML reads `on` as true
+    assert workflow["permissions"] == {"contents": "read"}
+    assert workflow[True].keys() == {"push", "pull_request"}
+    ran = []
+    for job in workflow["jobs"].values():
+        assert job.keys() == {"runs-on", "steps"}
+        for step in job["steps"]:
+            if "uses" in step:
+                assert step.keys() <= {"uses", "with", "name"}
+                assert "@" in step["uses"]
+            elif not step["run"].startswith("pip install "):  # those need a network
+                bash(step["run"])
+                ran.append(step["run"])
+            else:
+                assert set(step["run"].split()[2:]) <= {
+                    *(".", "torch", "--index-url", "https://download.pytorch.org/whl/cpu"),
+                    *("black", "pytest", "ruff"),
+                }
+    assert ran == ["ruff check .", "black --check .", "pytest"]
+
+
+@pytest.mark.slow
+def test_the_hooks_pass_on_a_fresh_project_and_stop_what_they_should(project, tmp_path):
+    project("pre-commit")
+    home = {"PRE_COMMIT_HOME": str(tmp_path / "pre-commit")}
+    bash("pre-commit validate-config && git add -A", **home)
+    said = bash("pre-commit run --all-files", **home)
+    assert said.count("Passed") + said.count("Skipped") == 4
+    for path, text, hook in (
+        ("my_exp/bad.py", "import os\n", "ruff"),
+        ("my_exp/bad.py", "x  =  1\n", "black"),
+        ("notes.md", "<<<<<<< mine\n", "no conflict markers"),
+        ("best.ckpt", "", "no checkpoints"),
+    ):
+        Path(path).write_text(text)
+        said = bash(f"git add -f {path} && pre-commit run --all-files", code=1, **home)
+        failed = [line for line in said.splitlines() if line.endswith("Failed")]
+        assert [line.split("..")[0] for line in failed] == [hook]
+        bash(f"git rm -qf --cached {path} && rm {path}")
+
+
+@pytest.mark.slow
+def test_the_notebook_trains_and_draws(project):
+    """Executed headless, twice: where Jupyter starts it, and from the project's folder."""
+    root = project("notebook")
+    os.chdir("notebooks")
+    bash("jupyter execute --inplace train.ipynb")
+    cells = json.loads(Path("train.ipynb").read_text())["cells"]
+    shown = [out for cell in cells for out in cell.get("outputs", ())]
+    assert any("image/png" in out.get("data", {}) for out in shown)
+    rows = (root / "runs/version_0/metrics.csv").read_text().splitlines()
+    assert len(rows) > 2
+    assert sorted(path.name for path in (root / "runs").iterdir()) == ["version_0"]
