@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import gc
 from typing import Any
 
 import torch
@@ -158,3 +159,24 @@ def _device_indices(devices: int | str | list[int], found: int) -> list[int]:
         return list(range(found if devices == -1 else devices))
     listed = list(devices) if isinstance(devices, (list, tuple)) else []
     return listed if all(type(index) is int and index >= 0 for index in listed) else []
+
+
+OUT_OF_MEMORY = (
+    "out of memory",
+    "can't allocate memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_NOT_SUPPORTED",
+)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error means that memory ran out, on any device."""
+    known = any(part in str(error) for part in OUT_OF_MEMORY)
+    return isinstance(error, torch.OutOfMemoryError) or known
+
+
+def free_memory() -> None:
+    """Give back what a failed attempt left behind."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

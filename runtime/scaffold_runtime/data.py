@@ -141,25 +141,29 @@ def move_data_to_device(batch: Any, device: torch.device | str) -> Any:
     return map_leaves(batch, move)
 
 
-def map_leaves(batch: Any, change: Callable[[Any], Any]) -> Any:
-    """`batch` with `change` applied to every part that is not a container; the structure stays.
+def map_leaves(
+    batch: Any, change: Callable[[Any], Any], is_leaf: Callable[[Any], bool] = lambda part: False
+) -> Any:
+    """`batch` with `change` applied to every part that is not a container or `is_leaf`; the structure stays.
 
     Containers are mappings, lists, tuples (named ones too) and dataclasses that have no `to` of their own.
     """
-    if isinstance(batch, torch.Tensor) or _can_move(batch):
+    if isinstance(batch, torch.Tensor) or _can_move(batch) or is_leaf(batch):
         return change(batch)
     if isinstance(batch, Mapping):
-        changed = {key: map_leaves(value, change) for key, value in batch.items()}
+        changed = {key: map_leaves(value, change, is_leaf) for key, value in batch.items()}
         return changed if type(batch) is dict else type(batch)(changed)  # type: ignore[call-arg] # mappings take a dict by custom
     if isinstance(batch, tuple) and hasattr(batch, "_fields"):
-        return type(batch)(*(map_leaves(value, change) for value in batch))
+        return type(batch)(*(map_leaves(value, change, is_leaf) for value in batch))
     if isinstance(batch, (list, tuple)):
-        return type(batch)(map_leaves(value, change) for value in batch)
+        return type(batch)(map_leaves(value, change, is_leaf) for value in batch)
     if is_dataclass(batch) and not isinstance(batch, type):
         twin = copy.copy(batch)
         for field in fields(batch):
             # Frozen dataclasses refuse assignment; the copy is ours to fill.
-            object.__setattr__(twin, field.name, map_leaves(getattr(batch, field.name), change))
+            object.__setattr__(
+                twin, field.name, map_leaves(getattr(batch, field.name), change, is_leaf)
+            )
         return twin
     return change(batch)
 

@@ -24,6 +24,7 @@ REDUCTIONS: dict[Any, str] = {
     sum: "sum",
 }
 Scalar = Tensor | float
+NOTHING: tuple[Scalar | None, Scalar | None, float, bool] = (None, None, 0, False)
 
 
 class Entry:
@@ -46,10 +47,14 @@ class Entry:
         self.clear()
 
     def clear(self) -> None:
-        self.last: Scalar | None = None
-        self.total: Scalar | None = None
-        self.weight: float = 0
-        self.fresh = False
+        self.last: Scalar | None
+        self.total: Scalar | None
+        self.weight: float
+        self.last, self.total, self.weight, self.fresh = NOTHING
+
+    def held(self) -> tuple[Scalar | None, Scalar | None, float, bool]:
+        """What was logged; later values do not change it."""
+        return self.last, detached_copy(self.total), self.weight, self.fresh
 
     def state_dict(self) -> dict[str, Any]:
         choice = [self.prog_bar, self.logger, self.on_step, self.on_epoch, self.reduction]

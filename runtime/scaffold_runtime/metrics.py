@@ -18,6 +18,7 @@ from torch import Tensor
 
 from scaffold_runtime.data import batch_size_of
 from scaffold_runtime.entry import (
+    NOTHING,
     Entry,
     Scalar,
     describe,
@@ -67,6 +68,17 @@ class Metrics:
         self._active = None
         self._where = where
         self.batch = None
+
+    def mark(self) -> Callable[[], None]:
+        """A way back to what is logged in this scope now, where a step has to be taken again."""
+        active = self._active or {}
+        held = {name: entry.held() for name, entry in active.items()}
+
+        def go_back() -> None:
+            for name, entry in active.items():
+                entry.last, entry.total, entry.weight, entry.fresh = held.get(name, NOTHING)
+
+        return go_back
 
     def _entries(self, stage: str) -> Iterator[Entry]:
         for (name, _, _), entries in self.scopes.items():

@@ -11,13 +11,15 @@ class Progress:
 
     `epoch` counts finished epochs and so is the index of the current one; `batch` counts batches of
     the current epoch that were trained on; `batches` counts them over all epochs; `step` counts
-    optimizer steps and is what Lightning calls `global_step`.
+    optimizer steps and is what Lightning calls `global_step`. `halvings` says into how many parts batches are
+    cut to fit into memory: 2 to this power.
     """
 
     epoch: int = 0
     batch: int = 0
     batches: int = 0
     step: int = 0
+    halvings: int = 0
 
     def advance(self, updated: bool) -> None:
         """One more batch was trained on; `updated` says whether the optimizer stepped."""

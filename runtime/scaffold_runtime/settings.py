@@ -32,7 +32,7 @@ def limit(name: str, value: Limit | None, default: Limit = 1.0) -> Limit:
     )
 
 
-def count(name: str, value: Any, least: int, also: tuple[int | None, ...] = ()) -> Any:
+def count(name: str, value: Any, least: int, also: tuple[int | str | None, ...] = ()) -> Any:
     """An int of at least `least`, or one of `also`.
 
     Raises:
@@ -42,7 +42,7 @@ def count(name: str, value: Any, least: int, also: tuple[int | None, ...] = ()) 
         return value
     if isinstance(value, int) and not isinstance(value, bool) and value >= least:
         return value
-    others = "".join(f" or {other}" for other in also)
+    others = "".join(f" or {other!r}" for other in also)
     raise MisconfigurationException(
         f"Trainer({name}={value!r}): give an integer of at least {least}{others}."
     )

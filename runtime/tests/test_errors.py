@@ -25,6 +25,12 @@ from scaffold_runtime.combined import CombinedLoader
 from scaffold_runtime.plugins import MixedPrecision
 
 TABLE = Path(__file__).parents[2] / "docs" / "errors.md"
+
+
+def out_of_memory(module: Any, batch: Any, batch_idx: int) -> Any:
+    raise torch.OutOfMemoryError("CUDA out of memory.")
+
+
 CASES: dict[str, Callable[[Any], object]] = {}
 
 
@@ -165,6 +171,18 @@ cases(
     lbfgs_with_a_scaler=lambda kit: kit.fit(
         kit.module(configure_optimizers=lambda self: torch.optim.LBFGS(self.parameters())),
         precision="16-mixed",
+    ),
+    lbfgs_cut_to_fit=lambda kit: kit.fit(
+        kit.module(configure_optimizers=lambda self: torch.optim.LBFGS(self.parameters())),
+        accumulate_grad_batches="auto",
+    ),
+    one_sample_is_too_much=lambda kit: kit.fit(
+        kit.module(training_step=out_of_memory), accumulate_grad_batches="auto"
+    ),
+    batch_cannot_be_cut=lambda kit: kit.fit(
+        kit.module(training_step=out_of_memory),
+        DataLoader([0], collate_fn=lambda _: [torch.ones(4, 4), {1, 2}]),
+        accumulate_grad_batches="auto",
     ),
 )
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import gc
 import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-import torch
-
+from scaffold_runtime.accelerators import free_memory, is_out_of_memory
 from scaffold_runtime.callbacks.tuned_attribute import TunedAttribute
 from scaffold_runtime.checkpoint.snapshot import Snapshot
 from scaffold_runtime.errors import MisconfigurationException
@@ -152,20 +150,6 @@ class BatchSizeFinder(Callback):
             )
         safe = good if self._mode == "power" or not bad else int(good * (1 - self._margin))
         return max(1, safe)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error means that memory ran out, on any device."""
-    text = str(error)
-    known = ("out of memory", "can't allocate memory", "CUDNN_STATUS_NOT_SUPPORTED")
-    return isinstance(error, torch.OutOfMemoryError) or any(part in text for part in known)
-
-
-def free_memory() -> None:
-    """Give back what a failed trial left behind."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 def _samples(source: Any, stage: str) -> int | None:

@@ -1,4 +1,4 @@
-"""One training step, in three ways: automatic, with a closure, and manual. Chosen once per run."""
+"""One training step: automatic, with a closure, manual, or split to fit (`split.py`). Chosen once per run."""
 
 from __future__ import annotations
 
@@ -36,7 +36,12 @@ def build_step(run: Run) -> Step:
             "LBFGS re-evaluates the loss inside its step, which a gradient scaler cannot follow. "
             "Use precision='bf16-mixed' or '32-true' with it."
         )
-    if own_step or isinstance(run.optimizers[0], LBFGS):
+    closure = own_step or isinstance(run.optimizers[0], LBFGS)
+    if run.trainer.accumulate_grad_batches == "auto":
+        from scaffold_runtime.loops.split import splitting
+
+        return splitting(run, closure)
+    if closure:
         return with_closure(run)
     return automatic(run)
 

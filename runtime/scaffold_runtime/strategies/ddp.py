@@ -75,7 +75,10 @@ class DDPStrategy(DistributedStrategy):
         def syncing(last: bool) -> AbstractContextManager[Any]:
             return synced if last else wrapped.no_sync()
 
-        return unwrapped(module, precision, call=call, syncing=syncing)
+        def average() -> None:
+            average_gradients([p.grad for p in module.parameters() if p.grad is not None])
+
+        return unwrapped(module, precision, call=call, syncing=syncing, average=average)
 
     def _wrap(self, router: StepRouter) -> DistributedDataParallel:
         try:

@@ -118,7 +118,11 @@ class FSDPStrategy(DistributedStrategy):
             yield
 
         return unwrapped(
-            module, precision, call=lambda name: partial(router, name), syncing=syncing
+            module,
+            precision,
+            call=lambda name: partial(router, name),
+            syncing=syncing,
+            average=None,
         )
 
     def whole(self, state: Any) -> Any:

@@ -32,6 +32,8 @@ class Prepared:
     syncing: Callable[[bool], AbstractContextManager[Any]]
     """`syncing(last)` is the scope of one forward and backward; gradients sync if `last`."""
     forward: AbstractContextManager[Any]
+    average: Callable[[], None] | None = None
+    """Average gradients over processes that did not sync while backward ran; None: they always do."""
 
 
 class Strategy(abc.ABC):
@@ -162,6 +164,7 @@ def unwrapped(module: nn.Module, precision: Precision, **others: Any) -> Prepare
         "clip": clip_gradients,
         "syncing": lambda last: here,
         "forward": precision.forward_context(),
+        "average": lambda: None,
     }
     return Prepared(**{**callables, **others})
 

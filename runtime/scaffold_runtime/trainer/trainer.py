@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -76,7 +76,8 @@ class Trainer:
         enable_checkpointing: add a ModelCheckpoint where none is given.
         enable_progress_bar: show progress.
         enable_model_summary: print the model's layers before training.
-        accumulate_grad_batches: batches whose gradients are averaged for one optimizer step.
+        accumulate_grad_batches: batches whose gradients are averaged for one optimizer step; "auto" cuts a
+            batch that runs out of memory into parts, with the same gradients.
         gradient_clip_val: clip gradients at this value; None for no clipping.
         gradient_clip_algorithm: "norm" (of all gradients together) or "value" (of each element).
         deterministic: use deterministic algorithms; "warn" where there is none.
@@ -125,7 +126,7 @@ class Trainer:
         enable_checkpointing: bool | None = None,
         enable_progress_bar: bool | None = None,
         enable_model_summary: bool | None = None,
-        accumulate_grad_batches: int = 1,
+        accumulate_grad_batches: int | Literal["auto"] = 1,
         gradient_clip_val: int | float | None = None,
         gradient_clip_algorithm: str | None = None,
         deterministic: bool | str | None = None,
@@ -178,8 +179,8 @@ class Trainer:
         self.num_sanity_val_steps: int = 0 if one or off else tried
         often = 50 if log_every_n_steps is None else log_every_n_steps
         self.log_every_n_steps: int = settings.count("log_every_n_steps", often, 0) or 2**62
-        self.accumulate_grad_batches: int = settings.count(
-            "accumulate_grad_batches", accumulate_grad_batches, 1
+        self.accumulate_grad_batches: Any = settings.count(
+            "accumulate_grad_batches", accumulate_grad_batches, 1, ("auto",)
         )
         settings.clipping(gradient_clip_val, gradient_clip_algorithm)
         self.gradient_clip_val = gradient_clip_val
@@ -594,7 +595,7 @@ class Trainer:
         """From an epoch to how many of its batches are accumulated."""
         schedules = (c for c in self.callbacks if isinstance(c, GradientAccumulationScheduler))
         schedule = next(schedules, None)
-        size = self.accumulate_grad_batches
+        size = 1 if self.accumulate_grad_batches == "auto" else self.accumulate_grad_batches
         return (lambda epoch: size) if schedule is None else schedule.get_accumulate_grad_batches
 
     # -- parts ------------------------------------------------------------------------------------
