@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -24,14 +25,48 @@ def make_transfer(run: Run) -> Callable[[Any, int], Any]:
     if not (before or move or after or precision.converts_inputs) and device.type == "cpu":
         return lambda batch, loader: batch
 
+    cuda = device.type == "cuda"
+    usual = SideStream(device).move if cuda else partial(move_data_to_device, device=device)
+
     def transfer(batch: Any, loader: int) -> Any:
         batch = before(batch, loader) if before else batch
         if precision.converts_inputs:
             batch = _convert(batch, precision.dtype)
-        batch = move(batch, device, loader) if move else move_data_to_device(batch, device)
+        batch = move(batch, device, loader) if move else usual(batch)
         return after(batch, loader) if after else batch
 
     return transfer
+
+
+class SideStream:
+    """Copies batches beside the step that the device still computes, on a stream of their own.
+
+    The host runs ahead of the device, so this needs no batch drawn early: the position in the data, which a
+    checkpoint holds, stays that of training.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device, self._module = device, torch.get_device_module(device)
+        self._stream = self._module.Stream()
+
+    def move(self, batch: Any) -> Any:
+        """`batch` on the device; what is computed from now on waits for it."""
+        computing = self._module.current_stream()
+
+        def move(leaf: Any) -> Any:
+            if not isinstance(leaf, torch.Tensor) or leaf.device.type != "cpu":
+                return move_data_to_device(leaf, self._device)
+            with self._module.stream(self._stream):
+                moved = leaf.to(self._device, non_blocking=True)
+            if moved.device.type != "cpu":
+                moved.record_stream(
+                    computing
+                )  # its memory is free when that stream is done with it
+            return moved
+
+        moved = map_leaves(batch, move)
+        computing.wait_stream(self._stream)
+        return moved
 
 
 def _data_hook(run: Run, name: str) -> Callable[..., Any] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from scaffold_runtime.callbacks.batch_size_finder import BatchSizeFinder
@@ -35,13 +36,8 @@ class Tuner:
         dataloaders: Any = None,
         datamodule: LightningDataModule | None = None,
         method: str = "fit",
-        min_lr: float = 1e-8,
-        max_lr: float = 1,
         num_training: int = 100,
-        mode: str = "exponential",
-        early_stop_threshold: float | None = 4.0,
-        update_attr: bool = True,
-        attr_name: str = "",
+        **search: Any,
     ) -> LRFinder | None:
         """Train with rising learning rates: `suggestion()` of the result is where the loss falls fastest, and
         `plot(suggest=True)` shows it. None in fast_dev_run.
@@ -53,13 +49,9 @@ class Tuner:
             dataloaders: accepted; for methods other than "fit", which find no learning rate.
             datamodule: where loaders come from, if not passed.
             method: "fit".
-            min_lr: the first rate.
-            max_lr: the last rate.
             num_training: how many steps to take.
-            mode: "exponential" or "linear": how the rate rises.
-            early_stop_threshold: stop when the loss is this many times its best; None for never.
-            update_attr: set the suggestion on the model.
-            attr_name: the attribute to set; `lr` or `learning_rate` if not given.
+            **search: the other arguments of `LearningRateFinder`: `min_lr`, `max_lr`, `mode`,
+                `early_stop_threshold`, `update_attr`, `attr_name`.
 
         Raises:
             MisconfigurationException: if there is not exactly one optimizer, or no such attribute.
@@ -68,9 +60,7 @@ class Tuner:
             raise MisconfigurationException(
                 f"lr_find(method={method!r}): a learning rate is found in 'fit' only."
             )
-        finder = LearningRateFinder(
-            min_lr, max_lr, num_training, mode, early_stop_threshold, update_attr, attr_name
-        )
+        finder = LearningRateFinder(num_training_steps=num_training, **search)
         self._run("fit", finder, model, train_dataloaders, val_dataloaders, datamodule)
         return finder.optimal_lr
 
@@ -82,13 +72,7 @@ class Tuner:
         dataloaders: Any = None,
         datamodule: LightningDataModule | None = None,
         method: str = "fit",
-        mode: str = "power",
-        steps_per_trial: int = 3,
-        init_val: int = 2,
-        max_trials: int = 25,
-        batch_arg_name: str = "batch_size",
-        margin: float = 0.05,
-        max_val: int = 8192,
+        **search: Any,
     ) -> int | None:
         """Search the largest batch size that fits into memory, and set it. None in fast_dev_run.
 
@@ -99,24 +83,15 @@ class Tuner:
             dataloaders: the same, for methods other than "fit".
             datamodule: where loaders come from, if not from the model.
             method: "fit", "validate", "test" or "predict".
-            mode: "power" doubles the size until it fails; "binsearch" then searches between the last two.
-            steps_per_trial: steps tried with each size.
-            init_val: the first size.
-            max_trials: how many sizes are tried.
-            batch_arg_name: the attribute that holds the batch size.
-            margin: in "binsearch", the share by which the result is lowered, to be safe.
-            max_val: the largest size tried.
+            **search: the arguments of `BatchSizeFinder`: `mode`, `steps_per_trial`, `init_val`, `max_trials`,
+                `batch_arg_name`, `margin`, `max_val`.
 
         Raises:
             MisconfigurationException: if there is no such attribute, or loaders were passed.
         """
-        finder = BatchSizeFinder(
-            mode, steps_per_trial, init_val, max_trials, batch_arg_name, margin, max_val
-        )
-        if method == "fit":
-            self._run(method, finder, model, train_dataloaders, val_dataloaders, datamodule)
-        else:
-            self._run(method, finder, model, dataloaders, None, datamodule)
+        finder = BatchSizeFinder(**search)
+        loaders = train_dataloaders if method == "fit" else dataloaders
+        self._run(method, finder, model, loaders, val_dataloaders, datamodule)
         return finder.optimal_batch_size
 
     def _run(
@@ -136,28 +111,18 @@ class Tuner:
                 "leave that callback out, or do without the Tuner."
             )
         trial, attached = self._trainer.trial([finder], steps=0), model._trainer
-        try:
-            with isolate_rng():
-                self._open(trial, method, model, loaders, val_loaders, datamodule)
-        finally:
-            model._trainer = attached
-
-    @staticmethod
-    def _open(
-        trial: Trainer,
-        method: str,
-        model: LightningModule,
-        loaders: Any,
-        val_loaders: Any,
-        datamodule: LightningDataModule | None,
-    ) -> None:
-        if method == "fit":
-            trial.fit(model, loaders, val_loaders, datamodule)
-        elif method == "predict":
-            trial.predict(model, loaders, datamodule, return_predictions=False)
-        elif method in ("validate", "test"):
-            getattr(trial, method)(model, loaders, datamodule=datamodule, verbose=False)
-        else:
+        runs: dict[str, Callable[[], Any]] = {
+            "fit": lambda: trial.fit(model, loaders, val_loaders, datamodule),
+            "validate": lambda: trial.validate(model, loaders, None, False, datamodule),
+            "test": lambda: trial.test(model, loaders, None, False, datamodule),
+            "predict": lambda: trial.predict(model, loaders, datamodule, False),
+        }
+        if method not in runs:
             raise MisconfigurationException(
                 f"method={method!r}: choose 'fit', 'validate', 'test' or 'predict'."
             )
+        try:
+            with isolate_rng():
+                runs[method]()
+        finally:
+            model._trainer = attached

@@ -241,3 +241,28 @@ def test_to_onnx_computes_the_same(regression: Any, tmp_path: Path) -> None:
     torch.testing.assert_close(torch.from_numpy(found), expected)
     with pytest.raises(MisconfigurationException, match="example_input_array"):
         module.to_onnx(tmp_path / "b.onnx")
+
+
+def test_batch_norm_becomes_synchronized_where_processes_share_it(regression: Any) -> None:
+    """The conversion alone: the layer computes on GPUs only, of several processes."""
+    from scaffold_runtime.strategies import DDPStrategy, SingleDeviceStrategy
+
+    class Normed(regression):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 1))
+
+    strategy = DDPStrategy()
+    strategy.root_device = torch.device("cuda", 0)
+    module = Normed()
+    module.net[1].running_mean.fill_(3.0)
+    before = module.state_dict()
+    strategy.sync_batchnorm(module)
+    assert type(module.net[1]) is nn.SyncBatchNorm
+    assert all(torch.equal(before[k], v) for k, v in module.state_dict().items())
+    alone = Normed()
+    SingleDeviceStrategy().sync_batchnorm(alone)
+    assert type(alone.net[1]) is nn.BatchNorm1d
+    strategy.root_device = torch.device("cpu")
+    with pytest.raises(MisconfigurationException, match="GPUs only"):
+        strategy.sync_batchnorm(alone)

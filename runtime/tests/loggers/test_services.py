@@ -6,7 +6,6 @@ import os
 import pickle
 import struct
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -44,7 +43,15 @@ def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
         monkeypatch.setenv(name, value)
     yield
     if "wandb" in sys.modules and hasattr(sys.modules["wandb"], "finish"):
-        sys.modules["wandb"].finish()
+        end_wandb()
+
+
+def end_wandb() -> None:
+    """End the run and wandb's own process: offline, `finish` returns before that one has written the file."""
+    import wandb
+
+    wandb.finish()
+    wandb.teardown()
 
 
 @pytest.fixture
@@ -111,21 +118,15 @@ def client(store: str) -> Any:
 
 
 def test_wandb_writes_a_real_offline_run(configured, make_loader, make_trainer) -> None:
-    import wandb
-
     logger = WandbLogger("my run", "logs", project="exp", offline=True, prefix="big", tags=["x"])
     save = ModelCheckpoint()
     trainer = make_trainer(logger=logger, callbacks=save, enable_checkpointing=True)
     trainer.fit(configured(options={"a": [1, 2]}), make_loader(3))
-    wandb.finish()
+    end_wandb()
 
     (folder,) = Path("logs/wandb").glob("offline-run-*")
     assert folder.name.endswith(f"-{logger.version}")
-    for _ in range(100):  # wandb's own process may still be writing
-        records = offline_records(folder)
-        if any(r.HasField("run") for r in records) and len(history(records)) >= 3:
-            break
-        time.sleep(0.1)
+    records = offline_records(folder)
     run = next(record.run for record in records if record.HasField("run"))
     assert (run.project, run.display_name, list(run.tags)) == ("exp", "my run", ["x"])
     rows = history(records)
@@ -144,14 +145,12 @@ def test_wandb_writes_a_real_offline_run(configured, make_loader, make_trainer) 
 def test_wandb_goes_on_in_its_run_folder_when_resumed(
     configured, make_loader, make_trainer
 ) -> None:
-    import wandb
-
     def train(epochs: int, **arguments: Any) -> str:
         loggers = [CSVLogger("logs", "exp", "mine"), WandbLogger(offline=True)]
         trainer = make_trainer(max_epochs=epochs, logger=loggers)
         trainer.fit(configured(), make_loader(2), **arguments)
         trainer.save_checkpoint("end.ckpt")
-        wandb.finish()
+        end_wandb()
         return str(loggers[1].version)
 
     first = train(1)
@@ -172,8 +171,6 @@ def test_others_take_the_id_of_wandb(configured, make_loader, make_trainer) -> N
 
 
 def test_wandb_takes_tables_and_images(configured, make_loader, make_trainer) -> None:
-    import wandb
-
     logger = WandbLogger(save_dir="logs", offline=True)
     logger.log_table("table", columns=["a", "b"], data=[[1, 2]], step=3)
     logger.log_text("text", columns=["t"], data=[["hello"]])
@@ -183,7 +180,7 @@ def test_wandb_takes_tables_and_images(configured, make_loader, make_trainer) ->
         logger.log_image("image", images, caption=["one", "two"])
     with pytest.raises(TypeError, match="log_audio takes a list"):
         logger.log_audio("audio", "file.wav")  # type: ignore[arg-type]
-    wandb.finish()
+    end_wandb()
 
     (folder,) = Path("logs/wandb").glob("offline-run-*")
     kinds = {path.parent.name for path in folder.rglob("media/*/*")}
@@ -290,8 +287,6 @@ def test_mlflow_marks_a_failed_run_and_keeps_checkpoints(
 
 def test_secrets_reach_no_file(configured, make_loader, make_trainer, store) -> None:
     """Canaries in the environment are nowhere in configs, logs and checkpoints."""
-    import wandb
-
     loggers = [
         CSVLogger("logs", "exp"),
         TensorBoardLogger("logs", "exp"),
@@ -302,7 +297,7 @@ def test_secrets_reach_no_file(configured, make_loader, make_trainer, store) -> 
         logger=loggers, callbacks=ModelCheckpoint(save_last=True), enable_checkpointing=True
     )
     trainer.fit(configured(), make_loader(2))
-    wandb.finish()
+    end_wandb()
     Path("logger.pickle").write_bytes(pickle.dumps(loggers[2:]))
 
     files = [path for path in Path().rglob("*") if path.is_file()]

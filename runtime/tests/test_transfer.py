@@ -1,0 +1,61 @@
+"""The side stream on which batches travel to a GPU. A CPU has streams in torch's interface, too: there is one
+queue, but which stream is current is real. The copy itself beside a computation needs a GPU."""
+
+from __future__ import annotations
+
+from collections import namedtuple
+from typing import Any
+
+import pytest
+import torch
+
+from scaffold_runtime.transfer import SideStream
+
+CPU = torch.device("cpu")
+Pair = namedtuple("Pair", "x y")
+
+
+class Watched(torch.Tensor):
+    """Notes on which stream it is copied."""
+
+    seen: list[Any] = []
+
+    def to(self, *arguments: Any, **options: Any) -> Any:
+        self.seen.append((torch.cpu.current_stream(), options))
+        return super().to(*arguments, **options)
+
+
+class Graph:
+    """A batch of a type of its own: it moves itself."""
+
+    def to(self, device: Any) -> tuple[str, Any]:
+        return "moved", torch.cpu.current_stream()
+
+
+def test_tensors_travel_on_the_side_stream_and_the_rest_on_the_one_that_computes() -> None:
+    side, computing = SideStream(CPU), torch.cpu.current_stream()
+    x, y = torch.ones(2), torch.zeros(3)
+    Watched.seen.clear()
+
+    moved = side.move({"pair": Pair(x.as_subclass(Watched), [y, "name"]), "graph": Graph()})
+
+    assert type(moved["pair"]) is Pair and torch.equal(moved["pair"].x, x)
+    assert torch.equal(moved["pair"].y[0], y) and moved["pair"].y[1] == "name"
+    assert moved["graph"] == ("moved", computing)
+    assert Watched.seen == [(side._stream, {"non_blocking": True})]
+    assert torch.cpu.current_stream() is computing is not side._stream
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="a copy beside a computation needs a GPU")
+def test_a_copy_waits_for_nothing_and_is_waited_for() -> None:
+    device = torch.device("cuda", 0)
+    side, big = SideStream(device), torch.randn(4096, 4096, device=device)
+    host = torch.arange(1 << 22, dtype=torch.float32).pin_memory()
+    for _ in range(20):
+        big = (big @ big).clamp(-1, 1)  # the device is busy, the host is ahead
+    computed = torch.cuda.Event()
+    computed.record()
+    moved = side.move(host)
+    side._stream.synchronize()
+    assert not computed.query()  # the copy is done while the computation is not
+    assert torch.equal((moved + 1).cpu(), host + 1)
