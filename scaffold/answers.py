@@ -63,18 +63,30 @@ class Answers:
     def without_feature(self, kind: str, name: str) -> "Answers":
         return self._with(kind, [each for each in self.on(kind) if each != name])
 
+    def complete(self, catalogue: Catalogue) -> "Answers":
+        """With everything that the task and the features need."""
+        answers = self
+        for part in self.parts(catalogue):
+            for need in map(catalogue.named, part.needs):
+                if need.name in answers.on(need.kind):
+                    continue
+                if need.kind in EXCLUSIVE and answers.on(need.kind):
+                    raise ScaffoldError(
+                        f"{part.kind} `{part.name}` needs {need.kind} `{need.name}`, "
+                        f"not `{answers.on(need.kind)[0]}`"
+                    )
+                answers = answers.with_feature(need.kind, need.name)
+        return self if answers == self else answers.complete(catalogue)
+
     def _with(self, kind: str, names: list[str]) -> "Answers":
         return replace(self, features={**self.features, kind: tuple(names)})
 
 
 def default_answers(name: str, catalogue: Catalogue) -> Answers:
     check_name(name)
-    task = next(part.name for part in catalogue.tasks.values() if part.default)
-    features = {
-        kind: tuple(part.name for part in parts.values() if part.default)
-        for kind, parts in catalogue.features.items()
-    }
-    return Answers(name, task, features, version=catalogue.version, created=catalogue.version)
+    task = next(part for part in catalogue.tasks.values() if part.default)
+    features = catalogue.defaults(task)
+    return Answers(name, task.name, features, version=catalogue.version, created=catalogue.version)
 
 
 def command(answers: Answers) -> str:
@@ -151,13 +163,15 @@ def numbers(version: str) -> tuple[int, ...]:
 
 def with_flags(answers: Answers, flags: Mapping[str, str | None], catalogue: Catalogue) -> Answers:
     """The defaults, with what the flags say instead."""
-    features = dict(answers.features)
+    task = catalogue.task(answers.task if flags["task"] is None else flags["task"])
+    features = catalogue.defaults(task)
     for kind in features:
         if (names := flags[kind]) is not None:
             features[kind] = _features(kind, names, catalogue)
-    task = answers.task if flags["task"] is None else catalogue.task(flags["task"]).name
     author, description = (one_line(flags[key] or "") for key in ("author", "description"))
-    return replace(answers, task=task, features=features, author=author, description=description)
+    return replace(
+        answers, task=task.name, features=features, author=author, description=description
+    )
 
 
 def _features(kind: str, names: str, catalogue: Catalogue) -> tuple[str, ...]:

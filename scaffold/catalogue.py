@@ -34,7 +34,8 @@ class Part:
     mode: str = ""
     model: str = ""  # of a task: the class in model.py
     data: str = ""  # and the one in data.py
-    needs: tuple[str, ...] = ()  # other features, as kind/name
+    needs: tuple[str, ...] = ()  # other features that must be on, as kind/name
+    features: tuple[str, ...] = ()  # of a task: those that are on unless chosen otherwise
     imports: str = ""  # the module that tells whether its optional package is installed
 
 
@@ -69,6 +70,20 @@ class Catalogue:
         features = self.features[pick(kind, list(KINDS), "kind")]
         return features[pick(name, list(features), kind)]
 
+    def named(self, feature: str) -> Part:
+        """The feature called kind/name."""
+        kind, _, name = feature.partition("/")
+        return self.feature(kind, name)
+
+    def defaults(self, task: Part) -> dict[str, tuple[str, ...]]:
+        """What a new project of this task has on, by kind, unless chosen otherwise."""
+        wanted = [self.named(each) for each in (*task.features, *task.needs)]
+        parts = [part for kind in self.features.values() for part in kind.values() if part.default]
+        return {
+            kind: tuple(sorted({part.name for part in (*parts, *wanted) if part.kind == kind}))
+            for kind in KINDS
+        }
+
     def _parts(self, folder: str, description: str, kind: str) -> dict[str, Part]:
         """Of all roots; the first to have a name keeps it, so no plugin takes one of ours."""
         found = [
@@ -82,7 +97,9 @@ class Catalogue:
 
 def read_part(path: Path, kind: str) -> Part:
     described = yaml.load(path.read_bytes(), Loader=LOADER) or {}
-    described |= {key: tuple(described.get(key, ())) for key in ("requirements", "needs")}
+    described |= {
+        key: tuple(described.get(key, ())) for key in ("requirements", "needs", "features")
+    }
     try:
         return Part(kind, path.parent.name, path.parent, **described)
     except TypeError as error:

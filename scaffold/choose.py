@@ -21,6 +21,7 @@ def choose(
     if ask and not any(flag is not None for flag in flags.values()):
         console.title(name)
         answers = wizard.ask(replace(answers, author=git.author()), catalogue)
+    answers = answers.complete(catalogue)
     return replace(answers, command=command(answers))
 
 

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from scaffold import __version__, console
-from scaffold.catalogue import KINDS, packaged
+from scaffold import __version__, complete, console
+from scaffold.catalogue import packaged
 from scaffold.change import Manner, change
 from scaffold.errors import ScaffoldError
 
@@ -20,29 +20,24 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, write nothing")]
 Conflicts = Annotated[
-    str, typer.Option("--conflict", help="Where both changed a line: markers, mine or template")
+    str,
+    typer.Option(
+        "--conflict",
+        help="Where both changed a line: markers, mine or template",
+        autocompletion=complete.policies,
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Answer in JSON")]
 
 
-def _kinds(incomplete: str) -> list[str]:
-    return [kind for kind in KINDS if kind.startswith(incomplete)]
-
-
-def _names(context: typer.Context, incomplete: str) -> list[tuple[str, str]]:
-    parts = packaged().features.get(context.params.get("kind") or "", {})
-    return [
-        (part.name, part.description) for part in parts.values() if part.name.startswith(incomplete)
-    ]
-
-
 KindArgument = Annotated[
-    str, typer.Argument(help="callback, logger, strategy or extra", autocompletion=_kinds)
+    str, typer.Argument(help="callback, logger, strategy or extra", autocompletion=complete.kinds)
 ]
 NameArgument = Annotated[
-    str, typer.Argument(help="As `scaffold list` shows it", autocompletion=_names)
+    str, typer.Argument(help="As `scaffold list` shows it", autocompletion=complete.names)
 ]
 
 
@@ -73,11 +68,28 @@ def scaffold(
 @app.command(epilog="Example: `scaffold new my-exp --callbacks early-stopping --loggers csv`")
 def new(
     name: Annotated[str, typer.Argument(help="Of the folder; `my-exp` has the package `my_exp`")],
-    task: Annotated[str | None, typer.Option(help="What to train")] = None,
-    callbacks: Annotated[str | None, typer.Option(help="Comma-separated, or `none`")] = None,
-    loggers: Annotated[str | None, typer.Option(help="Comma-separated, or `none`")] = None,
-    strategy: Annotated[str | None, typer.Option(help="How to use several devices")] = None,
-    extras: Annotated[str | None, typer.Option(help="Comma-separated")] = None,
+    task: Annotated[
+        str | None, typer.Option(help="What to train", autocompletion=complete.tasks)
+    ] = None,
+    callbacks: Annotated[
+        str | None,
+        typer.Option(
+            help="Comma-separated, or `none`", autocompletion=complete.several("callback")
+        ),
+    ] = None,
+    loggers: Annotated[
+        str | None,
+        typer.Option(help="Comma-separated, or `none`", autocompletion=complete.several("logger")),
+    ] = None,
+    strategy: Annotated[
+        str | None,
+        typer.Option(
+            help="How to use several devices", autocompletion=complete.several("strategy")
+        ),
+    ] = None,
+    extras: Annotated[
+        str | None, typer.Option(help="Comma-separated", autocompletion=complete.several("extra"))
+    ] = None,
     author: Annotated[str | None, typer.Option(help="Your name")] = None,
     description: Annotated[str | None, typer.Option(help="One line")] = None,
     runtime: Annotated[
@@ -120,7 +132,8 @@ def add(
     kind: Annotated[
         str,
         typer.Argument(
-            help="callback, logger, strategy, extra; module or datamodule", autocompletion=_kinds
+            help="callback, logger, strategy, extra; module or datamodule",
+            autocompletion=complete.addable,
         ),
     ],
     name: NameArgument,

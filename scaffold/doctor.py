@@ -161,7 +161,7 @@ def of_packages(project: Project, catalogue: Catalogue, probe: dict[str, Any]) -
 
 
 def of_project(project: Project, catalogue: Catalogue) -> Iterator[Finding]:
-    from scaffold.transition import pending_conflicts
+    from scaffold.transition import pending_conflicts, unmerged_files
 
     root = project.root
     for path in project.damaged:
@@ -171,6 +171,12 @@ def of_project(project: Project, catalogue: Catalogue) -> Iterator[Finding]:
     for path in pending_conflicts(root):
         yield Finding(
             "fix", f"`{path}` still holds conflict markers", "edit it, then `scaffold resolve`"
+        )
+    for path in unmerged_files(project):
+        yield Finding(
+            "fix",
+            f"git is merging `{path}`",
+            "edit it, or `scaffold doctor --rebuild` where it is generated; then `git add` it",
         )
     if (root / WORK / "journal.json").exists():
         yield Finding(

@@ -27,6 +27,15 @@ def init(project: Path) -> bool:
     return started is not None and started.returncode == 0
 
 
+def unmerged(project: Path) -> list[str]:
+    """Paths below it that a merge has left in conflict, as git's index says."""
+    listed = git("ls-files", "--unmerged", "-z", inside=project)
+    if listed is None or listed.returncode:
+        return []
+    rows = listed.stdout.decode(errors="surrogateescape").split("\0")
+    return sorted({row.partition("\t")[2] for row in rows if row})
+
+
 def author() -> str:
     name = git("config", "--get", "user.name", inside=Path.cwd())
     return name.stdout.decode(errors="replace").strip() if name else ""

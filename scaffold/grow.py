@@ -17,15 +17,16 @@ from scaffold.transition import Proposal, propose
 
 def add(project: Project, kind: str, name: str, catalogue: Catalogue) -> Proposal:
     """Switch a feature on, with what it needs; its files that the user deleted come back."""
-    answers, owned = project.answers, []
+    answers, owned = project.answers, list[str]()
     if answers.template:
         raise ScaffoldError(
             f"the project has a template of its own, {answers.template}; features are not in it"
         )
-    for each_kind, each_name in _with_needs(kind, name, catalogue):
-        part = catalogue.feature(each_kind, each_name)
-        answers = answers.with_feature(each_kind, part.name)
-        owned += paths(part, answers.package)
+    before, name = answers, catalogue.feature(kind, name).name
+    answers = answers.with_feature(kind, name).complete(catalogue)
+    for part in answers.parts(catalogue):
+        if (part.kind, part.name) == (kind, name) or part not in before.parts(catalogue):
+            owned += paths(part, answers.package)
     disk = Disk(project.root)
     return propose(project, answers, catalogue, [path for path in owned if not disk.get(path)])
 
@@ -41,7 +42,7 @@ def remove(project: Project, kind: str, name: str, catalogue: Catalogue) -> Prop
         if f"{kind}/{name}" in part.needs
     ]
     if needing:
-        raise ScaffoldError(f"{' and '.join(needing)} needs {kind} `{name}`, remove that first")
+        raise ScaffoldError(f"{' and '.join(needing)} needs {kind} `{name}`")
     return propose(project, answers.without_feature(kind, name), catalogue)
 
 
@@ -58,7 +59,7 @@ def update(
         from scaffold.own import split
 
         answers = replace(answers, template=f"{split(answers.template)[0]}@{ref}")
-    return propose(project, answers, catalogue)
+    return propose(project, answers.complete(catalogue), catalogue)
 
 
 def undo(root: Path) -> Proposal:
@@ -75,15 +76,3 @@ def undo(root: Path) -> Proposal:
     target = {each.path: each.before for each in theirs if each.before}
     plan = make_plan(base, disk, target)
     return Proposal(root, plan, disk, {each.path: each.before for each in ours})
-
-
-def _with_needs(kind: str, name: str, catalogue: Catalogue) -> list[tuple[str, str]]:
-    """The feature and everything it needs, in a fixed order, each once."""
-    found, open_ = [], [(kind, name)]
-    while open_:
-        each = open_.pop()
-        if each not in found:
-            found.append(each)
-            needs = (need.partition("/") for need in catalogue.feature(*each).needs)
-            open_ += [(need_kind, need_name) for need_kind, _, need_name in needs]
-    return found

@@ -13,6 +13,7 @@ from scaffold.answers import Answers
 from scaffold.catalogue import Catalogue
 from scaffold.errors import ConflictError
 from scaffold.files import Disk, File, Tree
+from scaffold.git import unmerged
 from scaffold.journal import write
 from scaffold.lock import Entry, Lock, is_safe
 from scaffold.merge import has_markers
@@ -44,6 +45,7 @@ def propose(
     project: Project, answers: Answers, catalogue: Catalogue, restore: Iterable[str] = ()
 ) -> Proposal:
     """What going to `answers` does; `restore` brings back files that the user deleted."""
+    check_merged(project)
     target = render(answers, catalogue)
     base = _base(project, catalogue)
     base = {path: entry for path, entry in base.items() if path not in set(restore)}
@@ -97,6 +99,24 @@ def check_nothing_pending(root: Path) -> None:
             f"still in conflict: {', '.join(paths)}\n"
             "edit them and run `scaffold resolve`, or take the change back with `scaffold undo`"
         )
+
+
+def check_merged(project: Project) -> None:
+    if paths := unmerged_files(project):
+        raise ConflictError(
+            f"git is merging {', '.join(paths)}\n"
+            "end that first: edit them, then `git add`; `scaffold doctor --rebuild` helps with"
+            " generated files"
+        )
+
+
+def unmerged_files(project: Project) -> list[str]:
+    """Files of ours that a merge in git has left in conflict."""
+    return [
+        path
+        for path in unmerged(project.root)
+        if path in project.lock or path.startswith(".scaffold/")
+    ]
 
 
 def _unresolved(path: Path) -> bool:

@@ -23,14 +23,14 @@ def ask(answers: Answers, catalogue: Catalogue) -> Answers:
 
     questions = catalogue.root / "questions"
     with TemporaryDirectory(prefix="scaffold-") as scratch:
-        given = {"defaults": _defaults(answers), "choices": _choices(catalogue)}
+        given = {"defaults": _defaults(answers, catalogue), "choices": _choices(catalogue)}
         try:
             run_copy(str(questions), scratch, given, settings=Settings(), quiet=True)
         except KeyboardInterrupt:
             raise CancelledError("cancelled, nothing was written") from None
         said = yaml.safe_load(Path(scratch, "answers.yml").read_bytes())
     features = {
-        **answers.features,
+        **catalogue.defaults(catalogue.task(said["task"])),
         "callback": tuple(sorted(said["callbacks"])),
         "logger": tuple(sorted(said["loggers"])),
     }
@@ -38,11 +38,11 @@ def ask(answers: Answers, catalogue: Catalogue) -> Answers:
     return replace(answers, task=task, features=features, author=author, description=description)
 
 
-def _defaults(answers: Answers) -> dict[str, Any]:
+def _defaults(answers: Answers, catalogue: Catalogue) -> dict[str, Any]:
+    features = {task.name: catalogue.defaults(task) for task in catalogue.tasks.values()}
     return {
         "task": answers.task,
-        "callback": list(answers.on("callback")),
-        "logger": list(answers.on("logger")),
+        "features": features,
         "author": answers.author,
         "description": answers.description,
     }

@@ -115,7 +115,8 @@ def plugin(tmp_path, monkeypatch):
         "features/callback/team/feature.yml": "description: from the team\n",
         "features/callback/team/configs/callbacks/team.yaml.jinja": "class_path: team.Callback\n",
         "features/callback/ema/feature.yml": "description: a false one\n",
-        "tasks/team-task/task.yml": "description: from the team\nmodel: A\ndata: B\n",
+        "tasks/team-task/task.yml": "description: from the team\nmodel: A\ndata: B\n"
+        "features: [callback/ema, extra/sweep]\nneeds: [logger/mlflow]\n",
         "tasks/team-task/team.txt.jinja": "{{ name }}\n",
     }.items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
@@ -135,16 +136,59 @@ def test_an_installed_package_brings_features_and_tasks(plugin, scaffold):
     assert packaged().features["callback"]["ema"].description != "a false one"
 
 
-def test_names_are_completed_in_the_shell(monkeypatch, scaffold):
+def on(scaffold) -> set[str]:
+    listed = json.loads(scaffold("list", "--json").out)["features"]
+    return {each["name"] for each in listed if each["state"]}
+
+
+def test_a_task_says_what_is_on_and_what_it_needs(plugin, scaffold, monkeypatch):
+    """Its features may be chosen otherwise, what it needs may not; what those need comes along."""
+    assert scaffold("new", "one", "--no-git", "--task", "team-task").code == 0
+    words = ("--task", "team-task", "--callbacks", "none", "--loggers", "none")
+    assert scaffold("new", "two", "--no-git", *words).code == 0
+    monkeypatch.chdir("one")
+    assert {"ema", "early-stopping", "sweep", "csv", "mlflow"} <= on(scaffold)
+    refused = scaffold("remove", "logger", "mlflow")
+    assert (refused.code, refused.err) == (1, "error: task `team-task` needs logger `mlflow`\n")
+    monkeypatch.chdir("../two")
+    assert on(scaffold) == {"csv", "mlflow", "sweep"}  # csv, because sweep needs it
+
+
+def test_what_a_feature_needs_is_there_from_the_start(scaffold, monkeypatch):
+    words = ("--loggers", "none", "--extras", "kubernetes,notebook")
+    assert scaffold("new", "my-exp", "--no-git", *words).code == 0
+    monkeypatch.chdir("my-exp")
+    assert {"csv", "docker"} <= on(scaffold)
+    assert "--loggers csv --extras docker,kubernetes,notebook" in Path("README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("line", "completed"),
+    [
+        ("add callback ear", ["early-stopping"]),
+        ("add mod", ["module"]),
+        ("add d", ["datamodule"]),
+        ("remove logger ", ["csv", "tensorboard"]),
+        ("new x --task tab", ["tabular"]),
+        ("new x --callbacks ema,sw", ["ema,swa"]),
+        ("new x --strategy dd", ["ddp"]),
+        ("update --conflict m", ["markers", "mine"]),
+        ("res", ["resolve"]),
+    ],
+)
+def test_the_shell_completes(monkeypatch, scaffold, line, completed):
+    scaffold("new", "my-exp", "--no-git")
+    monkeypatch.chdir("my-exp")
+    words = f"scaffold {line}"
     monkeypatch.setenv("_SCAFFOLD_COMPLETE", "complete_bash")
-    monkeypatch.setenv("COMP_WORDS", "scaffold add callback ear")
-    monkeypatch.setenv("COMP_CWORD", "3")
+    monkeypatch.setenv("COMP_WORDS", words)
+    monkeypatch.setenv("COMP_CWORD", str(words.count(" ")))
     done = subprocess.run(
         [sys.executable, "-c", "from scaffold.cli import app; app(prog_name='scaffold')"],
         capture_output=True,
         text=True,
     )
-    assert done.stdout.split() == ["early-stopping"]
+    assert done.stdout.split() == completed
 
 
 def test_the_list_fits_a_terminal_and_has_no_colour_in_a_pipe(scaffold):

@@ -228,6 +228,31 @@ def test_conflicts_in_what_a_branch_edited_stay_the_users(scaffold):
     assert "<<<<<<<" in Path("pyproject.toml").read_text()
 
 
+def test_in_the_middle_of_a_merge_nothing_is_added(scaffold, machine):
+    """Files of ours are in conflict in git's index; files of the user's own are his affair."""
+    machine()
+    scaffold("new", "my-exp")
+    os.chdir("my-exp")
+    for path in ("notes.txt", "train.py"):
+        with Path(path).open("a") as file:
+            file.write("# start\n")
+    commit("start")
+    for branch in ("one", "two"):
+        git("checkout", "-qb", branch, "main")
+        for path in ("notes.txt", "train.py"):
+            Path(path).write_text(Path(path).read_text().replace("# start", f"# {branch}"))
+        commit(branch)
+    assert git("merge", "one") == 1
+    refused = scaffold("add", "callback", "ema")
+    assert refused.code == 2
+    assert "git is merging train.py\n" in refused.err
+    assert "git add" in finding(scaffold("doctor", "--json"), "git is merging `train.py`")["fix"]
+    git("checkout", "--ours", "train.py")
+    git("add", "train.py")
+    assert scaffold("add", "callback", "ema").code == 0
+    assert scaffold("doctor").code == 0
+
+
 def test_every_optional_package_of_the_catalogue_is_checked():
     for parts in packaged().features.values():
         for part in parts.values():

@@ -1,4 +1,4 @@
-"""Every feature in a rendered project: it trains two batches, stops, and resumes.
+"""Every feature in a rendered project: it trains two batches, stops, resumes, and passes its tests.
 
 One process trains all projects, as importing torch takes longer than training them.
 """
@@ -17,6 +17,7 @@ from scaffold.catalogue import packaged
 
 DRIVER = """
 import importlib, json, os, sys, traceback
+import pytest
 from scaffold_runtime.cli import run
 
 failed = {}
@@ -30,6 +31,10 @@ for name in sys.argv[1:]:
     try:
         for words in (["--trainer.max_epochs=1"], ["--trainer.max_epochs=2", "--ckpt_path=last"]):
             run(model, data, configs=os.path.abspath("configs"), args=["fit", *two, *words])
+        trained = run(model, data, configs=os.path.abspath("configs"), args=["check"])
+        assert len(os.listdir("runs")) >= 1, "no run folder"
+        words = ["-q", "-p", "no:cacheprovider", "--import-mode=importlib", "-W", "ignore"]
+        assert pytest.main([*words, "tests"]) == 0, "its tests fail"
     except BaseException:
         failed[name] = traceback.format_exc()[-1500:]
     os.chdir("..")
@@ -54,22 +59,26 @@ def installed(part) -> bool:
 
 
 @pytest.mark.slow
-def test_every_callback_and_logger_trains_and_resumes(scaffold):
+@pytest.mark.timeout(600)
+def test_every_feature_trains_resumes_and_passes_its_tests(scaffold):
+    """Strategies have a test of their own, with two processes."""
     features = packaged().features
+    chosen = [part for kind in ("callback", "logger", "extra") for part in features[kind].values()]
+    absent = [part.imports for part in chosen if not installed(part)]
+    assert absent == ["jupyterlab"], "needed for development: see CONTRIBUTING.md"
     names = []
-    for part in [*features["callback"].values(), *features["logger"].values()]:
-        if installed(part):
-            names.append(f"with-{part.name}")
-            on = {"callback": {"model-checkpoint"}, "logger": {"csv"}}
-            on[part.kind].add(part.name)
-            flags = ("--callbacks", ",".join(on["callback"]), "--loggers", ",".join(on["logger"]))
-            assert scaffold("new", names[-1], "--task", "blank", "--no-git", *flags).code == 0
-    assert len(names) >= 13
+    for part in chosen:
+        names.append(f"with-{part.name}")
+        on = {"callback": {"model-checkpoint"}, "logger": {"csv"}, "extra": set()}
+        on[part.kind].add(part.name)
+        flags = [word for kind in on for word in (f"--{kind}s", ",".join(on[kind]))]
+        assert scaffold("new", names[-1], "--task", "blank", "--no-git", *flags).code == 0
     Path("driver.py").write_text(DRIVER)
     done = subprocess.run(
         [sys.executable, "driver.py", *names],
         capture_output=True,
         text=True,
+        timeout=550,
         env={**os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "offline"},
     )
     assert done.returncode == 0, done.stderr[-2000:]
@@ -122,17 +131,24 @@ class Witness(Callback):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(240)
-def test_ddp_trains_two_batches_in_two_processes(scaffold):
+@pytest.mark.timeout(500)
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_a_strategy_trains_two_batches_in_two_processes_and_resumes(scaffold, strategy):
     assert scaffold("new", "my-exp", "--task", "blank", "--no-git").code == 0
     os.chdir("my-exp")
-    assert scaffold("add", "strategy", "ddp").code == 0
+    assert scaffold("add", "strategy", strategy).code == 0
     Path("my_exp/witness.py").write_text(WITNESS)
     Path("configs/callbacks/witness.yaml").write_text("class_path: my_exp.witness.Witness\n")
-    done = train_script("--trainer.devices=2", "--trainer.accelerator=cpu")
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert [Path(f"rank{rank}.txt").read_text().split() for rank in (0, 1)] == [["2", "2"]] * 2
-    assert yaml.safe_load(Path("configs/trainer.yaml").read_text())["strategy"] == "ddp"
+    assert yaml.safe_load(Path("configs/trainer.yaml").read_text())["strategy"] == strategy
+    for epochs in (1, 2):
+        words = ("--trainer.devices=2", "--trainer.accelerator=cpu", "--ckpt_path=last")
+        words += (
+            "--data.batch_size=40",
+        )  # two batches to validate with: fsdp needs as many for each
+        done = train_script(*words, f"--trainer.max_epochs={epochs}")
+        assert done.returncode == 0, done.stderr[-3000:]
+        ranks = [Path(f"rank{rank}.txt").read_text().split() for rank in (0, 1)]
+        assert ranks == [["2"] * 2 * epochs] * 2
     assert len(list(Path("runs").iterdir())) == 1
 
 
