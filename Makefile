@@ -12,7 +12,7 @@ QUICK := playground/my-exp
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-fast kill-sweep lint format budget bench docs clean
+.PHONY: help setup quickstart test test-fast kill-sweep lint format budget bench docs examples gallery clean
 
 help:  ## Show what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -86,6 +86,12 @@ docs: $(READY) $(DOCS)/.ready  ## Build the documentation into site/; a warning 
 	@$(BIN)/python tools/pages.py
 	@NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --strict --quiet --site-dir site
 	@echo "Open site/index.html"
+
+examples: $(READY)  ## Render the example projects again
+	@$(BIN)/python tools/examples.py
+
+gallery: $(READY)  ## Train every task and write docs/gallery.md from what came out
+	@$(BIN)/python tools/gallery.py $(TASKS)
 
 clean:  ## Remove what was built, not what was written
 	rm -rf $(VENV) $(BENCH) $(VISION) $(DOCS) playground build dist site runtime/build runtime/dist

@@ -9,7 +9,6 @@ import argparse
 import base64
 import csv
 import json
-import math
 import platform
 import sys
 import time
@@ -17,6 +16,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 import yaml
 
@@ -31,13 +31,16 @@ if TYPE_CHECKING:
 FACTS, REPORT = "run.json", "report.html"
 STAGES = ("train", "val", "test")
 AXES = ("epoch", "step")
+MOST_POINTS = 2000  # of one line: more than a chart has pixels, and quick to draw
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2em auto; padding: 0 1em; color: #222 }
 table { border-collapse: collapse } td, th { padding: .2em 1em .2em 0; text-align: left; vertical-align: top }
 tr + tr { border-top: 1px solid #ddd } pre { background: #f6f6f6; padding: 1em; overflow: auto }
 img { max-width: 100%; max-height: 520px } figure { display: inline-block; margin: 0 1em 1em 0 }
+.curves { display: grid; grid-template-columns: repeat(auto-fill, minmax(480px, 1fr)) }
 """
-Curves = dict[str, tuple[list[float], list[float]]]
+Points = np.ndarray[Any, np.dtype[np.float64]]
+Curves = dict[str, tuple[Points, ...]]  # steps, values
 
 
 class RunReport(Callback):
@@ -134,17 +137,34 @@ class RunFolder:
 
 def read_curves(path: Path) -> Curves:
     """Steps and values of each metric."""
-    curves: Curves = {}
     if not path.exists():
-        return curves
+        return {}
+    found: dict[str, list[tuple[float, float]]] = {}
     with path.open(newline="") as file:
-        for row in csv.DictReader(file):
-            for name, value in row.items():
-                if name not in AXES and value:
-                    steps, values = curves.setdefault(name, ([], []))
-                    steps.append(float(row["step"] or "nan"))
-                    values.append(float(value))
-    return curves
+        rows = csv.reader(file)
+        header = next(rows, [])
+        for row in rows:
+            named = dict(zip(header, row, strict=False))
+            step = float(named.pop("step", "") or "nan")
+            for name, value in named.items():
+                if value:
+                    found.setdefault(name, []).append((step, float(value)))
+    found.pop("epoch", None)
+    return {name: tuple(np.array(points).T) for name, points in found.items()}
+
+
+def thinned(steps: Points, values: Points) -> tuple[Points, Points, int]:
+    """The lowest and the highest of every N points where there are too many to see, and N."""
+    every = -(-2 * len(values) // MOST_POINTS)
+    if every <= 2:
+        return steps, values, 1
+    rows = np.full((-(-len(values) // every), every), np.nan)
+    rows.flat[: len(values)] = values
+    lowest = np.where(np.isnan(rows), np.inf, rows).argmin(axis=1)
+    highest = np.where(np.isnan(rows), -np.inf, rows).argmax(axis=1)
+    begins = np.arange(len(rows)) * every
+    kept = np.unique([begins + lowest, begins + highest])
+    return steps[kept], values[kept], every
 
 
 def panel_of(name: str) -> str:
@@ -153,33 +173,56 @@ def panel_of(name: str) -> str:
     return rest.removesuffix("_epoch").removesuffix("_step") if stage in STAGES and rest else name
 
 
-def figure(runs: list[RunFolder]) -> Any:
-    """One panel per metric, one line per run and stage."""
-    from plotly.colors import qualitative
-    from plotly.graph_objects import Scatter
-    from plotly.subplots import make_subplots
+def charts(runs: list[RunFolder]) -> str:
+    """One chart per panel; the first brings the script that draws them all."""
+    panels: dict[str, list[str]] = {}
+    for name in sorted({name for run in runs for name in run.curves}):
+        panels.setdefault(panel_of(name), []).append(name)
+    drawn = [
+        chart(panel, panels[panel], runs).to_html(
+            full_html=False,
+            include_plotlyjs=number == 0,
+            config={"responsive": True, "displayModeBar": False},
+        )
+        for number, panel in enumerate(sorted(panels))
+    ]
+    return f'<div class="curves">{"".join(drawn)}</div>'
 
-    names = sorted({name for run in runs for name in run.curves}, key=lambda n: (panel_of(n), n))
-    panels = list(dict.fromkeys(panel_of(name) for name in names))
-    rows = max(1, math.ceil(len(panels) / 2))
-    made = make_subplots(rows, 2, subplot_titles=[escape(panel) for panel in panels])
-    colours = qualitative.Plotly
-    series = [(run, name) for run in runs for name in names if name in run.curves]
-    for run, name in series:
-        place = panels.index(panel_of(name))
-        in_panel = [other for other in names if panel_of(other) == panel_of(name)]
-        colour = runs.index(run) if len(runs) > 1 else in_panel.index(name)
-        steps, values = run.curves[name]
-        label = f"{run.name} {name}" if len(runs) > 1 else name
-        line = {
-            "color": colours[colour % len(colours)],
-            "dash": "dot" if len(runs) > 1 and name.startswith("train") else "solid",
-        }
-        mode = "lines+markers" if len(values) < 50 else "lines"
-        trace = Scatter(x=steps, y=values, name=escape(label), mode=mode, line=line)
-        made.add_trace(trace, row=place // 2 + 1, col=place % 2 + 1)
+
+def chart(panel: str, names: list[str], runs: list[RunFolder]) -> Any:
+    """One line per run and stage, with the values of all of them where the mouse is."""
+    from plotly.colors import qualitative
+    from plotly.graph_objects import Figure, Scatter
+
+    made, several = Figure(), len(runs) > 1
+    for number, run in enumerate(runs):
+        for place, name in enumerate(names):
+            if name not in run.curves:
+                continue
+            steps, values, every = thinned(*run.curves[name])
+            label = escape(f"{run.name} {name}" if several else name)
+            label += f" (lowest and highest of every {every})" * (every > 1)
+            colour = qualitative.D3[(number if several else place) % len(qualitative.D3)]
+            dash = "dot" if several and name.startswith("train") else "solid"
+            made.add_trace(
+                Scatter(
+                    x=steps,
+                    y=values,
+                    name=label,
+                    mode="lines+markers" if len(values) < 50 else "lines",
+                    line={"color": colour, "dash": dash},
+                )
+            )
     made.update_xaxes(title_text="step")
-    return made.update_layout(height=300 * rows, template="plotly_white", margin={"t": 40})
+    return made.update_layout(
+        title=escape(panel),
+        height=320 + 12 * len(made.data),
+        template="plotly_white",
+        hovermode="x unified",
+        showlegend=True,
+        legend={"orientation": "h", "y": -0.25},
+        margin={"t": 40, "l": 50, "r": 20, "b": 20},
+    )
 
 
 def table(rows: list[tuple[Any, ...]], head: tuple[Any, ...] = ()) -> str:
@@ -220,7 +263,7 @@ def differences(runs: list[RunFolder]) -> str:
 
 def of_one_run(run: RunFolder) -> str:
     """What is shown of each run besides its curves."""
-    parts = [f"<h2>{escape(run.name)}</h2>"]
+    parts = []
     for picture in run.pictures:
         data = base64.b64encode(picture.read_bytes()).decode()
         caption = escape(picture.stem)
@@ -256,14 +299,18 @@ def write_report(folders: list[Path], path: Path) -> Path:
     """
     require("plotly", "plotly", "a report")
     runs = [RunFolder(folder) for folder in folders]
+    if len({run.name for run in runs}) < len(runs):
+        for run in runs:
+            run.name = str(run.folder)
     title = escape(", ".join(run.name for run in runs))
     curves = "<p>No metrics.csv: switch on the CSV logger to see curves.</p>"
     if any(run.curves for run in runs):
-        curves = figure(runs).to_html(full_html=False, include_plotlyjs=True)
+        curves = charts(runs)
     parts = [f"<h1>{title}</h1>", curves, metrics_table(runs)]
     if len(runs) > 1:
         parts.append(f"<h2>What differs</h2>{differences(runs)}")
-    parts += [of_one_run(run) for run in runs]
+    for run in runs:
+        parts += [f"<h2>{escape(run.name)}</h2>"] * (len(runs) > 1) + [of_one_run(run)]
     head = f'<meta charset="utf-8"><title>{title}</title><style>{STYLE}</style>'
     body = "\n".join(parts)
     partial = path.with_suffix(".partial")

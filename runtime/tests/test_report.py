@@ -8,6 +8,7 @@ import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -18,7 +19,7 @@ from scaffold_runtime.loggers import CSVLogger
 
 pytest.importorskip("plotly")
 
-from scaffold_runtime.report import RunFolder, RunReport, main, panel_of, write_report
+from scaffold_runtime.report import RunFolder, RunReport, main, panel_of, thinned, write_report
 
 PIXEL = bytes.fromhex(
     "89504e470d0a1a0a0000000d4948445200000001000000010804000000b51c0c02"
@@ -131,8 +132,38 @@ def test_no_run_is_one_clear_error(tmp_path, capsys):
 
 def test_gaps_and_what_is_not_finite_are_drawn_around(tmp_path):
     (tmp_path / "metrics.csv").write_text("epoch,step,train_loss,val_loss\n0,1,nan,\n0,2,inf,1\n")
-    assert RunFolder(tmp_path).curves["val_loss"] == ([2.0], [1.0])
+    steps, values = RunFolder(tmp_path).curves["val_loss"]
+    assert (steps.tolist(), values.tolist()) == ([2.0], [1.0])
     assert write_report([tmp_path], tmp_path / "report.html").exists()
+
+
+def test_a_line_of_very_many_points_keeps_its_extremes_and_says_so(tmp_path):
+    values = np.sin(np.arange(1_000_001) / 1e5)
+    values[[123_456, 654_321, 1_000_000]] = 7, -7, np.nan
+    steps, drawn, every = thinned(np.arange(1_000_001.0), values)
+    assert every == 1001
+    assert len(drawn) <= 2000
+    assert (np.diff(steps) > 0).all()
+    assert (drawn == values[steps.astype(int)]).all()
+    assert drawn[steps == 123_456] == 7
+    assert drawn[steps == 654_321] == -7
+    lines = [f"0,{step},{value}\n" for step, value in enumerate(values[:50_000])]
+    (tmp_path / "metrics.csv").write_text("epoch,step,train_loss\n" + "".join(lines))
+    page = write_report([tmp_path], tmp_path / "report.html").read_text()
+    assert "lowest and highest of every 50)" in page
+
+
+def test_few_points_are_all_drawn():
+    steps, drawn, every = thinned(np.arange(2000.0), np.ones(2000))
+    assert (every, len(steps), len(drawn)) == (1, 2000, 2000)
+
+
+def test_runs_of_one_name_are_told_apart(runs, tmp_path):
+    folders = [tmp_path / name / "version_0" for name in ("a", "b")]
+    for folder in folders:
+        shutil.copytree(runs[0], folder)
+    shown = " ".join(Page(write_report(folders, tmp_path / "both.html").read_text()).texts)
+    assert f"{folders[1]} val_loss" in shown
 
 
 def browser() -> str | None:
@@ -140,16 +171,29 @@ def browser() -> str | None:
     return next(filter(None, map(shutil.which, names)), None)
 
 
-@pytest.mark.skipif(browser() is None, reason="no Chromium is installed")
-def test_a_browser_draws_it(runs, tmp_path):
-    """Scripts run without an error, and curves are there."""
-    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr"]
+def opened(page: Path, folder: Path) -> str:
+    """The page as headless Chromium has it after running its scripts, none of which may fail."""
+    flags = "--headless --no-sandbox --disable-gpu --enable-logging=stderr --dump-dom"
     done = subprocess.run(
-        [browser(), *flags, "--dump-dom", (runs[0] / "report.html").as_uri()],
-        cwd=tmp_path,
+        [browser(), *flags.split(), f"--user-data-dir={folder}/browser", page.as_uri()],
+        cwd=folder,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=100,
     )
-    assert "scatterlayer" in done.stdout
-    assert "Uncaught" not in done.stderr
+    assert done.returncode == 0, done.stderr
+    assert ":CONSOLE" not in done.stderr, done.stderr  # errors, and whatever else a page says
+    return done.stdout
+
+
+@pytest.mark.skipif(browser() is None, reason="no Chromium is installed")
+def test_a_browser_draws_it(runs, tmp_path):
+    """Each curve of one run and of two; a script that fails is noticed."""
+    drawn = opened(runs[0] / "report.html", tmp_path)
+    assert drawn.count('class="trace scatter') == 2  # train_loss and val_loss
+    both = write_report(runs, tmp_path / "both.html")
+    assert opened(both, tmp_path).count('class="trace scatter') == 4
+    broken = tmp_path / "broken.html"
+    broken.write_text(both.read_text().replace("Plotly.newPlot(", "Plotly.oldPlot("))
+    with pytest.raises(AssertionError, match="oldPlot"):
+        opened(broken, tmp_path)
