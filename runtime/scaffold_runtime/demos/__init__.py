@@ -1,1 +1,5 @@
 """Small modules to try things with."""
+
+from scaffold_runtime.demos.boring_classes import BoringDataModule, BoringModel, DemoModel
+
+__all__ = ["BoringDataModule", "BoringModel", "DemoModel"]

@@ -66,14 +66,19 @@ class BoringModel(LightningModule):
     def train_dataloader(self) -> Any:
         return DataLoader(RandomDataset(32, 64))
 
-    def val_dataloader(self) -> Any:
-        return DataLoader(RandomDataset(32, 64))
+    val_dataloader = test_dataloader = predict_dataloader = train_dataloader
 
-    def test_dataloader(self) -> Any:
-        return DataLoader(RandomDataset(32, 64))
 
-    def predict_dataloader(self) -> Any:
-        return DataLoader(RandomDataset(32, 64))
+class DemoModel(BoringModel):
+    """The same with two hyperparameters, to try a command line with."""
+
+    def __init__(self, out_dim: int = 10, learning_rate: float = 0.02) -> None:
+        super().__init__()
+        self.layer = nn.Linear(32, out_dim)
+        self.learning_rate = learning_rate
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.Adam(self.parameters(), lr=self.learning_rate)
 
 
 class BoringDataModule(LightningDataModule):
@@ -82,11 +87,4 @@ class BoringDataModule(LightningDataModule):
     def train_dataloader(self) -> Any:
         return DataLoader(RandomDataset(32, 64))
 
-    def val_dataloader(self) -> Any:
-        return DataLoader(RandomDataset(32, 64))
-
-    def test_dataloader(self) -> Any:
-        return DataLoader(RandomDataset(32, 64))
-
-    def predict_dataloader(self) -> Any:
-        return DataLoader(RandomDataset(32, 64))
+    val_dataloader = test_dataloader = predict_dataloader = train_dataloader
