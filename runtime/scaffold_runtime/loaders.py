@@ -69,6 +69,7 @@ class TrainSource:
         inner = loader.flattened if self._combined else [loader]
         self.parts = [Part(part, sequential) for part in inner]
         self.length = limited(loader_length(loader), limit, "limit_train_batches")
+        self.over = False  # whether a run was resumed after the last batch of its epoch
         self._kept: dict[str, Any] | None = None
         self._position: dict[str, Any] | None = None
 
@@ -78,14 +79,15 @@ class TrainSource:
         for part in self.parts:
             part.begin_epoch(epoch)
         over = kept is not None and skip > 0 and (kept["over"] or skip >= self.length)
+        self.over = over
         if kept is not None:
             for part, state in zip(self.parts, kept["parts"], strict=True):
                 part.load_state_dict(state, mid_epoch=skip > 0 and not over)
         batches = iter(()) if over else self._open(skip, resumed=kept is not None)
         if kept is not None and skip and kept["ahead"] is not None:
             put_random(kept["ahead"], self._generators())
-        counted = self.length != math.inf
-        flagged = _counted(batches, skip, self.length) if counted else self._ahead(batches)
+        counted = loader_length(self.loader) != math.inf
+        flagged = _counted(batches, skip, self.length) if counted else self._ahead(batches, skip)
         if kept is not None:
             for generator, state in zip(self._generators(), kept["generators"], strict=True):
                 generator.set_state(state)
@@ -99,8 +101,10 @@ class TrainSource:
             drop(batches, skip)
         return batches
 
-    def _ahead(self, batches: Iterator[Any]) -> Iterator[tuple[Any, bool]]:
-        """Without a length, only the next batch tells whether this one is the last."""
+    def _ahead(self, batches: Iterator[Any], skip: int) -> Iterator[tuple[Any, bool]]:
+        """Without a length, only the next batch tells whether this one is the last, if a limit does not."""
+        if self.length != math.inf:
+            batches = islice(batches, int(self.length) - skip)
         return self._one_ahead(next(batches, _NOTHING), batches)
 
     def _one_ahead(self, held: Any, batches: Iterator[Any]) -> Iterator[tuple[Any, bool]]:

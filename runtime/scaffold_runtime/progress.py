@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
+# What a commit has still to do, or that a batch is drawn and not trained on yet.
+DONE, ALL, VALIDATION, UNDER_WAY = range(4)
+
 
 @dataclass(slots=True)
 class Progress:
@@ -12,7 +15,8 @@ class Progress:
     `epoch` counts finished epochs and so is the index of the current one; `batch` counts batches of
     the current epoch that were trained on; `batches` counts them over all epochs; `step` counts
     optimizer steps and is what Lightning calls `global_step`. `halvings` says into how many parts batches are
-    cut to fit into memory: 2 to this power.
+    cut to fit into memory: 2 to this power. `updated` says whether the last batch was an optimizer step, and
+    `pending` what its commit has still to do.
     """
 
     epoch: int = 0
@@ -20,19 +24,22 @@ class Progress:
     batches: int = 0
     step: int = 0
     halvings: int = 0
+    updated: int = 0
+    pending: int = DONE
 
     def advance(self, updated: bool) -> None:
         """One more batch was trained on; `updated` says whether the optimizer stepped."""
         self.batch += 1
         self.batches += 1
         self.step += updated
+        self.updated, self.pending = updated, ALL
 
     def finish_epoch(self) -> None:
         self.epoch += 1
-        self.batch = 0
+        self.batch, self.pending = 0, DONE
 
     def state_dict(self) -> dict[str, int]:
-        return asdict(self)
+        return {name: int(value) for name, value in asdict(self).items()}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         for name in self.__slots__:

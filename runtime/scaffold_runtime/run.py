@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 from torch.optim import Optimizer
 
+from scaffold_runtime.checkpoint.background import snapshot
+from scaffold_runtime.checkpoint.state import changing
 from scaffold_runtime.checks import check_first_batch, check_monitors, warn_not_finite
 from scaffold_runtime.data import LightningDataModule
 from scaffold_runtime.entry import Scalar
@@ -28,9 +30,10 @@ from scaffold_runtime.metrics import Metrics
 from scaffold_runtime.module import LightningModule
 from scaffold_runtime.optim import LightningOptimizer, LRSchedulerConfig, Schedules
 from scaffold_runtime.precision import Precision
-from scaffold_runtime.progress import Progress
+from scaffold_runtime.progress import ALL, DONE, VALIDATION, Progress
 from scaffold_runtime.seed import set_rng_state
-from scaffold_runtime.signals import Signals
+from scaffold_runtime.signals import Signals, leave
+from scaffold_runtime.strategies.environments import slurm_of
 from scaffold_runtime.strategies.strategy import Prepared
 
 if TYPE_CHECKING:
@@ -71,13 +74,16 @@ class Run:
         self.scheduler_configs: list[LRSchedulerConfig] = []
         self.resumed = False
         self.chosen: str | None = None  # the checkpoint somebody chose to resume from
-        self.signals = Signals(trainer.strategy.environment)
-        self.signal_agreed = trainer.world_size == 1
+        self.signals = Signals(slurm_of(trainer.strategy.environment))
+        self.agreed_signal = 0  # that one of several processes received, once all know
         self.position: dict[str, Any] | None = None  # in the training data, from a checkpoint
         self.rng_to_restore: dict[str, Any] | None = None
         self.validates = False
         self.validated = False
+        self.before_validation: dict[str, Any] | None = None  # while it runs: state that it changes
+        self.evaluated = 0  # batches of the evaluation under way
         self.sanity = False
+        self.torn = False  # whether it failed, perhaps in the middle of a step
         self.stopping = False
         self.stepped = False
         self.mid_window = False
@@ -142,8 +148,32 @@ class Run:
         asked = self.signals.received or int(self.trainer.should_stop)
         agreed = self.trainer.strategy.agree_to_stop(self.progress.batches, asked, due)
         if agreed > 1:  # no signal has the number 1 that `should_stop` has
-            self.signals.received, self.signal_agreed = agreed, True
+            self.agreed_signal = agreed
         return agreed == 1
+
+    def leave_if_asked(self) -> None:
+        """Obey the signal that this process received, or all know another one did."""
+        number = self.agreed_signal if self.several else self.signals.received
+        if number:
+            self.signals.obey(self, number)
+
+    def leave_late(self) -> None:
+        """Training has ended, and is saved: leave where a signal came since. Several processes finish."""
+        if self.signals.received and not self.several:
+            leave(self.signals.received)
+
+    def leave_evaluation(self, ended: bool = False) -> None:
+        """Before each batch of an evaluation inside training, and at its end: obey a signal at once."""
+        if self.fn != "fit":
+            return
+        strategy = self.trainer.strategy
+        if self.several and not self.agreed_signal:
+            asked = self.signals.received or 0
+            agreed = strategy.agree_to_stop(math.inf if ended else self.evaluated, asked)
+            self.agreed_signal = agreed if agreed > 1 else 0
+        self.evaluated += 1
+        if not (self.mid_window and strategy.sharded):  # divided gradients are not saved
+            self.leave_if_asked()
 
     def may_stop(self) -> bool:
         """Whether `min_epochs` and `min_steps` are met."""
@@ -166,7 +196,20 @@ class Run:
         self.put_back_rng()
         if self.several and self.feed.train.length == math.inf:
             batches = self.feed.in_step(batches)
-        return iter(()) if self.stop_due() else batches
+        if self.progress.pending in (ALL, VALIDATION):
+            self._commit_again()
+        return iter(()) if self.stopping or self.stop_due() else batches
+
+    def _commit_again(self) -> None:
+        """The checkpoint was saved between a batch and the end of its commit: do what was left."""
+        self.is_last_batch = self.feed.train.over
+        self.mid_window = not self.window(self.progress.batch - 1, self.is_last_batch)[1]
+        if self.progress.pending == ALL:
+            for checkpoint in self.checkpoints:  # they come last, so they have not seen it yet
+                checkpoint.on_train_batch_end(
+                    self.trainer, self.module, None, None, self.progress.batch - 1
+                )
+        self.commit(None, bool(self.progress.updated))
 
     def window(self, index: int, last: bool) -> tuple[bool, bool, int]:
         size = self.trainer.accumulate_grad_batches
@@ -176,9 +219,10 @@ class Run:
         """After each batch: log if due, validate if due, save if asked, stop if asked."""
         trainer, progress = self.trainer, self.progress
         stop = self.stop_agreed() if self.several else trainer.should_stop
-        if updated and (progress.step % trainer.log_every_n_steps == 0 or stop):
+        due = progress.step % trainer.log_every_n_steps == 0 or stop
+        if updated and due and progress.pending == ALL:
             self.log_step(outputs)
-        if self.validates and self.validation_due():
+        if progress.pending == VALIDATION or (self.validates and self.validation_due()):
             self.validate()
             self.stop_agreed(due=True)
         if updated and self.scheduler_configs:
@@ -186,13 +230,13 @@ class Run:
         if self._unchecked:
             self._unchecked = False
             check_first_batch(self)
+        progress.pending = DONE
         if not self.mid_window:
             for checkpoint in self.checkpoints:
                 if checkpoint.asked:
                     self.save()
                     break
-            if self.signals.received is not None and self.signal_agreed:
-                self.signals.obey(self)
+            self.leave_if_asked()
         if trainer.should_stop or stop or progress.step >= self.step_limit:
             self.stopping = self.stop_due()
 
@@ -213,8 +257,7 @@ class Run:
         self.mid_window = False
         self.save()
         self.deliver(wait=True)
-        if self.signals.received is not None and self.signal_agreed:
-            self.signals.obey(self)
+        self.leave_if_asked()
 
     def save(self) -> None:
         """The state is whole: write the checkpoints that somebody asked for."""
@@ -291,7 +334,9 @@ class Run:
             self.module.on_validation_model_zero_grad()
         batch = self.metrics.batch
         self.validated = True
+        self.progress.pending, self.before_validation = VALIDATION, snapshot(changing(self), None)
         evaluate(self, "validation", trainer.limit_val_batches)
+        self.before_validation = None
         self.metrics.enter("train", in_batch=True)
         self.metrics.batch = batch
         self.last_validation = trainer.strategy.now()

@@ -203,7 +203,7 @@ def _tear_down(run: Run) -> None:
 
 
 def _fail(run: Run, error: BaseException) -> None:
-    run.trainer.interrupted = isinstance(error, KeyboardInterrupt)
+    run.torn, run.trainer.interrupted = True, isinstance(error, KeyboardInterrupt)
     if hasattr(run, "hooks"):
         for call in run.hooks.on_exception:
             call(error)

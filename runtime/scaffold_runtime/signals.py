@@ -11,21 +11,20 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from scaffold_runtime.checkpoint.io import INTERRUPTED
-from scaffold_runtime.strategies.environments import ClusterEnvironment, SLURMEnvironment
-
 if TYPE_CHECKING:
     from scaffold_runtime.run import Run
+    from scaffold_runtime.strategies.environments import SLURMEnvironment
 
 WATCHED = (signal.SIGINT, signal.SIGTERM)  # Ctrl-C, and kill
+INTERRUPTED = "interrupted.ckpt"  # what a signal leaves behind, until a newer one is safe
+CODES = (130, 143)  # how a process exits at a signal
 
 
 class Signals:
     """Watches while it is entered. Only the main thread can, and only the process that entered obeys:
     workers, which are forked with these handlers, leave a signal to it."""
 
-    def __init__(self, environment: ClusterEnvironment | None = None) -> None:
-        slurm = environment if isinstance(environment, SLURMEnvironment) else SLURMEnvironment()
+    def __init__(self, slurm: SLURMEnvironment) -> None:
         self._slurm = slurm
         self.received: int | None = None
         self._process = os.getpid()
@@ -47,33 +46,38 @@ class Signals:
         if os.getpid() != self._process:
             return
         if self.received is not None:
-            _leave(number)
+            leave(number)
         self.received = number
 
-    def obey(self, run: Run) -> NoReturn:
+    def obey(self, run: Run, number: int) -> NoReturn:
         """Save beside the other checkpoints, where there are any, put the job back into the queue, and leave.
+        All processes do so at the same batch.
 
         Raises:
             KeyboardInterrupt: for SIGINT.
-            SystemExit: with 143 for the others.
+            SystemExit: with 143 for the others, and in processes beside the first.
         """
-        assert self.received is not None
+        trainer = run.trainer
         folders = [getattr(checkpoint, "dirpath", None) for checkpoint in run.checkpoints]
         folder = next((folder for folder in folders if folder), None)
-        if (
-            folder is not None and not run.several
-        ):  # all processes would have to save at the same step
-            run.trainer.save_checkpoint(Path(folder) / INTERRUPTED)
-        out_of_time = self.received == self._slurm.requeue_signal and self._slurm.auto_requeue
-        if out_of_time and run.trainer.is_global_zero:
-            requeue()
-        _leave(self.received)
+        if folder is not None and not run.sanity:  # before training there is nothing new
+            trainer.save_checkpoint(Path(folder) / INTERRUPTED)
+        if number == self._slurm.requeue_signal and self._slurm.auto_requeue:
+            trainer.strategy.first_does(requeue)
+        leave(number, quietly=not trainer.is_global_zero)
 
 
-def _leave(number: int) -> NoReturn:
-    if number == signal.SIGINT:
+def leave(number: int, quietly: bool = False) -> NoReturn:
+    """End this process as a signal asks for, `quietly` without a traceback."""
+    if number == signal.SIGINT and not quietly:
         raise KeyboardInterrupt
-    raise SystemExit(143)
+    raise SystemExit(CODES[number != signal.SIGINT])
+
+
+def code_of(error: BaseException) -> int:
+    """How a process exits that leaves with `error` at a signal; 0 if that is not why it leaves."""
+    code = 130 if isinstance(error, KeyboardInterrupt) else getattr(error, "code", 0)
+    return code if code in CODES else 0
 
 
 def requeue() -> None:

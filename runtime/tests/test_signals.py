@@ -16,8 +16,9 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from scaffold_runtime import Callback
 from scaffold_runtime.callbacks import ModelCheckpoint
-from scaffold_runtime.checkpoint.io import INTERRUPTED, read_checkpoint
+from scaffold_runtime.checkpoint.io import read_checkpoint
 from scaffold_runtime.compare import difference
+from scaffold_runtime.signals import INTERRUPTED
 
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: 143}
 

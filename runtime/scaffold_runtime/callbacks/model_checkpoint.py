@@ -17,10 +17,11 @@ import yaml
 
 from scaffold_runtime.checkpoint.background import Background, snapshot
 from scaffold_runtime.checkpoint.folder import save_later, sweep
-from scaffold_runtime.checkpoint.io import INTERRUPTED, SUFFIX, link_atomically, written
+from scaffold_runtime.checkpoint.io import SUFFIX, link_atomically, written
 from scaffold_runtime.checkpoint.state import collect
 from scaffold_runtime.errors import CheckpointError, MisconfigurationException, did_you_mean
 from scaffold_runtime.hooks import Checkpoint
+from scaffold_runtime.signals import INTERRUPTED
 
 if TYPE_CHECKING:
     from scaffold_runtime.module import LightningModule
@@ -182,6 +183,7 @@ class ModelCheckpoint(Checkpoint):
             "writing": list(self._writing),
             "leaving": list(self._leaving),
             "waits_for_monitor": self._waits_for_monitor,
+            "candidates": self._candidates,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -200,6 +202,8 @@ class ModelCheckpoint(Checkpoint):
             self._writing = list(state_dict.get("writing", []))
             self._leaving = list(state_dict.get("leaving", []))
             self._waits_for_monitor = state_dict.get("waits_for_monitor", False)
+            self._candidates = state_dict.get("candidates")
+            self.asked = self._candidates is not None
             self._continues = True
         else:
             warnings.warn(
@@ -300,6 +304,11 @@ class ModelCheckpoint(Checkpoint):
             "epoch": trainer.current_epoch,
             "step": trainer.global_step,
         }
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        self.on_train_end(trainer, pl_module)  # an older file is written first
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._background.wait():

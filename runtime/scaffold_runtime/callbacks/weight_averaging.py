@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from scaffold_runtime.checkpoint.background import snapshot
 from scaffold_runtime.checkpoint.transient import restore_transient, transient
 from scaffold_runtime.hooks import Callback
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from scaffold_runtime.module import LightningModule
     from scaffold_runtime.trainer import Trainer
 
+KEPT = ("state_dict", "current_model_state", "averaging_state", "averaging_transient")
 PREFIX = "module."  # of the model's own names inside an AveragedModel
 
 
@@ -137,6 +139,16 @@ class WeightAveraging(Callback):
     ) -> None:
         if self._average is None or trainer.fn not in ("fit", None):
             return
+        if not self._swapped:
+            self._add_to(checkpoint)
+            return
+        self._swap(pl_module)  # in the middle of validation, which goes on with the average
+        self._add_to(checkpoint)
+        checkpoint.update({key: snapshot(checkpoint[key]) for key in KEPT if key in checkpoint})
+        self._swap(pl_module)
+
+    def _add_to(self, checkpoint: dict[str, Any]) -> None:
+        assert self._average is not None
         kept = {
             name.removeprefix("_orig_mod."): v for name, v in self._average.state_dict().items()
         }

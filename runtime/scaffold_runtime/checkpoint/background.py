@@ -50,14 +50,15 @@ class Background:
         return True
 
 
-def snapshot(value: Any) -> Any:
-    """A copy in host memory that training cannot change. `value` holds tensors and plain values."""
+def snapshot(value: Any, device: str | None = "cpu") -> Any:
+    """A copy that training cannot change, in host memory, or with None where each tensor is. `value` holds
+    tensors and plain values."""
     if isinstance(value, torch.Tensor):
-        return value.detach().to("cpu", copy=True)
+        return value.detach().to(device or value.device, copy=True)
     if isinstance(value, dict):
-        copied = type(value)({key: snapshot(item) for key, item in value.items()})
+        copied = type(value)({key: snapshot(item, device) for key, item in value.items()})
         vars(copied).update(vars(value)) if hasattr(value, "__dict__") else None  # layer versions
         return copied
     if isinstance(value, (list, tuple)):
-        return type(value)(snapshot(item) for item in value)
+        return type(value)(snapshot(item, device) for item in value)
     return value

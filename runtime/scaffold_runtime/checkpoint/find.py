@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from scaffold_runtime.checkpoint.io import is_checkpoint, written
 from scaffold_runtime.errors import CheckpointError
+from scaffold_runtime.hooks import Checkpoint, overridden
 
 if TYPE_CHECKING:
     from scaffold_runtime.trainer import Trainer
@@ -53,7 +54,8 @@ def _best(trainer: Trainer) -> Path:
 
 
 def _last(trainer: Trainer) -> Path | None:
-    folders = [Path(c.dirpath) for c in trainer.checkpoint_callbacks if getattr(c, "dirpath", None)]
+    callbacks = [c for c in trainer.checkpoint_callbacks if overridden("commit", c, Checkpoint)]
+    folders = [Path(c.dirpath) for c in callbacks if getattr(c, "dirpath", None)]
     for folder in [*folders, *_run_folders(trainer)]:
         found = _checkpoints(folder)
         if found:
@@ -85,8 +87,8 @@ def _run_folders(trainer: Trainer) -> list[Path]:
 
 
 def read_newest_good(trainer: Trainer) -> tuple[Path, dict[str, Any]] | None:
-    """The newest checkpoint that can be read, with its content, falling back over damaged ones with one
-    warning; None if there are none yet.
+    """The newest checkpoint that can be read, with its content, falling back over damaged ones, and those
+    saved when training failed, with one warning; None if there are none yet.
 
     Raises:
         CheckpointError: if there are checkpoints and none can be read.
@@ -96,13 +98,20 @@ def read_newest_good(trainer: Trainer) -> tuple[Path, dict[str, Any]] | None:
         return None
     files = sorted(_checkpoints(newest.parent), key=written, reverse=True)
     reasons: list[str] = []
+    torn: list[tuple[Path, dict[str, Any]]] = []
     for file in [newest, *(f for f in files if f != newest)]:
         try:
             checkpoint = trainer.checkpoint_io.load_checkpoint(file)
         except CheckpointError as error:
             reasons.append(str(error))
             continue
+        if checkpoint.get("torn"):
+            torn.append((file, checkpoint))
+            reasons.append(f"{file} was saved when training failed, in the middle of a step.")
+            continue
         if reasons:
             warnings.warn(f"{' '.join(reasons)} Going on from {file}.", stacklevel=2)
         return file, checkpoint
+    if torn:
+        return torn[0]
     raise CheckpointError(f"no checkpoint can be read: {' '.join(reasons)}")

@@ -20,7 +20,6 @@ from scaffold_runtime.errors import CheckpointError
 
 SUFFIX = ".partial"
 MANIFEST = "manifest.json"  # makes a checkpoint of a folder
-INTERRUPTED = "interrupted.ckpt"  # what a signal leaves behind, until a newer one is safe
 # Lightning's hyperparameters are read as a dict, by name: nothing is imported.
 HPARAMS: list[Any] = [
     (OrderedDict, f"{package}.AttributeDict")

@@ -26,9 +26,10 @@ if TYPE_CHECKING:
 def read_for_run(run: Run, ckpt_path: str | None) -> dict[str, Any] | None:
     """Read the checkpoint a run starts from; None where it starts afresh. To train on from a checkpoint is
     to go on in its run folder."""
+    trainer = run.trainer
+    trainer.ckpt_path = None
     if ckpt_path is None:
         return None
-    trainer = run.trainer
     found = _read(run, ckpt_path) if trainer.is_global_zero else None
     # The first process decides what "last" and "best" are.
     path = Path(trainer.strategy.broadcast("" if found is None else str(found[0])))
@@ -37,6 +38,12 @@ def read_for_run(run: Run, ckpt_path: str | None) -> dict[str, Any] | None:
     checkpoint = trainer.checkpoint_io.load_checkpoint(path) if found is None else found[1]
     run.chosen = None if ckpt_path == "last" else str(path)
     trainer.ckpt_path = str(path)
+    if run.fn == "fit" and checkpoint.get("torn") and trainer.is_global_zero:
+        warnings.warn(
+            f"{path} was saved when training failed, in the middle of a step, so what follows is not exactly "
+            "what would have followed. A checkpoint saved between steps resumes exactly.",
+            stacklevel=2,
+        )
     if run.fn == "fit":
         for logger in trainer.loggers:
             logger.continue_run_of(path)

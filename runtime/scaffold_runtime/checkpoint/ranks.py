@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from scaffold_runtime.trainer import Trainer
 
-OWN = ("transient", "metrics", "data", "rng")  # for a reader with one process, those of the first
+OWN = (
+    "transient",
+    "gradients",
+    "metrics",
+    "data",
+    "rng",
+)  # for a reader with one process, those of the first
 
 
 def gather_own(trainer: Trainer, state: dict[str, Any]) -> dict[str, Any]:
@@ -37,8 +43,10 @@ def own_part(trainer: Trainer, checkpoint: dict[str, Any]) -> dict[str, Any]:
         )
     if progress:
         progress["batches"] -= progress["batch"]
-        progress["batch"] = 0
+        progress["batch"] = progress["pending"] = 0
     others = {
-        key: value for key, value in checkpoint.items() if key not in ("data", "metrics", "rng")
+        key: value
+        for key, value in checkpoint.items()
+        if key not in ("gradients", "data", "metrics", "rng")
     }
     return {**others, "progress": progress}

@@ -21,6 +21,7 @@ from scaffold_runtime.data import LightningDataModule
 from scaffold_runtime.errors import CheckpointError
 from scaffold_runtime.hooks import overridden
 from scaffold_runtime.plain import to_plain
+from scaffold_runtime.progress import UNDER_WAY
 from scaffold_runtime.seed import rng_state
 
 if TYPE_CHECKING:
@@ -53,25 +54,45 @@ def collect(run: Run, weights_only: bool = False) -> dict[str, Any]:
             "progress": run.progress.state_dict(),
             "optimizer_states": [optimizer.state_dict() for optimizer in run.optimizers],
             "lr_schedulers": [c.scheduler.state_dict() for c in run.scheduler_configs],
-            "callbacks": _callback_states(run),
             "precision": run.precision.state_dict(),
-            "transient": transient(module, trainer.world_size > 1),
-            "metrics": run.metrics.state_dict({id(m): n for n, m in metric_parts(module).items()}),
             "data": train.state_dict(run.progress.batch > 0) if train is not None else {},
-            "loggers": _logger_states(run),
         }
+        if run.torn or run.progress.pending == UNDER_WAY:
+            state["torn"] = True
+        if run.mid_window and not trainer.strategy.sharded:
+            state["gradients"] = _gradients(module)
+        changed = run.before_validation or changing(run)
+        state |= {name: value for name, value in changed.items() if name != "rng"}
     state |= _hyperparameters("", module) | _hyperparameters("datamodule_", datamodule)
     if datamodule is not None and overridden("state_dict", datamodule, LightningDataModule):
         state[type(datamodule).__qualname__] = datamodule.state_dict()
     for call in run.hooks.on_save_checkpoint:
         call(state)
     if not weights_only:
-        state["rng"] = rng_state()
+        state["rng"] = changed["rng"] if run.before_validation else rng_state()
     plain = {key: to_plain(value, key) for key, value in state.items()}
     if trainer.strategy.sharded:
         return divided(trainer.strategy, plain)  # type: ignore[no-any-return] # of the same kind
     plain = trainer.strategy.whole(plain)
     return plain if weights_only else gather_own(trainer, plain)
+
+
+def changing(run: Run) -> dict[str, Any]:
+    """The part of the state that validation changes: a save in the middle of it is of what was before."""
+    module = run.module
+    return {
+        "callbacks": _callback_states(run),
+        "transient": transient(module, run.several),
+        "metrics": run.metrics.state_dict({id(m): n for n, m in metric_parts(module).items()}),
+        "loggers": _logger_states(run),
+        "rng": rng_state(),
+    }
+
+
+def _gradients(module: Any) -> dict[str, Any]:
+    """What was accumulated so far, in the middle of a window."""
+    named = module.named_parameters()
+    return {name.replace(COMPILED, ""): p.grad for name, p in named if p.grad is not None}
 
 
 def _logger_states(run: Run) -> list[dict[str, Any]]:
@@ -159,6 +180,11 @@ def restore_before_fit(run: Run, checkpoint: dict[str, Any]) -> None:
         for optimizer in run.optimizers:  # it stepped, in an earlier life: torch warns otherwise
             vars(optimizer)["_opt_called"] = True
     restore_transient(run.module, checkpoint.get("transient"))
+    gradients = checkpoint.get("gradients") or {}
+    for name, parameter in run.module.named_parameters():
+        if name.replace(COMPILED, "") in gradients:
+            kept = gradients[name.replace(COMPILED, "")]
+            parameter.grad = kept.to(parameter.device, copy=True)
     if "metrics" in checkpoint:
         run.metrics.load_state_dict(checkpoint["metrics"], metric_parts(run.module))
     for logger, state in zip(run.trainer.loggers, checkpoint.get("loggers", []), strict=False):

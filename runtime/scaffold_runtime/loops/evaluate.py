@@ -24,6 +24,7 @@ def evaluate(
     hooks, metrics = hooks_of(run, stage), run.metrics
     loaders = len(run.feed.evaluated(stage))
     step = step_of(run, stage, loaders)
+    run.evaluated = 0
     with not_training(run, stage):
         metrics.enter(stage, in_batch=False)
         for call in hooks.start:
@@ -35,6 +36,8 @@ def evaluate(
             loader_args = (position,) if loaders > 1 else ()
             metrics.enter(stage, True, position, loaders)
             for index, batch in enumerate(islice(batches, at_most)):
+                if run.several or run.signals.received:
+                    run.leave_evaluation()
                 metrics.batch = batch = run.to_device(batch, position)
                 for call in hooks.batch_start:
                     call(batch, index, *loader_args)
@@ -44,6 +47,8 @@ def evaluate(
                     call(outputs, batch, index, *loader_args)
                 if metrics.eval_steps:
                     run.log_eval_step(stage, position)
+        if run.several:
+            run.leave_evaluation(ended=True)
         metrics.enter(stage, in_batch=False)
         with metrics.closing(stage):
             for call in hooks.epoch_end:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from scaffold_runtime.loops.evaluate import sanity_check
 from scaffold_runtime.loops.step import build_step
+from scaffold_runtime.progress import UNDER_WAY
 
 if TYPE_CHECKING:
     from scaffold_runtime.run import Run
@@ -27,7 +28,7 @@ def fit(run: Run) -> None:
     step = build_step(run)
     while run.wants_epoch():
         for batch, last in run.begin_epoch():
-            index = progress.batch
+            index, progress.pending = progress.batch, UNDER_WAY
             metrics.batch = batch = run.to_device(batch, 0)
             run.is_last_batch = last
             skips = [call(batch, index) for call in on_batch_start]

@@ -7,12 +7,16 @@ come to that batch: what time it is, whether to stop, and at which batch to look
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any
 
 PERIOD = 0.2  # seconds between two messages
 MOST = 10_000  # batches between two messages
-KEPT = 100  # messages; no process is that far behind another, since they share every step
+LAST = 2**62  # no count comes that far
+KEPT = (
+    100  # messages in training; no process is that far behind another, since they share every step
+)
 
 
 class Agreement:
@@ -26,39 +30,55 @@ class Agreement:
 
     def __init__(self, store: Any, rank: int, name: str) -> None:
         self._store, self._rank, self._name = store, rank, name
-        self._next = self._last = self._told = 0
+        self._told = 0
+        self._next = self._last = 0.0
         self._step = 1
         self._asked = 0
         self._old: list[str] = []
+        self._in_step = True  # as in training, and not in an evaluation
         self.stop = 0
         self.now = time.monotonic()
 
-    def at(self, batch: int, asked: int, due: bool = False) -> int:
+    def at(self, batch: float, asked: int, due: bool = False) -> int:
         """Whether to stop after this batch, and why: the largest number asked for, else 0. With `due`,
-        which must be alike on all, look now."""
+        which must be alike on all, look now.
+
+        Batch 0 begins a new count, as each evaluation does. Infinity ends one, where processes may have had
+        unequally many: it waits for the last word on it.
+        """
         if asked > self._asked and self._rank:
             self._asked = asked
             self._store.set(f"{self._name}/asked", str(asked))
-        if batch < self._next and not due:
-            return self.stop
+        if batch == 0:
+            self._next, self._in_step = 0.0, False
+        self._in_step = self._in_step or due
+        while due or self._next <= min(batch, LAST):
+            due = False
+            self._hear(batch, asked)
+            if self.stop > 1:  # a signal: nobody goes on
+                break
+        return self.stop
+
+    def _hear(self, batch: float, asked: int) -> None:
         self._told += 1
         key = f"{self._name}/{self._told}"
         if self._rank == 0:
             self._tell(key, batch, asked)
-        now, step, stop = self._store.get(key).decode().split()
+        now, following, stop = self._store.get(key).decode().split()
         self.now, self.stop = float(now), int(stop)
-        self._last, self._next = batch, batch + int(step)
-        return self.stop
+        self._last, self._next = batch, float(following)
 
-    def _tell(self, key: str, batch: int, asked: int) -> None:
+    def _tell(self, key: str, batch: float, asked: int) -> None:
         now = time.monotonic()
-        if self._told > 2:  # the pace of the last period, not more than doubled
+        if (
+            self._told > 2 and batch < math.inf
+        ):  # the pace of the last period, not more than doubled
             done = (batch - self._last) * PERIOD / max(now - self.now, 1e-9)
             self._step = int(min(max(done, 1), 2 * self._step, MOST))
         elsewhere = f"{self._name}/asked"
         if self._store.check([elsewhere]):
             asked = max(asked, int(self._store.get(elsewhere)))
-        self._store.set(key, f"{now!r} {self._step} {asked}")
+        self._store.set(key, f"{now!r} {batch + self._step} {asked}")
         self._old.append(key)
-        if len(self._old) > KEPT:
+        while self._in_step and len(self._old) > KEPT:
             self._store.delete_key(self._old.pop(0))

@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_map_only
 
 from scaffold_runtime.accelerators import Accelerator
 from scaffold_runtime.errors import MisconfigurationException, RankFailed
+from scaffold_runtime.signals import code_of
 from scaffold_runtime.strategies.agreement import Agreement
 from scaffold_runtime.strategies.calls import SWITCH, Calls
 from scaffold_runtime.strategies.environments import (
@@ -81,7 +82,7 @@ class DistributedStrategy(Strategy):
         self._agreement: Agreement | None = None
         self._calls: Calls | None = None
         self._place_known = False
-        self._failed = False
+        self._failed = self._left = False
         self._name = "before the first run"
 
     # -- coming together ------------------------------------------------------------------------
@@ -114,12 +115,12 @@ class DistributedStrategy(Strategy):
         if self.node_rank == 0:
             self._server = host_store(self.timeout)
         self._children = start_scripts(here)
-        end_with(self._children, lambda: self._failed)
+        end_with(self._children, lambda: self._failed, lambda: self._left)
         self._place_known = True
         return None
 
     def open(self) -> None:
-        self._failed = False
+        self._failed = self._left = False
         if not dist.is_initialized():
             self._connect()
         # A name of its own: torchrun's store outlives a restart, and with it what was written there.
@@ -170,6 +171,10 @@ class DistributedStrategy(Strategy):
             return error
         self._failed = True
         watch = self._watcher()
+        if self._agreement is not None and self._agreement.stop > 1 and code_of(error):
+            self._left = True  # all of them leave, at a signal
+            watch.close()
+            return error
         if is_consequence(error):
             error = self._reason(watch) or error
         first = watch.publish(error)
@@ -286,10 +291,10 @@ class DistributedStrategy(Strategy):
     def first_does(self, work: Callable[[], Any]) -> None:
         self.all_do(work if self.is_global_zero else lambda: None)
 
-    def agree_to_stop(self, batch: int, asked: int, due: bool = False) -> int:
+    def agree_to_stop(self, batch: float, asked: int, due: bool = False) -> int:
         if self._agreement is None or self._failed:
             return asked
-        return self._agreement.at(batch, asked, due)
+        return self._agreement.at(batch, max(asked, self._watcher().asked), due)
 
     def now(self) -> float:
         return time.monotonic() if self._agreement is None else self._agreement.now

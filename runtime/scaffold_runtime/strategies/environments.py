@@ -121,6 +121,11 @@ class SLURMEnvironment(ClusterEnvironment):
         return super().detect() and os.environ[cls.size] != "1"  # `srun --pty bash`
 
 
+def slurm_of(environment: ClusterEnvironment | None) -> SLURMEnvironment:
+    """What it says about signals, or what SLURM does if nobody says otherwise."""
+    return environment if isinstance(environment, SLURMEnvironment) else SLURMEnvironment()
+
+
 class LSFEnvironment(ClusterEnvironment):
     """jsrun."""
 

@@ -28,12 +28,14 @@ import torch
 import torch.distributed as dist
 
 from scaffold_runtime.errors import MisconfigurationException, RankFailed
-from scaffold_runtime.strategies.environments import OURS, Place
-from scaffold_runtime.strategies.watch import FAILED, GRACE, rank_failed
+from scaffold_runtime.signals import CODES, Signals, code_of, leave
+from scaffold_runtime.strategies.environments import OURS, Place, SLURMEnvironment
+from scaffold_runtime.strategies.watch import ASKED, FAILED, GRACE, rank_failed
 
 STARTED_IN = os.getcwd()  # relative paths on the command line mean this folder, whatever came later
 FINISH = 60.0  # seconds that other processes may take to end after this one
 POLL = 0.1
+WAIT = 0.5
 
 
 class Children:
@@ -50,6 +52,10 @@ class Children:
             if code:
                 return f"process {rank} {_how(code)}"
         return None
+
+    def codes(self) -> set[int | None]:
+        """How they ended; None for those that still run."""
+        return {_exit_code(process) for process in self._processes}
 
     def wait(self, seconds: float, or_any: bool = False) -> bool:
         """Whether all (or, with `or_any`, at least one unhappily) have ended within this time."""
@@ -153,10 +159,13 @@ def start_scripts(here: list[Place]) -> Children:
     return children
 
 
-def end_with(children: Children, failed: Callable[[], bool]) -> None:
-    """When this program ends, see that the others do, and say so where one did not end well."""
+def end_with(children: Children, failed: Callable[[], bool], left: Callable[[], bool]) -> None:
+    """When this program ends, see that the others do, and say so where one did not end well. Those that
+    leave at a signal, as this one does, get the time to."""
 
     def see_them_end() -> None:
+        if left():
+            children.wait(GRACE)
         if not failed() and children.wait(FINISH, or_any=True):
             lost = children.lost()
         else:
@@ -206,23 +215,30 @@ def run_in_processes(
     children = Children([], here[0].global_rank)
     try:
         children = _start(method, here, call, folder)
-        while not children.wait(60.0, or_any=True) and not children.lost():
-            pass
+        with Signals(SLURMEnvironment()) as signals:
+            while not children.wait(WAIT, or_any=True) and not children.lost():
+                if signals.received:
+                    store.set(ASKED, str(signals.received))
+        _leave_with(children)
         lost = children.lost()
         if lost is not None:
             children.wait(GRACE / 2)  # the others learn it too, and have something to say perhaps
             raise _reason(store, folder, lost)
         return torch.load(folder / "returned", weights_only=False)  # our own process wrote it
-    except KeyboardInterrupt:
-        children.send(signal.SIGINT)
-        children.wait(GRACE)
-        raise
     finally:
         children.end()
         del store  # now, and not when a traceback that knows this frame is collected
         os.environ.clear()
         os.environ.update(before)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _leave_with(children: Children) -> None:
+    """Leave as the processes did, if a signal made them."""
+    if children.codes() & set(CODES):
+        children.wait(FINISH)
+    if children.codes() & set(CODES) and children.codes() <= set(CODES):
+        leave(signal.SIGINT if 130 in children.codes() else signal.SIGTERM)
 
 
 def _check_method(method: str) -> None:
@@ -280,7 +296,9 @@ def _enter(work: Any, environment: dict[str, str], folder: str, threads: int) ->
         returned = call()
         if environment["RANK"] == "0":
             torch.save(returned, Path(folder) / "returned")
-    except BaseException:
+    except BaseException as error:
+        if code_of(error):
+            sys.exit(code_of(error))
         Path(folder, f"error-{environment['RANK']}").write_text(traceback.format_exc())
         sys.exit(1)
     finally:

@@ -143,9 +143,10 @@ class Strategy(abc.ABC):
         """Run `work` in the first process; all go on when it is done, or fail when it failed."""
         work()
 
-    def agree_to_stop(self, batch: int, asked: int, due: bool = False) -> int:
+    def agree_to_stop(self, batch: float, asked: int, due: bool = False) -> int:
         """Why all stop after this batch, as a number that one of them was asked with; 0 to go on. With `due`,
-        alike on all, decide now."""
+        alike on all, decide now. Batch 0 begins a new count, infinity ends one that need not be alike.
+        """
         return asked
 
     def now(self) -> float:

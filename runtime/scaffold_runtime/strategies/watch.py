@@ -23,6 +23,7 @@ from scaffold_runtime.errors import RankFailed
 PERIOD = 0.5  # seconds between two looks
 GRACE = 3.0  # seconds in which the main thread may end by itself
 FAILED = "failed"
+ASKED = "scaffold/asked"  # with which signal the launcher was asked to stop
 
 
 class Watch:
@@ -39,6 +40,7 @@ class Watch:
         self._store: Any = None
         self._open = False
         self._wake = threading.Event()
+        self.asked = 0
 
     def open(self) -> None:
         """Begin to look. A connection of its own: another one may be busy waiting."""
@@ -83,6 +85,8 @@ class Watch:
             failure = self.failure() if self._open else None
             if failure is not None:
                 self._end(failure)
+            elif self._open and self._store.check([ASKED]):
+                self.asked = int(self._store.get(ASKED))
 
     def _end(self, failure: RankFailed) -> None:
         time.sleep(GRACE)

@@ -263,6 +263,7 @@ class Trainer:
             run.signals,
         ):
             fit(run)
+            run.leave_late()
 
     def validate(
         self,
