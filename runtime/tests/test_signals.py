@@ -6,6 +6,7 @@ import os
 import signal
 import stat
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,65 @@ def test_saves_at_the_next_commit_and_goes_on_exactly(
     for file in kept.iterdir():
         file.unlink()
     assert difference(train(), resumed) is None
+
+
+@pytest.mark.parametrize("number", CODES)
+@pytest.mark.parametrize(("accumulate", "at", "batch"), [(1, 3, 4), (4, 1, 2)])
+def test_a_long_validation_ends_at_once_and_is_done_again(
+    tmp_path: Path, train: Any, number: int, accumulate: int, at: int, batch: int
+) -> None:
+    """Also in the middle of an accumulation window: gradients are saved."""
+    seen = tmp_path / "seen"
+
+    class Count(Callback):
+        def on_validation_batch_end(self, *args: Any) -> None:
+            with seen.open("a") as file:
+                file.write(".")
+
+    more = {
+        "accumulate_grad_batches": accumulate,
+        "val_check_interval": 2,
+        "num_sanity_val_steps": 0,
+    }
+    sender = Sender("on_validation_batch_start", number, at=at)
+    code, _ = finish(*start(lambda: train(sender, Count(), **more)))
+    assert code == CODES[number]
+    assert len(seen.read_text()) == at, "the batch of the signal, and none after it"
+    saved = read_checkpoint(tmp_path / "kept" / INTERRUPTED)
+    assert saved["progress"]["batch"] == batch and saved["progress"]["pending"]
+    resumed = finish(*start(lambda: train(Count(), resume="last", **more)))[1][1]
+    assert len(seen.read_text()) == at + 12 - 2 * (batch // 2 - 1), "validation began anew"
+    for file in (tmp_path / "kept").iterdir():
+        file.unlink()
+    assert difference(train(**more), resumed) is None
+
+
+def test_a_signal_in_the_sanity_check_leaves_without_a_file(tmp_path: Path, train: Any) -> None:
+    sender = Sender("on_sanity_check_start", signal.SIGTERM, at=1)
+    assert finish(*start(lambda: train(sender, num_sanity_val_steps=2)))[0] == 143
+    assert not (tmp_path / "kept").exists()
+
+
+def test_a_signal_at_the_end_of_training_is_not_lost(tmp_path: Path, train: Any) -> None:
+    sender = Sender("on_train_end", signal.SIGTERM, at=1)
+    assert finish(*start(lambda: train(sender)))[0] == 143
+
+
+def test_an_older_file_still_being_written_does_not_replace_it(
+    tmp_path: Path, make_trainer: Any, regression: Any, make_loader: Any, monkeypatch: Any
+) -> None:
+    """A save in the background of step 2 ends after the signal of step 3."""
+    sync = os.fsync
+
+    def life() -> None:
+        monkeypatch.setattr(os, "fsync", lambda fd: (time.sleep(0.3), sync(fd))[1])
+        save = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=2, async_save=True)
+        sender = Sender("on_train_batch_start", signal.SIGTERM, at=3)
+        trainer = make_trainer(callbacks=[sender, save], enable_checkpointing=True)
+        trainer.fit(regression(), make_loader(6))
+
+    assert finish(*start(life))[0] == 143
+    assert read_checkpoint(tmp_path / INTERRUPTED)["global_step"] == 3
 
 
 def test_one_step_after_the_signal(tmp_path: Path, train: Any) -> None:

@@ -15,6 +15,7 @@ from scaffold_runtime.callbacks import (
     DeviceStatsMonitor,
     GradientAccumulationScheduler,
     LambdaCallback,
+    ModelCheckpoint,
     OnExceptionCheckpoint,
     ThroughputMonitor,
     Timer,
@@ -133,10 +134,33 @@ def test_a_failure_is_saved_and_resumed_from(regression, make_loader, make_train
 
     save = OnExceptionCheckpoint("saved", "oops")
     trainer = make_trainer(max_epochs=2, enable_checkpointing=True, callbacks=save)
-    trainer.fit(regression(), make_loader(6), ckpt_path="saved/oops.ckpt")
+    with pytest.warns(UserWarning, match="saved when training failed, in the middle of a step"):
+        trainer.fit(regression(), make_loader(6), ckpt_path="saved/oops.ckpt")
 
     assert trainer.global_step == 12
     assert Path("saved/oops.ckpt").exists()  # resumed from, hence kept
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_last_passes_over_what_was_saved_in_the_middle_of_a_step(
+    regression, make_loader, make_trainer, whole: bool
+) -> None:
+    """Where there is another; with nothing else it is better than nothing, and said so."""
+
+    def trainer(*more: Any) -> Any:
+        save = ModelCheckpoint(
+            "saved", every_n_train_steps=3 if whole else 100, save_on_exception=True
+        )
+        return make_trainer(max_epochs=2, enable_checkpointing=True, callbacks=[*more, save])
+
+    with pytest.raises(ZeroDivisionError):
+        trainer(Break(8)).fit(regression(), make_loader(6))
+    resumed = trainer()
+    with pytest.warns(UserWarning, match="saved when training failed, in the middle") as seen:
+        resumed.fit(regression(), make_loader(6), ckpt_path="last")
+    assert len(seen) == 1
+    assert resumed.ckpt_path.endswith("epoch=0-step=6.ckpt" if whole else "epoch=1-step=8.ckpt")
+    assert ("Going on from" in str(seen[0].message)) == whole
 
 
 def test_success_leaves_no_failure_behind(regression, make_loader, make_trainer) -> None:
