@@ -236,7 +236,8 @@ class Run:
                 if checkpoint.asked:
                     self.save()
                     break
-            self.leave_if_asked()
+            if self.signals.received or self.agreed_signal:
+                self.leave_if_asked()
         if trainer.should_stop or stop or progress.step >= self.step_limit:
             self.stopping = self.stop_due()
 

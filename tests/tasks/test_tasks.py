@@ -71,6 +71,39 @@ def test_passes_its_own_tests(project: Path) -> None:
     run(project, "-m", "pytest", "-q", "-W", "error")
 
 
+BREAKS = {  # what makes resuming exact, and what is left without it
+    "reinforcement-learning": (
+        "play.py",
+        'self.environments.load_state_dict(state["environments"])',
+        "pass",
+    ),
+    "finetune": ("backbones.py", "with isolate_rng():", "with torch.enable_grad():"),
+}
+
+
+def test_has_a_proof_of_exact_resume(project: Path) -> None:
+    assert "check_resume(" in (project / "tests" / "test_resume.py").read_text()
+
+
+@pytest.mark.slow
+def test_its_proof_finds_what_is_broken(project: Path, request: pytest.FixtureRequest) -> None:
+    task = request.node.callspec.params["project"]
+    if task not in BREAKS:
+        pytest.skip(
+            "only tasks with a state of their own are broken here; others rest on the engine"
+        )
+    name, good, bad = BREAKS[task]
+    file = project / "my_exp" / name
+    text = file.read_text()
+    assert good in text
+    file.write_text(text.replace(good, bad))
+    try:
+        printed = run(project, "-m", "pytest", "-q", "tests/test_resume.py", code=1)
+    finally:
+        file.write_text(text)
+    assert "differs after resuming" in printed
+
+
 @pytest.mark.slow
 def test_two_batches_then_resumed_then_every_command(project: Path) -> None:
     """Run as a person would, warnings being errors."""

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from scaffold_runtime import LightningModule, Trainer
 from scaffold_runtime.errors import MisconfigurationException
+from scaffold_runtime.seed import isolate_rng
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, interpolate
 from torch.utils.data import DataLoader, Dataset
@@ -116,9 +117,11 @@ def pretrain(data: Dataset, file: str) -> None:
     path = Path(file)
     if path.exists():
         return
-    model = Pretraining()
-    trainer = Trainer(max_epochs=10, accelerator="cpu", barebones=True)
-    trainer.fit(model, DataLoader(data, 64, shuffle=True))
+    with isolate_rng():  # what comes later does not depend on whether this was needed
+        torch.manual_seed(0)
+        model = Pretraining()
+        trainer = Trainer(max_epochs=10, accelerator="cpu", barebones=True)
+        trainer.fit(model, DataLoader(data, 64, shuffle=True))
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(f".{os.getpid()}")
     torch.save(model.backbone.state_dict(), partial)

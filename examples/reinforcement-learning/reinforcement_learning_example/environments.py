@@ -1,5 +1,6 @@
 """Many environments side by side, each started anew when it ends."""
 
+import warnings
 from typing import Any, Protocol
 
 import torch
@@ -8,26 +9,42 @@ from torch import Tensor
 
 
 class Environments(Protocol):
+    count: int
+
     def reset(self) -> Tensor:
         """What is seen in each (N, sees)."""
 
     def step(self, actions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Seen next (N, sees), rewards, whether it failed, whether the time was up."""
 
+    def state_dict(self) -> dict[str, Any]:
+        """Where play stands."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
 
 class CartPole:
     """The cart and pole of Barto, Sutton and Anderson: 0 pushes left, 1 right."""
 
     def __init__(self, count: int, seed: int, longest: int = 500) -> None:
-        self.count, self.longest = count, longest
-        self.generator = torch.Generator().manual_seed(seed)
+        self.count, self.seed, self.longest = count, seed, longest
+        self.generator = torch.Generator()
 
     def start(self) -> Tensor:
         return torch.rand(self.count, 4, generator=self.generator) * 0.1 - 0.05
 
     def reset(self) -> Tensor:
+        self.generator.manual_seed(self.seed)
         self.state, self.age = self.start(), torch.zeros(self.count)
         return self.state
+
+    def state_dict(self) -> dict[str, Any]:
+        drawn = self.generator.get_state()
+        return {"state": self.state, "age": self.age.clone(), "drawn": drawn}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.state, self.age = state["state"], state["age"]
+        self.generator.set_state(state["drawn"])
 
     def step(self, actions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         place, speed, angle, turning = self.state.unbind(1)
@@ -64,12 +81,20 @@ class Gymnasium:
         self.made = gymnasium.make_vec(
             name, count, "sync", vector_kwargs={"autoreset_mode": mode}
         )
-        self.seed: int | None = seed
+        self.count, self.seed = count, seed
 
     def reset(self) -> Tensor:
         seen, _ = self.made.reset(seed=self.seed)
-        self.seed = None  # once: other plays follow
         return torch.as_tensor(seen, dtype=torch.float32)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}  # that library cannot say where play stands
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        warnings.warn(
+            "gymnasium cannot go on with a play: all begin anew.", stacklevel=2
+        )
+        self.reset()
 
     def step(self, actions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         seen, reward, failed, late, _ = self.made.step(actions.numpy())

@@ -1,6 +1,7 @@
 """Playing: what the policy does becomes the data it learns from."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,13 +28,33 @@ class Played(IterableDataset[list[Tensor]]):
         self.policy, self.environments, self.steps = policy, environments, steps
         self.passes, self.rounds, self.batch_size = passes, rounds, batch_size
         self.seen: Tensor | None = None
+        self.played: list[Tensor] = []
+        self.parts: list[Tensor] = []  # of what was played, still to learn from
+
+    def __len__(self) -> int:
+        played = self.steps * self.environments.count
+        return self.rounds * self.passes * -(-played // self.batch_size)
 
     def __iter__(self) -> Iterator[list[Tensor]]:
-        for _ in range(self.rounds):
-            played = self.play()
-            for _ in range(self.passes):
-                for part in torch.randperm(len(played[0])).split(self.batch_size):
-                    yield [each[part] for each in played]
+        for _ in range(len(self)):
+            if not self.parts:
+                self.played = self.play()
+                size = len(self.played[0])
+                orders = [torch.randperm(size) for _ in range(self.passes)]
+                self.parts = [p for each in orders for p in each.split(self.batch_size)]
+            part = self.parts.pop(0)
+            yield [each[part] for each in self.played]
+
+    def state_dict(self) -> dict[str, Any]:
+        where = None if self.seen is None else self.environments.state_dict()
+        rest = {"played": self.played, "parts": list(self.parts)}
+        return {"environments": where, "seen": self.seen, **rest}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.seen = state["seen"]
+        self.played, self.parts = list(state["played"]), list(state["parts"])
+        if self.seen is not None:
+            self.environments.load_state_dict(state["environments"])
 
     @torch.no_grad()
     def play(self) -> list[Tensor]:
