@@ -25,7 +25,7 @@ PEERS = {
     "Ignite": "pytorch-ignite",
     "Keras": "keras",
 }
-UNITS = {"µs": 1e6, "ms": 1e3, "s": 1.0, "MB": 1e-6}
+UNITS = {"µs": 1e6, "ms": 1e3, "s": 1.0, "MB": 1e-6, "": 1.0}
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,11 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, TensorDataset
 
 from scaffold_runtime import Callback, LightningDataModule, LightningModule
+from scaffold_runtime.errors import RankFailed
+from scaffold_runtime.strategies import DDPStrategy
+from scaffold_runtime.strategies.launch import places, run_in_processes
 
-from .conftest import note, notes
+from .conftest import SECONDS, note, notes
 
 
 def weights(module: nn.Module) -> Tensor:
@@ -300,3 +304,58 @@ def test_prepare_data_runs_once(ddp: Any, tmp_path: Path) -> None:
             return numbered(4, 2)
 
     ddp().fit(Seen(tmp_path), datamodule=Data())
+
+
+def test_a_step_sends_one_message(regression: Any, make_loader: Any, ddp: Any, tmp_path: Path) -> None:
+    """DDP's own; logging, clipping, monitoring and agreeing when to stop add none."""
+
+    class Count(Callback):
+        def on_train_batch_end(self, trainer: Any, *arguments: Any) -> None:
+            if trainer.global_step in (10, 40):
+                group = torch.distributed.distributed_c10d._get_default_group()
+                name = f"sent-{trainer.global_step}"
+                note(tmp_path, name, group._get_sequence_number_for_group())
+
+    trainer = ddp(callbacks=Count(), gradient_clip_val=1.0)
+    trainer.fit(regression(), make_loader(100), make_loader(2))
+
+    before, after = notes(tmp_path, "sent-10"), notes(tmp_path, "sent-40")
+    assert [end - begin for begin, end in zip(before, after, strict=True)] == [30, 30]
+
+
+def test_prepare_data_runs_once_on_each_machine(
+    make_trainer: Any, tmp_path: Path
+) -> None:
+    """Two processes that are each the first of a machine, as far as they know: both prepare."""
+
+    class Data(LightningDataModule):
+        def prepare_data(self) -> None:
+            note(tmp_path, "prepared", self.trainer.node_rank)
+
+        def predict_dataloader(self) -> Any:
+            return numbered(6, 1)
+
+    def script() -> Any:
+        strategy = DDPStrategy(timeout=timedelta(seconds=SECONDS))
+        trainer = make_trainer(devices=1, num_nodes=2, strategy=strategy)
+        return trainer.predict(Seen(tmp_path), datamodule=Data())
+
+    here = [*places(1, 2, 0), *places(1, 2, 1)]
+    predicted = run_in_processes("fork", here, script, timedelta(seconds=SECONDS))
+
+    assert notes(tmp_path, "prepared") == [0, 1]
+    assert [number.item() for number in predicted] == [0, 10, 20, 30, 40, 50]
+
+
+def test_sync_batchnorm(make_trainer: Any, regression: Any, make_loader: Any, ddp: Any) -> None:
+    """torch's layer takes the place of each batch normalization; it has none for CPUs, which is said."""
+    strategy = DDPStrategy()
+    strategy.root_device = torch.device("cuda")
+    module = nn.Sequential(nn.Linear(2, 2), nn.Sequential(nn.BatchNorm1d(2)))
+    before = module[1][0].weight
+    strategy.sync_batchnorm(module)
+
+    assert isinstance(module[1][0], nn.SyncBatchNorm)
+    assert module[1][0].weight is before
+    with pytest.raises(RankFailed, match="works on GPUs only"):
+        ddp(sync_batchnorm=True).fit(regression(), make_loader(2))

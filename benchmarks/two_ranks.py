@@ -1,0 +1,82 @@
+"""One of two processes that train together: `two_ranks.py plain|scaffold_runtime|lightning.pytorch STEPS`.
+
+The first prints what a step took, and how many messages between the processes it needed. The plain loop wants
+torchrun; the others start their second process by themselves where torchrun did not.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import tempfile
+import warnings
+from typing import Any
+
+import models
+import torch
+import torch.distributed as dist
+from steps import OFF, fitting
+from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
+
+SKIP = 20
+
+
+class Count(models.Watch):
+    """Notes the number of messages, too, when it notes the time."""
+
+    def __init__(self, steps: int) -> None:
+        super().__init__(torch.randn(2048, 64), 32, steps, SKIP)
+        self.messages = [0, 0]
+
+    def __iter__(self) -> Any:
+        last = len(self.indices) - 1
+        for number, batch in enumerate(super().__iter__()):
+            if number in (self.skip, last):
+                self.messages[number == last] = sent()
+            yield batch
+
+    def per_step(self) -> dict[str, float]:
+        began, ended = self.messages
+        return {
+            "seconds": self.seconds_per_step(),
+            "messages": (ended - began) / (len(self) - 1 - SKIP),
+        }
+
+
+def sent() -> int:
+    """How many collectives this process has taken part in."""
+    return dist.distributed_c10d._get_default_group()._get_sequence_number_for_group()
+
+
+def plain(data: Count) -> None:
+    dist.init_process_group("gloo")
+    model = DistributedDataParallel(models.mlp())
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    for inputs, labels in data.loader:
+        optimizer.zero_grad()
+        F.cross_entropy(model(inputs), labels).backward()
+        optimizer.step()
+
+
+def main(kind: str, steps: int) -> None:
+    torch.manual_seed(0)
+    data = Count(steps)
+    if kind == "plain":
+        plain(data)
+    else:
+        settings = {**OFF, "devices": 2, "strategy": "ddp", "use_distributed_sampler": False}
+        with tempfile.TemporaryDirectory() as folder:
+            fitting(kind, models.mlp, 0, enable_model_summary=False, **settings)(data, folder)
+    if dist.get_rank() == 0 and steps > SKIP + 1:
+        print(json.dumps(data.per_step()))
+    if kind == "plain":
+        dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    logging.disable(logging.CRITICAL)
+    main(sys.argv[1], int(sys.argv[2]))
