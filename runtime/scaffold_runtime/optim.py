@@ -182,10 +182,12 @@ class Schedules:
         configs: list[LRSchedulerConfig],
         step: Callable[[Any, Any], None] | None,
         monitored: Callable[[], Mapping[str, Any]],
+        reduce: Callable[[Tensor, str], Tensor] | None = None,
     ) -> None:
         self.configs = configs
         self._step = step  # the module's own `lr_scheduler_step`, where it has one
         self._monitored = monitored
+        self._reduce = reduce  # over processes, where several
         self.replace(list(configs))
 
     def replace(self, configs: list[LRSchedulerConfig]) -> None:
@@ -216,6 +218,9 @@ class Schedules:
         metric = self._metric(config) if config.reduce_on_plateau or config.monitor else None
         if config.reduce_on_plateau and metric is None:
             return
+        if config.reduce_on_plateau and self._reduce is not None and metric is not None:
+            # The value of a step is each process's own, and rates must not come to differ.
+            metric = self._reduce(torch.tensor(float(metric)), "mean")
         metric = metric if config.reduce_on_plateau or self._step else None
         if self._step is not None:
             self._step(config.scheduler, metric)

@@ -177,6 +177,7 @@ def _make_optimizers(run: Run) -> None:
         run.scheduler_configs if run.module.automatic_optimization else [],
         run.module.lr_scheduler_step if own else None,
         run.metrics.callback_metrics,
+        run.metrics.reduce,
     )
 
 

@@ -306,7 +306,9 @@ def test_prepare_data_runs_once(ddp: Any, tmp_path: Path) -> None:
     ddp().fit(Seen(tmp_path), datamodule=Data())
 
 
-def test_a_step_sends_one_message(regression: Any, make_loader: Any, ddp: Any, tmp_path: Path) -> None:
+def test_a_step_sends_one_message(
+    regression: Any, make_loader: Any, ddp: Any, tmp_path: Path
+) -> None:
     """DDP's own; logging, clipping, monitoring and agreeing when to stop add none."""
 
     class Count(Callback):
@@ -323,9 +325,7 @@ def test_a_step_sends_one_message(regression: Any, make_loader: Any, ddp: Any, t
     assert [end - begin for begin, end in zip(before, after, strict=True)] == [30, 30]
 
 
-def test_prepare_data_runs_once_on_each_machine(
-    make_trainer: Any, tmp_path: Path
-) -> None:
+def test_prepare_data_runs_once_on_each_machine(make_trainer: Any, tmp_path: Path) -> None:
     """Two processes that are each the first of a machine, as far as they know: both prepare."""
 
     class Data(LightningDataModule):
@@ -359,3 +359,30 @@ def test_sync_batchnorm(make_trainer: Any, regression: Any, make_loader: Any, dd
     assert module[1][0].weight is before
     with pytest.raises(RankFailed, match="works on GPUs only"):
         ddp(sync_batchnorm=True).fit(regression(), make_loader(2))
+
+
+@pytest.mark.parametrize("interval", ["step", "epoch"])
+def test_a_plateau_is_one_for_all(
+    regression: Any, make_loader: Any, ddp: Any, tmp_path: Path, interval: str
+) -> None:
+    """Values of steps differ between processes; what a scheduler makes of them must not."""
+
+    class Plateau(regression):  # type: ignore[misc] # a fixture gives the class
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            rises = float(batch_idx) if self.global_rank else -2.0 * batch_idx
+            self.log("own", rises)  # worse on one, better on the other, and better in the mean
+            return super().training_step(batch, batch_idx)
+
+        def configure_optimizers(self) -> Any:
+            optimizer = super().configure_optimizers()
+            scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=0)
+            named = {"scheduler": scheduler, "monitor": "own", "interval": interval}
+            return {"optimizer": optimizer, "lr_scheduler": named}
+
+        def on_train_end(self) -> None:
+            state = self.lr_schedulers().state_dict()
+            note(tmp_path, "plateau", [state["best"], self.optimizers().param_groups[0]["lr"]])
+
+    ddp(max_epochs=1).fit(Plateau(), make_loader(8))
+
+    assert notes(tmp_path, "plateau") == [[-1.5, 0.05]] * 2  # 3 batches on, the mean of 3 and -6
