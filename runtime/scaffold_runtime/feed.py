@@ -53,12 +53,15 @@ class Feed:
     def source(self, stage: str) -> Any:
         """The loader, or loaders, of a stage: as passed, from the data module, or from the module."""
         if self.given.get(stage) is not None:
-            return self.given[stage]
+            return _iterable(self.given[stage], f"what was passed for {stage}")
         name = METHODS[stage]
-        if self.datamodule is not None and overridden(name, self.datamodule, LightningDataModule):
-            return getattr(self.datamodule, name)()
-        if overridden(name, self.module, LightningModule):
-            return getattr(self.module, name)()
+        for owner, base in (
+            (self.datamodule, LightningDataModule),
+            (self.module, LightningModule),
+        ):
+            if owner is not None and overridden(name, owner, base):
+                found = getattr(owner, name)()
+                return _iterable(found, f"what {type(owner).__name__}.{name}() returned")
         return None
 
     def renew(self, stage: str) -> None:
@@ -157,3 +160,12 @@ class Feed:
         parts = self.trainer.strategy.gather_to_first(outputs)
         longest = max(map(len, parts))
         return [part[index] for index in range(longest) for part in parts if index < len(part)]
+
+
+def _iterable(loader: Any, what: str) -> Any:
+    if not hasattr(loader, "__iter__") and not hasattr(loader, "__getitem__"):
+        raise MisconfigurationException(
+            f"{what} is a {type(loader).__name__}, which gives no batches: it must be a loader, or several in a "
+            "list or dict. A data module goes in as `datamodule=...`."
+        )
+    return loader

@@ -80,6 +80,11 @@ class WithHyperparameters:
             frame = current.f_back if current else None
         ignored = {ignore} if isinstance(ignore, str) else set(ignore or ())
         given = init_arguments(self, frame)
+        if not args and not given and frame and not frame.f_code.co_name.endswith("init__"):
+            raise MisconfigurationException(
+                f"save_hyperparameters() keeps the arguments of `__init__`, and was called in "
+                f"`{frame.f_code.co_name}`. Call it in `__init__`, or pass what is to be kept."
+            )
         self._hparams_name = "kwargs"
         if not args:
             chosen = {k: v for k, v in given.items() if k not in ignored}

@@ -164,6 +164,11 @@ class Metrics:
         return self.reduce(torch.as_tensor(value, dtype=torch.float32), reduction)
 
     def _log_metric(self, entry: Entry, metric: Any) -> None:
+        if entry.fresh and metric is not entry.metric:
+            raise MisconfigurationException(
+                f"`self.log({entry.name!r}, ...)` got another {type(metric).__name__} than before, which forgets "
+                "earlier batches: make it once, as an attribute in `__init__`, and log that one."
+            )
         entry.metric = metric
         entry.fresh = True
         if entry.on_step:

@@ -69,6 +69,14 @@ def configure(module: LightningModule) -> tuple[list[Optimizer], list[LRSchedule
         )
     for config in schedulers:
         _check_scheduler(config, optimizers, module)
+    own = {id(parameter) for parameter in module.parameters()}
+    for optimizer in optimizers:
+        if own.isdisjoint(map(id, parameters_of(optimizer))):
+            warnings.warn(
+                f"the {type(optimizer).__name__} that `configure_optimizers` returned has none of the parameters of "
+                f"{type(module).__name__}, which will not learn. Were its layers made anew after that?",
+                stacklevel=2,
+            )
     return optimizers, schedulers
 
 

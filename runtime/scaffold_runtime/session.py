@@ -12,7 +12,7 @@ from scaffold_runtime.checkpoint.load import read_for_run
 from scaffold_runtime.checkpoint.state import restore_before_fit, restore_objects
 from scaffold_runtime.checks import check_run
 from scaffold_runtime.data import LightningDataModule
-from scaffold_runtime.hooks import Callback, Checkpoint, build_table, overridden
+from scaffold_runtime.hooks import Callback, Checkpoint, build_table, check_hooks, overridden
 from scaffold_runtime.hparams import hparams_to_log
 from scaffold_runtime.loggers.silent import SilentLogger
 from scaffold_runtime.loops.step import step_optimizer
@@ -92,6 +92,8 @@ def _set_up(run: Run, ckpt_path: str | None) -> None:
     _share(run)
     measured = trainer.profiler.wrap if trainer.profiler.active else None
     run.hooks = build_table(trainer, module, run.callbacks, LightningModule, measured)
+    if datamodule is not None:
+        check_hooks(datamodule, LightningDataModule)
     trainer.strategy.first_per_node(lambda: _prepare_data(run))
     if datamodule is not None:
         datamodule.setup(run.fn)

@@ -87,6 +87,7 @@ STREAM = DataLoader(Stream(), batch_size=None)
 
 cases(
     not_a_lightning_module=lambda kit: kit.fit(nn.Linear(4, 1)),
+    model_class=lambda kit: kit.fit(kit.Net),
     no_training_step=lambda kit: kit.fit(LightningModule()),
     no_configure_optimizers=lambda kit: kit.fit(
         kit.module(configure_optimizers=LightningModule.configure_optimizers)
@@ -112,6 +113,18 @@ cases(
     two_data_modules=lambda kit: kit.trainer().fit(
         kit.module(), LightningDataModule(), datamodule=LightningDataModule()
     ),
+    loader_method_returns_nothing=lambda kit: kit.trainer().fit(
+        kit.module(train_dataloader=lambda self: None)
+    ),
+    data_module_in_a_loaders_place=lambda kit: kit.fit(val=LightningDataModule()),
+    data_module_hook_without_its_argument=lambda kit: kit.trainer().fit(
+        kit.module(),
+        type(
+            "Data",
+            (LightningDataModule,),
+            {"setup": lambda self: None, "train_dataloader": lambda self: kit.loader(1)},
+        )(),
+    ),
     empty_loader=lambda kit: kit.fit(train=DataLoader([], batch_size=2)),  # type: ignore[arg-type]
     several_loaders_without_index=lambda kit: kit.fit(val=[kit.loader(1), kit.loader(1)]),
     fraction_of_a_stream=lambda kit: kit.fit(train=STREAM, limit_train_batches=0.5),
@@ -132,6 +145,10 @@ cases(
     loss_is_a_number=returning(0.5),
     loss_is_a_tuple=returning((torch.ones(1), 1)),
     dict_without_loss=returning({"los": torch.ones(1)}),
+    loss_is_detached=lambda kit: kit.fit(
+        kit.module(training_step=lambda self, batch, i: self.loss(batch).detach())
+    ),
+    all_is_frozen=lambda kit: kit.fit(kit.module(setup=lambda self, stage: self.freeze())),
     loss_is_not_one_number=returning(torch.ones(3)),
 )
 
@@ -223,6 +240,7 @@ cases(
     early_stopping_mode=lambda kit: EarlyStopping("val_loss", mode="lowest"),
     checkpoint_mode=lambda kit: ModelCheckpoint(mode="best"),
     two_checkpoint_triggers=lambda kit: ModelCheckpoint(every_n_epochs=1, every_n_train_steps=5),
+    checkpoint_name_that_cannot_be_filled=lambda kit: ModelCheckpoint(filename="{loss:.2q}"),
     top_k_without_monitor=lambda kit: ModelCheckpoint(save_top_k=3),
 )
 
@@ -246,6 +264,19 @@ def logged_twice_with_other_options(kit: Any) -> None:
     def training_step(self: Any, batch: Any, batch_idx: int) -> Any:
         self.log("loss", 1.0)
         self.log("loss", 1.0, prog_bar=True)
+        return self.loss(batch)
+
+    kit.fit(kit.module(training_step=training_step))
+
+
+@case
+def logged_a_metric_made_anew(kit: Any) -> None:
+    from torchmetrics import MeanMetric
+
+    def training_step(self: Any, batch: Any, batch_idx: int) -> Any:
+        mean = MeanMetric()
+        mean.update(1.0)
+        self.log("mean", mean, on_epoch=True)
         return self.loss(batch)
 
     kit.fit(kit.module(training_step=training_step))
@@ -354,6 +385,10 @@ cases(
     hyperparameter_cannot_be_saved=lambda kit: kit.fit(
         Keeping(nn.Linear(1, 1)), val=None, enable_checkpointing=True
     ),
+    hyperparameters_outside_of_init=lambda kit: kit.fit(
+        kit.module(setup=lambda self, stage: self.save_hyperparameters())
+    ),
+    checkpoint_path_of_no_kind=lambda kit: kit.fit(ckpt_path=True),
     missing_checkpoint=lambda kit: kit.trainer().test(
         kit.module(), kit.loader(1), ckpt_path="elsewhere.ckpt"
     ),

@@ -500,3 +500,14 @@ def test_lambda_schedulers_see_their_own_count(
     trainer = make_trainer(max_epochs=3)
     trainer.fit(configured(form), make_loader(1))
     assert trainer.optimizers[0].param_groups[0]["lr"] == 4.0
+
+
+def test_an_optimizer_of_other_parameters_is_said(regression, make_loader, make_trainer) -> None:
+    class Remade(regression):
+        def configure_optimizers(self) -> Any:
+            optimizer = torch.optim.SGD(self.parameters(), lr=0.1)
+            self.net = nn.Linear(4, 1)
+            return optimizer
+
+    with pytest.warns(UserWarning, match="none of the parameters of Remade"):
+        make_trainer().fit(Remade(), make_loader(1))

@@ -133,6 +133,12 @@ class ModelCheckpoint(Checkpoint):
             )
 
     def _check_arguments(self) -> None:
+        try:
+            self.format_checkpoint_name({})
+        except ValueError as error:
+            raise MisconfigurationException(
+                f"ModelCheckpoint(filename={self.filename!r}): {error}."
+            ) from None
         if self.mode not in ("min", "max"):
             raise MisconfigurationException(
                 f"ModelCheckpoint(mode={self.mode!r}): choose 'min' or 'max'."

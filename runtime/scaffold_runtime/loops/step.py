@@ -232,8 +232,13 @@ def make_backward(run: Run) -> Callable[..., None]:
             call(loss)
         if own or args or kwargs:
             prepared.backward(loss, lambda scaled: module.backward(scaled, *args, **kwargs))
-        else:
+        elif loss.requires_grad:
             prepared.backward(loss, Tensor.backward)
+        else:
+            raise StepError(
+                "the loss needs no gradient, so there is nothing to learn: was it detached (`.detach()`, `.item()`, "
+                "`torch.no_grad()`), or are all parameters frozen?"
+            )
         for call in hooks.on_after_backward:
             call()
 

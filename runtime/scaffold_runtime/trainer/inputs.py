@@ -18,6 +18,10 @@ from scaffold_runtime.module import LightningModule
 def module_of(model: Any) -> LightningModule:
     """The module itself, also where it was compiled as a whole."""
     inner: object = getattr(model, "_orig_mod", model)
+    if isinstance(inner, type):
+        raise MisconfigurationException(
+            f"the model is the class {inner.__name__}: pass an instance, {inner.__name__}(...)."
+        )
     if not isinstance(inner, LightningModule):
         raise MisconfigurationException(
             f"the model must be a LightningModule, got {type(inner).__name__}. "
@@ -53,4 +57,6 @@ def loaders_and_data(
 
 
 def path_of(path: str | Path | None) -> str | None:
+    if path is not None and not isinstance(path, (str, os.PathLike)):
+        raise MisconfigurationException(f'ckpt_path={path!r}: give a path, "best" or "last".')
     return None if path is None else os.fspath(path)
