@@ -506,7 +506,7 @@ def test_an_optimizer_of_other_parameters_is_said(regression, make_loader, make_
     class Remade(regression):
         def configure_optimizers(self) -> Any:
             optimizer = torch.optim.SGD(self.parameters(), lr=0.1)
-            self.net = nn.Linear(4, 1)
+            self.net = torch.nn.Linear(4, 1)
             return optimizer
 
     with pytest.warns(UserWarning, match="none of the parameters of Remade"):
