@@ -135,8 +135,7 @@ def _share(run: Run) -> None:
         return
     seed = trainer.strategy.broadcast(int(os.environ.get("PL_GLOBAL_SEED", 0)))
     if trainer.use_distributed_sampler:
-        in_step = trainer.strategy.evaluates_in_step
-        run.feed.shares = Shares(trainer.global_rank, trainer.world_size, seed, in_step)
+        run.feed.shares = Shares(trainer.global_rank, trainer.world_size, seed)
     run.metrics.reduce, run.metrics.first = trainer.strategy.reduce, first
     places = [SilentLogger.places_of(logger) for logger in trainer.loggers] if first else None
     places = trainer.strategy.broadcast(places)

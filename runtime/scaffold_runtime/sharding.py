@@ -20,7 +20,6 @@ from torch.utils.data import (
 )
 
 from scaffold_runtime.combined import CombinedLoader
-from scaffold_runtime.errors import MisconfigurationException
 from scaffold_runtime.seed import isolate_rng
 
 
@@ -31,11 +30,10 @@ class Shares:
         rank: of the process.
         size: how many processes there are.
         seed: of the order in which training samples are shuffled; the same on all of them.
-        in_step: whether processes must have equally many batches of evaluation too.
     """
 
-    def __init__(self, rank: int, size: int, seed: int, in_step: bool = False) -> None:
-        self.rank, self.size, self.seed, self.in_step = rank, size, seed, in_step
+    def __init__(self, rank: int, size: int, seed: int) -> None:
+        self.rank, self.size, self.seed = rank, size, seed
 
     def of_training(self, source: Any, sequential: bool = False) -> Any:
         """A loader, or a combined one, that gives this process its samples.
@@ -59,20 +57,11 @@ class Shares:
         return _resampled(source, sampler)
 
     def of_evaluation(self, loader: Any) -> Any:
-        """A loader that gives this process every `size`-th batch: the batches one process would see.
-
-        Raises:
-            MisconfigurationException: if processes must stay in step and there is not a batch for each.
-        """
+        """A loader that gives this process every `size`-th batch: the batches one process would see."""
         if not _divisible(loader):
             return loader
         if isinstance(loader.sampler, RandomSampler):
             loader = _resampled(loader, SequentialSampler(loader.dataset))
-        if self.in_step and len(loader) % self.size:
-            raise MisconfigurationException(
-                f"{len(loader)} batches do not divide by {self.size} processes, which evaluate in step under this "
-                "strategy. Change the batch size of the loader, drop the last batch, or use strategy='ddp'."
-            )
         if loader.batch_sampler is None:
             return _with(loader, sampler=self._nth(loader.sampler, even=False))
         return _with(loader, batch_sampler=self._nth(loader.batch_sampler, even=False))

@@ -22,7 +22,7 @@ def predict(run: Run, limit: int | float, keep: bool) -> list[Any] | None:
     kept: list[list[Any]] = [[] for _ in range(loaders)]
     run.predictions, run.predicted_batches = kept, [[] for _ in range(loaders)]
     run.metrics.leave("while predicting, where outputs are returned instead")
-    with not_training(run, "predict"):
+    with not_training(run, "predict", limit):
         for call in (*hooks.start, *hooks.epoch_start):
             call()
         for position, (loader, iterable) in enumerate(run.feed.evaluated("predict")):

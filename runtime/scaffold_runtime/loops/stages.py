@@ -56,14 +56,17 @@ def positional(function: Callable[..., Any]) -> int:
 
 
 @contextmanager
-def not_training(run: Run, stage: str) -> Iterator[None]:
+def not_training(run: Run, stage: str, limit: int | float) -> Iterator[None]:
     """Evaluation mode without gradients; afterwards each part is as it was, so frozen parts stay frozen."""
-    module = run.module
+    module, strategy = run.module, run.trainer.strategy
     modes = {part: part.training for part in module.modules()}
     getattr(module, f"on_{stage}_model_eval")()
-    # Tensors of inference mode must not leak into training.
-    inference = run.trainer.inference_mode and run.fn != "fit"
-    with torch.inference_mode() if inference else torch.no_grad():
+    # Tensors of inference mode must not leak into training, as gathered weights would.
+    inference = run.trainer.inference_mode and run.fn != "fit" and not strategy.evaluates_in_step
+    with (
+        torch.inference_mode() if inference else torch.no_grad(),
+        strategy.evaluating(module, lambda: run.feed.batches_of(stage, limit)),
+    ):
         yield
     own = f"on_{stage}_model_train"
     if overridden(own, module, LightningModule):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import atexit
+import math
 import os
 import sys
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from typing import Any
 
@@ -200,6 +202,24 @@ class DistributedStrategy(Strategy):
             self.barrier("end of the run")
         if self._watch is not None:
             self._watch.close()
+
+    def evaluating(
+        self, module: nn.Module, batches: Callable[[], list[float]]
+    ) -> AbstractContextManager[Any]:
+        if not self.evaluates_in_step:
+            return nullcontext()
+        of_each = self.gather(batches())
+        even = math.inf not in of_each[0] and all(own == of_each[0] for own in of_each)
+        return nullcontext() if even else self.unevenly(module, of_each)
+
+    def unevenly(
+        self, module: nn.Module, of_each: list[list[float]]
+    ) -> AbstractContextManager[Any]:
+        """The same where processes have different numbers of batches, or do not know them."""
+        raise MisconfigurationException(
+            f"the processes have {of_each} batches to evaluate, and under this strategy all must have as many. "
+            "Change the batch size of the loader, drop the last batch, or use strategy='ddp'."
+        )
 
     def sync_batchnorm(self, module: nn.Module) -> None:
         if self.root_device.type == "cpu":

@@ -17,6 +17,7 @@ from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import (
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import (
     CPUOffloadPolicy,
+    FSDPModule,
     MixedPrecisionPolicy,
     OffloadPolicy,
     fully_shard,
@@ -124,6 +125,21 @@ class FSDPStrategy(DistributedStrategy):
             syncing=syncing,
             average=None,
         )
+
+    @contextmanager
+    def unevenly(self, module: nn.Module, of_each: list[list[float]]) -> Iterator[None]:
+        """Whole weights on each process for a while, since no forward may then gather them from all."""
+        router = vars(module)[ROUTER]
+        parts = [part for part in router.modules() if isinstance(part, FSDPModule)]
+        for part in parts:
+            part.set_reshard_after_forward(False, recurse=False)
+            part.unshard()
+        try:
+            yield
+        finally:
+            for part in parts:
+                part.reshard()
+                part.set_reshard_after_forward(self._reshard, recurse=False)
 
     def whole(self, state: Any) -> Any:
         if self._failed:

@@ -95,6 +95,12 @@ class Strategy(abc.ABC):
     ) -> Prepared:
         """Wrap `module`, which was placed, for training."""
 
+    def evaluating(
+        self, module: nn.Module, batches: Callable[[], list[float]]
+    ) -> AbstractContextManager[Any]:
+        """The scope of an evaluation, over so many batches of each loader; all processes enter it."""
+        return nullcontext()
+
     def whole(self, state: Any) -> Any:
         """A state to be saved, in which every tensor is whole; all processes must call this."""
         return state

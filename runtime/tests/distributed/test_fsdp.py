@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,13 @@ import pytest
 import torch
 from torch import nn
 from torch.distributed.fsdp import MixedPrecisionPolicy
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
 from scaffold_runtime.callbacks import ModelCheckpoint
 from scaffold_runtime.errors import RankFailed
+from scaffold_runtime.strategies.launch import places, run_in_processes
 
+from .conftest import SECONDS
 from .test_numbers import weights
 
 
@@ -118,7 +121,33 @@ def test_checkpoints_move_between_strategies(
     assert torch.allclose(weights(rest), weights(whole), rtol=1e-3, atol=1e-5)
 
 
-def test_uneven_evaluation_is_refused(adam: Any, make_loader: Any, fsdp: Any) -> None:
-    """Each forward gathers weights from all processes, so none may have a batch more: an error, no hang."""
-    with pytest.raises(RankFailed, match="3 batches do not divide by 2 processes"):
-        fsdp().validate(adam(), make_loader(3))
+class Stream(IterableDataset[Any]):
+    """Three batches for the first process, one for the second."""
+
+    def __iter__(self) -> Any:
+        first = torch.distributed.get_rank() == 0
+        return iter([(torch.ones(4, 4) * i, torch.ones(4, 1)) for i in range(3 if first else 1)])
+
+
+def test_uneven_evaluation(adam: Any, make_loader: Any, ddp: Any, fsdp: Any) -> None:
+    """Where one process has a batch more, none waits for the others: weights are whole for as long. What was
+    gathered for an evaluation does not get into the way of training."""
+
+    def results(make: Any, **options: Any) -> list[float]:
+        torch.manual_seed(0)
+        model, found = adam(), []
+        trainer = make(max_epochs=2, limit_val_batches=1.0, **options)
+
+        def script() -> list[float]:
+            for loader in (make_loader(3), make_loader(1), DataLoader(Stream(), batch_size=None)):
+                found.append(trainer.validate(model, loader, verbose=False)[0]["val_loss"])
+            trainer.fit(model, make_loader(8), make_loader(3))
+            return [*found, trainer.callback_metrics["val_loss"].item()]
+
+        trainer.strategy.start_method = "popen"  # as under torchrun: the runs share their processes
+        timeout = timedelta(seconds=SECONDS)
+        returned: list[float] = run_in_processes("fork", places(2, 1, 0), script, timeout)
+        return returned
+
+    policy = {"options": {"auto_wrap_policy": {nn.Linear}}}
+    assert results(fsdp, **policy) == pytest.approx(results(ddp), rel=1e-4)
