@@ -23,6 +23,7 @@ from scaffold_runtime import Callback, LightningDataModule, LightningModule, err
 from scaffold_runtime.callbacks import EarlyStopping, ModelCheckpoint
 from scaffold_runtime.combined import CombinedLoader
 from scaffold_runtime.plugins import MixedPrecision
+from scaffold_runtime.strategies import FSDPStrategy
 
 TABLE = Path(__file__).parents[2] / "docs" / "errors.md"
 
@@ -310,6 +311,7 @@ cases(
     unknown_plugin=arguments(plugins=["fast"]),
     unknown_accelerator=arguments(accelerator="abacus"),
     unknown_strategy=arguments(strategy="telepathy"),
+    unknown_state_dict_type=lambda kit: FSDPStrategy(state_dict_type="whole"),
     no_devices=arguments(devices=0),
     wrong_limit=arguments(limit_train_batches=1.5),
     wrong_epochs=arguments(max_epochs=1.5),
@@ -366,6 +368,12 @@ def saved(kit: Any, weights_only: bool = False, module: Any = None) -> Path:
     trainer.save_checkpoint(path, weights_only)
     kit.trainers.clear()  # what follows is the case
     return path
+
+
+@case
+def unfinished_checkpoint(kit: Any) -> None:
+    Path("step=10.ckpt").mkdir()
+    Keeping.load_from_checkpoint("step=10.ckpt")
 
 
 @case

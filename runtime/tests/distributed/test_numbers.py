@@ -386,3 +386,22 @@ def test_a_plateau_is_one_for_all(
     ddp(max_epochs=1).fit(Plateau(), make_loader(8))
 
     assert notes(tmp_path, "plateau") == [[-1.5, 0.05]] * 2  # 3 batches on, the mean of 3 and -6
+
+
+def test_parameters_without_a_gradient(
+    regression: Any, make_loader: Any, make_trainer: Any
+) -> None:
+    """Found where DDP is asked to look for them, by the name of the strategy; otherwise torch says what to do."""
+
+    class Partly(regression):  # type: ignore[misc] # a fixture gives the class
+        def __init__(self) -> None:
+            super().__init__()
+            self.unused = nn.Linear(2, 2)
+
+    model = Partly()
+    before = weights(model)
+    trainer = make_trainer(devices=2, strategy="ddp_fork_find_unused_parameters_true")
+    trainer.fit(model, make_loader(6))
+    assert not torch.equal(weights(model), before)
+    with pytest.raises(RankFailed, match="find_unused_parameters=True"):
+        make_trainer(devices=2, strategy="ddp_fork").fit(Partly(), make_loader(6))

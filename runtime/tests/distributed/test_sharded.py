@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,9 @@ from scaffold_runtime import Callback
 from scaffold_runtime.callbacks import ModelCheckpoint
 from scaffold_runtime.checkpoint import folder as folders
 from scaffold_runtime.checkpoint.__main__ import main as command
-from scaffold_runtime.checkpoint.io import read_checkpoint
+from scaffold_runtime.checkpoint.io import is_checkpoint, read_checkpoint
 from scaffold_runtime.compare import difference
-from scaffold_runtime.errors import CheckpointError, MisconfigurationException, RankFailed
-from scaffold_runtime.strategies import FSDPStrategy
+from scaffold_runtime.errors import CheckpointError, RankFailed
 
 from .conftest import note, notes
 from .test_numbers import weights
@@ -239,6 +239,26 @@ def test_damage_is_found(
         trainer.fit(adam(), make_loader(8), ckpt_path="last")
 
 
-def test_an_unknown_type_of_state() -> None:
-    with pytest.raises(MisconfigurationException, match="choose 'full' or 'sharded'"):
-        FSDPStrategy(state_dict_type="whole")
+@pytest.mark.parametrize("kind", ["full", "sharded"])
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.filterwarnings("ignore:ModelCheckpoint could not save")
+def test_nothing_can_be_saved_without_the_others(
+    adam: Any, make_loader: Any, fsdp: Any, tmp_path: Path, kind: str, rank: int
+) -> None:
+    """One failed, and its part of the weights is lost: no half checkpoint, and nobody waits for it."""
+
+    class Broken(Callback):
+        def on_train_batch_end(self, trainer: Any, *arguments: Any) -> None:
+            if trainer.global_rank == rank and trainer.global_step == 2:
+                raise ValueError("broken here")
+
+    begun = time.monotonic()
+    callbacks = [Broken(), ModelCheckpoint(tmp_path / "kept", save_on_exception=True)]
+    trainer = fsdp(
+        options={"state_dict_type": kind}, callbacks=callbacks, enable_checkpointing=True
+    )
+    with pytest.raises(RankFailed, match="broken here"):
+        trainer.fit(adam(), make_loader(16))
+
+    assert time.monotonic() - begun < 10
+    assert not [path for path in (tmp_path / "kept").glob("*") if is_checkpoint(path)]
