@@ -14,15 +14,43 @@ from scaffold_runtime.hooks import HOOKS
 DOCS = Path(__file__).parent.parent / "docs"
 # Page -> title, and the modules whose `__all__` it documents, or single objects.
 REFERENCE = {
-    "trainer": ("Trainer", ["scaffold_runtime.trainer.trainer.Trainer"]),
-    "module": ("LightningModule", ["scaffold_runtime.module.LightningModule"]),
+    "trainer": (
+        "Trainer",
+        ["scaffold_runtime.trainer.trainer.Trainer", "scaffold_runtime.trainer.states"],
+    ),
+    "module": (
+        "LightningModule",
+        [
+            "scaffold_runtime.module.LightningModule",
+            "scaffold_runtime.optim.LightningOptimizer",
+            "scaffold_runtime.checkpoint.load.restore",
+        ],
+    ),
     "data": (
         "LightningDataModule",
         ["scaffold_runtime.data.LightningDataModule", "scaffold_runtime.combined.CombinedLoader"],
     ),
-    "callbacks": ("Callbacks", ["scaffold_runtime.callbacks"]),
+    "callbacks": (
+        "Callbacks",
+        [
+            "scaffold_runtime.callbacks",
+            "scaffold_runtime.callbacks.progress.rich_progress.RichProgressBarTheme",
+            "scaffold_runtime.report.RunReport",
+        ],
+    ),
     "loggers": ("Loggers", ["scaffold_runtime.loggers"]),
     "tools": ("Profilers and tuner", ["scaffold_runtime.profilers", "scaffold_runtime.tuner"]),
+    "helpers": (
+        "Helpers",
+        [
+            "scaffold_runtime.utilities",
+            "scaffold_runtime.utilities.seed",
+            "scaffold_runtime.utilities.types",
+            "scaffold_runtime.callbacks.model_summary.summarize",
+            "scaffold_runtime.testing.check_resume",
+            "scaffold_runtime.demos.boring_classes",
+        ],
+    ),
     "cli": ("Command line", ["scaffold_runtime.cli"]),
     "devices": (
         "Devices and precision",

@@ -72,6 +72,7 @@ class LightningModule(WithHyperparameters, nn.Module):
 
     @property
     def on_gpu(self) -> bool:
+        """Whether the parameters are on a GPU."""
         return self.device.type == "cuda"
 
     @property
@@ -86,10 +87,12 @@ class LightningModule(WithHyperparameters, nn.Module):
 
     @property
     def global_rank(self) -> int:
+        """Which of all processes this one is."""
         return self._trainer.global_rank if self._trainer is not None else 0
 
     @property
     def local_rank(self) -> int:
+        """Which of the processes on this machine this one is."""
         return self._trainer.local_rank if self._trainer is not None else 0
 
     @property
@@ -99,6 +102,7 @@ class LightningModule(WithHyperparameters, nn.Module):
 
     @property
     def loggers(self) -> list[Any]:
+        """The trainer's loggers."""
         return self._trainer.loggers if self._trainer is not None else []
 
     # -- what you write -------------------------------------------------------------------------

@@ -46,13 +46,15 @@ class Precision(abc.ABC):
         """Bring gradients back to their true size, before hooks see them and clipping."""
 
     def step(self, optimizer: Optimizer, closure: Callable[[], Any] | None = None) -> None:
+        """Let the optimizer step."""
         optimizer.step(closure) if closure is not None else optimizer.step()
 
     def state_dict(self) -> dict[str, Any]:
+        """What to save."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        return None
+        """Take back what `state_dict` returned."""
 
 
 class TruePrecision(Precision):
@@ -109,14 +111,17 @@ class ScaledPrecision(Precision):
             self.scaler.unscale_(optimizer)
 
     def step(self, optimizer: Optimizer, closure: Callable[[], Any] | None = None) -> None:
+        """Let the optimizer step."""
         self._unscaled.discard(id(optimizer))
         self.scaler.step(optimizer)
         self.scaler.update()
 
     def state_dict(self) -> dict[str, Any]:
+        """What to save."""
         return self.scaler.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back what `state_dict` returned."""
         self.scaler.load_state_dict(state)
 
 

@@ -48,6 +48,7 @@ class BoringModel(LightningModule):
         return self.layer(x)  # type: ignore[no-any-return] # torch's modules are untyped calls
 
     def loss(self, output: Tensor) -> Tensor:
+        """How far the output is from ones."""
         return nn.functional.mse_loss(output, torch.ones_like(output))
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:

@@ -47,6 +47,7 @@ class CSVLogger(FolderLogger):
 
     @property
     def file(self) -> Path:
+        """Where the rows go."""
         return Path(self.log_dir) / "metrics.csv"
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:

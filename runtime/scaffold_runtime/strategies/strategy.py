@@ -54,6 +54,7 @@ class Strategy(abc.ABC):
 
     @property
     def is_global_zero(self) -> bool:
+        """Whether this is the first of all processes."""
         return self.global_rank == 0
 
     # -- from settings to a process that takes part -------------------------------------------------

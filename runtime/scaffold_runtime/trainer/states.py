@@ -50,4 +50,5 @@ class TrainerState:
 
     @property
     def finished(self) -> bool:
+        """Whether the run has ended as it should."""
         return self.status == TrainerStatus.FINISHED

@@ -454,6 +454,7 @@ class Trainer:
     # -- a run opens and closes -------------------------------------------------------------------
 
     def open(self, run: Run) -> None:
+        """A run begins: `session` calls this."""
         self._run, self._last_run = run, run
         if run.fn == "fit":
             self._last_fit = run
@@ -462,6 +463,7 @@ class Trainer:
             self.datamodule = run.datamodule
 
     def close(self, run: Run) -> None:
+        """A run has ended: `session` calls this."""
         self._run = self.fn = self.stage = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -518,26 +520,32 @@ class Trainer:
 
     @property
     def training(self) -> bool:
+        """Whether a training batch or epoch is going on."""
         return self.stage == "train"
 
     @property
     def validating(self) -> bool:
+        """Whether validation is going on, in a fit or by itself."""
         return self.stage == "validation"
 
     @property
     def testing(self) -> bool:
+        """Whether testing is going on."""
         return self.stage == "test"
 
     @property
     def predicting(self) -> bool:
+        """Whether prediction is going on."""
         return self.stage == "predict"
 
     @property
     def sanity_checking(self) -> bool:
+        """Whether the validation before training is going on."""
         return self.stage == "sanity"
 
     @property
     def evaluating(self) -> bool:
+        """Whether validation or testing is going on."""
         return self.stage in ("validation", "test")
 
     @property
@@ -555,18 +563,22 @@ class Trainer:
 
     @property
     def num_val_batches(self) -> list[float]:
+        """Batches of each validation loader, after limits."""
         return self._eval_batches("validation", self.limit_val_batches)
 
     @property
     def num_test_batches(self) -> list[float]:
+        """Batches of each test loader, after limits."""
         return self._eval_batches("test", self.limit_test_batches)
 
     @property
     def num_predict_batches(self) -> list[float]:
+        """Batches of each prediction loader, after limits."""
         return self._eval_batches("predict", self.limit_predict_batches)
 
     @property
     def num_sanity_val_batches(self) -> list[float]:
+        """Batches of each validation loader that are tried before training."""
         steps = self.num_sanity_val_steps
         return [n if steps == -1 else min(n, steps) for n in self.num_val_batches]
 
@@ -603,6 +615,7 @@ class Trainer:
 
     @property
     def prepared(self) -> Prepared:
+        """The module made ready by the strategy."""
         return self._live().prepared
 
     @property
@@ -618,38 +631,46 @@ class Trainer:
 
     @property
     def model(self) -> LightningModule | None:
+        """The module of the current or last run; None before the first."""
         return self._module
 
     @property
     def optimizers(self) -> list[Optimizer]:
+        """The optimizers of the current or last fit."""
         run = self._training_record()
         return run.optimizers if run is not None else []
 
     @property
     def manual_optimizers(self) -> list[LightningOptimizer]:
+        """The same, as `LightningModule.optimizers()` gives them."""
         return self._live().manual_optimizers
 
     @property
     def lr_scheduler_configs(self) -> list[LRSchedulerConfig]:
+        """The schedulers of the current or last fit."""
         run = self._training_record()
         return run.scheduler_configs if run is not None else []
 
     @property
     def train_dataloader(self) -> Any:
+        """The training loader of the current or last fit."""
         run = self._training_record()
         train = run.feed.opened if run is not None else None
         return None if train is None else train.loader
 
     @property
     def val_dataloaders(self) -> Any:
+        """The validation loader, or a list of several."""
         return self._dataloaders("validation")
 
     @property
     def test_dataloaders(self) -> Any:
+        """The test loader, or a list of several."""
         return self._dataloaders("test")
 
     @property
     def predict_dataloaders(self) -> Any:
+        """The prediction loader, or a list of several."""
         return self._dataloaders("predict")
 
     def _dataloaders(self, stage: str) -> Any:
@@ -674,62 +695,77 @@ class Trainer:
 
     @property
     def logger(self) -> Logger | None:
+        """The first logger, if there is one."""
         return self.loggers[0] if self.loggers else None
 
     @property
     def checkpoint_callbacks(self) -> list[Any]:
+        """All callbacks that save checkpoints."""
         return [callback for callback in self.callbacks if isinstance(callback, Checkpoint)]
 
     @property
     def checkpoint_callback(self) -> Any:
+        """The first callback that saves checkpoints."""
         return next(iter(self.checkpoint_callbacks), None)
 
     @property
     def early_stopping_callbacks(self) -> list[EarlyStopping]:
+        """All EarlyStopping callbacks."""
         return [callback for callback in self.callbacks if isinstance(callback, EarlyStopping)]
 
     @property
     def early_stopping_callback(self) -> EarlyStopping | None:
+        """The first EarlyStopping callback."""
         return next(iter(self.early_stopping_callbacks), None)
 
     @property
     def progress_bar_callback(self) -> ProgressBar | None:
+        """The progress bar, if there is one."""
         return next((c for c in self.callbacks if isinstance(c, ProgressBar)), None)
 
     @property
     def precision(self) -> str:
+        """The name of the precision, such as "bf16-mixed"."""
         return self.precision_plugin.precision
 
     @property
     def scaler(self) -> Any:
+        """The gradient scaler of "16-mixed"; None otherwise."""
         return getattr(self.precision_plugin, "scaler", None)
 
     @property
     def device(self) -> torch.device:
+        """The device of this process."""
         return self.strategy.root_device
 
     @property
     def num_devices(self) -> int:
+        """Devices on each machine."""
         return len(self.device_ids)
 
     @property
     def world_size(self) -> int:
+        """All processes."""
         return self.strategy.world_size
 
     @property
     def global_rank(self) -> int:
+        """Which of all processes this one is."""
         return self.strategy.global_rank
 
     @property
     def local_rank(self) -> int:
+        """Which of the processes on this machine this one is."""
         return self.strategy.local_rank
 
     @property
     def node_rank(self) -> int:
+        """Which of the machines this one is."""
         return self.strategy.node_rank
 
     @property
     def is_global_zero(self) -> bool:
+        """Whether this is the first of all processes."""
         return self.strategy.is_global_zero
 
     # -- places -----------------------------------------------------------------------------------
