@@ -6,13 +6,15 @@ BENCH := .bench-venv
 PEERS := lightning==2.6.6 accelerate==1.15.0 pytorch-ignite==0.5.5 keras==3.15.1
 VISION := .torchvision
 DOCS := .docs-venv
+DEEPSPEED := .deepspeed-venv
+XLA := .xla-venv
 READY := $(VENV)/.ready
 QUICK := playground/my-exp
 # One thread: tiny models are much slower with several, and forking after threads ran can hang.
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-fast kill-sweep lint format budget bench docs examples gallery clean
+.PHONY: help setup quickstart test test-fast test-deepspeed test-xla kill-sweep lint format budget bench docs examples gallery clean
 
 help:  ## Show what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -46,6 +48,41 @@ test: $(READY) $(VISION)/.ready  ## Run every test
 
 test-fast: $(READY)  ## Run the tests that take less than ten seconds
 	$(BIN)/python -m pytest -n 2 -m "not slow"
+
+# DeepSpeed compiles what its processes talk through at first use: here, once, and not inside a test.
+$(DEEPSPEED)/.ready: export TORCH_EXTENSIONS_DIR = $(CURDIR)/$(DEEPSPEED)/extensions
+$(DEEPSPEED)/.ready: export DS_ACCELERATOR = cpu
+$(DEEPSPEED)/.ready: pyproject.toml runtime/pyproject.toml constraints.txt
+	@command -v g++ >/dev/null || { echo "make test-deepspeed needs a C++ compiler, since DeepSpeed" \
+		"compiles a part of itself: apt-get install g++ (or your system's package for it)"; exit 1; }
+	@test -x $(DEEPSPEED)/bin/python || $(PYTHON) -m venv $(DEEPSPEED)
+	@echo "Installing DeepSpeed into $(DEEPSPEED) and compiling (about four minutes the first time)"
+	@$(DEEPSPEED)/bin/pip install --quiet --disable-pip-version-check $$(grep -E '^(torch|numpy)==' constraints.txt)
+	@$(DEEPSPEED)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt \
+		-e . -e "runtime[deepspeed]" setuptools ninja pytest pytest-timeout plotly tensorboard
+	@PATH=$(CURDIR)/$(DEEPSPEED)/bin:$$PATH RANK=0 LOCAL_RANK=0 WORLD_SIZE=1 MASTER_ADDR=127.0.0.1 MASTER_PORT=0 \
+		timeout 900 $(DEEPSPEED)/bin/python -c "import deepspeed; deepspeed.init_distributed('gloo', verbose=False)" \
+		|| { echo "DeepSpeed could not compile its C++ part; what it printed is above." \
+		"It needs g++, ninja and the headers of Python (apt-get install g++ python3-dev)."; exit 1; }
+	@touch $@
+
+test-deepspeed: export TORCH_EXTENSIONS_DIR = $(CURDIR)/$(DEEPSPEED)/extensions
+test-deepspeed: $(DEEPSPEED)/.ready  ## Run the tests that need DeepSpeed, in an environment of its own
+	PATH=$(CURDIR)/$(DEEPSPEED)/bin:$$PATH timeout -k 10 900 $(DEEPSPEED)/bin/python -m pytest \
+		runtime/tests/distributed/test_deepspeed.py \
+		tests/scaffold/test_trains.py::test_deepspeed_trains_two_batches_and_doctor_agrees
+
+# The newest torch_xla needs torch 2.9, which brings seven gigabytes of libraries for GPUs.
+$(XLA)/.ready:
+	@test -x $(XLA)/bin/python || $(PYTHON) -m venv $(XLA)
+	@echo "Installing torch_xla into $(XLA) (about five minutes and 7 GB)"
+	@$(XLA)/bin/pip install --quiet --disable-pip-version-check torch==2.9.0 torch_xla==2.9.0 numpy \
+		"jsonargparse[signatures]" pyyaml rich pytest pytest-timeout
+	@touch $@
+
+test-xla: $(XLA)/.ready  ## Run the tests that need torch_xla, on its CPU device, in an environment of its own
+	PJRT_DEVICE=CPU PYTHONPATH=runtime timeout -k 10 900 $(XLA)/bin/python -m pytest -o filterwarnings=default \
+		runtime/tests/distributed/test_xla.py
 
 kill-sweep: $(READY)  ## Kill N (100) training runs at random moments, resume them, count the identical ones
 	$(BIN)/python runtime/tests/reliability/kill_sweep.py $(or $(N),100)
@@ -94,6 +131,6 @@ gallery: $(READY)  ## Train every task and write docs/gallery.md from what came 
 	@$(BIN)/python tools/gallery.py $(TASKS)
 
 clean:  ## Remove what was built, not what was written
-	rm -rf $(VENV) $(BENCH) $(VISION) $(DOCS) playground build dist site runtime/build runtime/dist
+	rm -rf $(VENV) $(BENCH) $(VISION) $(DOCS) $(DEEPSPEED) $(XLA) playground build dist site runtime/build runtime/dist
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

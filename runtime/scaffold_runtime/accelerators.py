@@ -4,15 +4,28 @@ from __future__ import annotations
 
 import abc
 import gc
+import os
+from glob import glob
+from importlib.util import find_spec
 from typing import Any
 
 import torch
 
 from scaffold_runtime.errors import MisconfigurationException
+from scaffold_runtime.extras import require
+
+
+def xla(part: str = "") -> Any:
+    """torch_xla, or a part of it such as ".runtime".
+
+    Raises:
+        MissingExtra: if it is not installed.
+    """
+    return require(f"torch_xla{part}", "scaffold-runtime[tpu]", "accelerator='tpu'")
 
 
 class Accelerator(abc.ABC):
-    """A kind of hardware. Subclass it to bring your own; the three below are final."""
+    """A kind of hardware. Subclass it to bring your own; those below are final."""
 
     name: str
 
@@ -92,9 +105,32 @@ class MPSAccelerator(Accelerator):
         return {"mps.allocated_bytes": torch.mps.current_allocated_memory()}
 
 
+class XLAAccelerator(Accelerator):
+    """TPUs, through torch_xla; `PJRT_DEVICE=CPU` stands in for them."""
+
+    name = "tpu"
+
+    @staticmethod
+    def is_available() -> bool:
+        """Whether to take it without being asked: there is a TPU. Importing torch_xla would take seconds."""
+        named = os.environ.get("PJRT_DEVICE", "TPU" if glob("/dev/accel*") else "")
+        return named == "TPU" and find_spec("torch_xla") is not None
+
+    @staticmethod
+    def auto_device_count() -> int:
+        xla()
+        if os.environ.get("PJRT_DEVICE") == "CPU":
+            return int(os.environ.get("CPU_NUM_DEVICES", 1))
+        return int(xla("._internal.tpu").num_available_devices())
+
+    def device(self, index: int) -> torch.device:
+        return torch.device("xla", index)
+
+
 ACCELERATORS: dict[str, type[Accelerator]] = {
     "cuda": CUDAAccelerator,
     "mps": MPSAccelerator,
+    "tpu": XLAAccelerator,
     "cpu": CPUAccelerator,
 }
 
@@ -110,9 +146,11 @@ def select_accelerator(choice: str | Accelerator) -> Accelerator:
     available = [name for name, kind in ACCELERATORS.items() if kind.is_available()]
     if choice == "auto":
         return ACCELERATORS[available[0]]()
-    if choice == "gpu" and any(name != "cpu" for name in available):
+    if choice == "gpu" and available[0] in ("cuda", "mps"):
         return ACCELERATORS[available[0]]()
-    if choice in available:
+    if choice == "tpu":
+        xla()  # also where it drives something else than a TPU
+    if choice in available or choice == "tpu":
         return ACCELERATORS[choice]()
     if choice == "gpu" or choice in ACCELERATORS:
         raise MisconfigurationException(

@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from scaffold_runtime.checkpoint.load import read_for_run
-from scaffold_runtime.checkpoint.state import restore_before_fit, restore_objects
+from scaffold_runtime.checkpoint.state import restore_before_fit, restore_engine, restore_objects
 from scaffold_runtime.checks import check_run
 from scaffold_runtime.data import LightningDataModule
 from scaffold_runtime.hooks import Callback, Checkpoint, build_table, check_hooks, overridden
@@ -111,6 +111,8 @@ def _set_up(run: Run, ckpt_path: str | None) -> None:
     if run.fn == "fit":
         _make_optimizers(run)
     run.prepared = trainer.strategy.prepare(module, run.optimizers, run.precision)
+    if checkpoint is not None:
+        restore_engine(run, checkpoint)
     run.to_device = make_transfer(run)
     trainer.profiler.attach(run)
     if run.fn == "fit":

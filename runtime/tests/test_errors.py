@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import builtins
 import re
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,7 +25,9 @@ from scaffold_runtime import Callback, LightningDataModule, LightningModule, err
 from scaffold_runtime.callbacks import EarlyStopping, ModelCheckpoint
 from scaffold_runtime.combined import CombinedLoader
 from scaffold_runtime.plugins import MixedPrecision
-from scaffold_runtime.strategies import FSDPStrategy
+from scaffold_runtime.strategies import DeepSpeedStrategy, FSDPStrategy
+from scaffold_runtime.strategies.deepspeed import only_one
+from scaffold_runtime.strategies.deepspeed_config import complete_config
 
 TABLE = Path(__file__).parents[2] / "docs" / "errors.md"
 
@@ -411,6 +415,44 @@ cases(
     ),
     weights_do_not_fit=lambda kit: Wider.load_from_checkpoint(saved(kit)),
     onnx_without_an_input=lambda kit: Keeping().to_onnx(kit.path / "a.onnx"),
+)
+
+
+# -- DeepSpeed and TPUs ---------------------------------------------------------------------------
+
+
+@contextmanager
+def missing(package: str) -> Iterator[None]:
+    """As on a machine without it."""
+    with patch.dict(sys.modules, {package: None}):
+        yield
+
+
+@case
+def deepspeed_not_installed(kit: Any) -> None:
+    with missing("deepspeed"):
+        kit.fit(strategy="deepspeed")
+
+
+@case
+def tpu_without_torch_xla(kit: Any) -> None:
+    with missing("torch_xla"):
+        kit.trainer(accelerator="tpu")
+
+
+def deepspeed(config: dict[str, Any], **settings: Any) -> Callable[[Any], object]:
+    return lambda kit: complete_config(config, kit.trainer(**settings))
+
+
+cases(
+    deepspeed_config_missing=lambda kit: DeepSpeedStrategy(config=kit.path / "none.json"),
+    deepspeed_with_an_optimizer=lambda kit: DeepSpeedStrategy(config={"optimizer": {}}),
+    deepspeed_batch_size=deepspeed({"train_batch_size": 9}, accumulate_grad_batches=2),
+    deepspeed_accumulates_otherwise=deepspeed({"gradient_accumulation_steps": 4}),
+    deepspeed_precision=deepspeed({}, precision="64-true"),
+    deepspeed_clips_by_value=deepspeed({}, gradient_clip_val=1.0, gradient_clip_algorithm="value"),
+    deepspeed_two_optimizers=lambda kit: only_one([SGD(kit.Net().parameters(), lr=0.1)] * 2),
+    xla_without_a_tpu=arguments(strategy="xla"),
 )
 
 

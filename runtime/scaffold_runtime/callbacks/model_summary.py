@@ -195,4 +195,7 @@ def _count(module: nn.Module) -> int:
 
 
 def _size(parameter: nn.Parameter) -> int:
-    return 0 if isinstance(parameter, UninitializedParameter) else parameter.numel()
+    if isinstance(parameter, UninitializedParameter):
+        return 0
+    divided = getattr(parameter, "ds_numel", None)  # by DeepSpeed: this process has none of it
+    return parameter.numel() if divided is None else int(divided)

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
+from scaffold_runtime.checkpoint.engine import with_weights
 from scaffold_runtime.checkpoint.io import read_checkpoint, write_checkpoint
 from scaffold_runtime.compare import difference
 from scaffold_runtime.errors import CheckpointError
@@ -50,8 +51,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _consolidate(source: Path, target: Path) -> int:
-    write_checkpoint(read_checkpoint(source), target)
-    _say(f"{target} holds all of {source}.")
+    checkpoint = with_weights(read_checkpoint(source))
+    write_checkpoint(checkpoint, target)
+    weights_only = "optimizer_states" not in checkpoint
+    _say(f"{target} holds {'the weights' if weights_only else 'all'} of {source}.")
     return 0
 
 

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
+from scaffold_runtime.checkpoint.engine import ENGINE, checked, link_engine, save_engine
 from scaffold_runtime.checkpoint.io import (
     MANIFEST,
     SUFFIX,
@@ -56,6 +57,8 @@ def save(
         strategy.first_does(lambda: write(checkpoint, path))
         return
     part = _part(strategy, path)
+    if strategy.owns_state:
+        checkpoint = {**checkpoint, ENGINE: save_engine(strategy, path / f"{ENGINE}-{part.save}")}
     strategy.all_do(lambda: part.write(checkpoint))
     strategy.first_does(part.commit)
 
@@ -66,6 +69,9 @@ def save_later(
     """The same as work for a thread, which needs no message between processes."""
     if not strategy.sharded:
         return lambda: write(checkpoint, path) if strategy.is_global_zero else None
+    if strategy.owns_state:  # its engine cannot write beside training
+        save(strategy, checkpoint, path)
+        return lambda: None
     part = _part(strategy, path)
 
     def work() -> None:
@@ -151,6 +157,7 @@ def link_folder(target: Path, link: Path) -> None:
     names = [name for name, _ in _manifest(target)]
     for name in names:
         link_atomically(target / name, link / name)
+    link_engine(target, link, names[0].split("-")[1])
     _commit(link, [link / name for name in names])
 
 
@@ -160,6 +167,9 @@ def sweep(folder: Path, kept: set[str] | None = None) -> None:
     for file in folder.iterdir():
         if (NAME.fullmatch(file.name) and file.name not in kept) or file.name.endswith(SUFFIX):
             file.unlink(missing_ok=True)
+        name, _, saved = file.name.partition("-")
+        if name == ENGINE and not any(part.startswith(f"part-{saved}-") for part in kept):
+            shutil.rmtree(file)
     if not any(folder.iterdir()):
         folder.rmdir()
 
@@ -199,6 +209,8 @@ def read_parts(folder: Path, map_location: Any = "cpu") -> dict[str, Any]:
         key: value if key in OWN else _joined([part.get(key) for part in parts], folder)
         for key, value in parts[0].items()
     }
+    if ENGINE in whole:
+        whole[ENGINE] = checked(folder, whole[ENGINE])
     if "rng" in whole:
         whole["ranks"] = [{key: part[key] for key in OWN if key in part} for part in parts]
     return whole

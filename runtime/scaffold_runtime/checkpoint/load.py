@@ -12,6 +12,7 @@ import yaml
 from torch import nn
 from torch.optim import Optimizer
 
+from scaffold_runtime.checkpoint.engine import with_weights
 from scaffold_runtime.checkpoint.find import find_checkpoint, read_newest_good
 from scaffold_runtime.checkpoint.io import read_checkpoint
 from scaffold_runtime.checkpoint.ranks import own_part
@@ -139,7 +140,7 @@ def restore(
     Raises:
         CheckpointError: if the file is bad, or does not fit.
     """
-    checkpoint = read_checkpoint(Path(path))
+    checkpoint = with_weights(read_checkpoint(Path(path)))
     own = [name for name in module.state_dict() if fnmatchcase(name, only)]
     given = {k: v for k, v in checkpoint.get("state_dict", {}).items() if fnmatchcase(k, only)}
     astray = sorted(set(own) ^ set(given))

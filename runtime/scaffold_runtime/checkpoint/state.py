@@ -7,8 +7,10 @@ Keys are Lightning's (`state_dict`, `epoch`, `global_step`, `optimizer_states`, 
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from scaffold_runtime.checkpoint.engine import ENGINE, with_weights
 from scaffold_runtime.checkpoint.folder import divided
 from scaffold_runtime.checkpoint.ranks import gather_own
 from scaffold_runtime.checkpoint.transient import (
@@ -41,18 +43,18 @@ def collect(run: Run, weights_only: bool = False) -> dict[str, Any]:
     from scaffold_runtime import __version__
 
     trainer, module, datamodule = run.trainer, run.module, run.datamodule
-    train = run.feed.opened
+    train, owned = run.feed.opened, trainer.strategy.owns_state
     state: dict[str, Any] = {
         "epoch": trainer.current_epoch,
         "global_step": run.progress.step,
         "pytorch-lightning_version": LIGHTNING_VERSION,
         "scaffold_runtime_version": __version__,
-        "state_dict": {k.replace(COMPILED, ""): v for k, v in module.state_dict().items()},
+        "state_dict": {} if owned else _weights(module),
     }
     if not weights_only:
         state |= {
             "progress": run.progress.state_dict(),
-            "optimizer_states": [optimizer.state_dict() for optimizer in run.optimizers],
+            "optimizer_states": [] if owned else [o.state_dict() for o in run.optimizers],
             "lr_schedulers": [c.scheduler.state_dict() for c in run.scheduler_configs],
             "precision": run.precision.state_dict(),
             "data": train.state_dict(run.progress.batch > 0) if train is not None else {},
@@ -95,6 +97,10 @@ def _gradients(module: Any) -> dict[str, Any]:
     return {name.replace(COMPILED, ""): p.grad for name, p in named if p.grad is not None}
 
 
+def _weights(module: Any) -> dict[str, Any]:
+    return {name.replace(COMPILED, ""): value for name, value in module.state_dict().items()}
+
+
 def _logger_states(run: Run) -> list[dict[str, Any]]:
     """Everything logged so far is in the logs before a checkpoint says so."""
     run.deliver(wait=True)
@@ -122,8 +128,9 @@ def restore_objects(run: Run, checkpoint: dict[str, Any]) -> None:
     """Weights, data module and callbacks: what is restored before the model reaches its device."""
     for call in run.hooks.on_load_checkpoint:
         call(checkpoint)
-    run.trainer.strategy.scatter(checkpoint.get("state_dict", {}), run.module.state_dict())
-    load_weights(run.module, checkpoint)
+    if ENGINE not in checkpoint or not run.trainer.strategy.reads_engine(run.fn):
+        run.trainer.strategy.scatter(checkpoint.get("state_dict", {}), run.module.state_dict())
+        load_weights(run.module, checkpoint)
     if run.fn != "fit":
         return
     datamodule = run.datamodule
@@ -135,12 +142,31 @@ def restore_objects(run: Run, checkpoint: dict[str, Any]) -> None:
             callback.load_state_dict(states[callback.state_key])
 
 
+def restore_engine(run: Run, checkpoint: dict[str, Any]) -> None:
+    """Weights and optimizers, where an engine saves them itself.
+
+    Raises:
+        CheckpointError: if the run trains with such an engine and the checkpoint is not its own, or the
+            other way round.
+    """
+    strategy, fits = run.trainer.strategy, run.fn == "fit"
+    if ENGINE in checkpoint:
+        if fits or strategy.reads_engine(run.fn):
+            strategy.load_engine(Path(checkpoint[ENGINE]), fits)
+    elif fits and strategy.owns_state and run.optimizers:
+        raise CheckpointError(
+            "the checkpoint was not saved by DeepSpeed, which cannot divide its optimizer states. Make the model "
+            "with `load_from_checkpoint`, and start a new fit."
+        )
+
+
 def load_weights(module: Any, checkpoint: dict[str, Any], strict: bool | None = None) -> None:
     """Load `checkpoint["state_dict"]` into `module`, compiled or not.
 
     Raises:
         CheckpointError: if names or shapes do not fit.
     """
+    checkpoint = with_weights(checkpoint)
     if "state_dict" not in checkpoint:
         raise CheckpointError(
             f"the checkpoint has no `state_dict`; its keys are {', '.join(map(str, checkpoint))}."
@@ -171,7 +197,8 @@ def restore_before_fit(run: Run, checkpoint: dict[str, Any]) -> None:
             "the checkpoint holds weights only, so training cannot be resumed from it. "
             "Load it with `load_from_checkpoint` and start a new fit."
         )
-    _restore_optimizers(run, checkpoint["optimizer_states"])
+    if ENGINE not in checkpoint:
+        _restore_optimizers(run, checkpoint["optimizer_states"])
     _restore_schedulers(run, checkpoint.get("lr_schedulers", []))
     if checkpoint.get("precision"):
         run.precision.load_state_dict(checkpoint["precision"])

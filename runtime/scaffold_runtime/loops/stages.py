@@ -62,7 +62,8 @@ def not_training(run: Run, stage: str, limit: int | float) -> Iterator[None]:
     modes = {part: part.training for part in module.modules()}
     getattr(module, f"on_{stage}_model_eval")()
     # Tensors of inference mode must not leak into training, as gathered weights would.
-    inference = run.trainer.inference_mode and run.fn != "fit" and not strategy.evaluates_in_step
+    leaks = strategy.evaluates_in_step or not strategy.infers
+    inference = run.trainer.inference_mode and run.fn != "fit" and not leaks
     with (
         torch.inference_mode() if inference else torch.no_grad(),
         strategy.evaluating(module, lambda: run.feed.batches_of(stage, limit)),

@@ -12,16 +12,19 @@ if TYPE_CHECKING:
     from scaffold_runtime.profilers.advanced import AdvancedProfiler
     from scaffold_runtime.profilers.pytorch import PyTorchProfiler
     from scaffold_runtime.profilers.simple import SimpleProfiler
+    from scaffold_runtime.profilers.xla import XLAProfiler
 
 _HOME = {
     "AdvancedProfiler": "advanced",
     "PyTorchProfiler": "pytorch",
     "SimpleProfiler": "simple",
+    "XLAProfiler": "xla",
 }
 _NAMES = {
     "simple": "SimpleProfiler",
     "advanced": "AdvancedProfiler",
     "pytorch": "PyTorchProfiler",
+    "xla": "XLAProfiler",
 }
 __all__ = [
     "AdvancedProfiler",
@@ -29,6 +32,7 @@ __all__ = [
     "Profiler",
     "PyTorchProfiler",
     "SimpleProfiler",
+    "XLAProfiler",
     "select_profiler",
 ]
 
@@ -53,5 +57,5 @@ def select_profiler(choice: str | Profiler | None) -> Profiler:
         profiler: Profiler = __getattr__(_NAMES[choice])()
         return profiler
     raise MisconfigurationException(
-        f"Trainer(profiler={choice!r}) is unknown. Choose 'simple', 'advanced', 'pytorch', or pass a Profiler."
+        f"Trainer(profiler={choice!r}) is unknown. Choose 'simple', 'advanced', 'pytorch', 'xla', or pass a Profiler."
     )

@@ -259,7 +259,7 @@ def _start(method: str, here: list[Place], call: Callable[[], Any], folder: Path
     work: Any = call
     if method != "fork":  # a file, and not an argument, which torch would put into shared memory
         work = folder / "call"
-        _save(call, work)
+        save_call(call, work, f"ddp_{method}")
     # Threads of this process's own computing are not there in a forked one, which would wait for them.
     alone = method == "fork" and torch.get_num_threads() > 1
     threads = 1 if alone else _threads(len(here))
@@ -274,12 +274,17 @@ def _start(method: str, here: list[Place], call: Callable[[], Any], folder: Path
     return Children(processes, here[0].global_rank)
 
 
-def _save(call: Callable[[], Any], path: Path) -> None:
+def save_call(call: Callable[[], Any], path: Path, strategy: str) -> None:
+    """Write a call for another process to make.
+
+    Raises:
+        MisconfigurationException: if something in it cannot be pickled.
+    """
     try:
         torch.save(call, path)
     except Exception as error:
         raise MisconfigurationException(
-            f"strategy='ddp_spawn' must send the trainer, the model and the data to new processes, and "
+            f"strategy={strategy!r} must send the trainer, the model and the data to new processes, and "
             f"something in them cannot be pickled ({error}). Define classes and functions at the top of a "
             "module, or use strategy='ddp' or 'ddp_fork'."
         ) from error

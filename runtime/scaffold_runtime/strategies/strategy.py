@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from scaffold_runtime.accelerators import Accelerator
+from scaffold_runtime.errors import CheckpointError
 from scaffold_runtime.precision import Precision
 from scaffold_runtime.strategies.environments import ClusterEnvironment
 
@@ -50,6 +52,8 @@ class Strategy(abc.ABC):
     environment: ClusterEnvironment | None = None  # who started the processes, where somebody says
     evaluates_in_step: bool = False  # whether a step of evaluation needs all processes
     sharded: bool = False  # whether each process writes its own part of a checkpoint
+    owns_state: bool = False  # whether weights and optimizer states are for its engine to save
+    infers: bool = True  # whether evaluation may run in torch's inference mode
     timeout: timedelta
 
     @property
@@ -112,6 +116,24 @@ class Strategy(abc.ABC):
 
     def scatter(self, whole: dict[str, Any], like: Any) -> None:
         """Divide tensors that were loaded whole as `like` is: a tensor, or those of the same names."""
+
+    def save_engine(self, folder: Path) -> None:
+        """Write what an engine keeps for itself into a new folder; all processes must call this."""
+
+    def reads_engine(self, fn: str) -> bool:
+        """Whether weights that an engine saved are read by `load_engine`, and not put together before."""
+        return False
+
+    def load_engine(self, folder: Path, optimizers: bool) -> None:
+        """Take back what `save_engine` wrote.
+
+        Raises:
+            CheckpointError: if this strategy has no such engine, or it cannot.
+        """
+        raise CheckpointError(
+            f"{folder.parent} was saved by DeepSpeed, and only that can load its optimizer states: resume with "
+            "strategy='deepspeed'. For its weights alone, `python -m scaffold_runtime.checkpoint consolidate`."
+        )
 
     # -- among processes ----------------------------------------------------------------------------
 

@@ -1,0 +1,232 @@
+"""DeepSpeed: optimizer states, gradients and weights divided over processes, by its engine."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext, redirect_stdout
+from datetime import timedelta
+from functools import partial
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import LBFGS, Optimizer
+
+from scaffold_runtime.data import map_leaves
+from scaffold_runtime.errors import CheckpointError, MisconfigurationException, StepError
+from scaffold_runtime.extras import require
+from scaffold_runtime.precision import Precision
+from scaffold_runtime.strategies.deepspeed_config import FORMATS, complete_config, read_config
+from scaffold_runtime.strategies.distributed import DistributedStrategy
+from scaffold_runtime.strategies.router import StepRouter
+from scaffold_runtime.strategies.strategy import Prepared, unwrapped
+
+TAG = "checkpoint"  # the name DeepSpeed gives to one save among several in a folder
+NEEDED = ("deepspeed", "scaffold-runtime[deepspeed]", "strategy='deepspeed'")
+
+
+class DeepSpeedStrategy(DistributedStrategy):
+    """Train with DeepSpeed's engine. It accumulates, clips, scales and steps, as the trainer's arguments say.
+
+    Args:
+        accelerator: accepted for code that moves over; the trainer says.
+        zero_optimization: divide states at all; False is stage 0.
+        stage: what is divided: 1 optimizer states, 2 gradients too, 3 weights too.
+        offload_optimizer: keep optimizer states on `offload_optimizer_device`.
+        offload_parameters: keep weights on `offload_params_device`; stage 3 only.
+        offload_optimizer_device: "cpu" or "nvme".
+        offload_params_device: "cpu" or "nvme".
+        nvme_path: the folder for what is offloaded to "nvme".
+        pin_memory: keep what is offloaded in pinned memory.
+        allgather_bucket_size: elements that travel together when weights are gathered.
+        reduce_bucket_size: elements that travel together when gradients are reduced.
+        logging_batch_size_per_gpu: what DeepSpeed's speed messages count with.
+        config: DeepSpeed's own configuration, a dict or the path of a JSON file, in place of the arguments
+            above. What the trainer decides (accumulation, clipping, precision) may be left out or "auto".
+        exclude_frozen_parameters: leave frozen weights out of checkpoints.
+        parallel_devices: accepted for code that moves over; the trainer says.
+        process_group_backend: "nccl", "gloo" or another; what fits the device if not given.
+        timeout: after which a process that does not answer counts as lost.
+
+    Raises:
+        MissingExtra: if DeepSpeed is not installed.
+        MisconfigurationException: if the configuration cannot be read.
+    """
+
+    sharded = owns_state = True
+
+    def __init__(
+        self,
+        accelerator: Any = None,
+        zero_optimization: bool = True,
+        stage: int = 2,
+        offload_optimizer: bool = False,
+        offload_parameters: bool = False,
+        offload_optimizer_device: str = "cpu",
+        offload_params_device: str = "cpu",
+        nvme_path: str = "/local_nvme",
+        pin_memory: bool = False,
+        allgather_bucket_size: int = 200_000_000,
+        reduce_bucket_size: int = 200_000_000,
+        logging_batch_size_per_gpu: int | str = "auto",
+        config: Mapping[str, Any] | str | Path | None = None,
+        exclude_frozen_parameters: bool = False,
+        parallel_devices: Any = None,
+        process_group_backend: str | None = None,
+        timeout: timedelta | None = None,
+    ) -> None:
+        super().__init__(process_group_backend, timeout)
+        zero: dict[str, Any] = {
+            "stage": stage if zero_optimization else 0,
+            "allgather_bucket_size": allgather_bucket_size,
+            "reduce_bucket_size": reduce_bucket_size,
+        }
+        for name, wanted, device in (
+            ("offload_optimizer", offload_optimizer, offload_optimizer_device),
+            ("offload_param", offload_parameters, offload_params_device),
+        ):
+            if wanted:
+                place = {"nvme_path": nvme_path} if device == "nvme" else {}
+                zero[name] = {"device": device, "pin_memory": pin_memory, **place}
+        made: dict[str, Any] = {
+            "zero_optimization": zero,
+            "train_micro_batch_size_per_gpu": logging_batch_size_per_gpu,
+        }
+        self.config = made if config is None else read_config(config)
+        self.stage = int(self.config.get("zero_optimization", {}).get("stage", 0))
+        self.evaluates_in_step = self.stage == 3  # each forward gathers weights from all
+        self._excludes_frozen = exclude_frozen_parameters
+        self._engine: Any = None
+
+    def launch(self, call: Callable[[], Any]) -> Callable[[], Any] | None:
+        require(*NEEDED)  # before other processes are started
+        return super().launch(call)
+
+    def prepare(
+        self, module: nn.Module, optimizers: list[Optimizer], precision: Precision
+    ) -> Prepared:
+        known = self._engine is not None and self._engine.module.module is module
+        if optimizers or (self.stage == 3 and not known):
+            self._start(module, optimizers)
+        elif not known:
+            return unwrapped(module, precision)  # every process has all it needs to evaluate
+        return self._prepared(module, FORMATS[precision.precision][1])
+
+    def _start(self, module: Any, optimizers: list[Optimizer]) -> None:
+        config = complete_config(self.config, module.trainer)
+        os.environ.setdefault("DS_ACCELERATOR", self.root_device.type)
+        if self._engine is not None:
+            self._engine.destroy()
+        self._engine, *_ = require(*NEEDED).initialize(
+            model=StepRouter(module),
+            model_parameters=[p for p in module.parameters() if p.requires_grad],
+            optimizer=only_one(optimizers),
+            config=config,
+            dist_init_required=False,
+        )
+        for (
+            optimizer
+        ) in optimizers:  # the engine clears gradients, and needs their memory where it is
+            vars(optimizer)["zero_grad"] = lambda set_to_none=True: None
+
+    def _prepared(self, module: nn.Module, dtype: torch.dtype) -> Prepared:
+        engine = self._engine
+
+        def call(name: str) -> Callable[..., Any]:
+            routed = name == "training_step" or self.stage == 3
+            step = partial(engine, name) if routed else getattr(module, name)
+            return step if dtype is torch.float32 else lambda *args: step(*_converted(args, dtype))
+
+        @contextmanager
+        def syncing(last: bool) -> Iterator[None]:
+            engine.set_gradient_accumulation_boundary(last)
+            yield
+
+        def step(optimizer: Optimizer, closure: Callable[[], Any] | None = None) -> None:
+            if closure is not None:
+                closure()
+            engine.step()  # clips, steps, and clears gradients
+
+        def clip(parameters: list[nn.Parameter], limit: float, algorithm: str) -> None:
+            if algorithm != "norm" or limit != engine.gradient_clipping():
+                raise StepError(
+                    f"gradients cannot be clipped at {limit} here: DeepSpeed keeps them, and clips while it steps. "
+                    "Set Trainer(gradient_clip_val=...), or `gradient_clipping` in its configuration."
+                )
+
+        return Prepared(
+            call=call,
+            backward=lambda loss, run_backward: run_backward(engine.scale(loss)),
+            unscale=lambda optimizer: None,
+            step=step,
+            clip=clip,
+            syncing=syncing,
+            forward=nullcontext(),
+        )
+
+    # -- checkpoints --------------------------------------------------------------------------------
+
+    def save_engine(self, folder: Path) -> None:
+        if self._failed or self._engine is None:
+            raise CheckpointError(
+                "there is nothing that DeepSpeed could save: it has not trained, or other processes are gone, "
+                "and their parts too."
+            )
+        self._engine.save_checkpoint(
+            str(folder), tag=TAG, exclude_frozen_parameters=self._excludes_frozen
+        )
+
+    def reads_engine(self, fn: str) -> bool:
+        return fn == "fit" or self.stage == 3
+
+    def load_engine(self, folder: Path, optimizers: bool) -> None:
+        try:
+            self._engine.load_checkpoint(
+                str(folder),
+                tag=TAG,
+                load_optimizer_states=optimizers,
+                load_lr_scheduler_states=False,
+                load_module_only=not optimizers,
+            )
+        except Exception as error:
+            raise CheckpointError(
+                f"DeepSpeed cannot load {folder} with {self.world_size} processes at stage {self.stage}: {error}"
+            ) from error
+
+
+def whole_weights(folder: Path) -> dict[str, Tensor]:
+    """Weights in 32 bits under plain names, put together from what the engine saved, at any stage."""
+    tool = require("deepspeed.utils.zero_to_fp32", *NEEDED[1:])
+    weights: dict[str, Tensor] = {}
+    file = folder / TAG / "mp_rank_00_model_states.pt"
+    if file.exists():  # before stage 3: all there is, but in the format it is computed in
+        weights = dict(torch.load(file, map_location="cpu", weights_only=True)["module"])
+    if any((folder / TAG).glob("*_optim_states.pt")):
+        with redirect_stdout(StringIO()):
+            weights |= tool.get_fp32_state_dict_from_zero_checkpoint(str(folder), TAG)
+    return {name.removeprefix("module."): value for name, value in weights.items()}
+
+
+def only_one(optimizers: list[Optimizer]) -> Optimizer | None:
+    """The optimizer that DeepSpeed is to step.
+
+    Raises:
+        MisconfigurationException: if there are several, or it is one that evaluates the loss itself.
+    """
+    if len(optimizers) > 1 or any(isinstance(optimizer, LBFGS) for optimizer in optimizers):
+        kinds = ", ".join(type(optimizer).__name__ for optimizer in optimizers)
+        raise MisconfigurationException(
+            f"DeepSpeed steps one optimizer, and not LBFGS; `configure_optimizers` returned {kinds}. "
+            "Return one (it may have several parameter groups), or use strategy='ddp'."
+        )
+    return next(iter(optimizers), None)
+
+
+def _converted(arguments: Any, dtype: torch.dtype) -> Any:
+    def convert(leaf: Any) -> Any:
+        return leaf.to(dtype) if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf
+
+    return map_leaves(arguments, convert)

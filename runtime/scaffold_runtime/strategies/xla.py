@@ -1,0 +1,253 @@
+"""XLA: TPUs, and whatever else torch_xla drives. Steps are recorded, compiled once, and run as a whole."""
+
+from __future__ import annotations
+
+import math
+import os
+import pickle
+import shutil
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils._pytree import tree_map_only
+
+from scaffold_runtime.accelerators import Accelerator, xla
+from scaffold_runtime.errors import MisconfigurationException, RankFailed
+from scaffold_runtime.precision import Precision
+from scaffold_runtime.strategies.launch import save_call
+from scaffold_runtime.strategies.strategy import Prepared, Strategy, unwrapped
+
+INSIDE = "SCAFFOLD_INSIDE_XLA"  # set in processes that torch_xla started for us
+
+
+class XLAStrategy(Strategy):
+    """Train on one XLA device, or on all of this machine's.
+
+    Args:
+        spmd: one process for all devices: XLA divides each batch, and the work, over them. The loader's
+            batch is then that of all devices together. Otherwise `torch_xla.launch` starts a process for each.
+        sync_module_states: begin with the first process's weights in all.
+        debug: have torch_xla report what compiles anew, and why (`PT_XLA_DEBUG`).
+
+    Raises:
+        MissingExtra: if torch_xla is not installed.
+    """
+
+    infers = False
+
+    def __init__(
+        self, spmd: bool = False, sync_module_states: bool = True, debug: bool = False
+    ) -> None:
+        self.spmd, self._syncs_states, self._debug = spmd, sync_module_states, debug
+        self._now, self._agreed, self._mesh = time.monotonic(), 0, None
+
+    def attach(self, accelerator: Accelerator, devices: Sequence[int], num_nodes: int) -> None:
+        if accelerator.name != "tpu":
+            raise MisconfigurationException(
+                f"strategy='xla' trains on accelerator='tpu', not on {accelerator.name!r}."
+            )
+        xla()
+        found = accelerator.auto_device_count()
+        if len(devices) not in (1, found):
+            raise MisconfigurationException(
+                f"devices={len(devices)}: torch_xla uses one device or all {found} of a machine."
+            )
+        if self._debug:
+            os.environ["PT_XLA_DEBUG"] = "1"
+        self.world_size = 1 if self.spmd else len(devices) * num_nodes
+        # The runtime must not start before processes do, so the true device is looked up in `open`.
+        self.root_device = accelerator.device(0)
+
+    def launch(self, call: Callable[[], Any]) -> Callable[[], Any] | None:
+        alone = (
+            self.world_size == 1 or os.environ.get(INSIDE) or "TORCHELASTIC_RUN_ID" in os.environ
+        )
+        return None if alone else lambda: run_in_processes(call)
+
+    def open(self) -> None:
+        runtime = xla(".runtime")
+        if self.spmd and self._mesh is None:
+            runtime.use_spmd()
+            sharding = xla(".distributed.spmd")
+            count = runtime.global_runtime_device_count()
+            self._mesh = sharding.Mesh(list(range(count)), (count,), ("data",))
+        self.root_device = xla().device()
+        if self.world_size > 1:
+            self.world_size, self.global_rank = runtime.world_size(), runtime.global_ordinal()
+            self.local_rank, self.node_rank = runtime.local_ordinal(), runtime.host_index()
+        xla().manual_seed(torch.initial_seed() % 2**31)
+
+    # -- the model ----------------------------------------------------------------------------------
+
+    def place(self, module: nn.Module, precision: Precision) -> None:
+        if precision.scales:
+            raise MisconfigurationException(
+                "XLA devices do not scale losses. Use precision='bf16-mixed', 'bf16-true' or '32-true'."
+            )
+        names: dict[int, list[str]] = {}
+        for name, parameter in module.named_parameters(remove_duplicate=False):
+            names.setdefault(id(parameter), []).append(name)
+        module.to(self.root_device)
+        for first, *others in names.values():  # moving makes new parameters, and two of one shared
+            for name in others:
+                owner, _, attribute = name.rpartition(".")
+                setattr(module.get_submodule(owner), attribute, module.get_parameter(first))
+        if self.world_size > 1 and self._syncs_states:
+            _model().broadcast_master_param(module)
+
+    def prepare(
+        self, module: nn.Module, optimizers: list[Optimizer], precision: Precision
+    ) -> Prepared:
+        sync = xla().sync
+
+        def call(name: str) -> Callable[..., Any]:
+            step = getattr(module, name)
+
+            def run(*args: Any) -> Any:
+                output = step(*self._divided(args))
+                if name != "training_step":
+                    sync()  # begin to compute, without waiting
+                return output
+
+            return run
+
+        @contextmanager
+        def syncing(last: bool) -> Iterator[None]:
+            yield
+            if not last:
+                sync()
+
+        def step(optimizer: Optimizer, closure: Callable[[], Any] | None = None) -> None:
+            precision.step(optimizer, closure)
+            sync()
+
+        return unwrapped(
+            module,
+            precision,
+            call=call,
+            unscale=self._reduce_gradients,
+            step=step,
+            syncing=syncing,
+        )
+
+    def _reduce_gradients(self, optimizer: Optimizer) -> None:
+        """Average over processes. Before hooks and clipping see them; again changes nothing."""
+        if self.world_size > 1:
+            _model().reduce_gradients(optimizer)
+
+    def _divided(self, batch: Any) -> Any:
+        """Under SPMD, tell XLA to divide every tensor of a batch along its first dimension."""
+        if self._mesh is None:
+            return batch
+        mark = xla(".distributed.spmd").mark_sharding
+        count = len(self._mesh.device_ids)
+
+        def divide(tensor: Tensor) -> Tensor:
+            if tensor.device.type == "xla" and tensor.ndim and tensor.shape[0] % count == 0:
+                mark(tensor, self._mesh, ("data", *[None] * (tensor.ndim - 1)))
+            return tensor
+
+        return tree_map_only(Tensor, divide, batch)
+
+    def whole(self, state: Any) -> Any:
+        """In host memory: a file that names an XLA device can be read where there is one only."""
+        xla().sync()
+        return tree_map_only(Tensor, lambda tensor: tensor.cpu(), state)
+
+    # -- among processes ----------------------------------------------------------------------------
+
+    def reduce(self, tensor: Tensor, op: str = "mean") -> Tensor:
+        if self.world_size == 1:
+            return tensor
+        operation = {"min": "min", "max": "max"}.get(op, "sum")
+        scale = 1.0 / self.world_size if op == "mean" else 1.0
+        reduced: Tensor = _model().all_reduce(operation, tensor.to(self.root_device), scale=scale)
+        return reduced
+
+    def all_gather(self, data: Any, group: Any = None, sync_grads: bool = False) -> Any:
+        if self.world_size == 1:
+            return data
+        functions = xla(".core.functions") if sync_grads else _model()
+        return tree_map_only(
+            Tensor, lambda part: functions.all_gather(part[None].to(self.root_device), dim=0), data
+        )
+
+    def gather(self, value: Any) -> list[Any]:
+        if self.world_size == 1:
+            return [value]
+        packed = pickle.dumps(self.whole(value))
+        return [pickle.loads(one) for one in _model().rendezvous("gather", packed)]
+
+    def gather_to_first(self, value: Any) -> list[Any]:
+        values = self.gather(value)
+        return values if self.is_global_zero else [value]
+
+    def broadcast(self, value: Any, src: int = 0) -> Any:
+        return self.gather(value)[src]
+
+    def barrier(self, name: str | None = None) -> None:
+        if self.world_size > 1:
+            _model().rendezvous(name or "barrier")
+
+    def first_per_node(self, work: Callable[[], Any]) -> None:
+        if self.local_rank == 0:
+            work()
+        self.barrier("prepared")
+
+    def first_does(self, work: Callable[[], Any]) -> None:
+        if self.is_global_zero:
+            work()
+        self.barrier("done")
+
+    def agree_to_stop(self, batch: float, asked: int, due: bool = False) -> int:
+        """Where an epoch or an evaluation ends, and not in between: each question waits for the devices."""
+        if self.world_size > 1 and (due or batch == math.inf):
+            told = self.gather((asked, time.monotonic()))
+            self._now, self._agreed = told[0][1], max(wish for wish, _ in told)
+        return asked if self.world_size == 1 else self._agreed
+
+    def now(self) -> float:
+        return time.monotonic() if self.world_size == 1 else self._now
+
+
+def _model() -> Any:
+    return xla(".core.xla_model")
+
+
+def run_in_processes(call: Callable[[], Any]) -> Any:
+    """Run `call` in a process per device and return what the first one's returned."""
+    folder = Path(tempfile.mkdtemp(prefix="scaffold-"))
+    try:
+        save_call(call, folder / "call", "xla")
+        xla().launch(_enter, args=(str(folder),))
+        return torch.load(folder / "returned", weights_only=False)  # our own process wrote it
+    except Exception as error:
+        reasons = sorted(folder.glob("error-*"))
+        if not reasons:
+            raise
+        text = reasons[0].read_text()
+        raise RankFailed(
+            f"process {reasons[0].name[6:]} failed, so all processes end.\n\n{text}"
+        ) from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _enter(index: int, folder: str) -> None:
+    """The life of a new process. It ends at once where it fails: the others may wait for it."""
+    os.environ[INSIDE] = "1"
+    try:
+        returned = torch.load(Path(folder) / "call", weights_only=False)()
+        if index == 0:
+            torch.save(returned, Path(folder) / "returned")
+    except BaseException:
+        Path(folder, f"error-{index}").write_text(traceback.format_exc())
+        os._exit(1)

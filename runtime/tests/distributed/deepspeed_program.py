@@ -1,0 +1,92 @@
+"""Run by test_deepspeed.py: trains as a list of cases says, in two processes, and writes down what came of it.
+
+A script of its own, because that is how DeepSpeed is used: the strategy runs it again for the second process.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from scaffold_runtime import LightningModule, Trainer, seed_everything
+from scaffold_runtime.callbacks import ModelCheckpoint
+from scaffold_runtime.strategies import DeepSpeedStrategy
+
+
+class Small(LightningModule):
+    """Two layers, one of them frozen, and a buffer; keeps the loss of every step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1))
+        self.fixed = nn.Linear(4, 4, bias=False).requires_grad_(False)
+        self.register_buffer("steps", torch.zeros(1))
+        self.losses: list[Tensor] = []
+
+    def loss(self, batch: Any) -> Tensor:
+        x, y = batch
+        return nn.functional.mse_loss(self.net(self.fixed(x)), y)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        loss = self.loss(batch)
+        self.steps += 1
+        self.losses.append(loss.detach().float())
+        self.log("loss", loss)
+        return loss
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("val_loss", self.loss(batch))
+
+    def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return self.net(self.fixed(batch[0]))
+
+    def configure_optimizers(self) -> Any:
+        trained = [p for p in self.parameters() if p.requires_grad]
+        optimizer = torch.optim.AdamW(trained, lr=0.05)
+        return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, 1, gamma=0.5)]
+
+
+def data(size: int = 4, **options: Any) -> DataLoader[Any]:
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(32, 4, generator=generator)
+    dataset = TensorDataset(x, x.sum(1, keepdim=True).tanh())
+    return DataLoader(dataset, **(options or {"batch_size": size}))
+
+
+def trainer(**arguments: Any) -> Trainer:
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    defaults = {"accelerator": "cpu", "max_epochs": 2, "log_every_n_steps": 1, "callbacks": []}
+    made = {**quiet, **defaults, **arguments}
+    return Trainer(**made, enable_checkpointing=bool(made["callbacks"]))
+
+
+def run(case: dict[str, Any], folder: Path) -> None:
+    seed_everything(0, verbose=False)
+    module, name = Small(), case["name"]
+    keep = ModelCheckpoint(folder / name, "{epoch}", save_top_k=-1, save_last=True)
+    strategy = DeepSpeedStrategy(**case["strategy"]) if "strategy" in case else case["named"]
+    made = trainer(
+        devices=2, strategy=strategy, callbacks=[keep] * case.get("saves", 0), **case["trainer"]
+    )
+    made.fit(module, data(), data(), ckpt_path=case.get("resume"))
+    values = {key: float(value) for key, value in made.callback_metrics.items()}
+    validated = made.validate(module, data(), ckpt_path=case.get("validate"), verbose=False)
+    predicted = made.predict(module, data())
+    losses = made.strategy.gather(torch.stack(module.losses).tolist())
+    if made.is_global_zero:
+        assert predicted is not None
+        written = {"losses": losses, "values": values, "validated": validated[0]["val_loss"]}
+        torch.save([part.float() for part in predicted], folder / f"{name}.pt")
+        (folder / f"{name}.json").write_text(json.dumps(written))
+
+
+if __name__ == "__main__":
+    place = Path(sys.argv[1])
+    for given in json.loads((place / sys.argv[2]).read_text()):
+        run(given, place)

@@ -1,0 +1,174 @@
+"""Real DeepSpeed on two processes by gloo: the numbers of one process, its checkpoints, what it refuses.
+
+Run by `make test-deepspeed`, in an environment that has DeepSpeed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from scaffold_runtime.checkpoint.__main__ import main as checkpoint_command
+from scaffold_runtime.checkpoint.io import read_checkpoint
+from scaffold_runtime.errors import CheckpointError
+
+from .deepspeed_program import Small, data, trainer
+
+pytest.importorskip("deepspeed", reason="DeepSpeed is not installed here: make test-deepspeed")
+
+PROGRAM = Path(__file__).with_name("deepspeed_program.py")
+SECONDS = 150  # for all cases of one run
+PLAIN = {"train_micro_batch_size_per_gpu": "auto", "zero_optimization": {"stage": 1}}
+
+TRAINED: list[dict[str, Any]] = [
+    {"name": "stage_1", "named": "deepspeed_stage_1", "trainer": {}},
+    {"name": "stage_2", "named": "deepspeed", "trainer": {}},
+    {"name": "stage_3", "named": "deepspeed_stage_3", "trainer": {}},
+    {"name": "stage_2_offload", "named": "deepspeed_stage_2_offload", "trainer": {}},
+    {"name": "stage_3_offload", "named": "deepspeed_stage_3_offload", "trainer": {}},
+    {"name": "config", "strategy": {"config": PLAIN}, "trainer": {}},
+    {"name": "clipped", "strategy": {"stage": 2}, "trainer": {"gradient_clip_val": 0.1}},
+    {"name": "windows", "strategy": {"stage": 2}, "trainer": {"accumulate_grad_batches": 3}},
+    {"name": "windows_3", "strategy": {"stage": 3}, "trainer": {"accumulate_grad_batches": 3}},
+    {"name": "bf16", "strategy": {"stage": 2}, "trainer": {"precision": "bf16-mixed"}},
+]
+SAVED = [
+    {"name": f"saved_{stage}{bits}", "strategy": {"stage": stage}, "saves": 1,
+     "trainer": {"max_epochs": 3, **({"precision": "bf16-mixed"} if bits else {})}}
+    for stage, bits in ((1, ""), (2, ""), (3, ""), (3, "_bf16"))
+]  # fmt: skip
+
+
+def run(folder: Path, cases: list[dict[str, Any]], expected: int = 0) -> str:
+    """Run the cases in two fresh processes, and see that none is left."""
+    name = f"cases-{len(list(folder.glob('cases-*')))}.json"
+    (folder / name).write_text(json.dumps(cases))
+    command = [sys.executable, str(PROGRAM), str(folder), name]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    ) as process:
+        try:
+            output, _ = process.communicate(timeout=SECONDS)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+    left = subprocess.run(["pgrep", "-f", str(folder)], capture_output=True, text=True).stdout
+    assert not left, f"processes are left: {left}"
+    assert process.returncode == expected, output
+    return output
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All that is trained and saved here, by one pair of processes."""
+    folder = tmp_path_factory.mktemp("deepspeed")
+    run(folder, [*TRAINED, *SAVED])
+    return folder
+
+
+def outcome(folder: Path, name: str) -> dict[str, Any]:
+    read: dict[str, Any] = json.loads((folder / f"{name}.json").read_text())
+    return read
+
+
+@pytest.mark.timeout(200)
+@pytest.mark.parametrize("case", TRAINED, ids=lambda case: case["name"])
+def test_the_numbers_of_one_process(case: dict[str, Any], trained: Path) -> None:
+    """The mean of both losses is the loss of one process on the joint batch, at every step."""
+    torch.manual_seed(0)
+    module, joint = Small(), torch.arange(32).view(-1, 8).tolist()
+    alone = trainer(**case["trainer"])
+    alone.fit(module, data(batch_sampler=joint), data())
+
+    found = outcome(trained, case["name"])
+    near = 0.05 if case["name"] == "bf16" else 1e-5
+    together = torch.tensor(found["losses"]).mean(0)
+    torch.testing.assert_close(together, torch.stack(module.losses), rtol=near, atol=near)
+    assert found["validated"] == pytest.approx(float(alone.callback_metrics["val_loss"]), rel=near)
+    assert found["values"]["val_loss"] == pytest.approx(found["validated"], rel=1e-6)
+    predicted = torch.load(trained / f"{case['name']}.pt")
+    own = alone.predict(module, data())
+    assert own is not None
+    torch.testing.assert_close(torch.cat(predicted), torch.cat(own).float(), rtol=near, atol=near)
+
+
+@pytest.mark.timeout(200)
+def test_resume_is_exact(trained: Path) -> None:
+    """Two fresh processes go on from the end of the first epoch: the same losses, bit for bit."""
+    again = [
+        {**case, "name": f"{case['name']}-again", "saves": 0,
+         "resume": str(trained / case["name"] / "epoch=0.ckpt")}
+        for case in SAVED
+    ]  # fmt: skip
+    run(trained, again)
+    for case in SAVED:
+        whole, rest = outcome(trained, case["name"]), outcome(trained, f"{case['name']}-again")
+        assert [losses[4:] for losses in whole["losses"]] == rest["losses"]
+        assert whole["values"] == rest["values"]
+
+
+@pytest.mark.timeout(100)
+@pytest.mark.parametrize("case", SAVED, ids=lambda case: case["name"])
+def test_consolidated_to_one_file(case: dict[str, Any], trained: Path, tmp_path: Path) -> None:
+    """Weights, frozen ones and buffers too, in 32 bits under plain names: they predict what DeepSpeed did."""
+    folder, file = trained / case["name"] / "last.ckpt", tmp_path / "whole.ckpt"
+
+    assert checkpoint_command(["consolidate", str(folder), str(file)]) == 0
+
+    whole = read_checkpoint(file)
+    assert whole["state_dict"].keys() == Small().state_dict().keys()
+    assert "optimizer_states" not in whole
+    module = Small.load_from_checkpoint(file)
+    near = 0.05 if case["name"].endswith("bf16") else 1e-6
+    predicted = trainer().predict(module, data())
+    expected = torch.load(trained / f"{case['name']}.pt")
+    assert predicted is not None
+    torch.testing.assert_close(torch.cat(predicted), torch.cat(expected), rtol=near, atol=near)
+    straight = Small.load_from_checkpoint(folder)
+    assert all(
+        torch.equal(a, b) for a, b in zip(straight.parameters(), module.parameters(), strict=True)
+    )
+
+
+@pytest.mark.timeout(100)
+def test_another_strategy_says_what_it_cannot_load(trained: Path) -> None:
+    with pytest.raises(CheckpointError, match="only that can load its optimizer states"):
+        trainer().fit(Small(), data(), ckpt_path=trained / "saved_1" / "last.ckpt")
+    trainer().validate(Small(), data(), ckpt_path=trained / "saved_1" / "last.ckpt")
+
+
+@pytest.mark.timeout(100)
+def test_damage_and_foreign_code_are_refused(trained: Path, tmp_path: Path) -> None:
+    """DeepSpeed unpickles its files, so they are looked at before it may."""
+    copy = Path(shutil.copytree(trained / "saved_2" / "last.ckpt", tmp_path / "copy.ckpt"))
+    victim = next(copy.rglob("*rank_1*optim_states.pt"))
+    good = victim.read_bytes()
+
+    victim.write_bytes(good[:-1])
+    with pytest.raises(CheckpointError, match="has another size"):
+        read_checkpoint(copy)
+    middle = good.index(b"zero_stage")
+    victim.write_bytes(good[:middle] + bytes([good[middle] ^ 255]) + good[middle + 1 :])
+    with pytest.raises(CheckpointError, match="damaged"):
+        read_checkpoint(copy)
+    evil = tmp_path / "evil.pt"
+    torch.save({"call": os.system, "padding": "x" * len(good)}, evil)
+    victim.write_bytes(evil.read_bytes())
+    part = next(copy.glob("part-*-00000.ckpt"))
+    checkpoint = torch.load(part, weights_only=True)
+    checkpoint["engine"]["files"][str(victim.relative_to(victim.parents[1]))] = evil.stat().st_size
+    torch.save(checkpoint, part)
+    manifest = json.loads((copy / "manifest.json").read_text())
+    manifest["parts"][0]["size"] = part.stat().st_size
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(CheckpointError, match=r"names posix\.system"):
+        read_checkpoint(copy)
