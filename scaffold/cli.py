@@ -253,10 +253,12 @@ def doctor(
 
     root = find_root(Path.cwd())
     if rebuild:
+        from scaffold.git import unmerged
         from scaffold.rebuild import rebuild as make
 
         manner = Manner("", dry_run, as_json, while_pending=True)
-        return change("Made the lock anew", make, manner)
+        change("Made the lock anew", make, manner)
+        return console.merging(unmerged(root), as_json)
     findings = examine(root, packaged())
     console.examined(findings, as_json)
     if any(finding.level == "fix" for finding in findings):

@@ -4,7 +4,7 @@ import json
 import shutil
 import sys
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +18,11 @@ from scaffold.files import Tree
 if TYPE_CHECKING:
     from scaffold.doctor import Finding
     from scaffold.look import Difference, Feature
+    from scaffold.plan import Verb
     from scaffold.transition import Proposal
 
 
+MOST_LINES = 20  # about one folder
 COLOURS = {"+": "green", "-": "red", "@": "cyan"}  # of a diff
 
 
@@ -70,7 +72,8 @@ def created(answers: Answers, tree: Tree, *, dry_run: bool, git: bool, as_json: 
             say(f"  callbacks  {', '.join(answers.on('callback')) or 'none'}")
             say(f"  loggers    {', '.join(answers.on('logger')) or 'none'}")
         repository = ", a git repository" if git else ""
-        say(f"  {len(tree)} files{repository}; `scaffold list` shows what can be added")
+        more = "" if answers.template else "; `scaffold list` shows what can be added"
+        say(f"  {len(tree)} files{repository}{more}")
         say()
         say(next_command, bold=True)
 
@@ -85,7 +88,7 @@ def changed(
     if proposal.changes_nothing:
         return say("Nothing to do, everything is as it should be")
     say(f"Would do: {headline}" if dry_run else headline, bold=True)
-    for path, verb, note in said:
+    for path, verb, note in _gathered(said):
         say(f"  {verb:<9} {path}{f'  ({note})' if note else ''}")
     if dry_run:
         say("nothing written")
@@ -94,10 +97,28 @@ def changed(
     return None
 
 
+def _gathered(said: "list[tuple[str, Verb, str]]") -> Iterator[tuple[str, str, str]]:
+    """One line for a folder in which the same happens to many files, such as a copy of the runtime."""
+    for (verb, note, folder), group in groupby(
+        said, key=lambda step: (step[1], step[2], step[0].rpartition("/")[0].partition("/")[0])
+    ):
+        paths = [path for path, _, _ in group]
+        if folder and len(paths) > MOST_LINES:
+            yield f"{folder}/", verb, f"{len(paths)} files"
+        else:
+            yield from ((path, verb, note) for path in paths)
+
+
 def resolved(as_json: bool) -> None:
     if as_json:
         return say_json({"pending": []})
     return say("No conflict is open")
+
+
+def merging(paths: list[str], as_json: bool) -> None:
+    """What is left to do in git after a merge."""
+    if paths and not as_json:
+        say("end the merge: look at `git status`, then `git add -A` and `git commit`")
 
 
 def listed(features: "list[Feature]", as_json: bool) -> None:

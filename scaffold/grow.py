@@ -5,14 +5,15 @@ from pathlib import Path
 
 from scaffold.catalogue import Catalogue
 from scaffold.errors import ScaffoldError
-from scaffold.files import Disk
+from scaffold.files import Disk, File
 from scaffold.journal import last_change
 from scaffold.lock import Entry
+from scaffold.names import package_name
 from scaffold.plan import make_plan
 from scaffold.project import Project
 from scaffold.render import paths
 from scaffold.runtime import check_runtime
-from scaffold.transition import Proposal, propose
+from scaffold.transition import PENDING, Proposal, propose
 
 
 def add(project: Project, kind: str, name: str, catalogue: Catalogue) -> Proposal:
@@ -32,6 +33,7 @@ def add(project: Project, kind: str, name: str, catalogue: Catalogue) -> Proposa
 
 
 def remove(project: Project, kind: str, name: str, catalogue: Catalogue) -> Proposal:
+    _check_not_own(project, kind, name, catalogue)
     catalogue.feature(kind, name)
     answers = project.answers
     if name not in answers.on(kind):
@@ -44,6 +46,15 @@ def remove(project: Project, kind: str, name: str, catalogue: Catalogue) -> Prop
     if needing:
         raise ScaffoldError(f"{' and '.join(needing)} needs {kind} `{name}`")
     return propose(project, answers.without_feature(kind, name), catalogue)
+
+
+def _check_not_own(project: Project, kind: str, name: str, catalogue: Catalogue) -> None:
+    """What the user began with `add ... --custom` is not ours to delete."""
+    folder = {"callback": "callbacks", "logger": "loggers", "module": "model", "datamodule": "data"}
+    path = f"configs/{folder.get(kind)}/{package_name(name)}.yaml"
+    known = name in catalogue.features.get(kind, {}) or path in project.lock
+    if not known and isinstance(Disk(project.root).get(path), File):
+        raise ScaffoldError(f"{kind} `{name}` is your own: delete `{path}`, and it is off")
 
 
 def update(
@@ -69,7 +80,8 @@ def undo(root: Path) -> Proposal:
         raise ScaffoldError("there is nothing to undo")
     disk = Disk(root)
     ours = [change for change in changes if change.path.startswith(".scaffold/")]
-    if edited := [change.path for change in ours if disk.get(change.path) != change.after]:
+    kept = [change for change in ours if change.path != PENDING]  # `resolve` deletes that one
+    if edited := [change.path for change in kept if disk.get(change.path) != change.after]:
         raise ScaffoldError(f"cannot undo: `{edited[0]}` was changed since, by hand or by git")
     theirs = [change for change in changes if change not in ours]
     base = {each.path: Entry(each.after) for each in theirs if each.after}

@@ -1,6 +1,6 @@
 """Reading a project without changing it: what is on, what was edited, what would come."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from difflib import unified_diff
 from pathlib import Path
@@ -9,6 +9,7 @@ from scaffold.catalogue import Catalogue, Part
 from scaffold.errors import NotAProjectError
 from scaffold.files import Disk, File, Found
 from scaffold.project import Project, find_root, open_project
+from scaffold.render import paths
 
 
 @dataclass(frozen=True)
@@ -16,9 +17,7 @@ class Feature:
     kind: str
     name: str
     description: str
-    state: (
-        str  # "", on, edited, missing, ejected; or kept: switched off, but edited, so still there
-    )
+    state: str  # "", on, yours, edited, missing, ejected; kept: switched off, but edited, so still there
 
 
 @dataclass(frozen=True)
@@ -34,10 +33,21 @@ def features(catalogue: Catalogue, start: Path) -> list[Feature]:
         project = open_project(find_root(start))
     except NotAProjectError:
         project = None
-    parts = [part for kind in catalogue.features.values() for part in kind.values()]
-    return [
-        Feature(part.kind, part.name, part.description, _state(part, project)) for part in parts
-    ]
+    found = []
+    for kind, parts in catalogue.features.items():
+        ours = [Feature(kind, p.name, p.description, _state(p, project)) for p in parts.values()]
+        found += [*ours, *(_others(project, kind, parts) if project else ())]
+    return found
+
+
+def _others(project: Project, kind: str, parts: Mapping[str, Part]) -> Iterator[Feature]:
+    """What is on beside the catalogue: brought by the task, or the user's own."""
+    known = {path for part in parts.values() for path in paths(part, project.answers.package)}
+    for place in sorted((project.root / "configs" / f"{kind}s").glob("*.yaml")):
+        path = place.relative_to(project.root).as_posix()
+        if path not in known:
+            state = "on" if path in project.lock else "yours"
+            yield Feature(kind, place.stem, f"in {path}", state)
 
 
 def own_changes(project: Project) -> list[Difference]:
@@ -63,8 +73,6 @@ def coming_changes(project: Project, catalogue: Catalogue) -> list[Difference]:
 
 
 def _state(part: Part, project: Project | None) -> str:
-    from scaffold.render import paths
-
     if project is None:
         return ""
 

@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 from scaffold.errors import CancelledError, ScaffoldError
-from scaffold.files import Tree, read_tree
+from scaffold.files import File, Tree, read_tree
 from scaffold.git import git
 from scaffold.lock import is_safe
 from scaffold.names import one_line
@@ -47,9 +47,17 @@ def answered(source: str, given: Mapping[str, Any], *, ask: bool) -> dict[str, A
 
 
 def render_own(source: str, answers: Mapping[str, Any]) -> Tree:
+    fetched = fetch(source)
     with TemporaryDirectory(prefix="scaffold-") as scratch:
-        _copy(fetch(source), Path(scratch, "out"), answers, ask=False)
+        _copy(fetched, Path(scratch, "out"), answers, ask=False)
         tree = read_tree(Path(scratch, "out"))
+    ours, theirs = (
+        str(fetched.folder).encode(),
+        split(source)[0].encode(),
+    )  # in Copier's answers file
+    tree = {
+        path: File(file.data.replace(ours, theirs), file.executable) for path, file in tree.items()
+    }
     if unsafe := [path for path in tree if not is_safe(path)]:
         raise ScaffoldError(
             f"the template wants to write `{one_line(unsafe[0])}`, which is refused"
@@ -86,7 +94,8 @@ def pinned(source: str) -> str:
 def split(source: str) -> tuple[str, str]:
     """`address@ref` as two; the `@` of `git@host:path` belongs to the address."""
     address, at, ref = source.rpartition("@")
-    if at and address and "/" in address and not {"/", ":"} & set(ref):
+    is_place = "/" in address or Path(address).is_dir()
+    if at and address and is_place and not {"/", ":"} & set(ref):
         return address, ref
     return source, ""
 
@@ -103,9 +112,10 @@ def _clone(address: str, ref: str, folder: Path) -> str:
         if folder.is_dir()
         else done
     )
-    failed = done if done.returncode else checked
-    if failed is None or failed.returncode:
-        reason = failed.stderr.decode(errors="replace").strip().splitlines() if failed else []
+    if done.returncode or checked is None or checked.returncode:
+        reason = done.stderr.decode(errors="replace").strip().splitlines()
+        if not done.returncode:
+            reason = [f"it has no tag, branch or commit {one_line(ref or 'HEAD')}"]
         raise ScaffoldError(
             f"cannot get the template {one_line(address)}{f' at {one_line(ref)}' if ref else ''}\n"
             f"{one_line(reason[-1]) if reason else 'git failed'}"

@@ -103,10 +103,10 @@ def check_nothing_pending(root: Path) -> None:
 
 def check_merged(project: Project) -> None:
     if paths := unmerged_files(project):
+        own = any(path.startswith(".scaffold/") for path in paths)
+        first = "run `scaffold doctor --rebuild`" if own else "edit them"
         raise ConflictError(
-            f"git is merging {', '.join(paths)}\n"
-            "end that first: edit them, then `git add`; `scaffold doctor --rebuild` helps with"
-            " generated files"
+            f"git is merging {', '.join(paths)}\n{first}, then end the merge with `git add` and `git commit`"
         )
 
 

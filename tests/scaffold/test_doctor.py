@@ -207,7 +207,12 @@ def merged_branches(scaffold) -> None:
 def test_two_branches_that_each_changed_features(scaffold):
     merged_branches(scaffold)
     assert "doctor --rebuild" in scaffold("add", "extra", "ci").err
-    assert scaffold("doctor", "--rebuild").code == 0
+    rebuilt = scaffold("doctor", "--rebuild")
+    assert rebuilt.code == 0
+    assert "end the merge: look at `git status`, then `git add -A` and `git commit`" in rebuilt.out
+    refused = scaffold("add", "extra", "ci")
+    assert refused.code == 2
+    assert "`scaffold doctor --rebuild`, then end the merge" in refused.err
     assert "<<<<<<<" not in Path("pyproject.toml").read_text()
     said = {f["name"]: f["state"] for f in json.loads(scaffold("list", "--json").out)["features"]}
     assert said["tensorboard"] == said["ema"] == said["csv"] == "on"
@@ -245,7 +250,7 @@ def test_in_the_middle_of_a_merge_nothing_is_added(scaffold, machine):
     assert git("merge", "one") == 1
     refused = scaffold("add", "callback", "ema")
     assert refused.code == 2
-    assert "git is merging train.py\n" in refused.err
+    assert "git is merging train.py\n  edit them, then end the merge" in refused.err
     assert "git add" in finding(scaffold("doctor", "--json"), "git is merging `train.py`")["fix"]
     git("checkout", "--ours", "train.py")
     git("add", "train.py")

@@ -201,3 +201,26 @@ def test_a_git_hook_in_a_template_is_refused(scaffold, team, workplace):
     assert ran.code == 1
     assert ".git/hooks/post-commit" in ran.err
     assert not any(workplace.iterdir())
+
+
+def test_copiers_own_answers_file_is_the_same_each_time(team, scaffold, monkeypatch):
+    """It names where the template came from, not the folder it was copied to."""
+    (team / "{{ _copier_conf.answers_file }}.jinja").write_text(
+        "{{ _copier_answers|to_nice_yaml }}"
+    )
+    assert scaffold("new", "my-exp", "--template", str(team), "--no-git").code == 0
+    monkeypatch.chdir("my-exp")
+    said = yaml.safe_load(Path(".copier-answers.yml").read_text())
+    assert said["_src_path"] == str(team)
+    from scaffold.own import fetch
+
+    fetch.cache_clear()
+    assert "Nothing to do" in scaffold("update").out
+
+
+def test_a_ref_of_a_folder_named_without_a_slash(team, scaffold, monkeypatch):
+    commit(team, "v1")
+    monkeypatch.chdir(team.parent)
+    assert scaffold("new", "my-exp", "--template", "team@v1", "--no-git").code == 0
+    refused = scaffold("new", "other", "--template", "team@v9", "--no-git")
+    assert "it has no tag, branch or commit v9" in refused.err
