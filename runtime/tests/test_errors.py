@@ -315,6 +315,7 @@ cases(
     unknown_plugin=arguments(plugins=["fast"]),
     unknown_accelerator=arguments(accelerator="abacus"),
     unknown_strategy=arguments(strategy="telepathy"),
+    unknown_sharding=lambda kit: FSDPStrategy(sharding_strategy="NO_SHARD"),
     unknown_state_dict_type=lambda kit: FSDPStrategy(state_dict_type="whole"),
     no_devices=arguments(devices=0),
     wrong_limit=arguments(limit_train_batches=1.5),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -43,9 +44,12 @@ class FSDPStrategy(DistributedStrategy):
     Any strategy and any number of processes can load its checkpoints.
 
     Args:
-        auto_wrap_policy: which submodules are gathered one by one: classes, or a function of a module.
+        auto_wrap_policy: which submodules are gathered one by one: classes, a function of a module, or one of
+            torch's policies (`size_based_auto_wrap_policy`, `ModuleWrapPolicy`, ...).
         reshard_after_forward: free whole weights between forward and backward.
-        mixed_precision: formats for computing and for reducing gradients.
+        sharding_strategy: the same in older words: "FULL_SHARD" frees them, "SHARD_GRAD_OP" keeps them.
+        mixed_precision: formats for computing and for reducing gradients: a MixedPrecisionPolicy, or a
+            MixedPrecision of the FSDP before.
         state_dict_type: "full" writes checkpoints as one file with whole tensors; "sharded" as a folder in which
             each process writes its own part. Both can be loaded everywhere.
         cpu_offload: keep the parts in main memory.
@@ -61,9 +65,10 @@ class FSDPStrategy(DistributedStrategy):
         self,
         auto_wrap_policy: Policy = None,
         reshard_after_forward: bool = True,
-        mixed_precision: MixedPrecisionPolicy | None = None,
+        mixed_precision: Any = None,
+        sharding_strategy: Any = None,
         state_dict_type: str = "full",
-        cpu_offload: bool = False,
+        cpu_offload: Any = False,
         activation_checkpointing_policy: Policy = None,
         process_group_backend: str | None = None,
         timeout: timedelta | None = None,
@@ -71,8 +76,15 @@ class FSDPStrategy(DistributedStrategy):
     ) -> None:
         super().__init__(process_group_backend, timeout, start_method)
         self._wraps, self._recomputes = _chooser(auto_wrap_policy), activation_checkpointing_policy
-        self._reshard, self._precision = reshard_after_forward, mixed_precision
-        self._offload = cpu_offload
+        self._reshard = (
+            reshard_after_forward if sharding_strategy is None else _frees(sharding_strategy)
+        )
+        self._precision = MixedPrecisionPolicy(
+            getattr(mixed_precision, "param_dtype", None),
+            getattr(mixed_precision, "reduce_dtype", None),
+            getattr(mixed_precision, "output_dtype", None),
+        )
+        self._offload = bool(getattr(cpu_offload, "offload_params", cpu_offload))
         if state_dict_type not in ("full", "sharded"):
             raise MisconfigurationException(
                 f"FSDPStrategy(state_dict_type={state_dict_type!r}): choose 'full' or 'sharded'."
@@ -104,7 +116,7 @@ class FSDPStrategy(DistributedStrategy):
             part,
             mesh=init_device_mesh(self.root_device.type, (self.world_size,)),
             reshard_after_forward=self._reshard,
-            mp_policy=self._precision or MixedPrecisionPolicy(),
+            mp_policy=self._precision,
             offload_policy=on_cpu if self._offload else OffloadPolicy(),
         )
 
@@ -168,6 +180,24 @@ class FSDPStrategy(DistributedStrategy):
 def _chooser(policy: Policy) -> Callable[[nn.Module], bool]:
     if policy is None:
         return lambda module: False
+    if callable(policy) and "recurse" in inspect.signature(policy).parameters:
+        return partial(_of_torch, policy)
     if callable(policy):
         return policy
     return lambda module: isinstance(module, tuple(policy))
+
+
+def _of_torch(policy: Callable[..., bool], module: nn.Module) -> bool:
+    """What a policy of torch's says, which also wants to know how large a module is."""
+    size = sum(parameter.numel() for parameter in module.parameters())
+    return policy(module=module, recurse=False, nonwrapped_numel=size)
+
+
+def _frees(sharding_strategy: Any) -> bool:
+    name = getattr(sharding_strategy, "name", str(sharding_strategy)).upper()
+    if name not in ("FULL_SHARD", "SHARD_GRAD_OP"):
+        raise MisconfigurationException(
+            f"FSDPStrategy(sharding_strategy={name!r}): choose 'FULL_SHARD' or 'SHARD_GRAD_OP'. Where nothing is "
+            "to be divided, strategy='ddp' is the one."
+        )
+    return name == "FULL_SHARD"

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
-from torch.distributed.fsdp import MixedPrecisionPolicy
+from torch.distributed.fsdp import CPUOffload, MixedPrecision, MixedPrecisionPolicy
+from torch.distributed.fsdp.wrap import ModuleWrapPolicy, size_based_auto_wrap_policy
 from torch.utils.data import DataLoader, IterableDataset
 
+from scaffold_runtime import Callback
 from scaffold_runtime.callbacks import ModelCheckpoint
 from scaffold_runtime.errors import RankFailed
 from scaffold_runtime.strategies.launch import places, run_in_processes
@@ -36,6 +39,16 @@ def adam(regression: Any) -> Any:
         ({"auto_wrap_policy": {nn.Linear}}, {"accumulate_grad_batches": 2}),
         ({"auto_wrap_policy": lambda m: isinstance(m, nn.Linear)}, {"gradient_clip_val": 0.1}),
         ({"cpu_offload": True, "reshard_after_forward": False}, {}),
+        (
+            {
+                "auto_wrap_policy": partial(size_based_auto_wrap_policy, min_num_params=10),
+                "sharding_strategy": "SHARD_GRAD_OP",
+                "cpu_offload": CPUOffload(offload_params=True),
+                "mixed_precision": MixedPrecision(reduce_dtype=torch.float32),
+            },
+            {},
+        ),
+        ({"auto_wrap_policy": ModuleWrapPolicy({nn.Linear})}, {}),
         ({"activation_checkpointing_policy": {nn.Tanh}}, {}),
         ({"activation_checkpointing_policy": {nn.Linear}, "auto_wrap_policy": {nn.Linear}}, {}),
     ],
@@ -79,6 +92,19 @@ def test_computing_in_sixteen_bits(
     assert all(value.dtype is torch.float32 for value in half.state_dict().values())
     assert not torch.equal(weights(half), weights(full))
     assert torch.allclose(weights(half), weights(full), atol=0.05)
+
+
+def test_what_a_policy_names_is_divided_by_itself(adam: Any, make_loader: Any, fsdp: Any) -> None:
+    """The two layers, the function between them, and neither less nor more."""
+
+    class Look(Callback):
+        def on_train_start(self, trainer: Any, module: Any) -> None:
+            kinds = [type(part).__name__ for part in module.net]
+            assert kinds == ["FSDPLinear", "Tanh", "FSDPLinear"], kinds
+
+    size = partial(size_based_auto_wrap_policy, min_num_params=9)
+    for policy in ({nn.Linear}, size, ModuleWrapPolicy({nn.Linear})):
+        fsdp(options={"auto_wrap_policy": policy}, callbacks=Look()).fit(adam(), make_loader(4))
 
 
 def test_scaled_losses_are_refused(adam: Any, make_loader: Any, fsdp: Any) -> None:
