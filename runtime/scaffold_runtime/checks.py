@@ -15,6 +15,7 @@ from scaffold_runtime.plain import to_plain
 
 if TYPE_CHECKING:
     from scaffold_runtime.run import Run
+    from scaffold_runtime.trainer import Trainer
 
 NEEDS = {
     "fit": ("training_step", "train", "train_dataloader"),
@@ -96,6 +97,14 @@ def _check_state_keys(callbacks: list[Callback]) -> None:
                 "Give them different arguments, or override `state_key`."
             )
         seen[callback.state_key] = callback
+
+
+def check_logs(callback: Callback, trainer: Trainer) -> None:
+    """Refuse a callback that only logs where there is no logger, unless loggers are off for a trial."""
+    if not trainer.loggers and not trainer.fast_dev_run and not trainer.barebones:
+        raise MisconfigurationException(
+            f"{type(callback).__name__} has nothing to log to: the trainer has logger=False."
+        )
 
 
 def check_monitors(run: Run) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from scaffold_runtime.errors import MisconfigurationException
+from scaffold_runtime.checks import check_logs
 from scaffold_runtime.extras import require
 from scaffold_runtime.hooks import Callback
 
@@ -36,10 +36,7 @@ class DeviceStatsMonitor(Callback):
         self._psutil: Any = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if not trainer.loggers and not trainer.fast_dev_run and not trainer.barebones:
-            raise MisconfigurationException(
-                "DeviceStatsMonitor has nothing to log to: the trainer has logger=False."
-            )
+        check_logs(self, trainer)
         on_cpu = trainer.strategy.root_device.type == "cpu"
         if self._cpu_stats or (self._cpu_stats is None and on_cpu):
             self._psutil = require("psutil", "scaffold-runtime[stats]", "DeviceStatsMonitor")

@@ -45,10 +45,6 @@ class GradientAccumulationScheduler(Callback):
         """How many batches are accumulated in `epoch`."""
         return self.scheduling[max(start for start in self.epochs if start <= epoch)]
 
-    def going_to_accumulate_grad_batches(self) -> bool:
-        """Whether any epoch accumulates more than one batch."""
-        return any(batches > 1 for batches in self.scheduling.values())
-
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.accumulate_grad_batches != 1:
             raise MisconfigurationException(

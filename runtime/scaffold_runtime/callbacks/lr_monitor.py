@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch.optim import Optimizer
 
+from scaffold_runtime.checks import check_logs
 from scaffold_runtime.errors import MisconfigurationException
 from scaffold_runtime.hooks import Callback
 
@@ -53,10 +54,7 @@ class LearningRateMonitor(Callback):
         self.lrs: dict[str, list[float]] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not trainer.loggers and not trainer.fast_dev_run and not trainer.barebones:
-            raise MisconfigurationException(
-                "LearningRateMonitor has nothing to log to: the trainer has logger=False."
-            )
+        check_logs(self, trainer)
         self.lrs = {}
 
     def on_train_batch_start(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from scaffold_runtime.errors import MisconfigurationException
+from scaffold_runtime.checks import check_logs
 from scaffold_runtime.hooks import Callback
 
 if TYPE_CHECKING:
@@ -127,10 +127,7 @@ class ThroughputMonitor(Callback):
         self._rates: dict[str, _Stage] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if not trainer.loggers and not trainer.fast_dev_run and not trainer.barebones:
-            raise MisconfigurationException(
-                "ThroughputMonitor has nothing to log to: the trainer has logger=False."
-            )
+        check_logs(self, trainer)
         precision = trainer.precision_plugin
         dtypes = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
         dtype = dtypes.get(precision.precision, precision.dtype)

@@ -109,25 +109,11 @@ class ProgressBar(Callback):
     def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._begin("Sanity check", sum(trainer.num_sanity_val_batches))
 
-    def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._hide()
-
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.fn == "fit" and not trainer.sanity_checking:
             self._outer = (self._label, self._total, self._done, self._began_at, self._began)
         if not trainer.sanity_checking:
             self._begin("Validation", sum(trainer.num_val_batches))
-
-    def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        self._advance()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._outer is not None:
@@ -138,20 +124,6 @@ class ProgressBar(Callback):
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._begin("Testing", sum(trainer.num_test_batches))
-
-    def on_test_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        self._advance()
-
-    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._hide()
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._begin("Predicting", sum(trainer.num_predict_batches))
@@ -167,8 +139,12 @@ class ProgressBar(Callback):
     ) -> None:
         self._advance()
 
+    on_validation_batch_end = on_test_batch_end = on_predict_batch_end
+
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._hide()
+
+    on_sanity_check_end = on_test_end = on_predict_end
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
