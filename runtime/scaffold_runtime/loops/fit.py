@@ -31,8 +31,7 @@ def fit(run: Run) -> None:
             index, progress.pending = progress.batch, UNDER_WAY
             metrics.batch = batch = run.to_device(batch, 0)
             run.is_last_batch = last
-            skips = [call(batch, index) for call in on_batch_start]
-            if -1 in skips:
+            if on_batch_start and -1 in [call(batch, index) for call in on_batch_start]:
                 break
             outputs, updated = step(batch, index, last)
             progress.advance(updated)

@@ -51,6 +51,7 @@ def automatic(run: Run) -> Step:
     hooks, prepared, trainer = run.hooks, run.prepared, run.trainer
     training_step, backward, zero = run.training_step, run.backward, run.zero_grad
     optimizer = run.optimizers[0]
+    watched = bool(hooks.on_train_batch_end)
     loss_seen = False
 
     def step(batch: Any, index: int, last: bool) -> tuple[Any, bool]:
@@ -61,7 +62,7 @@ def automatic(run: Run) -> Step:
         with prepared.syncing(closes):
             with prepared.forward:
                 output = training_step(batch, index)
-            loss, outputs = loss_of(output)
+            loss, outputs = loss_of(output, watched)
             if first:
                 zero(optimizer)
                 loss_seen = False
@@ -150,15 +151,17 @@ def training_step_of(run: Run) -> Callable[[Any, int], Any]:
     return lambda batch, index: step(batch)
 
 
-def loss_of(output: Any) -> tuple[Tensor | None, Any]:
+def loss_of(output: Any, watched: bool = True) -> tuple[Tensor | None, Any]:
     """Split what `training_step` returned into the loss and the outputs for hooks, detached.
+
+    With `watched=False` no hook looks, and a lone loss is not detached: that costs more than all the hooks.
 
     Raises:
         StepError: if there is no loss to be found in it.
     """
     if isinstance(output, Tensor):
         loss = output
-        outputs: Any = {"loss": output.detach()}
+        outputs: Any = {"loss": output.detach() if watched else output}
     elif output is None:
         _warn_skipped()
         return None, None
