@@ -279,7 +279,9 @@ class Run:
     def log_step(self, outputs: Any) -> None:
         values = self.metrics.take_step()
         if isinstance(outputs, dict) and isinstance(outputs.get("loss"), Tensor):
-            values[LOSS] = outputs["loss"].detach()  # travels along, so that looking at it costs no sync
+            values[LOSS] = outputs[
+                "loss"
+            ].detach()  # travels along, so that looking at it costs no sync
         self.send(values, self.progress.step - 1)
         self.deliver(wait=False)
 
