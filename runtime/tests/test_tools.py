@@ -84,6 +84,43 @@ def test_compiled_anywhere(
     trainer.predict(given, make_loader(1))
 
 
+@pytest.mark.filterwarnings("ignore")  # of dynamo, about what it cannot trace
+@pytest.mark.parametrize("position", ["step", "forward", "second name"])
+def test_compiled_functions_and_names(
+    position: str, regression: Any, make_loader: Any, make_trainer: Any, tmp_path: Path
+) -> None:
+    """As a decorator of a step that logs, of `forward`, and beside the layer itself."""
+
+    class Module(regression):
+        def __init__(self) -> None:
+            super().__init__()
+            if position == "forward":
+                self.forward = torch.compile(self.forward, backend="eager")
+            if position == "second name":
+                self.fast = torch.compile(self.net, backend="eager")
+
+        if position == "step":
+            training_step = torch.compile(regression.training_step, backend="eager")
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return getattr(self, "fast", self.net)(x)
+
+    torch.compiler.reset()
+    results = []
+    for kind in (regression, Module):
+        torch.manual_seed(0)
+        module, trainer = kind(), make_trainer()
+        trainer.fit(module, make_loader(2), make_loader(1))
+        results.append([trainer.callback_metrics["loss"], module.net[0].weight])
+    assert all(torch.equal(one, other) for one, other in zip(*results, strict=True))
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    names = read_checkpoint(tmp_path / "a.ckpt")["state_dict"]
+    assert not any("_orig_mod" in name for name in names)
+    resumed = make_trainer(max_epochs=2)
+    resumed.fit(Module(), make_loader(2), ckpt_path=tmp_path / "a.ckpt")
+    assert resumed.global_step == 4
+
+
 def test_sync_batchnorm_is_accepted_in_one_process(
     regression: Any, make_loader: Any, make_trainer: Any
 ) -> None:
