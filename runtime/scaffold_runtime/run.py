@@ -172,7 +172,7 @@ class Run:
             agreed = strategy.agree_to_stop(math.inf if ended else self.evaluated, asked)
             self.agreed_signal = agreed if agreed > 1 else 0
         self.evaluated += 1
-        if not (self.mid_window and strategy.sharded):  # divided gradients are not saved
+        if not (self.mid_window and strategy.divides_gradients):
             self.leave_if_asked()
 
     def may_stop(self) -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from forking import finish, start
 
 from scaffold_runtime import Callback
 from scaffold_runtime.callbacks import ModelCheckpoint
@@ -20,9 +21,11 @@ from scaffold_runtime.checkpoint.__main__ import main as command
 from scaffold_runtime.checkpoint.io import is_checkpoint, read_checkpoint
 from scaffold_runtime.compare import difference
 from scaffold_runtime.errors import CheckpointError, RankFailed
+from scaffold_runtime.signals import INTERRUPTED
 
 from .conftest import note, notes
 from .test_numbers import weights
+from .test_signals import Sender, Slow
 
 SHARDED = {"state_dict_type": "sharded"}
 
@@ -262,3 +265,36 @@ def test_nothing_can_be_saved_without_the_others(
 
     assert time.monotonic() - begun < 10
     assert not [path for path in (tmp_path / "kept").glob("*") if is_checkpoint(path)]
+
+
+@pytest.mark.parametrize("kind", ["full", "sharded"])
+def test_a_signal_in_a_validation_inside_a_window(
+    adam: Any, make_loader: Any, fsdp: Any, tmp_path: Path, kind: str
+) -> None:
+    """Accumulated gradients are divided and not saved, so all finish the window; then they go on exactly."""
+
+    def train(folder: str, *callbacks: Callback, resume: Any = None) -> Any:
+        torch.manual_seed(0)
+        save = ModelCheckpoint(tmp_path / folder, "{step}", every_n_train_steps=5)
+        trainer = fsdp(
+            options={"state_dict_type": kind},
+            callbacks=[*callbacks, Slow(), save],
+            enable_checkpointing=True,
+            accumulate_grad_batches=4,
+            val_check_interval=14,
+        )
+        loader = make_loader(80, shuffle=True)
+        trainer.fit(adam(), loader, make_loader(9), ckpt_path=resume)
+        return read_checkpoint(Path(save.best_model_path))
+
+    sender = Sender("on_validation_batch_start", signal.SIGTERM, "1")
+    assert finish(*start(lambda: train("kept", sender)), 40)[0] == 143
+    saved = read_checkpoint(tmp_path / "kept" / INTERRUPTED)
+    assert 4 <= saved["global_step"] < 10
+    assert "gradients" not in saved
+    resumed = finish(*start(lambda: train("kept", resume="last")), 40)[1][1]
+    whole = finish(*start(lambda: train("whole")), 40)[1][1]
+
+    assert not (tmp_path / "kept" / INTERRUPTED).exists()
+    for key in ("state_dict", "optimizer_states", "global_step"):
+        assert difference({key: resumed[key]}, {key: whole[key]}) is None
