@@ -1,6 +1,7 @@
 """What the user reads: short lines, the same in a pipe and without colour."""
 
 import json
+import os
 import shutil
 import sys
 import textwrap
@@ -23,11 +24,27 @@ if TYPE_CHECKING:
 
 
 MOST_LINES = 20  # about one folder
-COLOURS = {"+": "green", "-": "red", "@": "cyan"}  # of a diff
+COLOURS = {  # of lines of a diff, of verbs, of findings and of states
+    "+": "green",
+    "-": "red",
+    "@": "cyan",
+    **dict.fromkeys(("create", "update", "merge", "move", "ok", "on", "yours"), "green"),
+    **dict.fromkeys(("keep", "gone", "beside", "note", "edited", "kept", "missing"), "yellow"),
+    **dict.fromkeys(("delete", "conflict", "fix"), "red"),
+}
 
 
-def say(line: str = "", *, dim: bool = False, bold: bool = False) -> None:
-    typer.secho(line, dim=dim or None, bold=bold or None)
+def say(
+    line: str = "", *, colour: str | None = None, dim: bool = False, bold: bool = False
+) -> None:
+    """Without colours in a pipe, and where NO_COLOR is set."""
+    plain = False if os.environ.get("NO_COLOR") else None
+    typer.secho(line, fg=colour, dim=dim or None, bold=bold or None, color=plain)
+
+
+def _painted(line: str, word: str) -> str:
+    """The line with its first word in the colour of that word."""
+    return line.replace(word, typer.style(word, fg=COLOURS[word]), 1) if word in COLOURS else line
 
 
 def say_json(data: Mapping[str, Any]) -> None:
@@ -45,7 +62,8 @@ def warn(text: str) -> None:
 def fail(error: Exception) -> None:
     first, *rest = _reason(error).splitlines() or ["unknown error"]
     mark = "" if isinstance(error, CancelledError) else "error: "
-    red = typer.style(mark, fg="red") if sys.stderr.isatty() else mark
+    coloured = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
+    red = typer.style(mark, fg="red") if coloured else mark
     print(f"{red}{first}", *(f"  {line}" for line in rest[:2]), sep="\n", file=sys.stderr)
 
 
@@ -69,8 +87,9 @@ def created(answers: Answers, tree: Tree, *, dry_run: bool, git: bool, as_json: 
     else:
         say(f"Created `{answers.name}` from `{answers.template or answers.task}`", bold=True)
         if not answers.template:
-            say(f"  callbacks  {', '.join(answers.on('callback')) or 'none'}")
-            say(f"  loggers    {', '.join(answers.on('logger')) or 'none'}")
+            for title, kind in (("callbacks", "callback"), ("loggers", "logger")):
+                on = ", ".join(answers.on(kind)) or "none"
+                say(_hung(f"  {title:<9}  {on}", indent=13))
         repository = ", a git repository" if git else ""
         more = "" if answers.template else "; `scaffold list` shows what can be added"
         say(f"  {len(tree)} files{repository}{more}")
@@ -89,7 +108,8 @@ def changed(
         return say("Nothing to do, everything is as it should be")
     say(f"Would do: {headline}" if dry_run else headline, bold=True)
     for path, verb, note in _gathered(said):
-        say(f"  {verb:<9} {path}{f'  ({note})' if note else ''}")
+        line = f"  {verb:<9} {path}{f'  ({note})' if note else ''}"
+        say(_painted(_hung(line, indent=12), verb))
     if dry_run:
         say("nothing written")
     elif pending:
@@ -129,7 +149,8 @@ def listed(features: "list[Feature]", as_json: bool) -> None:
         parts = list(group)
         width = max(len(part.name) for part in parts)
         for part in parts:
-            say(f"  {part.state:<7} {part.name:<{width}}  {part.description}", dim=not part.state)
+            line = f"  {part.state:<7} {part.name:<{width}}  {part.description}"
+            say(_painted(line, part.state), dim=not part.state)
     return None
 
 
@@ -141,7 +162,7 @@ def compared(own: "list[Difference]", coming: "list[Difference]", as_json: bool)
             many = "1 file" if len(differences) == 1 else f"{len(differences)} files"
             say(f"{title}: {many}", bold=True)
             for line in "".join(each.text for each in differences).splitlines():
-                typer.secho(line, fg=COLOURS.get(line[:1]))
+                say(line, colour=COLOURS.get(line[:1]))
     if not own and not coming:
         say("No changes: every generated file is as it was written")
     return None
@@ -151,20 +172,20 @@ def examined(findings: "list[Finding]", as_json: bool) -> None:
     if as_json:
         return say_json({"findings": [vars(finding) for finding in findings]})
     for finding in findings:
-        say(_hung(f"{finding.level:<5} {finding.what}"), bold=finding.level == "fix")
+        say(_painted(_hung(f"{finding.level:<5} {finding.what}"), finding.level))
         if finding.fix:
             say(_hung(f"      {finding.fix}"))
     return None
 
 
-def _hung(line: str) -> str:
+def _hung(line: str, indent: int = 6) -> str:
     """Broken between words on a terminal, under the text; whole in a pipe, for other programs."""
     if not sys.stdout.isatty():
         return line
     return textwrap.fill(
         line,
         shutil.get_terminal_size().columns,
-        subsequent_indent=" " * 6,
+        subsequent_indent=" " * indent,
         break_long_words=False,
         break_on_hyphens=False,
     )

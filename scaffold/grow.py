@@ -15,6 +15,8 @@ from scaffold.render import paths
 from scaffold.runtime import check_runtime
 from scaffold.transition import PENDING, Proposal, propose
 
+STILL_ON = "edited, so it stays and is still on; delete it to switch it off"
+
 
 def add(project: Project, kind: str, name: str, catalogue: Catalogue) -> Proposal:
     """Switch a feature on, with what it needs; its files that the user deleted come back."""
@@ -45,7 +47,13 @@ def remove(project: Project, kind: str, name: str, catalogue: Catalogue) -> Prop
     ]
     if needing:
         raise ScaffoldError(f"{' and '.join(needing)} needs {kind} `{name}`")
-    return propose(project, answers.without_feature(kind, name), catalogue)
+    proposal = propose(project, answers.without_feature(kind, name), catalogue)
+    said = proposal.plan.said
+    said[:] = [
+        (path, verb, STILL_ON if verb == "keep" and path.startswith("configs/") else note)
+        for path, verb, note in said
+    ]
+    return proposal
 
 
 def _check_not_own(project: Project, kind: str, name: str, catalogue: Catalogue) -> None:

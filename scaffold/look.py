@@ -46,8 +46,9 @@ def _others(project: Project, kind: str, parts: Mapping[str, Part]) -> Iterator[
     for place in sorted((project.root / "configs" / f"{kind}s").glob("*.yaml")):
         path = place.relative_to(project.root).as_posix()
         if path not in known:
-            state = "on" if path in project.lock else "yours"
-            yield Feature(kind, place.stem, f"in {path}", state)
+            brought = path in project.lock
+            about = "comes with the task" if brought else "your own"
+            yield Feature(kind, place.stem, about, "on" if brought else "yours")
 
 
 def own_changes(project: Project) -> list[Difference]:

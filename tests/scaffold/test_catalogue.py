@@ -16,6 +16,7 @@ from scaffold.answers import EXCLUSIVE, default_answers
 from scaffold.catalogue import KINDS, packaged
 from scaffold.files import write_tree
 from scaffold.render import paths, render
+from scaffold.wizard import _choices
 
 CATALOGUE = packaged()
 FEATURES = [part for kind in CATALOGUE.features.values() for part in kind.values()]
@@ -98,6 +99,12 @@ def test_needs_name_features_that_exist():
             assert name in CATALOGUE.features[kind]
 
 
+def test_every_question_of_the_wizard_fits_a_terminal():
+    """Four columns stand before each choice."""
+    for choices in _choices(CATALOGUE).values():
+        assert max(map(len, choices)) <= 80 - 5
+
+
 def test_every_part_says_what_it_is_in_one_short_line():
     for part in [*FEATURES, *CATALOGUE.tasks.values()]:
         assert 5 <= len(part.description) <= 60
@@ -116,7 +123,7 @@ def plugin(tmp_path, monkeypatch):
         "features/callback/team/configs/callbacks/team.yaml.jinja": "class_path: team.Callback\n",
         "features/callback/ema/feature.yml": "description: a false one\n",
         "tasks/team-task/task.yml": "description: from the team\nmodel: A\ndata: B\n"
-        "features: [callback/ema, extra/sweep]\nneeds: [logger/mlflow]\n",
+        "features: [callback/ema, extra/notebook]\nneeds: [logger/mlflow]\n",
         "tasks/team-task/team.txt.jinja": "{{ name }}\n",
     }.items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
@@ -147,11 +154,11 @@ def test_a_task_says_what_is_on_and_what_it_needs(plugin, scaffold, monkeypatch)
     words = ("--task", "team-task", "--callbacks", "none", "--loggers", "none")
     assert scaffold("new", "two", "--no-git", *words).code == 0
     monkeypatch.chdir("one")
-    assert {"ema", "early-stopping", "sweep", "csv", "mlflow"} <= on(scaffold)
+    assert {"ema", "early-stopping", "notebook", "csv", "mlflow"} <= on(scaffold)
     refused = scaffold("remove", "logger", "mlflow")
     assert (refused.code, refused.err) == (1, "error: task `team-task` needs logger `mlflow`\n")
     monkeypatch.chdir("../two")
-    assert on(scaffold) == {"csv", "mlflow", "sweep"}  # csv, because sweep needs it
+    assert on(scaffold) == {"csv", "mlflow", "notebook"}  # csv, because the notebook needs it
 
 
 def test_what_a_feature_needs_is_there_from_the_start(scaffold, monkeypatch):

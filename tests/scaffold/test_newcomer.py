@@ -1,7 +1,11 @@
 """What a newcomer stumbled over once, in a project of the present templates."""
 
 import json
+import os
+import pty
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -51,3 +55,70 @@ def test_many_files_of_one_folder_are_one_line(project):
     assert len(said.splitlines()) < 10
     steps = json.loads(project("undo", "--json").out)["steps"]
     assert len(steps) > 50  # other programs get all of them
+
+
+def test_an_edited_config_that_stays_is_said_to_be_on(project):
+    """What lies in configs/callbacks is switched on, whatever the answers say."""
+    config = Path("configs/callbacks/early_stopping.yaml")
+    config.write_text(config.read_text().replace("patience: 5", "patience: 9"))
+    said = project("remove", "callback", "early-stopping").out
+    assert "edited, so it stays and is still on; delete it to switch it off" in said
+
+
+def on_a_terminal(*words: str, **env: str) -> str:
+    """What a terminal of 80 columns gets."""
+    ours, theirs = pty.openpty()
+    child = subprocess.Popen(
+        [sys.executable, "-m", "scaffold", *words],
+        env={**os.environ, "COLUMNS": "80", "TERM": "xterm-256color", **env},
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+    )
+    os.close(theirs)
+    shown = b""
+    while True:
+        try:
+            chunk = os.read(ours, 65536)
+        except OSError:  # how Linux says that the other end is closed
+            break
+        if not chunk:
+            break
+        shown += chunk
+    os.close(ours)
+    child.wait(timeout=60)
+    return shown.decode()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["list"],
+        ["diff"],
+        ["doctor"],
+        ["add", "callback", "ema", "--dry-run"],
+        ["remove", "callback", "early-stopping", "--dry-run"],
+        ["remove", "callback", "nothing"],
+        ["update"],
+        ["resolve"],
+        ["undo", "--dry-run"],
+        ["new", "another", "--defaults", "--dry-run"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_each_command_on_a_terminal(project, words):
+    """The same words with colours, with NO_COLOR and in a pipe; nothing is wider than the terminal."""
+    config = Path("configs/callbacks/early_stopping.yaml")
+    config.write_text(config.read_text().replace("patience: 5", "patience: 9"))
+    Path("train.py").write_text("print(1)\n")  # the doctor then says more, and sooner
+    coloured, plain = on_a_terminal(*words), on_a_terminal(*words, NO_COLOR="1")
+    ran = project(*words)
+    assert "\x1b" not in plain + ran.out + ran.err
+    assert re.sub(r"\x1b\[\d*m", "", coloured) == plain
+    # a pipe gets whole lines, a terminal may break them between words
+    assert "".join(plain.split()) == "".join((ran.out + ran.err).split())
+    if words not in (
+        ["remove", "callback", "nothing"],
+        ["diff"],
+    ):  # as long as an error or a file is
+        assert max(map(len, plain.splitlines())) <= 80
