@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import warnings
 from collections.abc import Iterator
@@ -37,6 +38,7 @@ def check_run(run: Run) -> None:
         raise MisconfigurationException(
             f"trainer.{run.fn}() needs {name}.{step}: define `def {step}(self, batch, batch_idx)`."
         )
+    _check_arguments(run.module, step)
     if not _has_loader(run, stage, loader):
         raise MisconfigurationException(
             f"trainer.{run.fn}() has no data: pass a loader or a data module, or define `{loader}` in {name}."
@@ -45,6 +47,24 @@ def check_run(run: Run) -> None:
         _check_fit(run, name)
         _check_hyperparameters(run)
     _check_state_keys(run.callbacks)
+
+
+def _check_arguments(module: LightningModule, step: str) -> None:
+    """Refuse a step that cannot be called with what steps receive."""
+    receives = ["batch", "batch_idx", "dataloader_idx"][: 2 if step == "training_step" else 3]
+    try:
+        signature = inspect.signature(getattr(module, step))
+    except ValueError:
+        return  # without a signature, let the call decide
+    for count in range(1, len(receives) + 1):
+        with contextlib.suppress(TypeError):
+            signature.bind(*receives[:count])
+            if "dataloader_iter" not in signature.parameters:
+                return
+    raise MisconfigurationException(
+        f"`{type(module).__name__}.{step}{signature}` cannot be called: it receives ({', '.join(receives)}), of which "
+        "it may leave out the last. Change its arguments to match."
+    )
 
 
 def _has_loader(run: Run, stage: str, method: str) -> bool:
@@ -67,6 +87,8 @@ def _check_fit(run: Run, name: str) -> None:
             "define it, or leave the loader out."
         )
     run.validates = has_step and has_loader and run.trainer.limit_val_batches != 0
+    if run.validates:
+        _check_arguments(run.module, "validation_step")
     trainer = run.trainer
     if not run.module.automatic_optimization:
         for argument, neutral in (("gradient_clip_val", None), ("accumulate_grad_batches", 1)):

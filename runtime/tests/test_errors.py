@@ -94,6 +94,9 @@ cases(
     not_a_lightning_module=lambda kit: kit.fit(nn.Linear(4, 1)),
     model_class=lambda kit: kit.fit(kit.Net),
     no_training_step=lambda kit: kit.fit(LightningModule()),
+    step_with_other_arguments=lambda kit: kit.fit(
+        kit.module(training_step=lambda self, batch, batch_idx, optimizer_idx: None)
+    ),
     no_configure_optimizers=lambda kit: kit.fit(
         kit.module(configure_optimizers=LightningModule.configure_optimizers)
     ),
