@@ -7,7 +7,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scaffold_runtime.checkpoint.folder import remove
+from scaffold_runtime.checkpoint.io import remove
 from scaffold_runtime.errors import CheckpointError, MisconfigurationException
 from scaffold_runtime.hooks import Checkpoint
 

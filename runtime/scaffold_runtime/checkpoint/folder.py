@@ -25,7 +25,9 @@ from scaffold_runtime.checkpoint.engine import ENGINE, checked, link_engine, sav
 from scaffold_runtime.checkpoint.io import (
     MANIFEST,
     SUFFIX,
+    drop_aside,
     link_atomically,
+    move_aside,
     read_checkpoint,
     sync_directory,
     write_atomically,
@@ -102,6 +104,8 @@ def divided(strategy: Strategy, state: Any) -> Any:
 
 
 def _part(strategy: Strategy, path: Path) -> Part:
+    if strategy.is_global_zero:
+        move_aside(path, folder=True)
     name = strategy.broadcast(uuid.uuid4().hex[:12])
     return Part(path, name, strategy.global_rank, strategy.world_size)
 
@@ -147,6 +151,7 @@ def _commit(folder: Path, parts: list[Path]) -> None:
     write_atomically(folder / MANIFEST, lambda file: file.write(text.encode()))
     sync_directory(folder.parent)
     sweep(folder, {part.name for part in parts})
+    drop_aside(folder)
 
 
 def link_folder(target: Path, link: Path) -> None:
@@ -172,15 +177,6 @@ def sweep(folder: Path, kept: set[str] | None = None) -> None:
             shutil.rmtree(file)
     if not any(folder.iterdir()):
         folder.rmdir()
-
-
-def remove(path: Path) -> None:
-    """Remove a checkpoint. One in parts is none any more from the first moment on."""
-    if path.is_dir() and not path.is_symlink():
-        (path / MANIFEST).unlink(missing_ok=True)
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
 
 
 # -- reading --------------------------------------------------------------------------------------

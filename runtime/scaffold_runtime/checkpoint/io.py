@@ -84,8 +84,11 @@ def link_atomically(target: Path, link: Path, symbolic: bool = False) -> None:
         CheckpointError: with path and cause; the old file, if any, is still there.
     """
     temporary = link.with_name(f".{link.name}.{uuid.uuid4().hex[:8]}{SUFFIX}")
+    folder = target.is_dir() and not symbolic
     try:
-        if target.is_dir() and not symbolic:
+        if link.exists() and not link.is_symlink() and link.is_dir() != folder:
+            remove(link)  # one kind cannot take the other's place at once; `target` is safe already
+        if folder:
             from scaffold_runtime.checkpoint.folder import link_folder
 
             link_folder(target, link)
@@ -129,7 +132,35 @@ def sync_directory(directory: Path) -> None:
 
 def write_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
     """Write a checkpoint of tensors and plain values in torch's zip format."""
+    move_aside(path, folder=False)
     write_atomically(path, lambda file: torch.save(checkpoint, file))
+    drop_aside(path)
+
+
+def move_aside(path: Path, folder: bool) -> None:
+    """Where a file has the name that a folder is to get, or the other way, it gets another for as long."""
+    if path.exists() and not path.is_symlink() and path.is_dir() != folder:
+        drop_aside(path)
+        os.replace(path, _aside(path))
+
+
+def drop_aside(path: Path) -> None:
+    """The new one is there: remove what had the name."""
+    if _aside(path).exists():
+        remove(_aside(path))
+
+
+def _aside(path: Path) -> Path:
+    return path.with_name(f"{path.stem}-replaced{path.suffix}")
+
+
+def remove(path: Path) -> None:
+    """Remove a checkpoint. One in parts is none any more from the first moment on."""
+    if path.is_dir() and not path.is_symlink():
+        (path / MANIFEST).unlink(missing_ok=True)
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def read_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:

@@ -6,8 +6,7 @@ import abc
 from pathlib import Path
 from typing import Any
 
-from scaffold_runtime.checkpoint.folder import remove
-from scaffold_runtime.checkpoint.io import read_checkpoint, write_checkpoint
+from scaffold_runtime.checkpoint.io import read_checkpoint, remove, write_checkpoint
 
 
 class CheckpointIO(abc.ABC):

@@ -298,3 +298,24 @@ def test_a_signal_in_a_validation_inside_a_window(
     assert not (tmp_path / "kept" / INTERRUPTED).exists()
     for key in ("state_dict", "optimizer_states", "global_step"):
         assert difference({key: resumed[key]}, {key: whole[key]}) is None
+
+
+@pytest.mark.parametrize("save_last", [True, "link"])
+def test_one_kind_takes_the_place_of_the_other(
+    adam: Any, make_loader: Any, ddp: Any, fsdp: Any, tmp_path: Path, save_last: Any
+) -> None:
+    """A run that goes on under another strategy writes under the same names: files, folders, files."""
+    for epochs, make, options in ((1, ddp, {}), (2, fsdp, SHARDED), (3, ddp, {})):
+        keep = ModelCheckpoint(
+            tmp_path / "kept", "same", save_last=save_last, enable_version_counter=False
+        )
+        trainer = make(
+            options=options, max_epochs=epochs, callbacks=keep, enable_checkpointing=True
+        )
+        resume = "last" if epochs > 1 else None
+        trainer.fit(adam(), make_loader(8), ckpt_path=resume)
+
+        assert names(tmp_path / "kept") == {"same.ckpt", "last.ckpt"}
+        for path in (tmp_path / "kept").iterdir():
+            assert path.is_dir() == (make is fsdp)
+            assert read_checkpoint(path)["global_step"] == 4 * epochs
