@@ -1,0 +1,79 @@
+"""What every command promises: help with an example, JSON, and a dry run that says exactly what the run then does."""
+
+import json
+import os
+from pathlib import Path
+
+import click
+import pytest
+import typer
+
+from scaffold.cli import app
+
+COMMANDS = typer.main.get_command(app)
+READING = {"list", "diff"}
+
+
+def options(name: str) -> set[str]:
+    with click.Context(COMMANDS):
+        return {word for each in COMMANDS.commands[name].params for word in each.opts}
+
+
+def test_the_commands_are_those_of_the_design():
+    named = "new add remove list diff update resolve undo doctor"
+    assert set(COMMANDS.commands) == set(named.split())
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS.commands))
+def test_each_has_an_example_json_and_a_dry_run(scaffold, name):
+    shown = scaffold(name, "--help")
+    assert shown.code == 0
+    assert f"scaffold {name}" in shown.out.partition("Example")[2]
+    assert "--json" in options(name)
+    assert ("--dry-run" in options(name)) == (name not in READING)
+
+
+def tree() -> dict[str, bytes]:
+    found = (path for path in Path().rglob("*") if path.is_file())
+    return {path.as_posix(): path.read_bytes() for path in found}
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["new", "other", "--task", "blank", "--no-git"],
+        ["add", "callback", "ema"],
+        ["add", "extra", "kubernetes"],
+        ["add", "module", "resnet"],
+        ["remove", "callback", "early-stopping"],
+        ["remove", "logger", "tensorboard", "--conflict", "mine"],
+        ["update", "--runtime", "0.1.0"],
+        ["undo"],
+        ["doctor", "--rebuild"],
+    ],
+    ids=" ".join,
+)
+def test_a_dry_run_says_what_is_then_done(scaffold, words):
+    """The same report, nothing written; and what it said is what differs afterwards."""
+    assert scaffold("new", "my-exp", "--task", "blank", "--no-git").code == 0
+    os.chdir("my-exp")
+    scaffold("add", "logger", "wandb")
+    config = Path("configs/callbacks/early_stopping.yaml")
+    config.write_text(config.read_text().replace("patience: 5", "patience: 9"))
+    Path("train.py").unlink()
+    before = tree()
+    promised = json.loads(scaffold(*words, "--dry-run", "--json").out)
+    assert {k: v for k, v in tree().items() if "work" not in k} == {
+        k: v for k, v in before.items() if "work" not in k
+    }
+    done = json.loads(scaffold(*words, "--json").out)
+    assert (promised.pop("dry_run"), done.pop("dry_run")) == (True, False)
+    assert promised == done
+    after = tree()
+    changed = {k for k in {*before, *after} if before.get(k) != after.get(k)}
+    changed = {k for k in changed if ".scaffold/" not in k}
+    if words[0] == "new":
+        said = {f"other/{path}" for path in done["files"] if ".scaffold/" not in path}
+    else:
+        said = {step["path"] for step in done["steps"] if step["verb"] != "keep"}
+    assert changed == said
