@@ -81,7 +81,7 @@ $(XLA)/.ready:
 	@touch $@
 
 test-xla: $(XLA)/.ready  ## Run the tests that need torch_xla, on its CPU device, in an environment of its own
-	PJRT_DEVICE=CPU PYTHONPATH=runtime timeout -k 10 900 $(XLA)/bin/python -m pytest -o filterwarnings=default \
+	PJRT_DEVICE=CPU PYTHONPATH=$(CURDIR)/runtime timeout -k 10 900 $(XLA)/bin/python -m pytest -o filterwarnings=default \
 		runtime/tests/distributed/test_xla.py
 
 kill-sweep: $(READY)  ## Kill N (100) training runs at random moments, resume them, count the identical ones

@@ -140,6 +140,12 @@ class DeepSpeedStrategy(DistributedStrategy):
             step = partial(engine, name) if routed else getattr(module, name)
             return step if dtype is torch.float32 else lambda *args: step(*_converted(args, dtype))
 
+        def backward(loss: Tensor, run_backward: Callable[[Tensor], None]) -> None:
+            if run_backward is Tensor.backward:
+                engine.backward(loss, scale_wrt_gas=False)  # the loop divided it
+            else:
+                run_backward(engine.scale(loss))
+
         @contextmanager
         def syncing(last: bool) -> Iterator[None]:
             engine.set_gradient_accumulation_boundary(last)
@@ -159,7 +165,7 @@ class DeepSpeedStrategy(DistributedStrategy):
 
         return Prepared(
             call=call,
-            backward=lambda loss, run_backward: run_backward(engine.scale(loss)),
+            backward=backward,
             unscale=lambda optimizer: None,
             step=step,
             clip=clip,

@@ -52,6 +52,20 @@ class Small(LightningModule):
         return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, 1, gamma=0.5)]
 
 
+class Manual(Small):
+    """The same, stepped by hand."""
+
+    automatic_optimization = False
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        loss = super().training_step(batch, batch_idx)
+        optimizer = self.optimizers()
+        optimizer.zero_grad()
+        self.manual_backward(loss)
+        optimizer.step()
+        return loss
+
+
 def data(size: int = 4, **options: Any) -> DataLoader[Any]:
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(32, 4, generator=generator)
@@ -68,13 +82,17 @@ def trainer(**arguments: Any) -> Trainer:
 
 def run(case: dict[str, Any], folder: Path) -> None:
     seed_everything(0, verbose=False)
-    module, name = Small(), case["name"]
-    keep = ModelCheckpoint(folder / name, "{epoch}", save_top_k=-1, save_last=True)
+    module, name = {"Manual": Manual}.get(case["name"], Small)(), case["name"]
+    keep = ModelCheckpoint(
+        folder / name, "{epoch}", save_top_k=-1, save_last=True, async_save=name == "async"
+    )
     strategy = DeepSpeedStrategy(**case["strategy"]) if "strategy" in case else case["named"]
     made = trainer(
         devices=2, strategy=strategy, callbacks=[keep] * case.get("saves", 0), **case["trainer"]
     )
     made.fit(module, data(), data(), ckpt_path=case.get("resume"))
+    for weights_only in case.get("rewrites", ()):
+        made.save_checkpoint(folder / f"{name}.ckpt", weights_only)
     values = {key: float(value) for key, value in made.callback_metrics.items()}
     validated = made.validate(module, data(), ckpt_path=case.get("validate"), verbose=False)
     predicted = made.predict(module, data())

@@ -21,7 +21,7 @@ from scaffold_runtime.checkpoint.__main__ import main as checkpoint_command
 from scaffold_runtime.checkpoint.io import read_checkpoint
 from scaffold_runtime.errors import CheckpointError
 
-from .deepspeed_program import Small, data, trainer
+from .deepspeed_program import Manual, Small, data, trainer
 
 pytest.importorskip("deepspeed", reason="DeepSpeed is not installed here: make test-deepspeed")
 
@@ -39,6 +39,8 @@ TRAINED: list[dict[str, Any]] = [
     {"name": "clipped", "strategy": {"stage": 2}, "trainer": {"gradient_clip_val": 0.1}},
     {"name": "windows", "strategy": {"stage": 2}, "trainer": {"accumulate_grad_batches": 3}},
     {"name": "windows_3", "strategy": {"stage": 3}, "trainer": {"accumulate_grad_batches": 3}},
+    {"name": "Manual", "strategy": {"stage": 2}, "trainer": {}},
+    {"name": "async", "strategy": {"stage": 1}, "saves": 1, "rewrites": [0, 1, 0], "trainer": {}},
     {"name": "bf16", "strategy": {"stage": 2}, "trainer": {"precision": "bf16-mixed"}},
 ]
 SAVED = [
@@ -85,7 +87,8 @@ def outcome(folder: Path, name: str) -> dict[str, Any]:
 def test_the_numbers_of_one_process(case: dict[str, Any], trained: Path) -> None:
     """The mean of both losses is the loss of one process on the joint batch, at every step."""
     torch.manual_seed(0)
-    module, joint = Small(), torch.arange(32).view(-1, 8).tolist()
+    module = (Manual if case["name"] == "Manual" else Small)()
+    joint = torch.arange(32).view(-1, 8).tolist()
     alone = trainer(**case["trainer"])
     alone.fit(module, data(batch_sampler=joint), data())
 
@@ -136,6 +139,18 @@ def test_consolidated_to_one_file(case: dict[str, Any], trained: Path, tmp_path:
     straight = Small.load_from_checkpoint(folder)
     assert all(
         torch.equal(a, b) for a, b in zip(straight.parameters(), module.parameters(), strict=True)
+    )
+
+
+def test_written_over_and_written_beside_training(trained: Path) -> None:
+    """What an older save left in the same folder is gone; a save beside training is whole."""
+    assert len(list((trained / "async.ckpt").glob("engine-*"))) == 1
+    again, beside = (
+        Small.load_from_checkpoint(path)
+        for path in (trained / "async.ckpt", trained / "async" / "last.ckpt")
+    )
+    assert all(
+        torch.equal(a, b) for a, b in zip(again.parameters(), beside.parameters(), strict=True)
     )
 
 
