@@ -20,7 +20,8 @@ import models
 import torch
 from table import Row, markdown, measure
 
-ROWS = ("steps", "memory", "processes", "distributed")  # the files of rows beside this one
+# The files of rows beside this one.
+ROWS = ("steps", "memory", "processes", "distributed", "checkpoint")
 ROOT = Path(__file__).parent.parent
 # The pages that carry figures, each between two marks, and the rows they show (none: all).
 PAGES: dict[str, tuple[str, ...]] = {

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from scaffold_runtime.checkpoint.background import snapshot
+from scaffold_runtime.checkpoint.choose import Restore
 from scaffold_runtime.checkpoint.state import changing
 from scaffold_runtime.checks import check_first_batch, check_monitors, warn_not_finite
 from scaffold_runtime.data import LightningDataModule
@@ -72,6 +73,7 @@ class Run:
         self.optimizers: list[Optimizer] = []
         self.manual_optimizers: list[LightningOptimizer] = []
         self.scheduler_configs: list[LRSchedulerConfig] = []
+        self.restore = Restore()  # what is taken from a checkpoint
         self.resumed = False
         self.chosen: str | None = None  # the checkpoint somebody chose to resume from
         self.signals = Signals(slurm_of(trainer.strategy.environment))

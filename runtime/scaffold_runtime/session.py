@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from scaffold_runtime.checkpoint.choose import Restore
 from scaffold_runtime.checkpoint.load import read_for_run
 from scaffold_runtime.checkpoint.state import restore_before_fit, restore_engine, restore_objects
 from scaffold_runtime.checks import check_run
@@ -34,9 +35,11 @@ def open_run(
     datamodule: LightningDataModule | None,
     given: dict[str, Any],
     ckpt_path: str | None,
+    restore: Restore | None = None,
 ) -> Iterator[Run]:
     """Set up a run for `fn`, yield it, and tear it down; on an exception tell everybody first."""
     run = Run(trainer, fn, module, datamodule, given)
+    run.restore = restore or run.restore
     trainer.open(run)
     try:
         trainer.strategy.open()
@@ -102,8 +105,10 @@ def _set_up(run: Run, ckpt_path: str | None) -> None:
     run.precision = trainer.precision_plugin
     with run.precision.init_context():
         module.configure_model()
-    if checkpoint is not None:
+    if checkpoint is not None and run.restore.resumes:
         restore_objects(run, checkpoint)
+    elif checkpoint is not None:
+        run.restore.weights(run, checkpoint)
     run.precision.convert_module(module)
     if trainer.sync_batchnorm:
         trainer.strategy.sync_batchnorm(module)
@@ -119,8 +124,13 @@ def _set_up(run: Run, ckpt_path: str | None) -> None:
         for call in run.hooks.on_fit_start:
             call()
     _log_hyperparameters(run)
-    if checkpoint is not None and run.fn == "fit":
+    if checkpoint is None or run.fn != "fit":
+        return
+    if run.restore.resumes:
         restore_before_fit(run, checkpoint)
+    elif run.restore.what == "optimizers":
+        run.restore.optimizers(run, checkpoint)
+    run.restore.learning_rate(run)
 
 
 def _prepare_data(run: Run) -> None:

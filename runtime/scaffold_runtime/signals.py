@@ -37,10 +37,13 @@ class Signals:
                     self._previous[number] = signal.signal(number, self._take)
         return self
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, kind: object, error: object, traceback: object) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         self._previous.clear()
+        # SIGTERM to a whole group ends data workers before a save can come: the last checkpoint stands.
+        if self.received and isinstance(error, RuntimeError) and "DataLoader worker" in str(error):
+            leave(self.received)
 
     def _take(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._process:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import os
 import pickle
 import random
 import struct
+import subprocess
 import sys
 import warnings
 import zipfile
@@ -18,10 +20,11 @@ from typing import Any
 import pytest
 import torch
 
+from scaffold_runtime import Callback, LightningModule
 from scaffold_runtime.callbacks import ModelCheckpoint
 from scaffold_runtime.checkpoint.__main__ import main
 from scaffold_runtime.checkpoint.io import read_checkpoint, write_checkpoint
-from scaffold_runtime.checkpoint.load import restore
+from scaffold_runtime.compare import difference
 from scaffold_runtime.errors import CheckpointError
 
 GOOD = {"state_dict": {"w": torch.arange(500.0)}, "global_step": 3, "epoch": 0}
@@ -181,7 +184,7 @@ def test_payloads_run_nothing(good: Path, tmp_path: Path, call: tuple[Any, ...])
     for wanted in (main(["show", str(evil)]), main(["verify", str(evil)])):
         assert wanted == 1
     with pytest.raises(CheckpointError):
-        restore(evil, torch.nn.Linear(1, 1))
+        LightningModule.load_from_checkpoint(evil)
     evil.write_bytes(reduce_call(*call))  # not even a zip file
     refused(evil)
     assert not (tmp_path / "canary").exists() and not Path("canary").exists()
@@ -308,6 +311,76 @@ def test_lightning_files_load_without_lightning(
     assert trainer.optimizers[0].param_groups[0]["lr"] == 0.3
 
 
+WRITTEN_BY_LIGHTNING = """
+import sys, torch
+from lightning.pytorch import LightningModule, Trainer, seed_everything
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+class Model(LightningModule):
+    def __init__(self, lr=0.1, width=8):
+        super().__init__()
+        self.save_hyperparameters()
+        self.net = nn.Sequential(nn.Linear(4, width), nn.ReLU(), nn.Linear(width, 1))
+    def training_step(self, batch, batch_idx):
+        loss = nn.functional.mse_loss(self.net(batch[0]), batch[1])
+        self.log("loss", loss)
+        return loss
+    def configure_optimizers(self):
+        optimizer = torch.optim.Adam(self.parameters(), lr=self.hparams.lr)
+        return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.5)]
+
+seed_everything(0)
+data = DataLoader(TensorDataset(torch.randn(24, 4), torch.randn(24, 1)), 4)
+trainer = Trainer(max_epochs=2, accelerator="cpu", logger=False, enable_progress_bar=False,
+                  callbacks=[EarlyStopping("loss"), ModelCheckpoint(sys.argv[1], "lightning")])
+model = Model(lr=0.25, width=6)
+trainer.fit(model, data)
+torch.save([model.state_dict(), trainer.optimizers[0].state_dict()], sys.argv[1] + "/expected.pt")
+"""
+BENCH = Path(__file__).parents[2] / ".bench-venv" / "bin" / "python"
+
+
+@pytest.mark.slow
+def test_a_file_lightning_wrote(
+    tmp_path: Path, regression: Any, make_trainer: Any, make_loader: Any
+) -> None:
+    """`make bench` makes the environment with Lightning that writes it."""
+    python = Path(os.environ.get("SCAFFOLD_BENCH_PYTHON", BENCH))
+    if not python.exists():
+        pytest.skip(f"there is no Lightning to write the file: `make bench` makes {BENCH}")
+    script = tmp_path / "write.py"
+    script.write_text(WRITTEN_BY_LIGHTNING)
+    command = [str(python), str(script), str(tmp_path)]
+    clean = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    subprocess.run(command, check=True, capture_output=True, timeout=200, env=clean)
+    path = tmp_path / "lightning.ckpt"
+    weights, optimizer = torch.load(tmp_path / "expected.pt", weights_only=True)
+
+    made = regression.load_from_checkpoint(path)
+    assert (made.lr, made.net[0].out_features) == (0.25, 6)
+    for name, weight in weights.items():
+        assert torch.equal(made.state_dict()[name], weight)
+
+    def configure_optimizers() -> Any:
+        adam = torch.optim.Adam(made.parameters(), lr=1.0)
+        return [adam], [torch.optim.lr_scheduler.StepLR(adam, 1, 0.5)]
+
+    made.configure_optimizers = configure_optimizers
+    seen: list[Any] = []
+
+    class Look(Callback):
+        def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+            seen.append((trainer.current_epoch, trainer.global_step))
+            seen.append(copy.deepcopy(trainer.optimizers[0].state_dict()))
+
+    make_trainer(max_epochs=3, callbacks=Look()).fit(made, make_loader(6), ckpt_path=path)
+    assert seen[0] == (2, 12)
+    assert difference(seen[1]["state"], optimizer["state"]) is None
+    assert seen[1]["param_groups"][0]["lr"] == 0.25 * 0.5**2
+
+
 def test_show_verify_and_diff(good: Path, tmp_path: Path, capsys: Any) -> None:
     other = tmp_path / "other.ckpt"
     changed = torch.arange(500.0)
@@ -322,28 +395,3 @@ def test_show_verify_and_diff(good: Path, tmp_path: Path, capsys: Any) -> None:
     other.write_bytes(b"x")
     assert main(["verify", str(other)]) == 1
     assert "other.ckpt" in capsys.readouterr().err
-
-
-def test_take_what_is_wanted(
-    tmp_path: Path, make_trainer: Any, regression: Any, make_loader: Any
-) -> None:
-    trainer, trained = make_trainer(), regression()
-    trained.configure_optimizers = lambda: torch.optim.Adam(trained.parameters())
-    trainer.fit(trained, make_loader(6))
-    path = tmp_path / "a.ckpt"
-    trainer.save_checkpoint(path)
-    fresh = regression()
-    optimizer = torch.optim.Adam(fresh.parameters())
-    assert restore(path, fresh, only="net.0.*") == ["net.0.weight", "net.0.bias"]
-    assert torch.equal(fresh.net[0].weight, trained.net[0].weight)
-    assert not torch.equal(fresh.net[2].weight, trained.net[2].weight)
-    restore(path, fresh, optimizer, lr=0.5)
-    assert torch.equal(fresh.net[2].weight, trained.net[2].weight)
-    assert optimizer.param_groups[0]["lr"] == 0.5
-    assert len(optimizer.state) == 4
-    other = torch.nn.ModuleDict({"net": torch.nn.Sequential(torch.nn.Linear(4, 8))})
-    with pytest.raises(CheckpointError, match=r"net\.2\.bias.*strict=False"):
-        restore(path, other)
-    assert len(restore(path, other, strict=False)) == 2
-    with pytest.raises(CheckpointError, match="does not fit"):
-        restore(path, regression(width=3))

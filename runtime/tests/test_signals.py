@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import stat
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -226,3 +229,132 @@ def test_without_checkpoints_it_only_stops(
 
     assert finish(*start(life))[0] == 143
     assert not list(Path.cwd().rglob("*.ckpt"))
+
+
+PROJECT = """
+import os, sys, time
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+from scaffold_runtime import LightningDataModule, LightningModule
+from scaffold_runtime.cli import run
+
+def slow(place):
+    if place == os.environ.get("SLOW"):
+        with open("there", "a") as file:
+            file.write(place)
+        time.sleep(float(os.environ["SECONDS"]))
+
+class Samples(Dataset):
+    def __len__(self):
+        return 12
+    def __getitem__(self, index):
+        slow("loading" if index > 3 else "")
+        return torch.ones(4) * index
+
+class Model(LightningModule):
+    def __init__(self, width: int = 1) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, width)
+    def training_step(self, batch, batch_idx):
+        slow("training" if batch_idx > 1 else "")
+        return self.layer(batch).square().mean()
+    def validation_step(self, batch, batch_idx):
+        slow("validation")
+        self.log("val_loss", self.layer(batch).square().mean())
+    def on_save_checkpoint(self, checkpoint):
+        slow("saving")
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.01)
+    def on_train_end(self):
+        print("weights", self.layer.weight.tolist())
+
+class Data(LightningDataModule):
+    def train_dataloader(self):
+        return DataLoader(Samples(), 2, num_workers=int(os.environ["WORKERS"]), shuffle=False)
+    def val_dataloader(self):
+        return DataLoader(Samples(), 1)
+
+if __name__ == "__main__":
+    run(Model, Data)
+"""
+
+
+def project(folder: Path, slow: str, seconds: float, workers: int, *words: str) -> Any:
+    (folder / "configs").mkdir(exist_ok=True)
+    (folder / "train.py").write_text(PROJECT)
+    trainer = "max_epochs: 2\naccelerator: cpu\nnum_sanity_val_steps: 0\n"
+    for name, text in (("trainer", trainer), ("model", "{}"), ("data", "{}")):
+        (folder / "configs" / f"{name}.yaml").write_text(text)
+    extra = {"SLOW": slow, "SECONDS": str(seconds), "WORKERS": str(workers), "OMP_NUM_THREADS": "1"}
+    # A shell leaves SIGINT as it is for what one starts at a terminal; a job in the background ignores it.
+    return subprocess.Popen(
+        [sys.executable, "train.py", "fit", *words], cwd=folder, env={**os.environ, **extra},
+        text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
+
+
+def ended(process: Any, seconds: float) -> tuple[str, str]:
+    try:
+        return process.communicate(timeout=seconds)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("slow", "workers", "number"),
+    [("training", 0, signal.SIGINT), ("validation", 0, signal.SIGINT), ("loading", 2, signal.SIGINT),
+     ("loading", 0, signal.SIGTERM), ("saving", 0, signal.SIGINT)],
+)  # fmt: skip
+def test_a_real_signal_to_a_real_project(
+    tmp_path: Path, slow: str, workers: int, number: int
+) -> None:
+    """Ctrl-C goes to the whole process group. A second life ends where an only one would."""
+    process = project(tmp_path, slow, 0.5, workers)
+    until = time.monotonic() + 60
+    while not (tmp_path / "there").exists() and time.monotonic() < until:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    os.killpg(process.pid, number)
+    _, err = ended(process, 15)
+    assert process.returncode == CODES[number], err
+    assert len(list(tmp_path.rglob(INTERRUPTED))) == 1
+    if number == signal.SIGINT:
+        assert err.rstrip().endswith("interrupted")
+    resumed, err = ended(project(tmp_path, "", 0, workers, "--ckpt_path=last"), 60)
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    unbroken, _ = ended(project(whole, "", 0, workers), 60)
+    said = [line for line in unbroken.splitlines() if line.startswith("weights")]
+    assert said and said == [
+        line for line in resumed.splitlines() if line.startswith("weights")
+    ], err
+
+
+@pytest.mark.slow
+def test_sigterm_that_ends_data_workers_leaves_the_last_checkpoint(tmp_path: Path) -> None:
+    """torch lets SIGTERM end workers, and without them no further step comes."""
+    process = project(tmp_path, "validation", 0.5, 2)
+    until = time.monotonic() + 60
+    while not (tmp_path / "there").exists() and time.monotonic() < until:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGTERM)
+    _, err = ended(process, 15)
+    assert process.returncode == 143, err
+
+
+@pytest.mark.slow
+def test_a_second_real_ctrl_c_does_not_wait(tmp_path: Path) -> None:
+    process = project(tmp_path, "training", 30, 0)
+    until = time.monotonic() + 60
+    while not (tmp_path / "there").exists() and time.monotonic() < until:
+        time.sleep(0.05)
+    for _ in range(2):
+        os.killpg(process.pid, signal.SIGINT)
+        time.sleep(0.3)
+    ended(process, 10)
+    assert process.returncode == 130
+    assert not list(tmp_path.rglob(INTERRUPTED))

@@ -106,6 +106,7 @@ class ModelCheckpoint(Checkpoint):
         self._leaving: list[str] = []  # to be removed once that is safe on disk
         self._continues = False
         self._background = Background()
+        self._copied: Any = None  # the state that was written last in the background
         self._last_time = time.monotonic()
         self._waits_for_monitor = False
 
@@ -314,9 +315,13 @@ class ModelCheckpoint(Checkpoint):
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        self.on_train_end(trainer, pl_module)  # an older file is written first
+        self._finish(trainer)  # an older file is written first
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._finish(trainer)
+        self._copied = None
+
+    def _finish(self, trainer: Trainer) -> None:
         if self._background.wait():
             self._tell(trainer)
 
@@ -352,7 +357,8 @@ class ModelCheckpoint(Checkpoint):
     def _save(self, trainer: Trainer) -> None:
         (first, *others), removed = self._writing, self._leaving
         if self.async_save or trainer.checkpoint_io.in_background:
-            state = snapshot(collect(trainer._live(), self.save_weights_only))
+            state = collect(trainer._live(), self.save_weights_only)
+            self._copied = state = snapshot(state, into=self._copied)
             io = trainer.checkpoint_io
             write = save_later(trainer.strategy, state, Path(first), io.save_checkpoint)
             self._background.start(lambda: self._write(trainer, write, first, others, removed))

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 from torch import nn
-from torch.optim import Optimizer
 
-from scaffold_runtime.checkpoint.engine import with_weights
+from scaffold_runtime.checkpoint.choose import Restore
 from scaffold_runtime.checkpoint.find import find_checkpoint, read_newest_good
 from scaffold_runtime.checkpoint.io import read_checkpoint
 from scaffold_runtime.checkpoint.ranks import own_part
 from scaffold_runtime.checkpoint.state import load_weights
-from scaffold_runtime.errors import CheckpointError
+from scaffold_runtime.errors import CheckpointError, MisconfigurationException
 from scaffold_runtime.hparams import AttributeDict
 
 if TYPE_CHECKING:
@@ -29,6 +27,10 @@ def read_for_run(run: Run, ckpt_path: str | None) -> dict[str, Any] | None:
     to go on in its run folder."""
     trainer = run.trainer
     trainer.ckpt_path = None
+    if ckpt_path is None and run.restore != Restore():
+        raise MisconfigurationException(
+            "`restore` and its options say what to take from a checkpoint: give its `ckpt_path`, too."
+        )
     if ckpt_path is None:
         return None
     found = _read(run, ckpt_path) if trainer.is_global_zero else None
@@ -39,6 +41,8 @@ def read_for_run(run: Run, ckpt_path: str | None) -> dict[str, Any] | None:
     checkpoint = trainer.checkpoint_io.load_checkpoint(path) if found is None else found[1]
     run.chosen = None if ckpt_path == "last" else str(path)
     trainer.ckpt_path = str(path)
+    if run.fn == "fit" and not run.restore.resumes:
+        return checkpoint
     if run.fn == "fit" and checkpoint.get("torn") and trainer.is_global_zero:
         warnings.warn(
             f"{path} was saved when training failed, in the middle of a step, so what follows is not exactly "
@@ -113,51 +117,3 @@ def _arguments(
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     fitting = kept if takes_any else {k: v for k, v in kept.items() if k in parameters}
     return {**fitting, **overrides}
-
-
-def restore(
-    path: Any,
-    module: nn.Module,
-    *optimizers: Optimizer,
-    only: str = "*",
-    strict: bool = True,
-    lr: float | None = None,
-) -> list[str]:
-    """Take from a checkpoint what is wanted: weights, and the state of the optimizers that are given. To
-    restore everything, pass the path to `fit`.
-
-    Args:
-        path: the file.
-        module: what takes the weights.
-        optimizers: what take their states, in the order of `configure_optimizers`.
-        only: a pattern such as "encoder.*" for the names of weights to take.
-        strict: refuse a file that lacks a wanted weight, or has one the module lacks.
-        lr: a new learning rate for the optimizers.
-
-    Returns:
-        The names of the weights that were taken.
-
-    Raises:
-        CheckpointError: if the file is bad, or does not fit.
-    """
-    checkpoint = with_weights(read_checkpoint(Path(path)))
-    own = [name for name in module.state_dict() if fnmatchcase(name, only)]
-    given = {k: v for k, v in checkpoint.get("state_dict", {}).items() if fnmatchcase(k, only)}
-    astray = sorted(set(own) ^ set(given))
-    if strict and astray:
-        raise CheckpointError(
-            f"{path} and {type(module).__name__} do not have the same weights {only!r}: {', '.join(astray)}. "
-            "Pass strict=False to take those they share."
-        )
-    states = checkpoint.get("optimizer_states", [])
-    if len(states) < len(optimizers):
-        raise CheckpointError(f"{path} has the state of {len(states)} optimizer(s).")
-    try:
-        module.load_state_dict({k: v for k, v in given.items() if k in own}, strict=False)
-        for optimizer, state in zip(optimizers, states, strict=False):
-            optimizer.load_state_dict(state)
-            for group in optimizer.param_groups if lr is not None else ():
-                group["lr"] = group["initial_lr"] = lr
-    except (RuntimeError, ValueError) as error:
-        raise CheckpointError(f"{path} does not fit {type(module).__name__}: {error}") from error
-    return [name for name in given if name in own]

@@ -195,10 +195,10 @@ def restore_before_fit(run: Run, checkpoint: dict[str, Any]) -> None:
     if checkpoint.get("optimizer_states") is None:
         raise CheckpointError(
             "the checkpoint holds weights only, so training cannot be resumed from it. "
-            "Load it with `load_from_checkpoint` and start a new fit."
+            "Take them into a new run by restore='weights'."
         )
     if ENGINE not in checkpoint:
-        _restore_optimizers(run, checkpoint["optimizer_states"])
+        restore_optimizers(run, checkpoint["optimizer_states"])
     _restore_schedulers(run, checkpoint.get("lr_schedulers", []))
     if checkpoint.get("precision"):
         run.precision.load_state_dict(checkpoint["precision"])
@@ -220,7 +220,7 @@ def restore_before_fit(run: Run, checkpoint: dict[str, Any]) -> None:
     run.rng_to_restore = checkpoint.get("rng")
 
 
-def _restore_optimizers(run: Run, states: list[dict[str, Any]]) -> None:
+def restore_optimizers(run: Run, states: list[dict[str, Any]]) -> None:
     if len(states) != len(run.optimizers):
         raise CheckpointError(
             f"the checkpoint has the state of {len(states)} optimizer(s), "

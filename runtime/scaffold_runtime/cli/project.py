@@ -7,10 +7,11 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
+from scaffold_runtime.checkpoint.choose import WHAT
 from scaffold_runtime.checkpoint.find import find_checkpoint
 from scaffold_runtime.cli.check import CHECK, check
 from scaffold_runtime.cli.help import ProjectParser
@@ -29,6 +30,19 @@ DESCRIPTION = """Train, validate, test or predict; without a command, train.
 Values come from the files in configs/, then from --config files, then from options.
 --model NAME takes class and arguments from configs/model/NAME.yaml, --data NAME from configs/data/.
 SCAFFOLD_TRACEBACK=1 shows where an error was raised."""
+
+
+RESTORE: tuple[tuple[str, Any, Any, str], ...] = (
+    (
+        "restore",
+        Literal[WHAT],
+        "all",
+        "what to take from it; all resumes its run, others begin one",
+    ),
+    ("restore_keys", str, "*", "with restore weights: names of those to take, such as 'encoder.*'"),
+    ("restore_strict", bool | None, None, "refuse a checkpoint with fewer or other weights"),
+    ("restore_lr", float | None, None, "a new learning rate, with all or optimizers"),
+)
 
 
 def run(
@@ -119,6 +133,9 @@ class ProjectCLI(LightningCLI):
         parser.add_argument(
             "--ckpt_path", type=str | None, default=None, help='a checkpoint, "best" or "last"'
         )
+        if self.command == "fit":
+            for name, type_, default, text in RESTORE:
+                parser.add_argument(f"--{name}", type=type_, default=default, help=text)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         for kind, base in KINDS.items():

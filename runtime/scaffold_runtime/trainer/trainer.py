@@ -23,6 +23,7 @@ from scaffold_runtime.callbacks import default_callbacks
 from scaffold_runtime.callbacks.early_stopping import EarlyStopping
 from scaffold_runtime.callbacks.gradient_accumulation_scheduler import GradientAccumulationScheduler
 from scaffold_runtime.callbacks.progress.progress_bar import ProgressBar, results_table
+from scaffold_runtime.checkpoint.choose import Restore
 from scaffold_runtime.checkpoint.folder import save
 from scaffold_runtime.checkpoint.state import collect
 from scaffold_runtime.data import LightningDataModule
@@ -233,6 +234,10 @@ class Trainer:
         datamodule: LightningDataModule | None = None,
         ckpt_path: str | Path | None = None,
         weights_only: bool | None = None,
+        restore: Literal["all", "weights", "optimizers"] = "all",
+        restore_keys: str = "*",
+        restore_strict: bool | None = None,
+        restore_lr: float | None = None,
     ) -> None:
         """Train `model`.
 
@@ -243,13 +248,20 @@ class Trainer:
             datamodule: where loaders come from, if not passed.
             ckpt_path: a checkpoint to resume from: a path, "last" or "best".
             weights_only: accepted for code that moves over; loading never runs code from a file.
+            restore: what to take from the checkpoint: "all" resumes its run exactly; "weights", or weights and
+                what "optimizers" remember, begin a new run, with learning rates as configured.
+            restore_keys: with "weights", a pattern for the names of those to take, such as "encoder.*".
+            restore_strict: refuse a checkpoint that lacks one of them, or has others; the module's
+                `strict_loading` if None.
+            restore_lr: a new learning rate, with "all" or "optimizers".
 
         Raises:
             ScaffoldRuntimeError: one of its subclasses, for mistakes in model, data or settings.
         """
-        elsewhere = self._elsewhere(
-            "fit", model, train_dataloaders, val_dataloaders, datamodule, ckpt_path
-        )
+        choice = (restore, restore_keys, restore_strict, restore_lr)
+        chosen = Restore(*choice)
+        data = (train_dataloaders, val_dataloaders, datamodule)
+        elsewhere = self._elsewhere("fit", model, *data, ckpt_path, None, *choice)
         if elsewhere is not None:
             elsewhere()
             return
@@ -259,7 +271,9 @@ class Trainer:
         self.should_stop = False
         with (
             torch.autograd.set_detect_anomaly(self.detect_anomaly),
-            open_run(self, "fit", module_of(model), datamodule, given, path_of(ckpt_path)) as run,
+            open_run(
+                self, "fit", module_of(model), datamodule, given, path_of(ckpt_path), chosen
+            ) as run,
             run.signals,
         ):
             fit(run)

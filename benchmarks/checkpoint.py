@@ -1,0 +1,100 @@
+"""The rows of saving: how long training stands still for a state of 400 MB, and what saving it safely costs."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from table import Contestant, Row
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from scaffold_runtime import Callback, LightningModule, Trainer
+from scaffold_runtime.callbacks import ModelCheckpoint
+
+NUMBERS = 100_000_000  # of 4 bytes
+
+
+class Big(LightningModule):
+    """Little to train, much to save."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 1)
+        self.register_buffer("much", torch.ones(NUMBERS))
+
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+        time.sleep(0.5)  # so that one save has ended before the next
+        return self.layer(batch[0]).square().mean()
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+class Gap(Callback):
+    """From the end of the second batch that is saved to the start of the next one."""
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        self.began = time.perf_counter()
+
+    def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
+        if batch_idx == 8:
+            self.seconds = time.perf_counter() - self.began
+
+
+def blocked(async_save: bool) -> Contestant:
+    def run() -> float:
+        with tempfile.TemporaryDirectory() as folder:
+            gap = Gap()
+            save = ModelCheckpoint(folder, every_n_train_steps=4, async_save=async_save)
+            trainer = Trainer(
+                max_steps=9,
+                accelerator="cpu",
+                logger=False,
+                callbacks=[gap, save],
+                enable_progress_bar=False,
+                enable_model_summary=False,
+            )
+            trainer.fit(Big(), DataLoader(TensorDataset(torch.ones(9, 4))))
+            return gap.seconds
+
+    return run
+
+
+def torch_save() -> float:
+    """As most scripts do it: nothing is synced to the disk, and a crash leaves half a file."""
+    state = Big().state_dict()
+    with tempfile.TemporaryDirectory() as folder:
+        began = time.perf_counter()
+        torch.save(state, Path(folder) / "state.pt")
+        return time.perf_counter() - began
+
+
+def rows() -> list[Row]:
+    waiting, beside = blocked(async_save=False), blocked(async_save=True)
+    return [
+        Row(
+            "async-save",
+            "blocked by `async_save` of 400 MB, against waiting for the save",
+            0.25,
+            "ms",
+            {"base": waiting, "ours": beside},
+        ),
+        Row(
+            "async-save-torch",
+            "the same, against `torch.save`",
+            None,
+            "ms",
+            {"base": torch_save, "ours": beside},
+        ),
+        Row(
+            "save",
+            "a save of 400 MB that survives a power cut, against `torch.save`",
+            None,
+            "ms",
+            {"base": torch_save, "ours": waiting},
+        ),
+    ]

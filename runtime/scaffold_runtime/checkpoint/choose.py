@@ -1,0 +1,115 @@
+"""What `fit` takes from a checkpoint: all of it to resume, or weights, or weights and optimizer states."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any
+
+from torch.optim.lr_scheduler import CyclicLR, OneCycleLR
+
+from scaffold_runtime.checkpoint.engine import with_weights
+from scaffold_runtime.checkpoint.state import load_weights, restore_optimizers
+from scaffold_runtime.checkpoint.transient import COMPILED
+from scaffold_runtime.errors import CheckpointError, MisconfigurationException
+
+if TYPE_CHECKING:
+    from scaffold_runtime.run import Run
+
+WHAT = ("all", "weights", "optimizers")
+
+
+@dataclass(frozen=True)
+class Restore:
+    """See `Trainer.fit`.
+
+    Raises:
+        MisconfigurationException: if a value is unknown, or two contradict each other.
+    """
+
+    what: str = "all"
+    keys: str = "*"
+    strict: bool | None = None
+    lr: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.what not in WHAT:
+            raise MisconfigurationException(
+                f"restore={self.what!r}: choose {', '.join(map(repr, WHAT))}."
+            )
+        if self.keys != "*" and self.what != "weights":
+            raise MisconfigurationException(
+                f"restore_keys={self.keys!r} chooses among weights: use it with restore='weights'."
+            )
+        if self.lr is not None and (self.what == "weights" or not self.lr > 0):
+            raise MisconfigurationException(
+                f"restore_lr={self.lr!r}: give a number above 0 with restore='all' or 'optimizers'; with "
+                "'weights', optimizers are new and have the learning rate they are configured with."
+            )
+
+    @property
+    def resumes(self) -> bool:
+        """Whether the run goes on where it was, in its own folder."""
+        return self.what == "all"
+
+    def weights(self, run: Run, checkpoint: dict[str, Any]) -> None:
+        """Load the chosen weights, into a run that begins anew.
+
+        Raises:
+            CheckpointError: naming those that are missing, or not wanted.
+        """
+        module = run.module
+        module.on_load_checkpoint(checkpoint)
+        kept = with_weights(checkpoint).get("state_dict", {})
+        given = {name: weight for name, weight in kept.items() if self._chosen(name)}
+        own = {name.replace(COMPILED, "") for name in module.state_dict() if self._chosen(name)}
+        strict = module.strict_loading if self.strict is None else self.strict
+        astray = sorted(own ^ set(given))
+        if not own & set(given) or (strict and astray):
+            raise CheckpointError(
+                f"the checkpoint and {type(module).__name__} do not have the same weights {self.keys!r}: "
+                f"{', '.join(astray) or 'there are none'}. Choose others by restore_keys, or take those that "
+                "both have by restore_strict=False."
+            )
+        shared = {name: weight for name, weight in given.items() if name in own}
+        run.trainer.strategy.scatter(shared, module.state_dict())
+        load_weights(module, {"state_dict": shared}, strict=False)
+
+    def _chosen(self, name: str) -> bool:
+        return fnmatchcase(name.replace(COMPILED, ""), self.keys)
+
+    def optimizers(self, run: Run, checkpoint: dict[str, Any]) -> None:
+        """Load what optimizers remember; their settings stay as they are configured.
+
+        Raises:
+            CheckpointError: if the checkpoint has none, or of other optimizers.
+        """
+        if checkpoint.get("optimizer_states") is None:
+            raise CheckpointError("the checkpoint holds weights only: use restore='weights'.")
+        groups = [group for optimizer in run.optimizers for group in optimizer.param_groups]
+        settings = [{k: v for k, v in group.items() if k != "params"} for group in groups]
+        restore_optimizers(run, checkpoint["optimizer_states"])
+        groups = [group for optimizer in run.optimizers for group in optimizer.param_groups]
+        for group, configured in zip(groups, settings, strict=True):
+            group.update(configured)
+
+    def learning_rate(self, run: Run) -> None:
+        """Give optimizers and schedulers the new learning rate, if there is one."""
+        if self.lr is None:
+            return
+        for optimizer in run.optimizers:
+            for group in optimizer.param_groups:
+                group.update({key: self.lr for key in ("lr", "initial_lr") if key in group})
+        for config in run.scheduler_configs:
+            self._base_of(config.scheduler)
+
+    def _base_of(self, scheduler: Any) -> None:
+        if isinstance(scheduler, (CyclicLR, OneCycleLR)):
+            raise MisconfigurationException(
+                f"restore_lr={self.lr}: {type(scheduler).__name__} sets learning rates itself. Change its "
+                "arguments in `configure_optimizers`, and take restore='optimizers'."
+            )
+        if hasattr(scheduler, "base_lrs"):
+            scheduler.base_lrs = [self.lr] * len(scheduler.base_lrs)
+        for inner in getattr(scheduler, "_schedulers", ()):
+            self._base_of(inner)
