@@ -116,7 +116,7 @@ def _set_up(run: Run, ckpt_path: str | None) -> None:
     if run.fn == "fit":
         _make_optimizers(run)
     run.prepared = trainer.strategy.prepare(module, run.optimizers, run.precision)
-    if checkpoint is not None:
+    if checkpoint is not None and run.restore.resumes:
         restore_engine(run, checkpoint)
     run.to_device = make_transfer(run)
     trainer.profiler.attach(run)
