@@ -414,6 +414,18 @@ cases(
     no_last_checkpoint=lambda kit: kit.trainer().test(
         kit.module(), kit.loader(1), ckpt_path="last"
     ),
+    restore_of_nothing=lambda kit: kit.trainer().fit(
+        kit.module(), kit.loader(1), restore="weights"
+    ),
+    restore_unknown=lambda kit: kit.trainer().fit(
+        kit.module(), kit.loader(1), ckpt_path="last", restore="weight"
+    ),
+    restore_keys_of_all=lambda kit: kit.trainer().fit(
+        kit.module(), kit.loader(1), ckpt_path="last", restore_keys="head.*"
+    ),
+    restore_other_weights=lambda kit: kit.trainer().fit(
+        Keeping(), kit.loader(1), ckpt_path=saved(kit), restore="weights", restore_keys="none.*"
+    ),
     resume_from_weights=lambda kit: kit.trainer().fit(
         Keeping(), kit.loader(1), ckpt_path=saved(kit, weights_only=True)
     ),
