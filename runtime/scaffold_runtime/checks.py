@@ -54,7 +54,7 @@ def _check_arguments(module: LightningModule, step: str) -> None:
     receives = ["batch", "batch_idx", "dataloader_idx"][: 2 if step == "training_step" else 3]
     try:
         signature = inspect.signature(getattr(module, step))
-    except ValueError:
+    except (TypeError, ValueError):
         return  # without a signature, let the call decide
     for count in range(1, len(receives) + 1):
         with contextlib.suppress(TypeError):
