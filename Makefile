@@ -14,7 +14,7 @@ QUICK := playground/my-exp
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-fast test-deepspeed test-xla kill-sweep lint format budget bench docs examples gallery clean
+.PHONY: help setup quickstart test test-fast test-deepspeed test-xla kill-sweep lint format budget bench bench-gpu bench-where docs examples gallery clean
 
 help:  ## Show what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -112,6 +112,12 @@ $(BENCH)/.ready: pyproject.toml runtime/pyproject.toml constraints.txt Makefile
 
 bench: $(BENCH)/.ready  ## Ratios to the plain loop and the peers; ROW="off import" some, WRITE=1 into the pages
 	@$(BENCH)/bin/python benchmarks/bench.py $(ROW) $(if $(WRITE),--write)
+
+bench-gpu: $(BENCH)/.ready  ## Time per step on a GPU, and that nothing waits for it; ends with 2 where there is none
+	@$(BENCH)/bin/python benchmarks/gpu.py $(ROW)
+
+bench-where: $(BENCH)/.ready  ## Where the time beside the plain loop goes, as a profile; ROW=import, startup, help, ...
+	@$(BENCH)/bin/python benchmarks/where.py $(ROW)
 
 $(DOCS)/.ready: constraints.txt
 	@test -x $(DOCS)/bin/python || $(PYTHON) -m venv $(DOCS)

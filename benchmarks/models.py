@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -64,16 +64,23 @@ class Watch:
     Time counts from the draw of batch `skip` to that of the last one, so set-up and warming up do not count.
     """
 
-    def __init__(self, inputs: Tensor, batch: int, steps: int, skip: int = 20) -> None:
+    def __init__(
+        self, inputs: Tensor, batch: int, steps: int, skip: int = 20, **options: Any
+    ) -> None:
         index = torch.arange(batch * steps) % len(inputs)
         self.indices: list[list[int]] = index.view(steps, batch).tolist()
         self.skip, self.times = skip, [0.0, 0.0]
+        self.settle: Callable[[], None] = lambda: None  # a device that works behind is waited for
         labels = torch.arange(len(inputs)) % CLASSES
-        self.loader: DataLoader[Any] = DataLoader(TensorDataset(inputs, labels), batch_sampler=self)
+        self.loader: DataLoader[Any] = DataLoader(
+            TensorDataset(inputs, labels), batch_sampler=self, **options
+        )
 
     def __iter__(self) -> Iterator[list[int]]:
         last = len(self.indices) - 1
         for number, batch in enumerate(self.indices):
+            if number in (self.skip, last):
+                self.settle()
             if number == self.skip:
                 self.times[0] = clock()
             elif number == last:
@@ -96,6 +103,12 @@ def vectors(steps: int) -> Watch:
 def images(steps: int) -> Watch:
     torch.manual_seed(0)
     return Watch(torch.randn(256, 3, 32, 32), 32, steps)
+
+
+def heavy(steps: int) -> Watch:
+    """Large batches of images in pinned memory, which take as long to bring to a device as to train on."""
+    torch.manual_seed(0)
+    return Watch(torch.randn(512, 3, 32, 32), 256, steps, pin_memory=torch.cuda.is_available())
 
 
 def text(steps: int) -> Watch:

@@ -11,7 +11,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from table import Contestant, Row, installed
@@ -45,11 +46,24 @@ UPDATE = ("update", "--defaults", "--quiet", "--vcs-ref=v2")
 
 def python(*words: object) -> list[str]:
     """A Python command; a word that is a function is what it returns, made when first needed."""
-    return [sys.executable, *(str(word() if callable(word) else word) for word in words)]
+    return [sys.executable, *_flags, *(str(word() if callable(word) else word) for word in words)]
+
+
+_flags: list[str] = []
+_said: list[str] = []
+
+
+@contextmanager
+def traced(flags: list[str]) -> Iterator[list[str]]:
+    """Give Python these flags, and take what its processes write to stderr."""
+    _flags[:] = flags
+    yield _said
+    _flags.clear()
 
 
 def execute(command: list[str], folder: Path) -> str:
     done = subprocess.run(command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True)
+    _said.append(done.stderr)
     if done.returncode:
         raise SystemExit(f"{' '.join(command)} failed:\n{done.stdout}{done.stderr}")
     return done.stdout

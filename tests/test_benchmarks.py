@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
@@ -90,3 +91,28 @@ def test_an_unknown_row_is_named() -> None:
     done = run("bench.py", "nothing")
     assert done.returncode == 1
     assert "no row nothing" in done.stderr and "off" in done.stderr
+
+
+def test_the_gpu_script_runs() -> None:
+    """On the CPU it tries itself, all rows; the check for waiting has no GPU to wait for here."""
+    done = run("gpu.py", "--device", "cpu", "--rounds", "1")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("holds") == 3
+    for row in ("small model, 32-true", "large model, 16-mixed", "loader-bound"):
+        assert f"| {row}" in done.stdout
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_the_gpu_script_says_that_there_is_none() -> None:
+    done = run("gpu.py")
+    assert done.returncode == 2
+    assert "There is no GPU here" in done.stdout
+
+
+def test_where_the_time_goes() -> None:
+    done = run("where.py", "off")
+    assert done.returncode == 0, done.stderr
+    for words in ("| zero and backward |", "the engine takes", "| run.py: commit | 1.00 |"):
+        assert words in done.stdout
+    done = run("where.py", "import")
+    assert "| torch | " in done.stdout, done.stderr

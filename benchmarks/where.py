@@ -1,0 +1,224 @@
+"""Where the time beside the plain loop goes: `make bench-where`, or `make bench-where ROW=import`.
+
+`off`: the parts of a training step on the tiny MLP, plain and ours in turns, the median of the fastest tenth; then
+what of it is the engine's own, measured where model, optimizer and data do nothing; then the engine's functions.
+`import`, `startup`, `help`, `new`, `add`: the modules and calls that take longest in the process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import cProfile
+import pstats
+import re
+import tempfile
+import time
+import warnings
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr, redirect_stdout
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import models
+import processes
+import torch
+from steps import OFF, Terminal, fitting, trainer
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.data import DataLoader
+
+import scaffold_runtime
+from scaffold_runtime import LightningModule
+
+PARTS = ("data", "forward", "zero and backward", "optimizer", "after the step")
+STEPS, ROUNDS = 1000, 6
+clock = time.perf_counter
+Stamps = list[list[float]]
+
+
+class Module(LightningModule):
+    """The tiny MLP, which notes when its step begins and ends."""
+
+    def __init__(self, stamps: Stamps) -> None:
+        super().__init__()
+        self.network, self.stamps = models.mlp(), stamps
+
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+        self.stamps[-1].append(clock())
+        loss = F.cross_entropy(self.network(batch[0]), batch[1])
+        self.stamps[-1].append(clock())
+        return loss
+
+    def configure_optimizers(self) -> Any:
+        return Noting(self.stamps, self.parameters(), lr=0.01)
+
+
+class Noting(torch.optim.SGD):
+    def __init__(self, stamps: Stamps, *arguments: Any, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        self.stamps = stamps
+
+    def step(self, closure: Any = None) -> None:
+        self.stamps[-1].append(clock())
+        super().step()
+        self.stamps[-1].append(clock())
+
+
+class Draws:
+    """The batches, each of which opens a new list of stamps when it is drawn."""
+
+    def __init__(self, stamps: Stamps) -> None:
+        self.stamps, self.indices = stamps, models.vectors(STEPS).indices
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for batch in self.indices:
+            self.stamps.append([clock()])
+            yield batch
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+
+def plain(module: Any, loader: Any) -> None:
+    optimizer = module.configure_optimizers()
+    for index, batch in enumerate(loader):
+        loss = module.training_step(batch, index)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+
+def ours(module: Any, loader: Any) -> None:
+    trainer(scaffold_runtime, tempfile.gettempdir(), OFF).fit(module, loader)
+
+
+def quietly(call: Callable[..., None], *arguments: Any) -> None:
+    with redirect_stdout(Terminal()), redirect_stderr(Terminal()):
+        call(*arguments)
+
+
+def of_a_step() -> None:
+    """Microseconds of each part, plain and ours."""
+    dataset = models.vectors(STEPS).loader.dataset
+    taken: dict[str, list[list[float]]] = defaultdict(list)
+    for name, run in [("plain", plain), ("ours", ours)] * ROUNDS:
+        stamps: Stamps = []
+        quietly(run, Module(stamps), DataLoader(dataset, batch_sampler=Draws(stamps)))
+        whole = [one for one in stamps if len(one) == 5][50:-1]
+        for here, then in pairwise(whole):
+            edges = [*here, then[0]]
+            taken[name].append([1e6 * (b - a) for a, b in pairwise(edges)])
+    print("| part of a step, µs | plain, zeroing after forward | ours |\n|---|---|---|")
+    columns = [
+        [fastest(part) for part in zip(*taken[name], strict=True)] for name in ("plain", "ours")
+    ]
+    for part, *figures in zip((*PARTS, "sum"), *([*c, sum(c)] for c in columns), strict=True):
+        print(f"| {part} | {figures[0]:.1f} | {figures[1]:.1f} |")
+
+
+def fastest(figures: Any) -> float:
+    """The tenth percentile, which a busy machine moves least."""
+    return sorted(figures)[len(figures) // 10]
+
+
+def of_the_engine() -> None:
+    """What a step costs where user code, optimizer and data do nothing: the engine's own work alone."""
+
+    class Idle(torch.optim.SGD):
+        def step(self, closure: Any = None) -> None: ...
+        def zero_grad(self, set_to_none: bool = True) -> None: ...
+
+    class Nothing(LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.ones(()))
+            self.loss = self.weight.detach().requires_grad_()
+
+        def training_step(self, batch: int, batch_idx: int) -> Tensor:
+            return self.loss
+
+        def configure_optimizers(self) -> Any:
+            return Idle(self.parameters(), lr=0.1)
+
+    def microseconds(run: Callable[..., None]) -> float:
+        began: list[float] = []
+
+        def numbers() -> Iterator[int]:
+            for number in range(20_000):
+                if number % 500 == 0:
+                    began.append(time.process_time())
+                yield number
+
+        quietly(run, Nothing(), Stream(numbers))
+        return fastest([1e6 * (b - a) / 500 for a, b in pairwise(began)])
+
+    without, with_engine = microseconds(plain), microseconds(ours)
+    print(
+        f"\nWith nothing to train, and the caches to itself, the engine takes {with_engine - without:.1f} µs a step "
+        f"more than the plain loop ({with_engine:.1f} against {without:.1f})."
+    )
+
+
+class Stream:
+    """What a function gives, as a loader."""
+
+    def __init__(self, give: Callable[[], Iterator[int]]) -> None:
+        self.give = give
+
+    def __iter__(self) -> Iterator[int]:
+        return self.give()
+
+    def __len__(self) -> int:
+        return 20_000
+
+
+def functions(logs: int) -> None:
+    """The engine's functions in a profile of training; profiling itself makes calls look dear."""
+    profile = cProfile.Profile()
+    with tempfile.TemporaryDirectory() as folder:
+        run = fitting("scaffold_runtime", models.mlp, logs, **OFF)
+        quietly(profile.runcall, run, models.vectors(STEPS), folder)
+    rows = [
+        (own, calls, f"{Path(file).name}: {name}")
+        for (file, _, name), (_, calls, own, _, _) in pstats.Stats(profile).stats.items()  # type: ignore[attr-defined]
+        if "scaffold_runtime" in file
+    ]
+    print("\n| function | calls a step | own µs a step, profiled |\n|---|---|---|")
+    for own, calls, name in sorted(rows, reverse=True)[:12]:
+        print(f"| {name} | {calls / STEPS:.2f} | {own / STEPS * 1e6:.2f} |")
+
+
+def of_a_process(key: str) -> None:
+    """The imports of a command that take longest, by themselves."""
+    row = next(row for row in processes.rows() if row.key == key)
+    with processes.traced(["-X", "importtime"]) as said:
+        row.contestants["ours"]()
+    lines = re.findall(r"import time:\s+(\d+) \|\s+(\d+) \| +(\S+)", said[-1])
+    print("| module | its own ms | with what it imports, ms |\n|---|---|---|")
+    for own, whole, name in sorted(lines, key=lambda line: -int(line[0]))[:20]:
+        print(f"| {name} | {int(own) / 1000:.1f} | {int(whole) / 1000:.1f} |")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Where the time beside the plain loop goes.")
+    parser.add_argument(
+        "row",
+        nargs="?",
+        default="off",
+        choices=("off", "logs", "import", "startup", "help", "new", "add"),
+    )
+    key = parser.parse_args().row
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    if key not in ("off", "logs"):
+        of_a_process(key)
+    else:
+        of_a_step()
+        of_the_engine()
+        functions(20 if key == "logs" else 0)
+
+
+if __name__ == "__main__":
+    main()
