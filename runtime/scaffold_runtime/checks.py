@@ -129,6 +129,15 @@ def check_logs(callback: Callback, trainer: Trainer) -> None:
         )
 
 
+def check_whole(trainer: Trainer, callback: Callback) -> None:
+    """Refuse a callback that averages whole weights where each process has only a part of them."""
+    if trainer.strategy.evaluates_in_step:
+        raise MisconfigurationException(
+            f"{type(callback).__name__} averages whole weights, and under {type(trainer.strategy).__name__} no "
+            "process has them. Use strategy='ddp', or leave the callback out."
+        )
+
+
 def check_monitors(run: Run) -> None:
     """After the sanity check: refuse a validation metric to be monitored that was not logged in it."""
     if not run.validates or run.resumed or _may_log_more(run):

@@ -174,7 +174,7 @@ class Run:
             agreed = strategy.agree_to_stop(math.inf if ended else self.evaluated, asked)
             self.agreed_signal = agreed if agreed > 1 else 0
         self.evaluated += 1
-        if not (self.mid_window and strategy.divides_gradients):
+        if not (self.mid_window and strategy.divides):  # gradients of half a window are not saved
             self.leave_if_asked()
 
     def may_stop(self) -> bool:

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import SWALR
 
+from scaffold_runtime.checks import check_whole
 from scaffold_runtime.errors import MisconfigurationException
 from scaffold_runtime.hooks import Callback
 from scaffold_runtime.metrics import Metrics
@@ -83,6 +84,7 @@ class StochasticWeightAveraging(Callback):
     # -- hooks ------------------------------------------------------------------------------------
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        check_whole(trainer, self)
         if stage == "fit":
             self._average, self._restored, self._count, self._latest_epoch = None, None, 0, -1
 

@@ -12,6 +12,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from scaffold_runtime.checkpoint.background import snapshot
 from scaffold_runtime.checkpoint.transient import restore_transient, transient
+from scaffold_runtime.checks import check_whole
 from scaffold_runtime.hooks import Callback
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ class WeightAveraging(Callback):
     # -- averaging --------------------------------------------------------------------------------
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        check_whole(trainer, self)
         if stage == "fit":
             self._average, self._swapped = None, False
             self._updated_step, self._updated_epoch = 0, -1

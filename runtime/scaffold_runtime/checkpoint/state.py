@@ -61,7 +61,7 @@ def collect(run: Run, weights_only: bool = False) -> dict[str, Any]:
         }
         if run.torn or run.progress.pending == UNDER_WAY:
             state["torn"] = True
-        if run.mid_window and not trainer.strategy.divides_gradients:
+        if run.mid_window and not trainer.strategy.divides:
             state["gradients"] = _gradients(module)
         changed = run.before_validation or changing(run)
         state |= {name: value for name, value in changed.items() if name != "rng"}

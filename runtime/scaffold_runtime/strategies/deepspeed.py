@@ -56,7 +56,7 @@ class DeepSpeedStrategy(DistributedStrategy):
         MisconfigurationException: if the configuration cannot be read.
     """
 
-    sharded = owns_state = divides_gradients = True
+    sharded = owns_state = divides = True
 
     def __init__(
         self,

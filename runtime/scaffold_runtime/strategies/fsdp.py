@@ -59,7 +59,7 @@ class FSDPStrategy(DistributedStrategy):
         start_method: "popen", "spawn" or "fork".
     """
 
-    evaluates_in_step = divides_gradients = True
+    evaluates_in_step = divides = True
 
     def __init__(
         self,

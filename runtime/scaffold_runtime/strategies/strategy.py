@@ -53,7 +53,7 @@ class Strategy(abc.ABC):
     evaluates_in_step: bool = False  # whether a step of evaluation needs all processes
     sharded: bool = False  # whether each process writes its own part of a checkpoint
     owns_state: bool = False  # whether weights and optimizer states are for its engine to save
-    divides_gradients: bool = False  # so that those of a window cannot be saved before its end
+    divides: bool = False  # whether each process has only its part of weights and gradients
     infers: bool = True  # whether evaluation may run in torch's inference mode
     timeout: timedelta
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -98,8 +99,6 @@ def test_a_killed_process_ends_all(regression: Any, make_loader: Any, ddp: Any, 
 
 
 def test_a_frozen_process_ends_all(regression: Any, make_loader: Any, ddp: Any) -> None:
-    from datetime import timedelta
-
     class Frozen(Callback):
         def on_train_batch_end(self, trainer: Any, *arguments: Any) -> None:
             if trainer.global_rank:
@@ -122,8 +121,10 @@ def test_a_debug_mode_names_a_collective_of_one_process(
                 trainer.strategy.barrier("only the first")
 
     monkeypatch.setenv("SCAFFOLD_DEBUG_COLLECTIVES", "1")
+    trainer = ddp(callbacks=OnlyFirst())
+    trainer.strategy.timeout = timedelta(seconds=8)  # half of it is what the others may take
     with pytest.raises(RankFailed) as failure:
-        ddp(callbacks=OnlyFirst()).fit(regression(), make_loader(8))
+        trainer.fit(regression(), make_loader(8))
 
     assert "process 0 calls `barrier`" in str(failure.value)
     assert f"{Path(__file__).name}:" in str(failure.value).splitlines()[-1]  # the line that made it

@@ -15,7 +15,11 @@ from torch.distributed.fsdp.wrap import ModuleWrapPolicy, size_based_auto_wrap_p
 from torch.utils.data import DataLoader, IterableDataset
 
 from scaffold_runtime import Callback
-from scaffold_runtime.callbacks import ModelCheckpoint
+from scaffold_runtime.callbacks import (
+    EMAWeightAveraging,
+    ModelCheckpoint,
+    StochasticWeightAveraging,
+)
 from scaffold_runtime.errors import RankFailed
 from scaffold_runtime.strategies.launch import places, run_in_processes
 
@@ -145,6 +149,18 @@ def test_checkpoints_move_between_strategies(
     made[then](max_epochs=3).fit(rest, loader(then), ckpt_path=tmp_path / "two.ckpt")
 
     assert torch.allclose(weights(rest), weights(whole), rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "callback", [EMAWeightAveraging(), StochasticWeightAveraging(0.05, swa_epoch_start=1)]
+)
+def test_averages_of_whole_weights_are_refused(
+    adam: Any, make_loader: Any, fsdp: Any, callback: Any
+) -> None:
+    with pytest.raises(
+        RankFailed, match="averages whole weights, and under FSDPStrategy no process"
+    ):
+        fsdp(callbacks=callback).fit(adam(), make_loader(4))
 
 
 class Stream(IterableDataset[Any]):
