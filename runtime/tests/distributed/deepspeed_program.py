@@ -87,9 +87,8 @@ def run(case: dict[str, Any], folder: Path) -> None:
         folder / name, "{epoch}", save_top_k=-1, save_last=True, async_save=name == "async"
     )
     strategy = DeepSpeedStrategy(**case["strategy"]) if "strategy" in case else case["named"]
-    made = trainer(
-        devices=2, strategy=strategy, callbacks=[keep] * case.get("saves", 0), **case["trainer"]
-    )
+    callbacks = [keep] * case.get("saves", 0)
+    made = trainer(**{"devices": 2, **case["trainer"]}, strategy=strategy, callbacks=callbacks)
     made.fit(module, data(), data(), ckpt_path=case.get("resume"))
     for weights_only in case.get("rewrites", ()):
         made.save_checkpoint(folder / f"{name}.ckpt", weights_only)

@@ -154,6 +154,15 @@ def test_written_over_and_written_beside_training(trained: Path) -> None:
     )
 
 
+@pytest.mark.timeout(200)
+@pytest.mark.parametrize(("stage", "devices"), [(1, 1), (3, 2)])
+def test_other_processes_or_stages_cannot_resume(stage: int, devices: int, trained: Path) -> None:
+    settings = {"max_epochs": 4, "devices": devices}
+    case = {"name": f"other_{stage}_{devices}", "strategy": {"stage": stage}, "trainer": settings}
+    output = run(trained, [{**case, "resume": str(trained / "saved_1" / "last.ckpt")}], expected=1)
+    assert f"processes at stage {stage}" in output and "CheckpointError" in output
+
+
 @pytest.mark.timeout(100)
 def test_another_strategy_says_what_it_cannot_load(trained: Path) -> None:
     with pytest.raises(CheckpointError, match="only that can load its optimizer states"):
