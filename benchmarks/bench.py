@@ -21,7 +21,7 @@ import torch
 from table import Row, markdown, measure
 
 # The files of rows beside this one.
-ROWS = ("steps", "memory", "processes", "distributed", "checkpoint")
+ROWS = ("steps", "memory", "growth", "processes", "distributed", "checkpoint")
 ROOT = Path(__file__).parent.parent
 # The pages that carry figures, each between two marks, and the rows they show (none: all).
 PAGES: dict[str, tuple[str, ...]] = {
