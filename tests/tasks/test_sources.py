@@ -5,9 +5,10 @@ from __future__ import annotations
 import gzip
 import importlib
 import os
+import shutil
 import struct
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -117,7 +118,7 @@ def test_a_folder_of_images(load, tmp_path):
         data.ImageDataModule("folder", str(place), batch_size=4),
     )
     (place / "cat" / "0.png").write_text("not an image")
-    with pytest.raises(MisconfigurationException, match=r"0\.png is not an image"):
+    with pytest.raises(MisconfigurationException, match=r"0\.png is no whole image"):
         images.ImageFolder(place)[0]
 
 
@@ -142,6 +143,149 @@ def test_broken_cifar10_is_one_clear_error(load, tmp_path):
     (tmp_path / "data_batch_3.bin").write_bytes(b"short")
     with pytest.raises(MisconfigurationException, match="broken rows"):
         images.split_images("cifar10", str(tmp_path), 0)
+
+
+def whole_image(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.effect_noise((30, 20), 80).save(path)
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def labels_of_another_set(folder: Path) -> None:
+    write_mnist(folder, False)
+    write_idx(folder / "train-labels-idx1-ubyte", np.arange(7), False)
+
+
+def swapped(folder: Path) -> None:
+    write_mnist(folder, False)
+    shutil.copy(folder / "train-labels-idx1-ubyte", folder / "train-images-idx3-ubyte")
+
+
+def rotten_gzip(folder: Path) -> None:
+    write_mnist(folder, True)
+    file = folder / "train-images-idx3-ubyte.gz"
+    data = bytearray(file.read_bytes())
+    data[200:260] = bytes(60)
+    file.write_bytes(data)
+
+
+def cut_gzip(folder: Path) -> None:
+    write_mnist(folder, True)
+    cut(folder / "t10k-images-idx3-ubyte.gz")
+
+
+def one_batch_short(folder: Path) -> None:
+    write_cifar(folder)
+    (folder / "data_batch_4.bin").unlink()
+
+
+def cut_image(folder: Path) -> None:
+    for number in range(20):
+        whole_image(folder / "cat" / f"{number}.png")
+        cut(folder / "cat" / f"{number}.png")
+
+
+def cut_masks(folder: Path) -> None:
+    for number in range(20):
+        whole_image(folder / "images" / f"{number}.png")
+        whole_image(folder / "masks" / f"{number}.png")
+        cut(folder / "masks" / f"{number}.png")
+
+
+def lonely_mask(folder: Path) -> None:
+    whole_image(folder / "images" / "a.png")
+    whole_image(folder / "masks" / "a.png")
+    whole_image(folder / "masks" / "b.png")
+
+
+def nothing(folder: Path) -> None:
+    pass
+
+
+def holds(name: str, text: str) -> Callable[[Path], None]:
+    return lambda folder: (folder / name).write_text(text) and None
+
+
+def cut_parquet(folder: Path) -> None:
+    pandas.DataFrame({"a": range(40), "goal": range(40)}).to_parquet(folder / "t.parquet")
+    cut(folder / "t.parquet")
+
+
+IMAGES, TABLE, SERIES = "ImageDataModule", "TabularDataModule", "SeriesDataModule"
+MANY = "".join(f"{n},{n}\n" for n in range(20))
+WRONG = [
+    ("image-classification", IMAGES, nothing, {"source": "mnist"}, "there is no .*train-images"),
+    ("image-classification", IMAGES, labels_of_another_set, {"source": "mnist"}, "do not fit"),
+    ("image-classification", IMAGES, swapped, {"source": "mnist"}, "do not fit"),
+    ("image-classification", IMAGES, rotten_gzip, {"source": "mnist"}, "cannot be read"),
+    ("image-classification", IMAGES, cut_gzip, {"source": "mnist"}, "t10k.*cannot be read"),
+    ("image-classification", IMAGES, one_batch_short, {"source": "cifar10"}, "no .*data_batch_4"),
+    ("image-classification", IMAGES, nothing, {"source": "folder"}, "no images in"),
+    ("image-classification", IMAGES, cut_image, {"source": "folder"}, "is no whole image"),
+    ("image-classification", IMAGES, nothing, {"source": "minst"}, "choose digits, mnist"),
+    ("image-segmentation", "MaskDataModule", nothing, {}, "no files in"),
+    ("image-segmentation", "MaskDataModule", lonely_mask, {}, "b is not in both"),
+    ("image-segmentation", "MaskDataModule", cut_masks, {}, "is no whole image"),
+    ("language-model", "TextDataModule", nothing, {}, "a folder with files of text"),
+    ("language-model", "TextDataModule", holds("a.txt", "ab"), {}, "too few for a context"),
+    ("text-classification", "TextDataModule", nothing, "t.csv", "there is no file"),
+    ("text-classification", "TextDataModule", nothing, "t.txt", "ends in .csv"),
+    ("text-classification", "TextDataModule", holds("t.csv", ""), "t.csv", "cannot be read"),
+    (
+        "text-classification",
+        "TextDataModule",
+        holds("t.csv", "a,b\n1,2"),
+        "t.csv",
+        "text and label",
+    ),
+    ("text-classification", "TextDataModule", holds("t.csv", "text,label\n"), "t.csv", "too few"),
+    ("tabular", TABLE, nothing, "t.csv", "there is no file"),
+    ("tabular", TABLE, nothing, "t.xls", "ends in .csv or .parquet"),
+    ("tabular", TABLE, cut_parquet, "t.parquet", "cannot be read"),
+    ("tabular", TABLE, holds("t.csv", "a,b\n" + MANY), "t.csv", "no column 'goal'.* a, b"),
+    ("tabular", TABLE, holds("t.csv", "a,goal\n1,2\n"), "t.csv", "1 rows: too few"),
+    ("tabular", TABLE, holds("t.csv", "a,goal\nx,2\n" + MANY), "t.csv", "'a' .* holds text"),
+    ("tabular", TABLE, holds("t.csv", "a,goal\n,2\n" + MANY), "t.csv", "'a' .* has gaps"),
+    ("time-series", SERIES, nothing, "t.csv", "there is no file"),
+    ("time-series", SERIES, nothing, "t.dat", "co2, sunspots, or a file"),
+    ("time-series", SERIES, holds("t.csv", ""), "t.csv", "cannot be read"),
+    ("time-series", SERIES, holds("t.csv", "a,b\n" + MANY), "t.csv", "no column 'value'.* a, b"),
+    ("time-series", SERIES, holds("t.csv", "a,value\n" + MANY), "t.csv", "too few to learn"),
+    ("time-series", SERIES, holds("t.csv", "a,value\n1,x\n" + MANY), "t.csv", "gaps or text"),
+]
+
+
+def first_batch(data) -> None:
+    data.prepare_data()
+    data.setup("fit")
+    next(iter(data.train_dataloader()))
+
+
+@pytest.mark.parametrize(
+    ("task", "name", "prepare", "given", "says"),
+    WRONG,
+    ids=[f"{task}-{says}" for task, _, _, _, says in WRONG],
+)
+def test_what_is_wrong_is_one_clear_error(load, tmp_path, task, name, prepare, given, says):
+    """Before training starts, or, of a single image among many, when its turn comes."""
+    (module,) = load(task, "data")
+    place = tmp_path / "files"
+    place.mkdir()
+    prepare(place)
+    if isinstance(given, str):
+        given = {"source": str(place / given)}
+        given |= {"target": "goal"} if task == "tabular" else {}
+    elif task == "image-classification":
+        given = {**given, "path": str(place)}
+    else:
+        given = {"source": str(place)}
+    data = getattr(module, name)(**given)
+    with pytest.raises(MisconfigurationException, match=says) as raised:
+        first_batch(data)
+    assert str(tmp_path) in str(raised.value) or "choose" in str(raised.value) or "few" in says
 
 
 @pytest.mark.parametrize("task", ["generative-adversarial", "diffusion", "self-supervised"])

@@ -73,7 +73,7 @@ def test_passes_its_own_tests(project: Path) -> None:
 
 BREAKS = {  # what makes resuming exact, and what is left without it
     "reinforcement-learning": ("play.py", 'list(state["parts"])', "[]"),
-    "finetune": ("backbones.py", "with isolate_rng():", "with torch.enable_grad():"),
+    "finetune": ("pretraining.py", "with isolate_rng():", "with torch.enable_grad():"),
 }
 
 

@@ -1,16 +1,11 @@
 """Networks that know something, and small additions to them."""
 
-import os
-from pathlib import Path
 from typing import Any
 
 import torch
-from scaffold_runtime import LightningModule, Trainer
 from scaffold_runtime.errors import MisconfigurationException
-from scaffold_runtime.seed import isolate_rng
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, interpolate
-from torch.utils.data import DataLoader, Dataset
+from torch.nn.functional import interpolate
 
 FEATURES = 64
 
@@ -98,31 +93,3 @@ def load_backbone(network: nn.Module, path: str) -> None:
     for name, weight in torch.load(path, weights_only=True).items():
         plain = name in own
         own[name if plain else name.replace(".", ".layer.")].copy_(weight)
-
-
-class Pretraining(LightningModule):
-    def __init__(self) -> None:
-        super().__init__()
-        self.backbone, self.head = digits_backbone(), nn.Linear(FEATURES, 10)
-
-    def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
-        return cross_entropy(self.head(self.backbone(batch[0])), batch[1])
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(self.parameters(), lr=3e-3)
-
-
-def pretrain(data: Dataset, file: str) -> None:
-    """Train a backbone to name digits, unless that was done before."""
-    path = Path(file)
-    if path.exists():
-        return
-    with isolate_rng():  # what comes later does not depend on whether this was needed
-        torch.manual_seed(0)
-        model = Pretraining()
-        trainer = Trainer(max_epochs=10, accelerator="cpu", barebones=True)
-        trainer.fit(model, DataLoader(data, 64, shuffle=True))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(f".{os.getpid()}")
-    torch.save(model.backbone.state_dict(), partial)
-    partial.replace(path)  # never half of it

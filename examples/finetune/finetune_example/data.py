@@ -1,14 +1,14 @@
 from scaffold_runtime import LightningDataModule
 from torch.utils.data import DataLoader
 
-from finetune_example.backbones import pretrain
 from finetune_example.digits import known_digits, split_new_digits
+from finetune_example.pretraining import pretrain
 
 
 class DigitsDataModule(LightningDataModule):
     def __init__(
         self,
-        shots: int = 10,
+        shots: int = 5,
         pretrained: str = "data/backbone.pt",
         batch_size: int = 8,
         num_workers: int = 0,
@@ -21,7 +21,7 @@ class DigitsDataModule(LightningDataModule):
         self.options: dict = {"num_workers": num_workers, "pin_memory": pin_memory}
 
     def prepare_data(self) -> None:
-        pretrain(known_digits(self.digits[1]), self.pretrained)  # unless it is there
+        pretrain(known_digits(), self.pretrained)  # unless it is there
 
     def setup(self, stage: str) -> None:
         self.train, self.val, self.test = split_new_digits(*self.digits)

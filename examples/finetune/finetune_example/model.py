@@ -11,7 +11,7 @@ class FineTuned(LightningModule):
         self,
         backbone: str = "digits",
         pretrained: str = "",
-        classes: int = 2,
+        classes: int = 5,
         rank: int = 0,
         lr: float = 5e-3,
     ) -> None:

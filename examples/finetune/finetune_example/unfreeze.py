@@ -7,7 +7,7 @@ from torch.optim import Optimizer
 
 
 class Unfreeze(BaseFinetuning):
-    def __init__(self, at_epoch: int = 10, slower: float = 0.5) -> None:
+    def __init__(self, at_epoch: int = 2, slower: float = 0.5) -> None:
         super().__init__()
         self.at_epoch, self.slower = at_epoch, slower
 

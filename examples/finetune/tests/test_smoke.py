@@ -34,8 +34,8 @@ def test_adapters_start_as_nothing_and_are_small() -> None:
 def test_few_to_train_on_and_none_twice() -> None:
     data = DigitsDataModule(shots=3)
     data.setup("fit")
-    assert len(data.train) == 6
-    assert len(data.train) + len(data.val) + len(data.test) == 898
+    assert len(data.train) == 15
+    assert len(data.train) + len(data.val) + len(data.test) == 896
 
 
 def test_an_unknown_backbone_is_one_clear_error() -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, UnidentifiedImageError
+from PIL import Image, ImageDraw
 from scaffold_runtime.errors import MisconfigurationException
 from torch import Tensor
 from torch.utils.data import Dataset, random_split
@@ -80,9 +80,12 @@ class MaskFolder(Dataset[Item]):
 
     def open(self, file: Path) -> Image.Image:
         try:
-            return Image.open(file).convert("L").resize((self.size, self.size))
-        except UnidentifiedImageError:
-            raise MisconfigurationException(f"{file} is not an image.") from None
+            with Image.open(file) as image:
+                return image.convert("L").resize((self.size, self.size))
+        except OSError as error:
+            raise MisconfigurationException(
+                f"{file} is no whole image: {error}"
+            ) from None
 
 
 def to_tensor(image: Image.Image) -> Tensor:

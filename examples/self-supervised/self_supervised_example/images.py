@@ -7,12 +7,13 @@ folder   path/<class>/<image>, in any format that Pillow reads
 
 import gzip
 import math
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from scaffold_runtime.errors import MisconfigurationException
 from sklearn.datasets import load_digits
 from torch import Tensor
@@ -55,12 +56,8 @@ class ImageFolder(Dataset[Item]):
     """One folder per class. Images are opened when they are needed."""
 
     def __init__(self, folder: Path) -> None:
-        classes = sorted(each for each in folder.glob("*/") if each.is_dir())
-        self.files = [
-            (file, label)
-            for label, each in enumerate(classes)
-            for file in sorted(each.iterdir())
-        ]
+        found = enumerate(sorted(each for each in folder.glob("*/") if each.is_dir()))
+        self.files = [(file, n) for n, each in found for file in sorted(each.iterdir())]
         if not self.files:
             raise MisconfigurationException(
                 f"there are no images in {folder}: it should hold one folder per class."
@@ -72,9 +69,10 @@ class ImageFolder(Dataset[Item]):
     def __getitem__(self, index: int) -> Item:
         file, label = self.files[index]
         try:
-            image = Image.open(file).convert("RGB").resize((FOLDER_SIZE, FOLDER_SIZE))
-        except UnidentifiedImageError:
-            raise MisconfigurationException(f"{file} is not an image.") from None
+            with Image.open(file) as photo:
+                image = photo.convert("RGB").resize((FOLDER_SIZE, FOLDER_SIZE))
+        except OSError as e:
+            raise MisconfigurationException(f"{file} is no whole image: {e}") from None
         return torch.tensor(np.array(image)).permute(2, 0, 1) / 255, label
 
 
@@ -87,7 +85,12 @@ def read_digits() -> Images:
 def read_mnist(folder: Path, train: bool) -> Images:
     name = "train" if train else "t10k"
     images = read_idx(folder / f"{name}-images-idx3-ubyte")
-    return Images(images[:, None], read_idx(folder / f"{name}-labels-idx1-ubyte"))
+    labels = read_idx(folder / f"{name}-labels-idx1-ubyte")
+    if images.ndim != 3 or labels.shape != images.shape[:1]:
+        raise MisconfigurationException(
+            f"labels {labels.shape} do not fit images {images.shape} in {folder}."
+        )
+    return Images(images[:, None], labels)
 
 
 def read_idx(file: Path) -> np.ndarray:
@@ -102,8 +105,7 @@ def read_idx(file: Path) -> np.ndarray:
 
 def read_cifar10(folder: Path, train: bool) -> Images:
     """Rows of one byte for the class and 3 x 32 x 32 for the image."""
-    numbers = [f"data_batch_{number}" for number in range(1, 6)]
-    rows = []
+    rows, numbers = [], [f"data_batch_{number}" for number in range(1, 6)]
     for name in numbers if train else ["test_batch"]:
         data = np.frombuffer(read(folder / f"{name}.bin"), np.uint8)
         if not len(data) or len(data) % 3073:
@@ -123,5 +125,5 @@ def read(file: Path) -> bytes:
         raise MisconfigurationException(
             f"there is no {file}: get it first, or set data.path to where it is."
         ) from None
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise MisconfigurationException(f"{packed} cannot be read: {error}") from None

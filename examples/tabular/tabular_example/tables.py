@@ -67,7 +67,7 @@ def read(source: str) -> pandas.DataFrame:
         return reader(source)
     except FileNotFoundError:
         raise MisconfigurationException(f"there is no file {source}.") from None
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         raise MisconfigurationException(f"{source} cannot be read: {error}") from None
 
 

@@ -101,5 +101,7 @@ def read_csv(source: str) -> list[tuple[str, int]]:
         raise MisconfigurationException(f"{source} needs the columns text and label.")
     table = table[["text", "label"]].dropna().drop_duplicates("text")
     table = table[table["text"] != ""]
+    if len(table) < 10:
+        raise MisconfigurationException(f"{source} has {len(table)} texts: too few.")
     labels = table["label"].astype("category").cat.codes
     return list(zip(table["text"].tolist(), labels.tolist(), strict=True))
