@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from scaffold_runtime.combined import CombinedLoader, loader_length
 from scaffold_runtime.errors import CheckpointError, MisconfigurationException
-from scaffold_runtime.positions import Part, drop, put_random, take_random
+from scaffold_runtime.positions import Part, StaysOn, drop, put_random, take_random
 
 Limit = int | float
 _NOTHING = object()
@@ -175,8 +175,13 @@ def for_evaluation(loader: Any) -> Any:
     """What evaluation iterates in place of `loader`."""
     if isinstance(loader, CombinedLoader):
         return loader.over(loader.flattened)  # a batch of each at a time
-    alive = isinstance(loader, DataLoader) and loader.persistent_workers
-    return Repeatable(loader) if alive and Part(loader).plain else loader
+    if not (isinstance(loader, DataLoader) and loader.num_workers):
+        return loader
+    if loader.persistent_workers and Part(loader).plain:
+        return Repeatable(loader)
+    clone = copy.copy(loader)
+    clone.__dict__.update(worker_init_fn=StaysOn(loader.worker_init_fn))
+    return clone
 
 
 def eval_batches(

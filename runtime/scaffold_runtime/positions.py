@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import random
+import signal
 import warnings
 import zlib
 from collections.abc import Iterator, Sequence
@@ -30,6 +31,7 @@ from torch.utils.data import (
 from scaffold_runtime.seed import rng_digest, rng_state, set_rng_state
 
 ODD = 0x9E3779B97F4A7C15  # spreads consecutive numbers over all 64 bits
+GRACE = 30  # seconds, as long as SLURM waits between SIGTERM and SIGKILL
 BITS = 2**64 - 1
 
 
@@ -59,6 +61,8 @@ class Part:
         clone.generator = torch.Generator()  # for the workers' own seeds, see `_draw_seed`
         inside = clone.__dict__
         inside["_iterator"] = None  # workers of the user's own iteration are not ours
+        if self.workers:
+            inside["worker_init_fn"] = StaysOn(clone.worker_init_fn)
         if isinstance(clone.dataset, IterableDataset):
             inside["dataset"] = SeededStream(clone.dataset) if self.persistent else clone.dataset
             return
@@ -317,6 +321,21 @@ class SeededStream(Seeded, IterableDataset[Any]):
         seed_sample(self._seed & BITS, info.id if info is not None else 0)
         self.__dict__["_seed"] += self._stride
         return iter(self.dataset)
+
+
+class StaysOn:
+    """What a worker does first. SIGTERM is often sent to all processes of a job; torch lets it end workers at
+    once, and training could not come to the step at which it saves. Ours go on for `GRACE` seconds.
+    """
+
+    def __init__(self, prepare: Any) -> None:
+        self.prepare = prepare  # the user's own worker_init_fn
+
+    def __call__(self, worker: int) -> None:
+        if hasattr(signal, "alarm"):
+            signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(GRACE))
+        if self.prepare is not None:
+            self.prepare(worker)
 
 
 def seed_sample(seed: int, index: Any) -> None:
