@@ -13,7 +13,8 @@ from torch.utils.data import DataLoader
 
 from scaffold_runtime.combined import CombinedLoader, loader_length
 from scaffold_runtime.errors import CheckpointError, MisconfigurationException
-from scaffold_runtime.positions import Part, StaysOn, drop, put_random, take_random
+from scaffold_runtime.positions import Part, StaysOn, drop, put_random
+from scaffold_runtime.seed import raw_rng, rng_state
 
 Limit = int | float
 _NOTHING = object()
@@ -109,7 +110,11 @@ class TrainSource:
 
     def _one_ahead(self, held: Any, batches: Iterator[Any]) -> Iterator[tuple[Any, bool]]:
         while held is not _NOTHING:
-            self._position = copy.deepcopy(self._here(ahead=True))
+            self._position = self._here(ahead=True)
+            for part in self._position["parts"]:
+                part["inner"] = copy.deepcopy(
+                    part["inner"]
+                )  # what a loader of the user's says may be live
             ahead = next(batches, _NOTHING)
             if ahead is _NOTHING:
                 self._position = {**self._here(ahead=False), "over": True}
@@ -121,18 +126,23 @@ class TrainSource:
         in_process = ahead and any(not part.workers for part in self.parts)
         return {
             "parts": [part.state_dict(mid_epoch) for part in self.parts],
-            "ahead": take_random(self._generators()) if in_process else None,
+            "ahead": (raw_rng(), self._states()) if in_process else None,
             "over": False,  # whether the batch delivered last was the last of the epoch
         }
 
     def _generators(self) -> list[torch.Generator]:
         return [generator for part in self.parts for generator in part.generators()]
 
+    def _states(self) -> list[Any]:
+        return [generator.get_state() for generator in self._generators()]
+
     def state_dict(self, mid_epoch: bool) -> dict[str, Any]:
         """What `load_state_dict` needs to stand here again."""
         ahead = self._position if mid_epoch else None
         here = ahead or self._here(ahead=False, mid_epoch=mid_epoch)
-        return {**here, "generators": [g.get_state() for g in self._generators()]}
+        drew = here["ahead"]
+        at = None if drew is None else {"rng": rng_state(drew[0]), "generators": drew[1]}
+        return {**here, "ahead": at, "generators": self._states()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take a position for the next `begin`.

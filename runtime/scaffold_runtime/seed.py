@@ -43,10 +43,17 @@ def seed_everything(seed: int | None = None, workers: bool = False, verbose: boo
     return value
 
 
-def rng_state() -> dict[str, Any]:
+def raw_rng() -> tuple[Any, ...]:
+    """What every global generator holds, as it says it: cheap, where most of it is thrown away."""
+    cuda = torch.cuda.is_available() and torch.cuda.is_initialized()
+    on_devices = torch.cuda.get_rng_state_all() if cuda else None
+    return random.getstate(), np.random.get_state(), torch.get_rng_state(), on_devices
+
+
+def rng_state(raw: tuple[Any, ...] | None = None) -> dict[str, Any]:
     """Snapshot every global generator as tensors and plain values, safe to load without pickle."""
-    version, words, gauss = random.getstate()
-    _, keys, position, has_gauss, cached = np.random.get_state()
+    (version, words, gauss), numpy, cpu, cuda = raw or raw_rng()
+    _, keys, position, has_gauss, cached = numpy
     state: dict[str, Any] = {
         "python": {"version": version, "words": torch.tensor(words), "gauss": gauss},
         "numpy": {
@@ -55,10 +62,10 @@ def rng_state() -> dict[str, Any]:
             "has_gauss": int(has_gauss),
             "cached": float(cached),
         },
-        "torch": torch.get_rng_state(),
+        "torch": cpu,
     }
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
-        state["cuda"] = torch.cuda.get_rng_state_all()
+    if cuda is not None:
+        state["cuda"] = cuda
     return state
 
 
