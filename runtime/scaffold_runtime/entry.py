@@ -194,6 +194,13 @@ def number(name: str, value: Any) -> float:
         ) from None
 
 
+def check_weight(name: str, batch_size: Any) -> None:
+    if batch_size is not None and not hasattr(batch_size, "__float__"):
+        raise MisconfigurationException(
+            f"`self.log({name!r}, batch_size={batch_size!r})`: give a number, the samples in the batch."
+        )
+
+
 def describe(options: tuple[Any, ...]) -> str:
     labels = ("prog_bar", "logger", "on_step", "on_epoch", "reduce_fx", "sync_dist", "add_dataloader_idx")  # fmt: skip
     return ", ".join(f"{label}={value}" for label, value in zip(labels, options, strict=False))

@@ -21,6 +21,7 @@ from scaffold_runtime.entry import (
     NOTHING,
     Entry,
     Scalar,
+    check_weight,
     describe,
     detached_copy,
     is_metric,
@@ -113,6 +114,7 @@ class Metrics:
         options = (prog_bar, logger, on_step, on_epoch, reduce_fx, sync_dist, add_dataloader_idx)
         entry = active.get(name)
         if entry is None or (entry.options is not options and entry.options != options):
+            check_weight(name, batch_size)
             entry = self._register(active, name, value, options)
         if isinstance(value, Tensor):
             if value.requires_grad:

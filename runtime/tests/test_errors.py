@@ -246,6 +246,7 @@ cases(
         callbacks=ModelCheckpoint(monitor="accuracy"), enable_checkpointing=True, val=None
     ),
     early_stopping_mode=lambda kit: EarlyStopping("val_loss", mode="lowest"),
+    early_stopping_patience=lambda kit: EarlyStopping("val_loss", patience=-1),
     checkpoint_mode=lambda kit: ModelCheckpoint(mode="best"),
     two_checkpoint_triggers=lambda kit: ModelCheckpoint(every_n_epochs=1, every_n_train_steps=5),
     checkpoint_name_that_cannot_be_filled=lambda kit: ModelCheckpoint(filename="{loss:.2q}"),
@@ -297,6 +298,7 @@ cases(
     ),
     logged_a_vector=logging("x", torch.ones(2)),
     logged_a_text=logging("x", "high"),
+    logged_with_a_text_as_batch_size=logging("x", 1.0, batch_size="4"),
     logged_without_a_name=logging(3, 1.0),
     logged_nowhere=logging("x", 1.0, on_step=False, on_epoch=False),
     unknown_reduction=logging("x", 1.0, reduce_fx="median"),

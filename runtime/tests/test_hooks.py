@@ -186,6 +186,28 @@ def test_order_when_an_error_is_raised(watched: Any, make_loader: Any, make_trai
     assert seen[-2:] == ["m.on_train_batch_start", "c.on_exception"]
 
 
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ZeroDivisionError])
+def test_a_validation_that_failed_leaves_a_module_that_trains(
+    error: type[BaseException], regression: Any, make_loader: Any, make_trainer: Any
+) -> None:
+    modes: list[bool] = []
+
+    class Interrupted(regression):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            modes.append(self.net.training)
+            return super().training_step(batch, batch_idx)
+
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            raise error
+
+    module = Interrupted()
+    with pytest.raises(error):
+        make_trainer(num_sanity_val_steps=0).fit(module, make_loader(1), make_loader(1))
+    make_trainer().fit(module, make_loader(1))
+
+    assert modes == [True, True]
+
+
 def test_monitors_come_last_at_the_end_of_an_epoch(
     regression: Any, make_loader: Any, make_trainer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

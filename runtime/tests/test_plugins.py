@@ -84,6 +84,28 @@ def test_async_is_what_model_checkpoint_does_with_async_save(
         assert all(torch.equal(state[name], states[0][name]) for name in states[0])
 
 
+def test_what_ended_training_is_not_hidden_by_a_save_that_failed_too(
+    make_trainer: Any, regression: Any, make_loader: Any
+) -> None:
+    class Unreachable(TorchCheckpointIO):
+        def save_checkpoint(self, *arguments: Any, **options: Any) -> None:
+            raise ValueError("no bucket")
+
+    class Failing(regression):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            return super().training_step(batch, batch_idx) * (1 / (batch_idx < 2))
+
+    keep = ModelCheckpoint("saved", every_n_train_steps=2)
+    trainer = make_trainer(
+        plugins=AsyncCheckpointIO(Unreachable()), callbacks=[keep], enable_checkpointing=True
+    )
+    with (
+        pytest.raises(ZeroDivisionError),
+        pytest.warns(UserWarning, match="could not save: no bucket"),
+    ):
+        trainer.fit(Failing(), make_loader())
+
+
 def test_the_default_way(tmp_path: Path, make_trainer: Any) -> None:
     io = make_trainer().checkpoint_io
     assert isinstance(io, TorchCheckpointIO)

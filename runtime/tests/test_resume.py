@@ -156,3 +156,25 @@ def test_comparing_finds_a_missing_batch() -> None:
         compare_runs([], {}, [row], {})
     with pytest.raises(ResumeError, match="at the end `a`"):
         compare_runs([row], {"a": 1}, [row], {"a": 1.0})
+
+
+@pytest.mark.filterwarnings("ignore:`training_step` returned None")
+def test_a_window_whose_last_batch_has_no_loss_ends_with_a_step(
+    regression: Any, make_loader: Any, make_trainer: Any
+) -> None:
+    class Skipping(regression):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            loss = super().training_step(batch, batch_idx)
+            return loss if batch_idx == 0 else None
+
+        def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+            if batch_idx == 0:
+                self.trainer.save_checkpoint("middle.ckpt")
+
+    whole, resumed = Skipping(), Skipping()
+    make_trainer(accumulate_grad_batches=2).fit(whole, make_loader(2))
+    trainer = make_trainer(accumulate_grad_batches=2)
+    trainer.fit(resumed, make_loader(2), ckpt_path="middle.ckpt")
+
+    assert trainer.global_step == 1
+    assert all(map(torch.equal, whole.parameters(), resumed.parameters()))

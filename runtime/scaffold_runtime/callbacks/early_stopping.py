@@ -65,6 +65,10 @@ class EarlyStopping(Callback):
     ) -> None:
         if mode not in ("min", "max"):
             raise MisconfigurationException(f"EarlyStopping(mode={mode!r}): choose 'min' or 'max'.")
+        if patience < 0:
+            raise MisconfigurationException(
+                f"EarlyStopping(patience={patience}): give a number of checks, at least 0."
+            )
         self.monitor, self.min_delta, self.patience = monitor, abs(min_delta), patience
         self.verbose, self.mode, self.strict = verbose, mode, strict
         self.check_finite = check_finite

@@ -279,7 +279,7 @@ class ModelCheckpoint(Checkpoint):
     ) -> None:
         try:
             self._background.wait()
-        except CheckpointError as error:
+        except Exception as error:  # of any kind, where somebody's own CheckpointIO writes
             warnings.warn(f"ModelCheckpoint could not save: {error}", stacklevel=2)
         if not (
             self.save_on_exception and trainer.training and trainer.global_step and self.dirpath

@@ -64,14 +64,16 @@ def not_training(run: Run, stage: str, limit: int | float) -> Iterator[None]:
     # Tensors of inference mode must not leak into training, as gathered weights would.
     leaks = strategy.evaluates_in_step or not strategy.infers
     inference = run.trainer.inference_mode and run.fn != "fit" and not leaks
-    with (
-        torch.inference_mode() if inference else torch.no_grad(),
-        strategy.evaluating(module, lambda: run.feed.batches_of(stage, limit)),
-    ):
-        yield
-    own = f"on_{stage}_model_train"
-    if overridden(own, module, LightningModule):
-        getattr(module, own)()
-        return
-    for part, training in modes.items():
-        part.training = training
+    try:
+        with (
+            torch.inference_mode() if inference else torch.no_grad(),
+            strategy.evaluating(module, lambda: run.feed.batches_of(stage, limit)),
+        ):
+            yield
+    finally:  # also where it failed or was interrupted: the next run may train this module
+        own = f"on_{stage}_model_train"
+        if overridden(own, module, LightningModule):
+            getattr(module, own)()
+        else:
+            for part, training in modes.items():
+                part.training = training

@@ -52,7 +52,8 @@ def automatic(run: Run) -> Step:
     training_step, backward, zero = run.training_step, run.backward, run.zero_grad
     optimizer = run.optimizers[0]
     watched = bool(hooks.on_train_batch_end)
-    loss_seen = False
+    # A run may go on in the middle of a window, with the gradients that are there.
+    loss_seen = any(parameter.grad is not None for parameter in parameters_of(optimizer))
 
     def step(batch: Any, index: int, last: bool) -> tuple[Any, bool]:
         nonlocal loss_seen
