@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Callable
 from contextlib import nullcontext, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import models
@@ -28,6 +29,7 @@ from torch.nn import functional as F
 from scaffold_runtime import Callback, LightningModule, Trainer
 from scaffold_runtime.callbacks import EarlyStopping, LearningRateMonitor
 from scaffold_runtime.loggers import CSVLogger
+from scaffold_runtime.utilities import move_data_to_device
 
 LOG_EVERY = 50
 
@@ -42,7 +44,7 @@ class Work:
     steps: int
     precision: str = "32-true"
     compiled: str = ""  # a mode of torch.compile, or nothing
-    settings: tuple[tuple[str, Any], ...] = ()
+    beside: bool = True  # whether the engine copies batches on a stream of their own
 
     def model(self) -> nn.Module:
         model = self.network().to(self.device)
@@ -100,12 +102,20 @@ class Module(LightningModule):
         return self.work.optimizer(self.network)
 
 
+class OneStream(Module):
+    """Batches are copied on the stream that computes: what the side stream is compared with."""
+
+    def transfer_batch_to_device(
+        self, batch: Any, device: torch.device, dataloader_idx: int
+    ) -> Any:
+        return move_data_to_device(batch, device)
+
+
 def ours(work: Work, data: Watch, **settings: Any) -> None:
     settings = {
         **OFF,
         "max_epochs": 1,
         "log_every_n_steps": LOG_EVERY,
-        **dict(work.settings),
         **settings,
     }
     where = "gpu" if work.device.type == "cuda" else "cpu"
@@ -116,7 +126,7 @@ def ours(work: Work, data: Watch, **settings: Any) -> None:
         enable_model_summary=False,
         **settings,
     )
-    trainer.fit(Module(work), data.loader)
+    trainer.fit(Module(work) if work.beside else OneStream(work), data.loader)
 
 
 def per_step(run: Callable[[Work, Watch], None], work: Work) -> Contestant:
@@ -168,7 +178,7 @@ def rows(device: torch.device, tiny: bool) -> list[Row]:
         "default": ", compiled",
         "reduce-overhead": ", CUDA graphs (`reduce-overhead`)",
     }
-    found: list[tuple[str, str, float, Work]] = []
+    found: list[tuple[str, str, float | None, Work]] = []
     for size, (network, data, steps) in {"small": small, "large": large}.items():
         goal = 1.10 if size == "small" else 1.01
         for precision in ("32-true", "bf16-mixed", "16-mixed"):
@@ -181,8 +191,12 @@ def rows(device: torch.device, tiny: bool) -> list[Row]:
     heavy = (
         models.vectors if tiny else models.heavy
     )  # batches that take as long to bring as to train on
-    work = Work(device, models.mlp if tiny else models.cnn, heavy, small[2] if tiny else 120)
-    found.append(("loader", "loader-bound: large images from pinned memory", 1.0, work))
+    bound = partial(
+        Work, device, models.mlp if tiny else models.cnn, heavy, small[2] if tiny else 120
+    )
+    name = "loader-bound: large images from pinned memory"
+    found.append(("loader", name, 1.0, bound()))
+    found.append(("loader-one-stream", f"{name}, no side stream", None, bound(beside=False)))
     return [
         Row(
             key,
