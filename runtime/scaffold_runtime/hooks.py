@@ -112,7 +112,9 @@ class Callback:
         return f"{type(self).__qualname__}{settings!r}"
 
     def state_dict(self) -> dict[str, Any]:
-        """What to save: tensors and plain values only."""
+        """What to save: tensors and plain values only. It is copied before each validation inside training, so
+        what is large, and validation does not change, goes into a checkpoint by `on_save_checkpoint`.
+        """
         return {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -155,7 +155,6 @@ class StochasticWeightAveraging(Callback):
         if self._average is None:
             return {}
         return {
-            "average": self._average,
             "n_averaged": self._count,
             "latest_update_epoch": self._latest_epoch,
         }
@@ -163,8 +162,15 @@ class StochasticWeightAveraging(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._count = state_dict["n_averaged"]
         self._latest_epoch = state_dict["latest_update_epoch"]
-        kept = state_dict["average"]
-        self._restored = [a.to(self._device) if self._device else a for a in kept]
+        kept = state_dict.get("average")  # not where another process trained
+        self._restored = kept and [a.to(self._device) if self._device else a for a in kept]
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Here and not in `state_dict`, which is copied before each validation."""
+        if self._average is not None and "callbacks" in checkpoint:
+            checkpoint["callbacks"][self.state_key]["average"] = self._average
 
 
 def mean(average: Tensor, current: Tensor, count: Tensor) -> Tensor:

@@ -256,6 +256,32 @@ def test_a_resumed_swa_is_exact(saved: int, regression, make_loader, make_traine
     assert same(weights(resumed), weights(expected))
 
 
+def test_a_validation_copies_no_average_and_can_save_it(
+    regression, make_loader, make_trainer
+) -> None:
+    copied: list[torch.Tensor] = []
+
+    def save(trainer: Any, module: Any) -> None:
+        before = trainer._live().before_validation
+        copied.extend(v for s in before["callbacks"].values() for v in s.get("average", ()))
+        trainer.save_checkpoint(f"{trainer.current_epoch}.ckpt")
+
+    def train(**arguments: Any) -> Any:
+        torch.manual_seed(0)
+        swa = StochasticWeightAveraging(0.2, swa_epoch_start=1)
+        trainer = make_trainer(
+            max_epochs=3,
+            num_sanity_val_steps=0,
+            callbacks=[swa, LambdaCallback(on_validation_start=save)],
+        )
+        trainer.fit(module := regression(), make_loader(2), make_loader(1), **arguments)
+        return weights(module)
+
+    expected = train()
+    assert copied == []
+    assert same(train(ckpt_path="1.ckpt"), expected)
+
+
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [
