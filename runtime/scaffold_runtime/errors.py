@@ -13,6 +13,7 @@ A message says what was given, what is allowed, and what to do.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 
@@ -44,3 +45,8 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return " Did you mean `x`?" for the nearest known name, or an empty string."""
     near = difflib.get_close_matches(name, list(known), n=1)
     return f" Did you mean `{near[0]}`?" if near else ""
+
+
+def hide_passwords(text: str) -> str:
+    """`text` without the passwords of the addresses in it: "https://me:***@host"."""
+    return re.sub(r"(://[^/\s:@]*:)[^/\s]+@", r"\1***@", text)

@@ -216,6 +216,21 @@ def test_no_secret_of_the_environment_is_saved(
     assert "very-secret" not in (project / "runs/version_0/config.yaml").read_text()
 
 
+def test_no_password_of_an_address_is_saved_or_shown(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    (project / "configs/loggers/mlflow.yaml").write_text(
+        "class_path: scaffold_runtime.loggers.MLFlowLogger\n"
+        "init_args:\n  tracking_uri: http://me:very-secret@127.0.0.1:9\n"
+    )
+    with pytest.warns(UserWarning, match=r"log_metrics failed .*me:\*\*\*@127.0.0.1") as caught:
+        train(project)
+    assert not any("very-secret" in str(warning.message) for warning in caught)
+    saved = (project / "runs/version_0/config.yaml").read_text()
+    assert "http://me:***@127.0.0.1:9" in saved and "very-secret" not in saved
+
+
 def test_evaluation_uses_the_best_checkpoint(
     project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

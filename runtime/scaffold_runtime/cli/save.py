@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from scaffold_runtime.errors import MisconfigurationException
+from jsonargparse import Namespace
+
+from scaffold_runtime.errors import MisconfigurationException, hide_passwords
 from scaffold_runtime.hooks import Callback, overridden
 
 if TYPE_CHECKING:
-    from jsonargparse import Namespace
-
     from scaffold_runtime.cli.parser import LightningArgumentParser
     from scaffold_runtime.module import LightningModule
     from scaffold_runtime.trainer import Trainer
@@ -91,6 +91,18 @@ def write_config(
     path: str | os.PathLike[str],
     multifile: bool = False,
 ) -> None:
-    """Write a resolved configuration to `path`, in place of what is there; `None` values too."""
+    """Write a resolved configuration to `path`, in place of what is there; `None` values too, passwords not."""
     os.makedirs(os.path.dirname(path), exist_ok=True)
+    config = _without_passwords(config)
     parser.save(config, os.fspath(path), skip_unset=False, overwrite=True, multifile=multifile)
+
+
+def _without_passwords(value: Any) -> Any:
+    if isinstance(value, str):
+        return hide_passwords(value)
+    if isinstance(value, (dict, Namespace)):
+        copied = value.clone() if isinstance(value, Namespace) else dict(value)
+        entries = vars(copied) if isinstance(copied, Namespace) else copied
+        entries.update({key: _without_passwords(item) for key, item in entries.items()})
+        return copied
+    return [_without_passwords(item) for item in value] if isinstance(value, list) else value

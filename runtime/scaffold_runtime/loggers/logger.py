@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import nn
 
-from scaffold_runtime.errors import ScaffoldRuntimeError
+from scaffold_runtime.errors import ScaffoldRuntimeError, hide_passwords
 from scaffold_runtime.ranks import rank_zero_only
 
 
@@ -95,9 +95,10 @@ class Logger(abc.ABC):
         except Exception as error:
             first, self.failed = not self.failed, True
             if first:
+                reason = hide_passwords(f"{type(error).__name__}: {error}")
                 warnings.warn(
-                    f"{type(self).__name__}.{what} failed ({type(error).__name__}: {error}). Training goes on; "
-                    "what this logger could not take is missing there. It is not reported again.",
+                    f"{type(self).__name__}.{what} failed ({reason}). Training goes on; what "
+                    "this logger could not take is missing there. It is not reported again.",
                     stacklevel=2,
                 )
 

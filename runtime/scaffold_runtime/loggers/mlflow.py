@@ -24,8 +24,9 @@ class MLFlowLogger(Logger):
     """Log a run to MLflow.
 
     Credentials are read by `mlflow` itself (MLFLOW_TRACKING_TOKEN, MLFLOW_TRACKING_USERNAME and _PASSWORD); they
-    never pass through here. As one of several loggers, behind one that writes into a folder, it notes its run
-    there, so that a resumed run goes on in the same one.
+    never pass through here. A password in `tracking_uri` is left out of the run's config.yaml and of warnings. As one
+    of several loggers, behind one that writes into a folder, it notes its run there, so that a resumed run goes on in
+    the same one.
 
     Args:
         experiment_name: the experiment; made if there is none of this name.
