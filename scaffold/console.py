@@ -144,6 +144,8 @@ def merging(paths: list[str], as_json: bool) -> None:
 def listed(features: "list[Feature]", as_json: bool) -> None:
     if as_json:
         return say_json({"features": [vars(feature) for feature in features]})
+    if not features:
+        say("No features: they belong to our own template, and this project has another")
     for kind, group in groupby(features, key=lambda feature: feature.kind):
         say(kind, bold=True)
         parts = list(group)

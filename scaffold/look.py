@@ -28,11 +28,13 @@ class Difference:
 
 
 def features(catalogue: Catalogue, start: Path) -> list[Feature]:
-    """The whole catalogue; outside a project nothing is on."""
+    """The whole catalogue; outside a project nothing is on, and a template of one's own has no features."""
     try:
         project = open_project(find_root(start))
     except NotAProjectError:
         project = None
+    if project and project.answers.template:
+        return []
     found = []
     for kind, parts in catalogue.features.items():
         ours = [Feature(kind, p.name, p.description, _state(p, project)) for p in parts.values()]

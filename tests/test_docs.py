@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
+import re
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -30,6 +31,28 @@ def test_generated_pages_are_current() -> None:
     """`make docs` wrote them from the code as it is."""
     for path, text in pages().pages().items():
         assert path.read_text() == text, f"{path.name} is old: run `make docs`"
+
+
+def test_every_make_target_is_explained() -> None:
+    """CONTRIBUTING names what `make help` lists."""
+    targets = re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    explained = re.findall(r"`make ([a-z-]+)", (ROOT / "CONTRIBUTING.md").read_text())
+    assert len(targets) > 10
+    assert not set(targets) - set(explained)
+
+
+def test_every_module_stands_in_the_design() -> None:
+    """In the table of layers, by its name."""
+    table = (ROOT / "docs" / "design.md").read_text().partition("| layer |")[2].partition("\n\n")[0]
+    named = {name.rpartition("/")[2] for name in re.findall(r"`([a-z_/]+)`", table)}
+    runtime = ROOT / "runtime" / "scaffold_runtime"
+    files = [
+        *runtime.glob("*.py"),
+        *(f for p in ("loops", "checkpoint", "trainer") for f in (runtime / p).glob("*.py")),
+    ]
+    modules = {file.stem for file in files if not file.stem.startswith("__")}
+    folders = {folder.parent.name for folder in runtime.glob("*/__init__.py")}
+    assert modules | folders - {"loops", "checkpoint"} == named
 
 
 def exported() -> dict[str, Any]:

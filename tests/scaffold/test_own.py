@@ -114,6 +114,7 @@ def test_features_are_not_for_them(scaffold, team):
     scaffold("new", "my-exp", "--template", str(team))
     os.chdir("my-exp")
     assert scaffold("add", "callback", "ema").code == 1
+    assert scaffold("list").out.startswith("No features")
 
 
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
