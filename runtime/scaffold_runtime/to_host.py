@@ -14,7 +14,7 @@ from scaffold_runtime.entry import Scalar
 class HostCopy:
     """Numbers on their way from a device to the host, without waiting for the device."""
 
-    __slots__ = ("event", "floats", "host")
+    __slots__ = ("events", "floats", "host")
 
     def __init__(self, values: Iterable[Scalar]) -> None:
         self.floats: list[Any] = [
@@ -22,7 +22,7 @@ class HostCopy:
             for value in values
         ]
         self.host: list[tuple[list[int], Tensor]] = []
-        self.event: torch.cuda.Event | None = None
+        self.events: list[torch.cuda.Event] = []  # one for each device
         remote: dict[torch.device, list[int]] = {}
         for index, value in enumerate(self.floats):
             if isinstance(value, Tensor):
@@ -32,18 +32,17 @@ class HostCopy:
             if device.type == "cuda":
                 pinned = torch.empty(stacked.shape, dtype=stacked.dtype, pin_memory=True)
                 self.host.append((indices, pinned.copy_(stacked, non_blocking=True)))
-                self.event = torch.cuda.Event()
-                self.event.record(torch.cuda.current_stream(device))
+                self.events.append(torch.cuda.current_stream(device).record_event())
             else:
                 self.host.append((indices, stacked.cpu()))
 
     def arrived(self) -> bool:
-        return self.event is None or self.event.query()
+        return all(event.query() for event in self.events)
 
     def read(self) -> list[float]:
         """The numbers, in the order given; waits if they are still on their way."""
-        if self.event is not None:
-            self.event.synchronize()
+        for event in self.events:
+            event.synchronize()
         for indices, host in self.host:
             for index, number in zip(indices, host.tolist(), strict=True):
                 self.floats[index] = number

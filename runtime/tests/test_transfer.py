@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from scaffold_runtime.strategies import SingleDeviceStrategy
 from scaffold_runtime.transfer import SideStream
 
 CPU = torch.device("cpu")
@@ -44,6 +45,16 @@ def test_tensors_travel_on_the_side_stream_and_the_rest_on_the_one_that_computes
     assert moved["graph"] == ("moved", computing)
     assert Watched.seen == [(side._stream, {"non_blocking": True})]
     assert torch.cpu.current_stream() is computing is not side._stream
+
+
+def test_cuda_without_a_number_is_the_device_that_trains(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    for device in ("cuda:1", "cpu"):
+        strategy = SingleDeviceStrategy()
+        strategy.root_device = torch.device(device)
+        strategy.open()
+    assert chosen == [torch.device("cuda", 1)]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="a copy beside a computation needs a GPU")

@@ -105,6 +105,8 @@ def divided(strategy: Strategy, state: Any) -> Any:
 
 def _part(strategy: Strategy, path: Path) -> Part:
     if strategy.is_global_zero:
+        if path.is_symlink():  # it is this name that is written, not what it points to
+            path.unlink()
         move_aside(path, folder=True)
     name = strategy.broadcast(uuid.uuid4().hex[:12])
     return Part(path, name, strategy.global_rank, strategy.world_size)
@@ -123,8 +125,6 @@ class Part:
         return self.folder / f"part-{self.save}-{rank:05}.ckpt"
 
     def write(self, checkpoint: dict[str, Any]) -> None:
-        if self.folder.is_symlink():  # it is this name that is written, not what it points to
-            self.folder.unlink(missing_ok=True)
         mark = [self.save, self.rank, self.size]
         write_checkpoint({**checkpoint, PART: mark}, self.file(self.rank))
 

@@ -22,6 +22,10 @@ class SingleDeviceStrategy(Strategy):
     def attach(self, accelerator: Accelerator, devices: Sequence[int], num_nodes: int) -> None:
         self.root_device = torch.device(self._device or accelerator.device(devices[0]))
 
+    def open(self) -> None:
+        if self.root_device.type == "cuda":  # for what is made on "cuda", and streams
+            torch.cuda.set_device(self.root_device)
+
     def prepare(
         self, module: nn.Module, optimizers: list[Optimizer], precision: Precision
     ) -> Prepared:

@@ -22,6 +22,7 @@ from scaffold_runtime.checkpoint.io import is_checkpoint, read_checkpoint
 from scaffold_runtime.compare import difference
 from scaffold_runtime.errors import CheckpointError, RankFailed
 from scaffold_runtime.signals import INTERRUPTED
+from scaffold_runtime.strategies import SingleDeviceStrategy
 
 from .conftest import note, notes
 from .test_numbers import weights
@@ -298,6 +299,26 @@ def test_a_signal_in_a_validation_inside_a_window(
     assert not (tmp_path / "kept" / INTERRUPTED).exists()
     for key in ("state_dict", "optimizer_states", "global_step"):
         assert difference({key: resumed[key]}, {key: whole[key]}) is None
+
+
+@pytest.mark.parametrize("later", [False, True])
+def test_an_engine_does_not_write_where_a_link_points_to(tmp_path: Path, later: bool) -> None:
+    class Engine(SingleDeviceStrategy):
+        sharded = owns_state = True
+
+        def save_engine(self, folder: Path) -> None:
+            torch.save({"weights": torch.ones(2)}, folder / "states.pt")
+
+    best, last = tmp_path / "best.ckpt", tmp_path / "last.ckpt"
+    folders.save(Engine("cpu"), {"epoch": 1}, best)
+    last.symlink_to(best.name)
+    if later:
+        folders.save_later(Engine("cpu"), {"epoch": 2}, last)()
+    else:
+        folders.save(Engine("cpu"), {"epoch": 2}, last)
+
+    assert [read_checkpoint(path)["epoch"] for path in (best, last)] == [1, 2]
+    assert [len(names(path)) for path in (best, last)] == [3, 3]
 
 
 @pytest.mark.parametrize("save_last", [True, "link"])
