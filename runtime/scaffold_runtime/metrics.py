@@ -44,6 +44,7 @@ class Metrics:
         self.bar_values: dict[str, Scalar] = {}
         self.batch: Any = None
         self.reduce: Callable[[Tensor, str], Tensor] | None = None  # over processes, where several
+        self.alone = ""  # the stage whose steps may fail in one process: no other must wait there
         self.first = True  # whether this is the first of the processes
         self.eval_steps = False  # whether an evaluation step logs with `on_step`
         self.seen: dict[str, int] = {}  # batches such steps have seen, by stage and loader
@@ -143,7 +144,7 @@ class Metrics:
             )
         entry = old or self._new_entry(name, value, options)  # an old one is from a checkpoint
         entry.options = options
-        entry.synced = options[5] and self.reduce is not None
+        entry.synced = options[5] and self.reduce is not None and self._scope[0] != self.alone
         active[name] = entry
         return entry
 
@@ -287,7 +288,7 @@ class Metrics:
     def reset(self) -> None:
         """A new run begins: no name is known, nothing was logged."""
         self.scopes.clear()
-        self.seen, self.eval_steps = {}, False
+        self.seen, self.eval_steps, self.alone = {}, False, ""
         self.forget()
 
     def forget(self) -> None:

@@ -311,10 +311,3 @@ def grad_norm(
         total = torch.stack([norm.float() for norm in norms.values()]).norm(norm_type)
         norms[f"grad_{norm_type}_norm_total"] = total
     return norms
-
-
-def scheduler_name(config: LRSchedulerConfig, index: int) -> str:
-    """The name of a scheduler in logs and messages."""
-    return config.name or f"lr-{type(config.scheduler.optimizer).__name__}" + (
-        f"-{index}" if index else ""
-    )

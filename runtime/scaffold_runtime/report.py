@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 FACTS, REPORT = "run.json", "report.html"
 STAGES = ("train", "val", "test")
-AXES = ("epoch", "step")
 MOST_POINTS = 2000  # of one line: more than a chart has pixels, and quick to draw
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2em auto; padding: 0 1em; color: #222 }

@@ -216,7 +216,13 @@ def test_processes_agree(limited: Any, make_loader: Any, tmp_path: Path) -> None
             callbacks=list(callbacks), accumulate_grad_batches=accumulate,
         )  # fmt: skip
 
-    whole, parts = limited(), limited()
+    class Synced(limited):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            outputs = super().training_step(batch, batch_idx)
+            self.log("step", outputs["loss"], sync_dist=True)
+            return outputs
+
+    whole, parts = Synced(), Synced()
     parts.load_state_dict(whole.state_dict())
     data = make_loader(4, size=8).dataset
     assert isinstance(data, TensorDataset)
