@@ -64,7 +64,8 @@ class Signals:
         folders = [getattr(checkpoint, "dirpath", None) for checkpoint in run.checkpoints]
         folder = next((folder for folder in folders if folder), None)
         if folder is not None and not run.sanity:  # before training there is nothing new
-            trainer.save_checkpoint(Path(folder) / INTERRUPTED)
+            trainer.save_checkpoint(path := Path(folder) / INTERRUPTED)
+            trainer.print(f'saved {os.path.relpath(path)}: ckpt_path="last" goes on from there')
         if number == self._slurm.requeue_signal and self._slurm.auto_requeue:
             trainer.strategy.first_does(requeue)
         leave(number, quietly=not trainer.is_global_zero)

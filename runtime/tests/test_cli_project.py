@@ -414,6 +414,10 @@ def test_help_of_one_class(project: Path, capsys: pytest.CaptureFixture[str]) ->
          " EarlyStopping does not take it. Did you mean `callbacks.early_stopping.patience`?"),
         ("callbacks/early_stopping.yaml", f"class_path: {CALLBACKS}.EarlyStopping\n",
          "missing callbacks.early_stopping (in configs/callbacks/early_stopping.yaml): monitor"),
+        ("callbacks/early_stopping.yaml",
+         f"class_path: {CALLBACKS}.EarlyStopping\ninit_args: {{monitor: v}}\npatience: 3\n",
+         "unknown key callbacks.early_stopping.patience (in configs/callbacks/early_stopping.yaml)."
+         " Arguments of EarlyStopping stand below init_args."),
         ("loggers/csv.yaml", "class_path: nowhere.Logger\n",
          "(in configs/loggers/csv.yaml): there is no module `nowhere`"),
     ],

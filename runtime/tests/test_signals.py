@@ -320,9 +320,10 @@ def test_a_real_signal_to_a_real_project(
         assert process.poll() is None, process.communicate()
         time.sleep(0.05)
     os.killpg(process.pid, number)
-    _, err = ended(process, 15)
+    out, err = ended(process, 15)
     assert process.returncode == CODES[number], err
     assert len(list(tmp_path.rglob(INTERRUPTED))) == 1
+    assert f'{INTERRUPTED}: ckpt_path="last" goes on from there' in out
     if number == signal.SIGINT:
         assert err.rstrip().endswith("interrupted")
     resumed, err = ended(project(tmp_path, "", 0, workers, "--ckpt_path=last"), 60)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import inspect
 import re
@@ -25,6 +26,7 @@ def explain(message: str, parser: ArgumentParser) -> str:
         _no_command,
         _unaccepted,
         _bad_class,
+        _beside_class,
         _missing,
         _bad_value,
         _short,
@@ -104,6 +106,21 @@ def _bad_class(message: str, parser: ArgumentParser) -> str:
             f"{where}: {unknown[1]} is not the path of a class, such as package.module.Class.{near}"
         )
     return f"{where}: {wrong[1]}" if wrong else ""
+
+
+def _beside_class(message: str, parser: ArgumentParser) -> str:
+    """An argument of a class that stands beside `class_path`, where it belongs below `init_args`."""
+    given = re.search(r"(?:Got|Given) value: (\{.*\})", _tail(message))
+    try:
+        value = ast.literal_eval(given[1]) if given else {}
+    except (SyntaxError, ValueError):  # it holds what is no plain value
+        return ""
+    beside = [name for name in value if name not in ("class_path", "init_args", "dict_kwargs")]
+    if "class_path" not in value or not beside:
+        return ""
+    key = f"{'.'.join(_path(message))}.{beside[0]}"
+    owner = value["class_path"].rpartition(".")[2]
+    return f"unknown key {key}{_source(parser, key)}. Arguments of {owner} stand below init_args."
 
 
 def _missing(message: str, parser: ArgumentParser) -> str:
