@@ -236,10 +236,14 @@ def test_minus_one_from_batch_start_skips_the_rest_of_the_epoch(
         def on_train_batch_start(self, batch: Any, batch_idx: int) -> int | None:
             return -1 if batch_idx == 2 else None
 
+        def on_train_epoch_end(self) -> None:
+            self.trainer.save_checkpoint("skipped.ckpt")
+
     trainer = make_trainer(max_epochs=2)
     trainer.fit(Module(), make_loader(5))
     assert trainer.global_step == 4
     assert trainer.current_epoch == 2
+    assert "torn" not in torch.load("skipped.ckpt")
 
 
 def test_the_steps_may_leave_out_batch_idx(

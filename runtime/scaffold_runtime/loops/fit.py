@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from scaffold_runtime.loops.evaluate import sanity_check
 from scaffold_runtime.loops.step import build_step
-from scaffold_runtime.progress import UNDER_WAY
+from scaffold_runtime.progress import DONE, UNDER_WAY
 
 if TYPE_CHECKING:
     from scaffold_runtime.run import Run
@@ -32,6 +32,7 @@ def fit(run: Run) -> None:
             metrics.batch = batch = run.to_device(batch, 0)
             run.is_last_batch = last
             if on_batch_start and -1 in [call(batch, index) for call in on_batch_start]:
+                progress.pending = DONE  # nothing was begun: what is saved now is whole
                 break
             outputs, updated = step(batch, index, last)
             progress.advance(updated)
