@@ -71,7 +71,7 @@ def page(results: dict[str, dict[str, object]]) -> str:
         "",
         "`scaffold new NAME --task TASK`. Each task trains on data that need no download. The numbers are of",
         "one training with the default configuration, the best validation of the run, on two shared CPU cores",
-        "with one thread and other work beside it (the same runs need less than 80 seconds of one core); beside them,",
+        "with one thread and other work beside it, which the seconds show; beside them,",
         "what stands in its place without this model. `python tools/gallery.py` makes this page.",
         "",
         "| task | what | reached | beside it | seconds | other data |",
