@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
+import pydoc
 import re
 from pathlib import Path
 from types import ModuleType
@@ -70,6 +71,7 @@ def test_every_public_name_is_in_the_reference() -> None:
     sources = [source for _, listed in pages().REFERENCE.values() for source in listed]
     shown = {path for source in sources for path in pages().public_objects(source)}
     assert len(shown) > 100
+    assert all(map(pydoc.locate, shown))  # what is gone is not in the reference
     assert not set(exported()) - shown
 
 

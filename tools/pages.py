@@ -23,7 +23,7 @@ REFERENCE = {
         [
             "scaffold_runtime.module.LightningModule",
             "scaffold_runtime.optim.LightningOptimizer",
-            "scaffold_runtime.checkpoint.load.restore",
+            "scaffold_runtime.hparams.WithHyperparameters.load_from_checkpoint",
         ],
     ),
     "data": (
