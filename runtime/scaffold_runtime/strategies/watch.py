@@ -7,6 +7,7 @@ message that will never come, the thread ends the process.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import threading
@@ -85,8 +86,12 @@ class Watch:
             failure = self.failure() if self._open else None
             if failure is not None:
                 self._end(failure)
-            elif self._open and self._store.check([ASKED]):
-                self.asked = int(self._store.get(ASKED))
+                continue
+            with contextlib.suppress(
+                RuntimeError
+            ):  # the store went just now: the next look says so
+                if self._open and self._store.check([ASKED]):
+                    self.asked = int(self._store.get(ASKED))
 
     def _end(self, failure: RankFailed) -> None:
         time.sleep(GRACE)

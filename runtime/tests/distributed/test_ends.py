@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from scaffold_runtime import Callback
 from scaffold_runtime.errors import RankFailed
+from scaffold_runtime.strategies.watch import Watch
 
 PLACES = (
     "setup",
@@ -271,6 +272,28 @@ def test_a_script_ends_whole(tmp_path: Path, body: str) -> None:
     assert process.returncode == 1
     reason = "broken here" if "broken" in body else "SIGKILL, perhaps because memory ran out."
     assert err.rstrip().endswith(reason)
+
+
+def test_a_launcher_that_goes_between_two_questions_is_noticed() -> None:
+    class Store:
+        questions = 0
+
+        def check(self, keys: list[str]) -> bool:
+            self.questions += 1
+            if self.questions > 1:
+                raise RuntimeError("Connection reset by peer")
+            return False
+
+    def end(failure: RankFailed) -> None:
+        said.append(str(failure))
+        watch._wake.set()
+
+    said: list[str] = []
+    watch = Watch("run", 0, lambda: None)
+    watch._store, watch._open, watch._end = Store(), True, end  # type: ignore[method-assign]
+    watch._look()
+
+    assert said == ["process 0, or the launcher, is gone."]
 
 
 @pytest.mark.slow
