@@ -190,11 +190,13 @@ def refresh_batch_norm(trainer: Trainer, pl_module: LightningModule) -> None:
     unheard = Metrics()  # what this pass logs counts for nothing
     unheard.enter("train", in_batch=True)
     kept, pl_module._metrics = pl_module._metrics, unheard
-    with torch.no_grad():
-        for index, (batch, _) in enumerate(run.feed.train.begin(trainer.current_epoch, 0)):
-            batch = run.to_device(batch, 0)
-            with run.prepared.forward:
-                run.training_step(batch, index)
-    pl_module._metrics = kept
-    for layer, momentum in zip(layers, momenta, strict=True):
-        layer.momentum = momentum
+    try:
+        with torch.no_grad():
+            for index, (batch, _) in enumerate(run.feed.train.begin(trainer.current_epoch, 0)):
+                batch = run.to_device(batch, 0)
+                with run.prepared.forward:
+                    run.training_step(batch, index)
+    finally:
+        pl_module._metrics = kept
+        for layer, momentum in zip(layers, momenta, strict=True):
+            layer.momentum = momentum

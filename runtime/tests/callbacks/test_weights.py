@@ -234,6 +234,23 @@ def test_swa_takes_batch_norm_statistics_anew(normed, make_loader, make_trainer)
     assert set(trainer.callback_metrics) == {"loss"}
 
 
+def test_batch_norm_is_as_it_was_after_ctrl_c_in_that_pass(
+    normed, make_loader, make_trainer
+) -> None:
+    class Interrupted(normed):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            if self.net[1].momentum is None:
+                raise KeyboardInterrupt
+            return super().training_step(batch, batch_idx)
+
+    module = Interrupted()
+    swa = StochasticWeightAveraging(0.1, swa_epoch_start=1)
+    with pytest.raises(KeyboardInterrupt):
+        make_trainer(callbacks=swa).fit(module, make_loader(2))
+
+    assert module.net[1].momentum == 0.1
+
+
 @pytest.mark.parametrize("saved", [1, 3])
 def test_a_resumed_swa_is_exact(saved: int, regression, make_loader, make_trainer) -> None:
     class Scheduled(regression):
