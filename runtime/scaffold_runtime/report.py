@@ -322,10 +322,11 @@ def main(words: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m scaffold_runtime.report", description=__doc__)
     parser.add_argument("runs", nargs="+", type=Path, help="folders of runs, as runs/version_0")
     parser.add_argument(
-        "--output", type=Path, help="the page; report.html in the run, or here for several"
+        "--output", type=Path, help="the page; report.html in the run, or beside it for several"
     )
     given = parser.parse_args(words)
-    where = given.runs[0] / REPORT if len(given.runs) == 1 else Path(REPORT)
+    first = given.runs[0]
+    where = (first if len(given.runs) == 1 else first.parent) / REPORT
     try:
         sys.stdout.write(f"{write_report(given.runs, given.output or where)}\n")
     except ScaffoldRuntimeError as error:

@@ -525,6 +525,16 @@ def test_as_a_script_from_another_folder(project: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert (project / "runs/version_0/config.yaml").is_file()
     assert "next             python ../project/train.py test" in done.stdout
+    typed = (
+        (project / "train.py")
+        .read_text()
+        .replace("run(Model, Data)", "run(Model, Data, args=['fit'])")
+    )
+    notebook = subprocess.run(
+        [sys.executable, "-c", typed], cwd=project, capture_output=True, text=True, timeout=120
+    )
+    assert "run folder" in notebook.stdout, notebook.stderr
+    assert "next  " not in notebook.stdout  # it is no script that one could run
     wrong = subprocess.run(
         [sys.executable, script, "--model.lrr=1"], capture_output=True, text=True, timeout=120
     )

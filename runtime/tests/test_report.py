@@ -111,7 +111,10 @@ def test_pictures_and_samples_are_inside_and_nothing_is_run(runs):
 def test_runs_are_compared(runs, tmp_path, capsys):
     where = tmp_path / "both.html"
     assert main([*map(str, runs), "--output", str(where)]) == 0
-    assert capsys.readouterr().out.strip() == str(where)
+    assert main([str(run) for run in runs]) == 0
+    beside = runs[0].parent / "report.html"
+    assert capsys.readouterr().out.split() == [str(where), str(beside)]
+    assert beside.exists()
     shown = " ".join(Page(where.read_text()).texts)
     assert "What differs" in shown
     assert "model.lr" in shown
