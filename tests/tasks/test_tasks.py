@@ -13,7 +13,6 @@ from scaffold.catalogue import packaged
 from scaffold.cli import main
 
 TASKS = sorted(packaged().tasks)
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "NO_COLOR": "1"}
 TWO_BATCHES = [
     "--trainer.max_epochs=1",
     "--trainer.limit_train_batches=2",
@@ -42,8 +41,9 @@ def project(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 
 def run(project: Path, *words: str, code: int = 0) -> str:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "NO_COLOR": "1"}
     done = subprocess.run(
-        [sys.executable, *words], cwd=project, env=ENVIRONMENT, capture_output=True, text=True
+        [sys.executable, *words], cwd=project, env=environment, capture_output=True, text=True
     )
     printed = done.stdout + done.stderr
     assert done.returncode == code, printed
