@@ -40,6 +40,7 @@ from scaffold_runtime.strategies.launch import (
     run_in_processes,
     start_scripts,
 )
+from scaffold_runtime.strategies.meeting import meet
 from scaffold_runtime.strategies.strategy import DEFAULT_TIMEOUT, Strategy
 from scaffold_runtime.strategies.watch import Watch, is_consequence, rank_failed
 
@@ -152,11 +153,8 @@ class DistributedStrategy(Strategy):
         backend = self.process_group_backend or BACKENDS.get(self.root_device.type, "gloo")
         store: Any = next(iter(rendezvous("env://", rank, size, timeout=timeout)))[0]
         store.set_timeout(timeout)
-        if self._num_nodes == 1:  # counts of several nodes differ
-            attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-            store = PrefixStore(
-                f"attempt-{attempt}", store
-            )  # addresses of the last one are still there
+        if "TORCHELASTIC_RUN_ID" in os.environ:
+            store = PrefixStore(meet(store, rank, size, timeout), store)
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
         if os.environ.get(SWITCH):
             self._calls = Calls(self._store, rank, size, min(timeout / 2, timedelta(seconds=10)))

@@ -10,9 +10,14 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from torch import distributed as dist
+
+from scaffold_runtime.strategies.meeting import meet
 
 from .test_ends import SCRIPT, finish
 
@@ -55,6 +60,7 @@ def ended(processes: list[subprocess.Popen[str]], folder: Path, seconds: float) 
         for process in processes:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
+                process.communicate()
         finish(processes[0], folder, 1)
     return sorted(lines)
 
@@ -174,3 +180,17 @@ def test_srun_starts_all(tmp_path: Path) -> None:
 
     alike(lines)
     assert len(list(tmp_path.rglob("*.ckpt"))) == 1
+
+
+def test_what_an_earlier_attempt_left_behind_is_not_met() -> None:
+    """torchrun's store keeps the words of processes that are gone, and of names that were agreed then."""
+    store, timeout = dist.HashStore(), timedelta(seconds=10)
+    names = []
+    for _ in range(3):
+        with ThreadPoolExecutor(3) as pool:
+            met = {pool.submit(meet, store, rank, 3, timeout) for rank in (2, 1, 0)}
+            (name,) = {each.result() for each in met}
+        names.append(name)
+    assert len(set(names)) == 3
+    with pytest.raises(dist.DistStoreError, match="did not meet"):
+        meet(store, 1, 3, timedelta(seconds=0.2))

@@ -1,0 +1,43 @@
+"""How processes that torchrun started again find each other, and not what an earlier attempt left behind."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from datetime import timedelta
+from typing import Any
+
+from torch import distributed as dist
+
+POLL = 0.02  # seconds
+
+
+def meet(store: Any, rank: int, size: int, timeout: timedelta) -> str:
+    """A name for this attempt, the same in all its processes.
+
+    torchrun's store outlives attempts, with the addresses of processes that are gone, and each machine counts
+    attempts for itself. So every process writes down a word used once, the first says its own together with
+    those it read, and a process that finds its word among them has met the first of its own attempt.
+
+    Raises:
+        DistStoreError: if some have not come within `timeout`.
+    """
+    word, until = uuid.uuid4().hex, time.monotonic() + timeout.total_seconds()
+    if rank:
+        store.set(f"word-{rank}", word)
+    others = range(1, size)
+    while time.monotonic() < until:
+        if rank:
+            name, *words = store.get("words").decode().split() if store.check(["words"]) else [""]
+            if word in words:
+                store.set(f"{name}-{rank}", "met")
+                return name
+        else:
+            keys = [f"word-{other}" for other in others]
+            if not keys or store.check(keys):
+                words = [read.decode() for read in store.multi_get(keys)] if keys else []
+                store.set("words", " ".join([word, *words]))
+            if not others or store.check([f"{word}-{other}" for other in others]):
+                return word
+        time.sleep(POLL)
+    raise dist.DistStoreError(f"the {size} processes did not meet within {timeout}")
