@@ -62,7 +62,8 @@ class TensorBoardLogger(FolderLogger):
             require("tensorboard", "scaffold-runtime[tensorboard]", "TensorBoardLogger")
             from torch.utils.tensorboard import SummaryWriter
 
-            self._open_writer = SummaryWriter(self.log_dir, **self._kwargs)
+            # It opens its file again for each write, perhaps after a change of the working directory.
+            self._open_writer = SummaryWriter(os.path.abspath(self.log_dir), **self._kwargs)
         return self._open_writer
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
