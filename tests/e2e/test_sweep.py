@@ -51,8 +51,8 @@ def the_study(project: Path) -> optuna.Study | None:
 
 
 def trials(project: Path, *states: TrialState) -> list[optuna.trial.FrozenTrial]:
-    if not (project / "runs" / "sweep" / "study.db").exists():
-        return []
+    if not any((project / "runs" / "sweep").glob("*.txt")):
+        return []  # no trial has begun; to look into the storage while it is made disturbs it
     study = the_study(project)
     return study.get_trials(states=states or None) if study else []
 
