@@ -44,7 +44,7 @@ $(VISION)/.ready: $(READY)
 	@touch $@
 
 test: $(READY) $(VISION)/.ready  ## Run every test
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-fast: $(READY)  ## Run the tests that take less than ten seconds
 	$(BIN)/python -m pytest -n 2 -m "not slow"

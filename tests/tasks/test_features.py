@@ -104,12 +104,14 @@ def project(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 @pytest.mark.slow
 def test_all_features_are_formatted_linted_and_typed_in_each_task(project: Path) -> None:
+    """Types once: features bring the same code to each task, and a task's own is checked in test_tasks."""
     package = project.name.replace("-", "_")
+    typed = ["mypy", "--ignore-missing-imports", "train.py", "sweep.py", package]
     for words in (
         ["ruff", "check", "."],
         ["ruff", "format", "--check", "."],
         ["black", "--check", "--quiet", "."],
-        ["mypy", "--ignore-missing-imports", "train.py", "sweep.py", package],
+        *([typed] if package == "all_blank" else []),
     ):
         done = subprocess.run(
             [sys.executable, "-m", *words], cwd=project, capture_output=True, text=True
