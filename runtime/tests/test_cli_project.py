@@ -531,7 +531,11 @@ def test_as_a_script_from_another_folder(project: Path) -> None:
         .replace("run(Model, Data)", "run(Model, Data, args=['fit'])")
     )
     notebook = subprocess.run(
-        [sys.executable, "-c", typed], cwd=project, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", f"import builtins\nbuiltins.__IPYTHON__ = True\n{typed}"],
+        cwd=project,
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
     assert "run folder" in notebook.stdout, notebook.stderr
     assert "next  " not in notebook.stdout  # it is no script that one could run

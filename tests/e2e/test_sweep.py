@@ -106,7 +106,7 @@ def test_a_killed_sweep_goes_on_prunes_and_says_how_to_have_the_best_again(
     assert lowest(project, newest) == best.value
 
     add_good_trials(project, best)
-    run(project, "sweep.py", "--trials", str(len(over) + 6))
+    run(project, "sweep.py", "--trials", str(len(over) + 11))
     (pruned,) = (trial for trial in trials(project, TrialState.PRUNED) if trial not in over)
     assert len(pruned.intermediate_values) == 1
     with (project / pruned.user_attrs["folder"] / "metrics.csv").open() as file:
@@ -114,9 +114,9 @@ def test_a_killed_sweep_goes_on_prunes_and_says_how_to_have_the_best_again(
 
 
 def add_good_trials(project: Path, like: optuna.trial.FrozenTrial) -> None:
-    """Five that are better than any real one can be: the next is hopeless from its first validation."""
+    """Ten that are better than any real one can be, so that their median is too: the next is hopeless at once."""
     study = the_study(project)
-    for _ in range(5):
+    for _ in range(10):
         made = optuna.trial.create_trial(
             params=like.params,
             distributions=like.distributions,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import os
 import sys
 import traceback
@@ -59,7 +60,7 @@ def report_fit(trainer: Trainer, started_in: Path, options: str = "") -> None:
         rows.append(("best checkpoint", _shown(best, started_in)))
     if not trainer.fast_dev_run:
         rows.append(("run folder", _shown(trainer.log_dir, started_in)))
-    if best and hasattr(sys.modules["__main__"], "__file__"):  # a notebook is no script
+    if best and not hasattr(builtins, "__IPYTHON__"):  # a notebook is no script
         script = _shown(sys.argv[0], started_in)
         rows.append(("next", f"python {script} test --ckpt_path best{options}"))
     width = max((len(name) for name, _ in rows), default=0)
