@@ -45,6 +45,17 @@ def fsdp(make_trainer: Any) -> Callable[..., Trainer]:
     return partial(forked, make_trainer, FSDPStrategy)
 
 
+@pytest.fixture
+def adam(regression: Any) -> Any:
+    """A model whose optimizer has a state of its own for each parameter."""
+
+    class Adam(regression):  # type: ignore[misc] # a fixture gives the class
+        def configure_optimizers(self) -> Any:
+            return torch.optim.Adam(self.parameters(), lr=0.05)
+
+    return Adam
+
+
 def forked(
     make_trainer: Any,
     kind: Any,

@@ -27,15 +27,6 @@ from .conftest import SECONDS
 from .test_numbers import weights
 
 
-@pytest.fixture
-def adam(regression: Any) -> Any:
-    class Adam(regression):  # type: ignore[misc] # a fixture gives the class
-        def configure_optimizers(self) -> Any:
-            return torch.optim.Adam(self.parameters(), lr=0.05)
-
-    return Adam
-
-
 @pytest.mark.parametrize(
     ("options", "arguments"),
     [

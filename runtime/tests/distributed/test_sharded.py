@@ -32,15 +32,6 @@ SHARDED = {"state_dict_type": "sharded"}
 
 
 @pytest.fixture
-def adam(regression: Any) -> Any:
-    class Adam(regression):  # type: ignore[misc] # a fixture gives the class
-        def configure_optimizers(self) -> Any:
-            return torch.optim.Adam(self.parameters(), lr=0.05)
-
-    return Adam
-
-
-@pytest.fixture
 def two(adam: Any, make_loader: Any, fsdp: Any, tmp_path: Path) -> Path:
     """A folder with checkpoints of two epochs of two processes."""
     keep = ModelCheckpoint(tmp_path / "two", "{epoch}", save_top_k=2, monitor="loss", mode="max")
