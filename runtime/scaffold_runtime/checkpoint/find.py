@@ -77,13 +77,10 @@ def _none_found(trainer: Trainer, wanted: str) -> CheckpointError:
 def _run_folders(trainer: Trainer) -> list[Path]:
     """Checkpoint folders of the runs beside this one, newest run first."""
     root = Path(trainer.runs_dir)
-    folders = [folder for folder in root.glob("*/checkpoints") if folder.is_dir()]
-    folders += [root / "checkpoints", root]
-    return sorted(
-        (f for f in folders if f.is_dir() and _checkpoints(f)),
-        key=lambda f: max(map(written, _checkpoints(f))),
-        reverse=True,
-    )
+    folders = [*root.glob("*/checkpoints"), root / "checkpoints", root]
+    found = {folder: _checkpoints(folder) for folder in folders}
+    newest = {folder: max(map(written, files)) for folder, files in found.items() if files}
+    return sorted(newest, key=newest.__getitem__, reverse=True)
 
 
 def read_newest_good(trainer: Trainer) -> tuple[Path, dict[str, Any]] | None:
