@@ -32,7 +32,7 @@ from scaffold_runtime.module import LightningModule
 from scaffold_runtime.optim import LightningOptimizer, LRSchedulerConfig, Schedules
 from scaffold_runtime.precision import Precision
 from scaffold_runtime.progress import ALL, DONE, VALIDATION, Progress
-from scaffold_runtime.seed import set_rng_state
+from scaffold_runtime.seed import rng_state, set_rng_state
 from scaffold_runtime.signals import Signals, leave
 from scaffold_runtime.strategies.environments import slurm_of
 from scaffold_runtime.strategies.strategy import Prepared
@@ -339,7 +339,8 @@ class Run:
             self.module.on_validation_model_zero_grad()
         batch = self.metrics.batch
         self.validated = True
-        self.progress.pending, self.before_validation = VALIDATION, snapshot(changing(self), None)
+        self.progress.pending = VALIDATION
+        self.before_validation = snapshot({**changing(self), "rng": rng_state()}, None)
         evaluate(self, "validation", trainer.limit_val_batches)
         self.before_validation = None
         self.metrics.enter("train", in_batch=True)

@@ -10,7 +10,7 @@ from torch.optim.lr_scheduler import CyclicLR, OneCycleLR
 
 from scaffold_runtime.checkpoint.engine import with_weights
 from scaffold_runtime.checkpoint.state import load_weights, restore_optimizers
-from scaffold_runtime.checkpoint.transient import COMPILED
+from scaffold_runtime.checkpoint.transient import plain_name
 from scaffold_runtime.errors import CheckpointError, MisconfigurationException
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class Restore:
         module.on_load_checkpoint(checkpoint)
         kept = with_weights(checkpoint).get("state_dict", {})
         given = {name: weight for name, weight in kept.items() if self._chosen(name)}
-        own = {name.replace(COMPILED, "") for name in module.state_dict() if self._chosen(name)}
+        own = {plain_name(name) for name in module.state_dict() if self._chosen(name)}
         strict = module.strict_loading if self.strict is None else self.strict
         astray = sorted(own ^ set(given))
         if not own & set(given) or (strict and astray):
@@ -76,7 +76,7 @@ class Restore:
         load_weights(module, {"state_dict": shared}, strict=False)
 
     def _chosen(self, name: str) -> bool:
-        return fnmatchcase(name.replace(COMPILED, ""), self.keys)
+        return fnmatchcase(plain_name(name), self.keys)
 
     def optimizers(self, run: Run, checkpoint: dict[str, Any]) -> None:
         """Load what optimizers remember; their settings stay as they are configured.

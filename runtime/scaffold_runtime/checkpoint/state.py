@@ -14,8 +14,8 @@ from scaffold_runtime.checkpoint.engine import ENGINE, with_weights
 from scaffold_runtime.checkpoint.folder import divided
 from scaffold_runtime.checkpoint.ranks import gather_own
 from scaffold_runtime.checkpoint.transient import (
-    COMPILED,
     metric_parts,
+    plain_name,
     restore_transient,
     transient,
 )
@@ -63,15 +63,14 @@ def collect(run: Run, weights_only: bool = False) -> dict[str, Any]:
             state["torn"] = True
         if run.mid_window and not trainer.strategy.divides:
             state["gradients"] = _gradients(module)
-        changed = run.before_validation or changing(run)
-        state |= {name: value for name, value in changed.items() if name != "rng"}
+        state |= run.before_validation or changing(run)
     state |= _hyperparameters("", module) | _hyperparameters("datamodule_", datamodule)
     if datamodule is not None and overridden("state_dict", datamodule, LightningDataModule):
         state[type(datamodule).__qualname__] = datamodule.state_dict()
     for call in run.hooks.on_save_checkpoint:
         call(state)
-    if not weights_only:
-        state["rng"] = changed["rng"] if run.before_validation else rng_state()
+    if not weights_only and not run.before_validation:
+        state["rng"] = rng_state()  # after the hooks, which may draw some
     plain = {key: to_plain(value, key) for key, value in state.items()}
     if trainer.strategy.sharded:
         return divided(trainer.strategy, plain)  # type: ignore[no-any-return] # of the same kind
@@ -80,25 +79,25 @@ def collect(run: Run, weights_only: bool = False) -> dict[str, Any]:
 
 
 def changing(run: Run) -> dict[str, Any]:
-    """The part of the state that validation changes: a save in the middle of it is of what was before."""
+    """The part of the state that validation changes, beside random numbers: a save in the middle of it is of
+    what was before."""
     module = run.module
     return {
         "callbacks": _callback_states(run),
         "transient": transient(module, run.several),
         "metrics": run.metrics.state_dict({id(m): n for n, m in metric_parts(module).items()}),
         "loggers": _logger_states(run),
-        "rng": rng_state(),
     }
 
 
 def _gradients(module: Any) -> dict[str, Any]:
     """What was accumulated so far, in the middle of a window."""
     named = module.named_parameters()
-    return {name.replace(COMPILED, ""): p.grad for name, p in named if p.grad is not None}
+    return {plain_name(name): p.grad for name, p in named if p.grad is not None}
 
 
 def _weights(module: Any) -> dict[str, Any]:
-    return {name.replace(COMPILED, ""): value for name, value in module.state_dict().items()}
+    return {plain_name(name): value for name, value in module.state_dict().items()}
 
 
 def _logger_states(run: Run) -> list[dict[str, Any]]:
@@ -172,11 +171,9 @@ def load_weights(module: Any, checkpoint: dict[str, Any], strict: bool | None = 
             f"the checkpoint has no `state_dict`; its keys are {', '.join(map(str, checkpoint))}."
         )
     strict = module.strict_loading if strict is None else strict
-    plain_names = {name.replace(COMPILED, ""): name for name in module.state_dict()}
-    weights = {
-        plain_names.get(name.replace(COMPILED, ""), name): value
-        for name, value in checkpoint["state_dict"].items()
-    }
+    plain_names = {plain_name(name): name for name in module.state_dict()}
+    given = checkpoint["state_dict"].items()
+    weights = {plain_names.get(plain_name(name), name): value for name, value in given}
     try:
         module.load_state_dict(weights, strict=strict)
     except RuntimeError as error:
@@ -209,8 +206,7 @@ def restore_before_fit(run: Run, checkpoint: dict[str, Any]) -> None:
     restore_transient(run.module, checkpoint.get("transient"))
     gradients = checkpoint.get("gradients") or {}
     for name, parameter in run.module.named_parameters():
-        if name.replace(COMPILED, "") in gradients:
-            kept = gradients[name.replace(COMPILED, "")]
+        if (kept := gradients.get(plain_name(name))) is not None:
             parameter.grad = kept.to(parameter.device, copy=True)
     if "metrics" in checkpoint:
         run.metrics.load_state_dict(checkpoint["metrics"], metric_parts(run.module))

@@ -7,7 +7,10 @@ from typing import Any
 import torch
 from torch import nn
 
-COMPILED = "_orig_mod."  # torch.compile puts this into names
+
+def plain_name(name: str) -> str:
+    """The name of a parameter or part without what torch.compile puts into it."""
+    return name.replace("_orig_mod.", "")
 
 
 def transient(module: nn.Module, several: bool = False) -> dict[str, Any]:
@@ -15,10 +18,14 @@ def transient(module: nn.Module, several: bool = False) -> dict[str, Any]:
     metrics in the middle of an epoch, and which parts are in evaluation mode or frozen."""
     left_out = () if several else module.state_dict().keys()
     return {
-        "buffers": {_plain(k): b for k, b in module.named_buffers() if k not in left_out},
+        "buffers": {plain_name(k): b for k, b in module.named_buffers() if k not in left_out},
         "metrics": {name: _metric_state(part) for name, part in metric_parts(module).items()},
-        "evaluating": [_plain(name) for name, part in module.named_modules() if not part.training],
-        "frozen": [_plain(name) for name, p in module.named_parameters() if not p.requires_grad],
+        "evaluating": [
+            plain_name(name) for name, part in module.named_modules() if not part.training
+        ],
+        "frozen": [
+            plain_name(name) for name, p in module.named_parameters() if not p.requires_grad
+        ],
     }
 
 
@@ -28,17 +35,17 @@ def restore_transient(module: nn.Module, state: dict[str, Any] | None) -> None:
         return
     with torch.no_grad():
         for name, buffer in module.named_buffers():
-            if _plain(name) in state["buffers"]:
-                buffer.copy_(state["buffers"][_plain(name)])
+            if plain_name(name) in state["buffers"]:
+                buffer.copy_(state["buffers"][plain_name(name)])
     parts = metric_parts(module)
     for name, kept in state["metrics"].items():
         if name in parts:
             _restore_metric(parts[name], kept)
     evaluating, frozen = set(state["evaluating"]), set(state["frozen"])
     for name, part in module.named_modules():
-        part.training = _plain(name) not in evaluating
+        part.training = plain_name(name) not in evaluating
     for name, parameter in module.named_parameters():
-        parameter.requires_grad = _plain(name) not in frozen
+        parameter.requires_grad = plain_name(name) not in frozen
 
 
 def metric_parts(module: nn.Module) -> dict[str, Any]:
@@ -47,7 +54,9 @@ def metric_parts(module: nn.Module) -> dict[str, Any]:
     for part in parts.values():
         if hasattr(part, "compute_groups"):
             part.items()  # a MetricCollection brings the state its members share up to date
-    return {_plain(name): part for name, part in parts.items() if hasattr(part, "_update_count")}
+    return {
+        plain_name(name): part for name, part in parts.items() if hasattr(part, "_update_count")
+    }
 
 
 def _metric_state(metric: Any) -> dict[str, Any]:
@@ -62,7 +71,3 @@ def _restore_metric(metric: Any, kept: dict[str, Any]) -> None:
     for name, value in kept["states"].items():
         setattr(metric, name, value)
     metric._update_count, metric._computed = kept["updates"], None
-
-
-def _plain(name: str) -> str:
-    return name.replace(COMPILED, "")
