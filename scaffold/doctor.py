@@ -20,7 +20,7 @@ from scaffold.journal import WORK
 from scaffold.project import Project, open_project
 from scaffold.runtime import OLDEST, requirements
 
-OLDEST_PYTHON, OLDEST_TORCH, LEAST_DISK = (3, 10), (2, 10), 2**30
+OLDEST_PYTHON, OLDEST_TORCH, LEAST_DISK = (3, 10), (2, 9), 2**30
 PROBE = """
 import importlib.util, json, sys
 found = {"python": list(sys.version_info[:3]), "missing": []}
@@ -108,7 +108,7 @@ def of_torch(probe: dict[str, Any]) -> Iterator[Finding]:
         yield Finding("fix", f"torch: {probe.get('torch_error', 'unknown')}", "pip install torch")
         return
     if numbers(probe["torch"].partition("+")[0]) < OLDEST_TORCH:
-        yield Finding("fix", f"torch {probe['torch']} is too old", 'pip install "torch>=2.10"')
+        yield Finding("fix", f"torch {probe['torch']} is too old", 'pip install "torch>=2.9"')
     driver = shutil.which("nvidia-smi") is not None
     if probe["devices"]:
         yield Finding("ok", f"torch {probe['torch']}, {probe['devices']} CUDA devices")

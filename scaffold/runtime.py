@@ -14,7 +14,7 @@ NEEDS = (  # what the runtime itself depends on, for a project that holds a copy
     "numpy>=1.24",
     "pyyaml>=6",
     "rich>=13",
-    "torch>=2.10",
+    "torch>=2.9",
 )
 
 

@@ -23,7 +23,7 @@ import torch
 from scaffold_runtime import Callback, LightningModule
 from scaffold_runtime.callbacks import ModelCheckpoint
 from scaffold_runtime.checkpoint.__main__ import main
-from scaffold_runtime.checkpoint.io import read_checkpoint, write_checkpoint
+from scaffold_runtime.checkpoint.io import read_checkpoint, warn_of_hole, write_checkpoint
 from scaffold_runtime.compare import difference
 from scaffold_runtime.errors import CheckpointError
 
@@ -235,6 +235,24 @@ def test_tricks_with_the_zip_format(good: Path, tmp_path: Path) -> None:
     size = struct.pack("<I", 2**31)
     evil.write_bytes(good.read_bytes()[:-30] + size + good.read_bytes()[-26:])
     refused(evil)
+
+
+@pytest.mark.parametrize(("version", "warned"), [("2.9.1+cpu", 1), ("2.10.0", 0), ("2.13.0", 0)])
+def test_a_torch_whose_safe_loading_has_a_hole_is_named_once(
+    good: Path, monkeypatch: pytest.MonkeyPatch, version: str, warned: int
+) -> None:
+    monkeypatch.setattr(torch, "__version__", torch.torch_version.TorchVersion(version))
+    warn_of_hole.cache_clear()
+
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        for _ in range(3):
+            read_checkpoint(good)
+
+    assert len(seen) == warned
+    assert all("CVE-2026-24747" in str(w.message) and version in str(w.message) for w in seen)
+    assert all("only files you trust, or upgrade" in str(w.message) for w in seen)
+    assert all(Path(w.filename) == Path(__file__) for w in seen)
 
 
 # -- falling back ---------------------------------------------------------------------------------

@@ -59,7 +59,7 @@ def test_a_healthy_machine_and_project(project, machine):
             "torch: ImportError",
             "pip install torch",
         ),
-        ({"torch": "2.1.0"}, "torch 2.1.0 is too old", "torch>=2.10"),
+        ({"torch": "2.1.0"}, "torch 2.1.0 is too old", "torch>=2.9"),
         ({"devices": 0, "cuda": None}, "built without CUDA", "pytorch.org"),
         ({"devices": 0}, "sees no device", "nvidia-smi"),
         ({"runtime": None}, "scaffold-runtime: ", "scaffold-runtime>=0.1"),

@@ -7,10 +7,12 @@ import errno
 import os
 import shutil
 import uuid
+import warnings
 import zipfile
 import zlib
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
@@ -175,6 +177,7 @@ def read_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
 
         return read_parts(path, map_location)
     verify(path)
+    warn_of_hole()
     try:
         with torch.serialization.safe_globals(HPARAMS):
             checkpoint = torch.load(path, map_location=map_location, weights_only=True)
@@ -189,6 +192,17 @@ def read_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
             f"{path} is not a checkpoint: it holds a {type(checkpoint).__name__} instead of a dict."
         )
     return checkpoint
+
+
+@cache
+def warn_of_hole() -> None:
+    """Say once that this torch's safe loading is not, where it is so old."""
+    if torch.__version__ < "2.10":  # compared as versions, not as text
+        warnings.warn(
+            f"the safe loading of torch {torch.__version__} has a known hole (CVE-2026-24747): a checkpoint made to "
+            "use it can run code. Read only files you trust, or upgrade to torch 2.10 or newer.",
+            stacklevel=3,
+        )
 
 
 def verify(path: Path) -> None:
