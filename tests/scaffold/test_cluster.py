@@ -67,15 +67,18 @@ def start(words: list[str], **more: object) -> subprocess.Popen[str]:
 
 
 def end(*started: subprocess.Popen[str]) -> list[int]:
-    """Their exit codes; what hangs is killed with all it started."""
+    """Their exit codes; what hangs is killed with all it started, and what was printed is shown."""
     try:
         return [each.wait(timeout=150) for each in started]
+    except subprocess.TimeoutExpired:
+        pytest.fail(f"not ended after 150 s:\n{Path('out.txt').read_text()[-6000:]}")
     finally:
         for each in started:
             try:
                 os.killpg(each.pid, signal.SIGKILL)
             except ProcessLookupError:
-                continue
+                pass
+            each.wait()
 
 
 def free_port() -> int:

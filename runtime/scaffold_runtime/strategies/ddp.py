@@ -57,6 +57,7 @@ class DDPStrategy(DistributedStrategy):
         if ddp_comm_wrapper is not None and ddp_comm_hook is not None:
             self._comm_hook = ddp_comm_wrapper(ddp_comm_hook)
         self._arguments = kwargs
+        self._wrapped: DistributedDataParallel | None = None
 
     def prepare(
         self, module: nn.Module, optimizers: list[Optimizer], precision: Precision
@@ -65,7 +66,7 @@ class DDPStrategy(DistributedStrategy):
         trains = bool(optimizers) and any(p.requires_grad for p in module.parameters())
         if not (trains and automatic):
             return self._by_hand(module, precision, trains)
-        wrapped = self._wrap(StepRouter(module))
+        self._wrapped = wrapped = self._wrap(StepRouter(module))
         synced: nullcontext[Any] = nullcontext()
 
         def call(name: str) -> Callable[..., Any]:
@@ -90,6 +91,13 @@ class DDPStrategy(DistributedStrategy):
         if self._comm_hook is not None:
             wrapped.register_comm_hook(self._comm_state, self._comm_hook)
         return wrapped
+
+    def close(self) -> None:
+        super().close()
+        if self._wrapped is not None:
+            # It has gradients of its own, as large as the model. And if it let go of the process group last, holding
+            # Python's lock, it would wait forever for threads of gloo that wait for the lock.
+            self._wrapped.reducer = self._wrapped.logger = None
 
     def _by_hand(self, module: nn.Module, precision: Precision, trains: bool) -> Prepared:
         """Without DDP: its reducer expects one backward, after a forward it has seen. A module that

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 
 from scaffold_runtime import Trainer
 from scaffold_runtime.callbacks import ModelCheckpoint
@@ -91,3 +93,18 @@ def test_fit_test_best_predict_and_fit_again(
     assert torch.allclose(
         torch.cat(predicted), torch.cat(make_trainer().predict(one, make_loader(4))), atol=1e-6
     )
+
+
+def test_what_ddp_keeps_is_freed_when_a_run_ends(
+    regression: Any, make_loader: Any, make_trainer: Any
+) -> None:
+    """Its copy of all gradients; and its hold on the process group, which Python must let go of last."""
+
+    def script() -> list[Any]:
+        trainer = make_trainer(devices=2, strategy=DDPStrategy(timeout=TIMEOUT), max_epochs=1)
+        trainer.fit(regression(), make_loader(4))
+        wrappers = [each for each in gc.get_objects() if isinstance(each, DistributedDataParallel)]
+        assert wrappers, "the run is still there to be looked at"
+        return [each.reducer for each in wrappers]
+
+    assert run_in_processes("fork", places(2, 1, 0), script, TIMEOUT) == [None]
