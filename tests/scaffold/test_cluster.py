@@ -1,5 +1,6 @@
 """Cluster extras, carried out: SLURM by stand-ins for srun and scontrol, the others for real on two processes."""
 
+import contextlib
 import itertools
 import os
 import re
@@ -74,10 +75,8 @@ def end(*started: subprocess.Popen[str]) -> list[int]:
         pytest.fail(f"not ended after 150 s:\n{Path('out.txt').read_text()[-6000:]}")
     finally:
         for each in started:
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 os.killpg(each.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
             each.wait()
 
 
