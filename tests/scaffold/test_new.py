@@ -22,7 +22,7 @@ from scaffold.catalogue import packaged
 from scaffold.errors import ScaffoldError
 from scaffold.files import File
 from scaffold.names import check_name, package_name
-from scaffold.render import polish, render
+from scaffold.render import LINE_LENGTH, polish, render
 
 TASKS = sorted(packaged().tasks)
 
@@ -71,6 +71,20 @@ def test_template_sources_parse_before_rendering():
     assert len(sources) > 6
     for source in sources:
         ast.parse(source.read_text())
+
+
+def test_template_sources_are_formatted_as_the_projects_are():
+    """So black reads each file of a new project once: what it changes it formats twice."""
+    for source in packaged().root.rglob("*.py.jinja"):
+        text = source.read_text()
+        if "{%" not in text and "{{" not in text:
+            assert black.format_str(text, mode=black.Mode(line_length=LINE_LENGTH)) == text, source
+
+
+def test_a_command_does_not_look_for_garbage():
+    code = "import gc, scaffold.__main__; print(gc.isenabled())"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout == "False\n"
 
 
 def test_templates_survive_packaging():
