@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
-from torch.utils.flop_counter import FlopCounterMode
 
 from scaffold_runtime.data import move_data_to_device
 from scaffold_runtime.errors import MisconfigurationException
@@ -132,6 +131,8 @@ def _measure(
     module: Any, shown: dict[str, nn.Module], layers: dict[str, Layer], summary: Summary
 ) -> None:
     """Run one forward pass over the example input, and note sizes and operations of each layer."""
+    from torch.utils.flop_counter import FlopCounterMode  # slow to import
+
     device = next((p.device for p in module.parameters()), torch.device("cpu"))
     example = move_data_to_device(module.example_input_array, device)
     counter = FlopCounterMode(display=False)
