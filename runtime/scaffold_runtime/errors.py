@@ -41,10 +41,31 @@ class CheckpointError(ScaffoldRuntimeError, RuntimeError):
     """A checkpoint cannot be written, found, trusted or applied; the message names the file."""
 
 
+def check_choice(owner: object, argument: str, value: object, *allowed: object) -> None:
+    """Refuse an argument of `owner` that is none of those allowed.
+
+    Raises:
+        MisconfigurationException: with the choices.
+    """
+    if value not in allowed:
+        *others, last = map(repr, allowed)
+        raise MisconfigurationException(
+            f"{type(owner).__name__}({argument}={value!r}): choose {', '.join(others)} or {last}."
+        )
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return " Did you mean `x`?" for the nearest known name, or an empty string."""
     near = difflib.get_close_matches(name, list(known), n=1)
     return f" Did you mean `{near[0]}`?" if near else ""
+
+
+def not_logged(owner: object, monitor: str, known: Iterable[str]) -> MisconfigurationException:
+    """What to raise where `owner` monitors a name that is not among those `known`."""
+    return MisconfigurationException(
+        f"{type(owner).__name__} monitors {monitor!r}, which was not logged.{did_you_mean(monitor, known)} "
+        f"Logged so far: {', '.join(sorted(known)) or 'nothing'}."
+    )
 
 
 def hide_passwords(text: str) -> str:

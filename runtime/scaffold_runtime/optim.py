@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
 
-from scaffold_runtime.errors import MisconfigurationException, did_you_mean
+from scaffold_runtime.errors import MisconfigurationException, did_you_mean, not_logged
 
 if TYPE_CHECKING:
     from scaffold_runtime.module import LightningModule
@@ -241,14 +241,11 @@ class Schedules:
         known, monitor = self._monitored(), config.monitor or ""
         if monitor in known:
             return known[monitor]
-        message = (
-            f"{type(config.scheduler).__name__} monitors {monitor!r}, which was not logged."
-            f"{did_you_mean(monitor, known)} Logged so far: {', '.join(sorted(known)) or 'nothing'}."
-        )
+        missing = not_logged(config.scheduler, monitor, known)
         if config.reduce_on_plateau and config.strict:
-            raise MisconfigurationException(message)
+            raise missing
         if config.reduce_on_plateau:
-            warnings.warn(message, stacklevel=2)
+            warnings.warn(str(missing), stacklevel=2)
         return None
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from scaffold_runtime.accelerators import free_memory, is_out_of_memory
 from scaffold_runtime.callbacks.tuned_attribute import TunedAttribute
 from scaffold_runtime.checkpoint.snapshot import Snapshot
-from scaffold_runtime.errors import MisconfigurationException
+from scaffold_runtime.errors import MisconfigurationException, check_choice
 from scaffold_runtime.hooks import Callback
 from scaffold_runtime.loaders import as_eval_loaders, as_train_loader
 
@@ -49,10 +49,7 @@ class BatchSizeFinder(Callback):
         margin: float = 0.05,
         max_val: int = 8192,
     ) -> None:
-        if mode not in ("power", "binsearch"):
-            raise MisconfigurationException(
-                f"BatchSizeFinder(mode={mode!r}): choose 'power' or 'binsearch'."
-            )
+        check_choice(self, "mode", mode, "power", "binsearch")
         if not 0 <= margin < 1:
             raise MisconfigurationException(
                 f"BatchSizeFinder(margin={margin}): give a share from 0.0 to below 1.0."

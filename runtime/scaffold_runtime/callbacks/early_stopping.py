@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from scaffold_runtime.errors import MisconfigurationException, did_you_mean
+from scaffold_runtime.errors import MisconfigurationException, check_choice, not_logged
 from scaffold_runtime.hooks import Callback
 
 if TYPE_CHECKING:
@@ -63,8 +63,7 @@ class EarlyStopping(Callback):
         check_on_train_epoch_end: bool | None = None,
         log_rank_zero_only: bool = False,
     ) -> None:
-        if mode not in ("min", "max"):
-            raise MisconfigurationException(f"EarlyStopping(mode={mode!r}): choose 'min' or 'max'.")
+        check_choice(self, "mode", mode, "min", "max")
         if patience < 0:
             raise MisconfigurationException(
                 f"EarlyStopping(patience={patience}): give a number of checks, at least 0."
@@ -128,8 +127,8 @@ class EarlyStopping(Callback):
             return
         known = trainer.callback_metrics
         if self.monitor not in known:
-            if not trainer.validation_ahead:
-                self._missing(known)
+            if self.strict and not trainer.validation_ahead:
+                raise not_logged(self, self.monitor, known)
             return
         current = float(known[self.monitor])
         reason, message = self._evaluate(current)
@@ -140,14 +139,6 @@ class EarlyStopping(Callback):
             trainer.print(message)
         elif message and self.verbose:
             trainer.print(message)
-
-    def _missing(self, known: dict[str, Any]) -> None:
-        if self.strict:
-            raise MisconfigurationException(
-                f"EarlyStopping monitors {self.monitor!r}, which was not logged."
-                f"{did_you_mean(self.monitor, known)} "
-                f"Logged so far: {', '.join(sorted(known)) or 'nothing'}."
-            )
 
     def _better(self, value: float, than: float) -> bool:
         return value < than if self.mode == "min" else value > than

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from scaffold_runtime.callbacks.tuned_attribute import TunedAttribute
 from scaffold_runtime.checkpoint.snapshot import Snapshot
-from scaffold_runtime.errors import MisconfigurationException
+from scaffold_runtime.errors import MisconfigurationException, check_choice
 from scaffold_runtime.extras import require
 from scaffold_runtime.hooks import Callback
 
@@ -116,10 +116,7 @@ class LearningRateFinder(Callback):
         update_attr: bool = True,
         attr_name: str = "",
     ) -> None:
-        if mode not in ("exponential", "linear"):
-            raise MisconfigurationException(
-                f"LearningRateFinder(mode={mode!r}): choose 'exponential' or 'linear'."
-            )
+        check_choice(self, "mode", mode, "exponential", "linear")
         self._min_lr, self._max_lr, self._num_training_steps = min_lr, max_lr, num_training_steps
         self._mode, self._early_stop_threshold = mode, early_stop_threshold
         self._update_attr, self._attr_name = update_attr, attr_name

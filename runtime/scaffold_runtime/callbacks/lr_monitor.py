@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from torch.optim import Optimizer
 
 from scaffold_runtime.checks import check_logs
-from scaffold_runtime.errors import MisconfigurationException
+from scaffold_runtime.errors import check_choice
 from scaffold_runtime.hooks import Callback
 
 if TYPE_CHECKING:
@@ -45,10 +45,7 @@ class LearningRateMonitor(Callback):
         log_momentum: bool = False,
         log_weight_decay: bool = False,
     ) -> None:
-        if logging_interval not in (None, "step", "epoch"):
-            raise MisconfigurationException(
-                f"LearningRateMonitor(logging_interval={logging_interval!r}): choose 'step', 'epoch' or None."
-            )
+        check_choice(self, "logging_interval", logging_interval, "step", "epoch", None)
         self.logging_interval = logging_interval
         self.log_momentum, self.log_weight_decay = log_momentum, log_weight_decay
         self.lrs: dict[str, list[float]] = {}

@@ -19,7 +19,12 @@ from scaffold_runtime.checkpoint.background import Background, snapshot
 from scaffold_runtime.checkpoint.folder import save_later, sweep
 from scaffold_runtime.checkpoint.io import SUFFIX, link_atomically, written
 from scaffold_runtime.checkpoint.state import collect
-from scaffold_runtime.errors import CheckpointError, MisconfigurationException, did_you_mean
+from scaffold_runtime.errors import (
+    CheckpointError,
+    MisconfigurationException,
+    check_choice,
+    not_logged,
+)
 from scaffold_runtime.hooks import Checkpoint
 from scaffold_runtime.signals import INTERRUPTED
 
@@ -140,10 +145,7 @@ class ModelCheckpoint(Checkpoint):
             raise MisconfigurationException(
                 f"ModelCheckpoint(filename={self.filename!r}): {error}."
             ) from None
-        if self.mode not in ("min", "max"):
-            raise MisconfigurationException(
-                f"ModelCheckpoint(mode={self.mode!r}): choose 'min' or 'max'."
-            )
+        check_choice(self, "mode", self.mode, "min", "max")
         if self.save_top_k < -1:
             raise MisconfigurationException(
                 f"ModelCheckpoint(save_top_k={self.save_top_k}): give -1 for all, 0 for none, or a number."
@@ -153,10 +155,8 @@ class ModelCheckpoint(Checkpoint):
                 f"ModelCheckpoint(monitor=None, save_top_k={self.save_top_k}): without a monitor none is better "
                 "than another. Give a monitor, or save_top_k of -1, 0 or 1."
             )
-        if self.save_last not in (None, True, False, "link"):
-            raise MisconfigurationException(
-                f"ModelCheckpoint(save_last={self.save_last!r}): choose True, False or 'link'."
-            )
+        if self.save_last is not None:
+            check_choice(self, "save_last", self.save_last, True, False, "link")
         for name in ("every_n_train_steps", "every_n_epochs"):
             if getattr(self, name) < 0:
                 raise MisconfigurationException(
@@ -403,11 +403,7 @@ class ModelCheckpoint(Checkpoint):
             gone = [previous] if previous and self.save_top_k == 1 and previous != path else []
             return path, gone
         if self.monitor not in candidates:
-            raise MisconfigurationException(
-                f"ModelCheckpoint monitors {self.monitor!r}, which was not logged."
-                f"{did_you_mean(self.monitor, candidates)} "
-                f"Logged so far: {', '.join(sorted(candidates))}."
-            )
+            raise not_logged(self, self.monitor, candidates)
         score = float(candidates[self.monitor])
         score = score if not math.isnan(score) else (math.inf if self.mode == "min" else -math.inf)
         self.current_score = score

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch.utils.data import DataLoader, IterableDataset
 
-from scaffold_runtime.errors import MisconfigurationException
+from scaffold_runtime.errors import check_choice
 from scaffold_runtime.hooks import Callback
 
 if TYPE_CHECKING:
@@ -30,11 +30,7 @@ class BasePredictionWriter(Callback):
     """
 
     def __init__(self, write_interval: str = "batch") -> None:
-        if write_interval not in ("batch", "epoch", "batch_and_epoch"):
-            raise MisconfigurationException(
-                f"{type(self).__name__}(write_interval={write_interval!r}): "
-                "choose 'batch', 'epoch' or 'batch_and_epoch'."
-            )
+        check_choice(self, "write_interval", write_interval, "batch", "epoch", "batch_and_epoch")
         self._on_batch, self._on_epoch = "batch" in write_interval, "epoch" in write_interval
         self._recorders: list[_Recorder | None] = []
         self._predictions: list[list[Any]] = []

@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import SWALR
 
 from scaffold_runtime.checks import check_whole
-from scaffold_runtime.errors import MisconfigurationException
+from scaffold_runtime.errors import MisconfigurationException, check_choice
 from scaffold_runtime.hooks import Callback
 from scaffold_runtime.metrics import Metrics
 from scaffold_runtime.optim import LRSchedulerConfig
@@ -62,11 +62,7 @@ class StochasticWeightAveraging(Callback):
                 f"StochasticWeightAveraging(swa_epoch_start={swa_epoch_start!r}): give an epoch (an int of at "
                 "least 1) or a share of max_epochs (a float from 0.0 to 1.0)."
             )
-        if annealing_strategy not in ("cos", "linear"):
-            raise MisconfigurationException(
-                f"StochasticWeightAveraging(annealing_strategy={annealing_strategy!r}): "
-                "choose 'cos' or 'linear'."
-            )
+        check_choice(self, "annealing_strategy", annealing_strategy, "cos", "linear")
         self._swa_lrs, self._swa_epoch_start = swa_lrs, swa_epoch_start
         self._annealing_epochs, self._annealing_strategy = annealing_epochs, annealing_strategy
         self._avg_fn, self._device = avg_fn or mean, device

@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from scaffold_runtime import settings
-from scaffold_runtime.errors import MisconfigurationException
+from scaffold_runtime.errors import check_choice
 from scaffold_runtime.hooks import Callback
 
 if TYPE_CHECKING:
@@ -35,10 +35,7 @@ class Timer(Callback):
         interval: str = "step",
         verbose: bool = True,
     ) -> None:
-        if interval not in ("step", "epoch"):
-            raise MisconfigurationException(
-                f"Timer(interval={interval!r}): choose 'step' or 'epoch'."
-            )
+        check_choice(self, "interval", interval, "step", "epoch")
         self._limit = None if duration is None else settings.seconds("Timer duration", duration)
         self._interval, self._verbose = interval, verbose
         self._began: dict[str, float] = {}
