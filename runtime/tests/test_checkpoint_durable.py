@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -241,6 +242,44 @@ def test_the_next_start_leaves_no_litter(
     fit(make_trainer, regression, make_loader, ModelCheckpoint(tmp_path))
     assert {file.suffix for file in tmp_path.iterdir()} == {".ckpt", ".partial"}
     assert (tmp_path / "notes.partial").exists() and not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("linked", [False, True])
+def test_a_start_leaves_what_another_live_run_writes(
+    tmp_path: Path, make_trainer: Any, regression: Any, make_loader: Any, linked: bool
+) -> None:
+    """It is in the middle of a save, or of giving a file another name, while a run starts in the same folder."""
+    waits, go = multiprocessing.Event(), multiprocessing.Event()
+
+    def elsewhere() -> None:
+        replace = os.replace
+
+        def hold(*names: Any) -> None:
+            waits.set()
+            assert go.wait(30)
+            replace(*names)
+
+        (tmp_path / "theirs.ckpt").touch()
+        os.replace = hold
+        if linked:
+            link_atomically(tmp_path / "theirs.ckpt", tmp_path / "last.ckpt")
+        else:
+            write_atomically(tmp_path / "theirs.ckpt", lambda file: file.write(b"whole"))
+
+    other = multiprocessing.get_context("fork").Process(target=elsewhere)
+    other.start()
+    assert waits.wait(30)
+    (tmp_path / ".of-a-killed-one.ckpt.abc.partial").touch()
+    fit(make_trainer, regression, make_loader, ModelCheckpoint(tmp_path, "{step}"))
+    unfinished = [file.name for file in tmp_path.glob(".*")]
+    go.set()
+    other.join(30)
+
+    assert other.exitcode == 0 and len(unfinished) == 1 and "killed" not in unfinished[0]
+    assert sorted(f.name for f in tmp_path.iterdir() if f.name != "step=6.ckpt") == (
+        ["last.ckpt", "theirs.ckpt"] if linked else ["theirs.ckpt"]
+    )
+    assert linked or (tmp_path / "theirs.ckpt").read_bytes() == b"whole"
 
 
 def killed_save(run: Callable[[], Any], number: int) -> int:

@@ -17,7 +17,8 @@ import yaml
 
 from scaffold_runtime.checkpoint.background import Background, snapshot
 from scaffold_runtime.checkpoint.folder import save_later, sweep
-from scaffold_runtime.checkpoint.io import SUFFIX, link_atomically, written
+from scaffold_runtime.checkpoint.io import link_atomically, written
+from scaffold_runtime.checkpoint.litter import remove_litter
 from scaffold_runtime.checkpoint.state import collect
 from scaffold_runtime.errors import (
     CheckpointError,
@@ -27,6 +28,8 @@ from scaffold_runtime.errors import (
 )
 from scaffold_runtime.hooks import Checkpoint
 from scaffold_runtime.signals import INTERRUPTED
+
+ABANDONED = 24 * 3600.0  # seconds after which no save is still waiting for parts of other processes
 
 if TYPE_CHECKING:
     from scaffold_runtime.module import LightningModule
@@ -238,10 +241,9 @@ class ModelCheckpoint(Checkpoint):
         self._writing, self._leaving = [], []
 
     def _finish_what_was_killed(self, trainer: Trainer, folder: Path) -> None:
-        for left in folder.glob(f".*{SUFFIX}"):
-            left.unlink(missing_ok=True)
+        remove_litter(folder)
         for left in folder.glob(f"*{self.FILE_EXTENSION}"):
-            if left.is_dir():
+            if left.is_dir() and time.time() - left.stat().st_mtime > ABANDONED:
                 sweep(left)
         if trainer.ckpt_path is not None:
             for name in self._writing:

@@ -24,7 +24,6 @@ from torch.utils._pytree import tree_map_only
 from scaffold_runtime.checkpoint.engine import ENGINE, checked, link_engine, save_engine
 from scaffold_runtime.checkpoint.io import (
     MANIFEST,
-    SUFFIX,
     drop_aside,
     link_atomically,
     move_aside,
@@ -33,6 +32,7 @@ from scaffold_runtime.checkpoint.io import (
     write_atomically,
     write_checkpoint,
 )
+from scaffold_runtime.checkpoint.litter import remove_litter
 from scaffold_runtime.checkpoint.ranks import OWN
 from scaffold_runtime.errors import CheckpointError
 from scaffold_runtime.strategies.strategy import Strategy
@@ -169,8 +169,9 @@ def link_folder(target: Path, link: Path) -> None:
 def sweep(folder: Path, kept: set[str] | None = None) -> None:
     """Remove parts of saves that were killed, or replaced; and the folder, where nothing is left."""
     kept = _named(folder) if kept is None else kept
+    remove_litter(folder)
     for file in folder.iterdir():
-        if (NAME.fullmatch(file.name) and file.name not in kept) or file.name.endswith(SUFFIX):
+        if NAME.fullmatch(file.name) and file.name not in kept:
             file.unlink(missing_ok=True)
         name, _, saved = file.name.partition("-")
         if name == ENGINE and not any(part.startswith(f"part-{saved}-") for part in kept):

@@ -18,9 +18,9 @@ from typing import IO, Any
 
 import torch
 
+from scaffold_runtime.checkpoint.litter import SUFFIX, linking, unfinished
 from scaffold_runtime.errors import CheckpointError
 
-SUFFIX = ".partial"
 MANIFEST = "manifest.json"  # makes a checkpoint of a folder
 # Lightning's hyperparameters are read as a dict, by name: nothing is imported.
 HPARAMS: list[Any] = [
@@ -46,11 +46,12 @@ def write_atomically(path: Path, write: Callable[[Any], None]) -> None:
     cause: list[OSError] = []
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "xb") as file:
-            write(_Remembering(file, cause))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        with unfinished(temporary):
+            with open(temporary, "wb") as file:
+                write(_Remembering(file, cause))
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
         sync_directory(path.parent)
     except BaseException as error:
         with contextlib.suppress(OSError):
@@ -95,11 +96,12 @@ def link_atomically(target: Path, link: Path, symbolic: bool = False) -> None:
 
             link_folder(target, link)
             return
-        if symbolic:
-            temporary.symlink_to(os.path.relpath(target, link.parent))
-        else:
-            os.link(target, temporary)
-        os.replace(temporary, link)
+        with linking(target):
+            if symbolic:
+                temporary.symlink_to(os.path.relpath(target, link.parent))
+            else:
+                os.link(target, temporary)
+            os.replace(temporary, link)
         temporary.unlink(missing_ok=True)  # where both were the same file, renaming does nothing
         sync_directory(link.parent)
     except OSError as error:
