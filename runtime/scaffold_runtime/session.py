@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import traceback
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -54,7 +55,6 @@ def open_run(
             raise
         raise reason from None
     finally:
-        trainer.checkpoint_io.teardown()
         _close(run)
 
 
@@ -214,18 +214,29 @@ def _tear_down(run: Run) -> None:
         call(run.fn)
     for logger in run.trainer.loggers:
         logger.attempt("finalize", "success")
+    run.trainer.checkpoint_io.teardown()
 
 
 def _fail(run: Run, error: BaseException) -> None:
     run.torn, run.trainer.interrupted = True, isinstance(error, KeyboardInterrupt)
-    if hasattr(run, "hooks"):
-        for call in run.hooks.on_exception:
-            call(error)
+    told = run.hooks.on_exception if hasattr(run, "hooks") else ()
     if run.datamodule is not None:
-        run.datamodule.on_exception(error)
-    run.deliver(wait=True)
+        told = (*told, run.datamodule.on_exception)
+    for call in told:
+        _in_passing(call, error)
+    _in_passing(run.deliver, True)
     for logger in run.trainer.loggers:
-        logger.attempt("finalize", "failed")
+        _in_passing(logger.attempt, "finalize", "failed")
+    _in_passing(run.trainer.checkpoint_io.teardown)
+
+
+def _in_passing(call: Callable[..., Any], *arguments: Any) -> None:
+    """Call on the way out with an error: what this raises is printed, and does not take that error's place."""
+    try:
+        call(*arguments)
+    except Exception as failure:
+        failure.__suppress_context__ = True  # the error follows by itself
+        traceback.print_exception(failure)
 
 
 def _close(run: Run) -> None:

@@ -14,9 +14,10 @@ import torch
 
 import scaffold_runtime
 from scaffold_runtime import Callback, LightningDataModule, LightningModule
-from scaffold_runtime.callbacks import EarlyStopping, ModelCheckpoint
+from scaffold_runtime.callbacks import EarlyStopping, LambdaCallback, ModelCheckpoint
 from scaffold_runtime.errors import MisconfigurationException
 from scaffold_runtime.hooks import HOOK_NAMES, HOOKS, REMOVED_HOOKS, Hook
+from scaffold_runtime.plugins import TorchCheckpointIO
 
 PACKAGE = str(Path(scaffold_runtime.__file__).parent)
 DATA_HOOKS = {"on_before_batch_transfer", "on_after_batch_transfer"}
@@ -184,6 +185,46 @@ def test_order_when_an_error_is_raised(watched: Any, make_loader: Any, make_trai
     with pytest.raises(ValueError, match="boom"):
         make_trainer(callbacks=callback).fit(module, make_loader(1))
     assert seen[-2:] == ["m.on_train_batch_start", "c.on_exception"]
+
+
+@pytest.mark.parametrize("owner", ["callback", "datamodule", "logger", "checkpoint_io"])
+def test_what_fails_on_the_way_out_is_said_and_the_first_error_is_raised(
+    owner: str, regression: Any, make_loader: Any, make_trainer: Any, recorder: Any, capsys: Any
+) -> None:
+    told: list[str] = []
+
+    def breaks(*arguments: Any, **more: Any) -> None:
+        raise OSError("of the way out")
+
+    def boom(*arguments: Any) -> None:
+        raise ValueError("boom")
+
+    class Data(LightningDataModule):
+        def train_dataloader(self) -> Any:
+            return make_loader(1)
+
+    parts = {
+        "callback": LambdaCallback(),
+        "datamodule": Data(),
+        "logger": recorder,
+        "checkpoint_io": TorchCheckpointIO(),
+    }
+    name = {"logger": "attempt", "checkpoint_io": "teardown"}.get(owner, "on_exception")
+    setattr(parts[owner], name, breaks)
+    last = LambdaCallback(on_exception=lambda *error: told.append(str(error[2])))
+    module = regression()
+    trainer = make_trainer(
+        callbacks=[parts["callback"], last], logger=[recorder], plugins=parts["checkpoint_io"]
+    )
+    last.on_train_batch_start = boom
+
+    with pytest.raises(ValueError, match="boom") as caught:
+        trainer.fit(module, datamodule=parts["datamodule"])
+
+    assert told == ["boom"]
+    assert caught.value.__context__ is None
+    said = capsys.readouterr().err
+    assert "in breaks" in said and "OSError: of the way out" in said and "boom" not in said
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ZeroDivisionError])
