@@ -7,6 +7,7 @@ message that will never come, the thread ends the process.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import sys
@@ -53,12 +54,19 @@ class Watch:
                 wait_for_workers=False,
                 timeout=timedelta(seconds=30),
             )
-            threading.Thread(target=self._look, name="scaffold-watch", daemon=True).start()
+            thread = threading.Thread(target=self._look, name="scaffold-watch", daemon=True)
+            thread.start()
+            atexit.register(self._leave, thread)
         self._open = True
 
     def close(self) -> None:
         """Stop looking: what processes do between runs is their own business."""
         self._open = False
+
+    def _leave(self, thread: threading.Thread) -> None:
+        """A thread that came back from the store while Python is ending would abort the process."""
+        self._wake.set()
+        thread.join(GRACE)
 
     def publish(self, error: BaseException) -> str:
         """Tell the others that this process failed; returns who failed first, and how."""

@@ -274,6 +274,30 @@ def test_a_script_ends_whole(tmp_path: Path, body: str) -> None:
     assert err.rstrip().endswith(reason)
 
 
+WATCHING = """
+import os
+import time
+
+import torch.distributed as dist
+
+from scaffold_runtime.strategies import watch
+
+store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(store.port))
+watch.PERIOD = 0
+watch.Watch("run", 0, lambda: None).open()
+time.sleep(0.2)
+"""
+
+
+def test_python_ends_while_failures_are_looked_for() -> None:
+    """The thread is then nearly always inside a question to the store, where Python must not end it."""
+    ended = subprocess.run(
+        [sys.executable, "-c", WATCHING], capture_output=True, text=True, timeout=60
+    )
+    assert ended.returncode == 0, ended.stderr
+
+
 def test_a_launcher_that_goes_between_two_questions_is_noticed() -> None:
     class Store:
         questions = 0
