@@ -97,7 +97,7 @@ class DDPStrategy(DistributedStrategy):
         if self._wrapped is not None:
             # It has gradients of its own, as large as the model. And if it let go of the process group last, holding
             # Python's lock, it would wait forever for threads of gloo that wait for the lock.
-            self._wrapped.reducer = self._wrapped.logger = None
+            self._wrapped.reducer = self._wrapped.logger = None  # type: ignore[assignment]
 
     def _by_hand(self, module: nn.Module, precision: Precision, trains: bool) -> Prepared:
         """Without DDP: its reducer expects one backward, after a forward it has seen. A module that
