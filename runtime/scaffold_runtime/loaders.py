@@ -112,9 +112,8 @@ class TrainSource:
         while held is not _NOTHING:
             self._position = self._here(ahead=True)
             for part in self._position["parts"]:
-                part["inner"] = copy.deepcopy(
-                    part["inner"]
-                )  # what a loader of the user's says may be live
+                # What a loader of the user's says may be live.
+                part["inner"] = copy.deepcopy(part["inner"])
             ahead = next(batches, _NOTHING)
             if ahead is _NOTHING:
                 self._position = {**self._here(ahead=False), "over": True}
@@ -152,13 +151,12 @@ class TrainSource:
         """
         if not state:
             return
-        if len(state["parts"]) != len(self.parts) or len(state["generators"]) != len(
-            self._generators()
-        ):
+        kept = len(state["parts"]), len(state["generators"])
+        here = len(self.parts), len(self._generators())
+        if kept != here:
             raise CheckpointError(
-                f"the checkpoint holds a position in {len(state['parts'])} training loader(s) with "
-                f"{len(state['generators'])} generator(s); there are {len(self.parts)} with "
-                f"{len(self._generators())}. Resume with the loaders the run began with."
+                f"the checkpoint holds a position in {kept[0]} training loader(s) with {kept[1]} generator(s); "
+                f"there are {here[0]} with {here[1]}. Resume with the loaders the run began with."
             )
         self._kept = state
 
@@ -194,9 +192,7 @@ def for_evaluation(loader: Any) -> Any:
     return clone
 
 
-def eval_batches(
-    loader: Any, iterable: Any, limit: Limit, argument: str
-) -> tuple[Iterable[Any], float]:
-    """The batches of an evaluation loader, limited, and how many they are."""
+def eval_batches(loader: Any, iterable: Any, limit: Limit, argument: str) -> Iterable[Any]:
+    """The batches of an evaluation loader, limited."""
     length = limited(loader_length(loader), limit, argument)
-    return (iterable if length == math.inf else islice(iterable, int(length))), length
+    return iterable if length == math.inf else islice(iterable, int(length))

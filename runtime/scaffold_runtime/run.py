@@ -180,9 +180,8 @@ class Run:
     def may_stop(self) -> bool:
         """Whether `min_epochs` and `min_steps` are met."""
         trainer, progress = self.trainer, self.progress
-        return progress.epoch >= (trainer.min_epochs or 0) and progress.step >= (
-            trainer.min_steps or 0
-        )
+        enough = progress.epoch >= (trainer.min_epochs or 0)
+        return enough and progress.step >= (trainer.min_steps or 0)
 
     def begin_epoch(self) -> Iterator[tuple[Any, bool]]:
         """Run `on_train_epoch_start` (not again in the middle of an epoch) and give the batches."""
@@ -281,9 +280,8 @@ class Run:
     def log_step(self, outputs: Any) -> None:
         values = self.metrics.take_step()
         if isinstance(outputs, dict) and isinstance(outputs.get("loss"), Tensor):
-            values[LOSS] = outputs[
-                "loss"
-            ].detach()  # travels along, so that looking at it costs no sync
+            # It travels along, so that looking at it costs no sync.
+            values[LOSS] = outputs["loss"].detach()
         self.send(values, self.progress.step - 1)
         self.deliver(wait=False)
 
@@ -361,9 +359,8 @@ class Run:
         """Close the metrics of an evaluation, log them, and give them per loader."""
         self._merge(stage)
         values = self.metrics.take_epoch(stage)
-        counted = (
-            self.fn == "fit" and not self.mid_window
-        )  # the step just taken; steps count from 0
+        # In a fit this is the step just taken; steps count from 0.
+        counted = self.fn == "fit" and not self.mid_window
         self.send(values, max(self.progress.step - counted, 0))
         self.deliver(wait=self.fn != "fit")
         if self.fn == "fit":

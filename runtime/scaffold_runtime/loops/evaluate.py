@@ -32,7 +32,7 @@ def evaluate(
         for call in hooks.epoch_start:
             call()
         for position, (loader, iterable) in enumerate(run.feed.evaluated(stage)):
-            batches, _ = eval_batches(loader, iterable, limit, f"limit_{stage}_batches")
+            batches = eval_batches(loader, iterable, limit, f"limit_{stage}_batches")
             loader_args = (position,) if loaders > 1 else ()
             metrics.enter(stage, True, position, loaders)
             for index, batch in enumerate(islice(batches, at_most)):

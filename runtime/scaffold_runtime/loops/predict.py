@@ -26,7 +26,7 @@ def predict(run: Run, limit: int | float, keep: bool) -> list[Any] | None:
         for call in (*hooks.start, *hooks.epoch_start):
             call()
         for position, (loader, iterable) in enumerate(run.feed.evaluated("predict")):
-            batches, _ = eval_batches(loader, iterable, limit, "limit_predict_batches")
+            batches = eval_batches(loader, iterable, limit, "limit_predict_batches")
             loader_args = (position,) if loaders > 1 else ()
             for index, batch in enumerate(batches):
                 batch = run.to_device(batch, position)

@@ -11,7 +11,7 @@ from torch import Tensor
 from scaffold_runtime.accelerators import free_memory, is_out_of_memory
 from scaffold_runtime.data import batch_size_of, map_leaves
 from scaffold_runtime.errors import MisconfigurationException, StepError
-from scaffold_runtime.loops.step import Step, loss_of
+from scaffold_runtime.loops.step import Step, complete, loss_of
 
 if TYPE_CHECKING:
     from scaffold_runtime.run import Run
@@ -27,7 +27,7 @@ def splitting(run: Run, closure: bool) -> Step:
     Raises:
         MisconfigurationException: if the optimizer evaluates the loss itself, or processes share each layer.
     """
-    prepared, optimizer, average = run.prepared, run.optimizers[0], run.prepared.average
+    optimizer, average = run.optimizers[0], run.prepared.average
     if closure or average is None:
         why = "the optimizer evaluates the loss" if closure else "FSDP shares each layer"
         raise MisconfigurationException(
@@ -43,11 +43,8 @@ def splitting(run: Run, closure: bool) -> Step:
         if not loss_seen:
             return outputs, False
         average()
-        prepared.unscale(optimizer)
-        for call in run.hooks.on_before_optimizer_step:
-            call(optimizer)
-        run.clip(optimizer)
-        prepared.step(optimizer)
+        complete(run, optimizer)
+        run.prepared.step(optimizer)
         run.schedules.after_step(run.progress.step + 1)
         return outputs, True
 

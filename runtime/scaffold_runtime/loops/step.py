@@ -57,9 +57,8 @@ def automatic(run: Run) -> Step:
 
     def step(batch: Any, index: int, last: bool) -> tuple[Any, bool]:
         nonlocal loss_seen
-        first, closes, divisor = (
-            run.window(index, last) if trainer.accumulate_grad_batches > 1 else (True, True, 1)
-        )
+        accumulates = trainer.accumulate_grad_batches > 1
+        first, closes, divisor = run.window(index, last) if accumulates else (True, True, 1)
         with prepared.syncing(closes):
             with prepared.forward:
                 output = training_step(batch, index)
@@ -73,15 +72,20 @@ def automatic(run: Run) -> Step:
         run.mid_window = not closes
         if not closes or not loss_seen:
             return outputs, False
-        prepared.unscale(optimizer)
-        for call in hooks.on_before_optimizer_step:
-            call(optimizer)
-        run.clip(optimizer)
+        complete(run, optimizer)
         prepared.step(optimizer)
         run.schedules.after_step(run.progress.step + 1)
         return outputs, True
 
     return step
+
+
+def complete(run: Run, optimizer: Optimizer) -> None:
+    """The gradients of a window are there: unscale them, show them to hooks, clip them."""
+    run.prepared.unscale(optimizer)
+    for call in run.hooks.on_before_optimizer_step:
+        call(optimizer)
+    run.clip(optimizer)
 
 
 def with_closure(run: Run) -> Step:
@@ -90,9 +94,8 @@ def with_closure(run: Run) -> Step:
     optimizer = run.optimizers[0]
 
     def step(batch: Any, index: int, last: bool) -> tuple[Any, bool]:
-        first, closes, divisor = (
-            run.window(index, last) if trainer.accumulate_grad_batches > 1 else (True, True, 1)
-        )
+        accumulates = trainer.accumulate_grad_batches > 1
+        first, closes, divisor = run.window(index, last) if accumulates else (True, True, 1)
         outputs: Any = None
 
         def closure() -> Tensor | None:
@@ -127,8 +130,7 @@ def manual(run: Run) -> Step:
         run.stepped = False
         with run.prepared.forward:
             output = run.training_step(batch, index)
-        outputs = _detached(output) if isinstance(output, Mapping) else output
-        return outputs.detach() if isinstance(outputs, Tensor) else outputs, run.stepped
+        return _detached(output), run.stepped
 
     return step
 
@@ -164,7 +166,10 @@ def loss_of(output: Any, watched: bool = True) -> tuple[Tensor | None, Any]:
         loss = output
         outputs: Any = {"loss": output.detach() if watched else output}
     elif output is None:
-        _warn_skipped()
+        warnings.warn(
+            "`training_step` returned None: the batch is skipped. If this was on purpose, ignore this warning.",
+            stacklevel=2,
+        )
         return None, None
     elif isinstance(output, Mapping):
         if output.get("loss") is None:
@@ -187,15 +192,10 @@ def loss_of(output: Any, watched: bool = True) -> tuple[Tensor | None, Any]:
     return loss, outputs
 
 
-def _detached(output: Mapping[str, Any]) -> dict[str, Any]:
-    return {k: v.detach() if isinstance(v, Tensor) else v for k, v in output.items()}
-
-
-def _warn_skipped() -> None:
-    warnings.warn(
-        "`training_step` returned None: the batch is skipped. If this was on purpose, ignore this warning.",
-        stacklevel=2,
-    )
+def _detached(output: Any) -> Any:
+    if isinstance(output, Mapping):
+        return {k: v.detach() if isinstance(v, Tensor) else v for k, v in output.items()}
+    return output.detach() if isinstance(output, Tensor) else output
 
 
 def window_of(index: int, last: bool, size: int, length: float) -> tuple[bool, bool, int]:
@@ -284,10 +284,7 @@ def _step_with(run: Run, optimizer: Optimizer, closure: Callable[[], Any]) -> No
     def whole() -> Any:
         loss = closure()
         if loss is not None:
-            run.prepared.unscale(optimizer)
-            for call in run.hooks.on_before_optimizer_step:
-                call(optimizer)
-            run.clip(optimizer)
+            complete(run, optimizer)
         return loss
 
     if not run.precision.scales:
