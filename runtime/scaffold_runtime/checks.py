@@ -8,7 +8,6 @@ import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from scaffold_runtime.data import LightningDataModule
 from scaffold_runtime.errors import MisconfigurationException, did_you_mean
 from scaffold_runtime.hooks import Callback, overridden
 from scaffold_runtime.module import LightningModule
@@ -68,9 +67,7 @@ def _check_arguments(module: LightningModule, step: str) -> None:
 
 
 def _has_loader(run: Run, stage: str, method: str) -> bool:
-    if run.feed.given.get(stage) is not None or overridden(method, run.module, LightningModule):
-        return True
-    return run.datamodule is not None and overridden(method, run.datamodule, LightningDataModule)
+    return run.feed.given.get(stage) is not None or run.feed.owner_of(method) is not None
 
 
 def _check_fit(run: Run, name: str) -> None:

@@ -55,13 +55,16 @@ class Feed:
         if self.given.get(stage) is not None:
             return _iterable(self.given[stage], f"what was passed for {stage}")
         name = METHODS[stage]
-        for owner, base in (
-            (self.datamodule, LightningDataModule),
-            (self.module, LightningModule),
-        ):
-            if owner is not None and overridden(name, owner, base):
-                found = getattr(owner, name)()
-                return _iterable(found, f"what {type(owner).__name__}.{name}() returned")
+        owner = self.owner_of(name)
+        if owner is None:
+            return None
+        return _iterable(getattr(owner, name)(), f"what {type(owner).__name__}.{name}() returned")
+
+    def owner_of(self, hook: str) -> LightningDataModule | LightningModule | None:
+        """Who has this data hook: the data module goes before the module."""
+        for owner, base in ((self.datamodule, LightningDataModule), (self.module, LightningModule)):
+            if owner is not None and overridden(hook, owner, base):
+                return owner
         return None
 
     def renew(self, stage: str) -> None:

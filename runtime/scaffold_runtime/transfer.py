@@ -8,9 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from scaffold_runtime.data import LightningDataModule, map_leaves, move_data_to_device
-from scaffold_runtime.hooks import overridden
-from scaffold_runtime.module import LightningModule
+from scaffold_runtime.data import map_leaves, move_data_to_device
 
 if TYPE_CHECKING:
     from scaffold_runtime.run import Run
@@ -58,10 +56,8 @@ class SideStream:
                 return move_data_to_device(leaf, self._device)
             with self._module.stream(self._stream):
                 moved = leaf.to(self._device, non_blocking=True)
-            if moved.device.type != "cpu":
-                moved.record_stream(
-                    computing
-                )  # its memory is free when that stream is done with it
+            if moved.device.type != "cpu":  # its memory is free when that stream is done with it
+                moved.record_stream(computing)
             return moved
 
         moved = map_leaves(batch, move)
@@ -70,11 +66,8 @@ class SideStream:
 
 
 def _data_hook(run: Run, name: str) -> Callable[..., Any] | None:
-    if run.datamodule is not None and overridden(name, run.datamodule, LightningDataModule):
-        return getattr(run.datamodule, name)  # type: ignore[no-any-return] # a bound method
-    if overridden(name, run.module, LightningModule):
-        return getattr(run.module, name)  # type: ignore[no-any-return] # a bound method
-    return None
+    owner = run.feed.owner_of(name)
+    return None if owner is None else getattr(owner, name)
 
 
 def _convert(batch: Any, dtype: torch.dtype) -> Any:
