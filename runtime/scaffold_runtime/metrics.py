@@ -82,7 +82,7 @@ class Metrics:
 
         return go_back
 
-    def _entries(self, stage: str) -> Iterator[Entry]:
+    def _entries(self, stage: str | None) -> Iterator[Entry]:
         for (name, _, _), entries in self.scopes.items():
             if name == stage:
                 yield from entries.values()
@@ -93,17 +93,11 @@ class Metrics:
         self,
         name: str,
         value: Any,
-        prog_bar: bool = False,
-        logger: bool | None = None,
-        on_step: bool | None = None,
-        on_epoch: bool | None = None,
-        reduce_fx: Any = "mean",
-        sync_dist: bool = False,
-        add_dataloader_idx: bool = True,
+        options: tuple[Any, ...],
         batch_size: int | None = None,
         rank_zero_only: bool = False,
     ) -> None:
-        """Take one value; see `LightningModule.log`."""
+        """Take one value; see `LightningModule.log`, and `describe` for the order of options."""
         if rank_zero_only and not self.first:
             return
         active = self._active
@@ -112,7 +106,6 @@ class Metrics:
                 f"`self.log({name!r}, ...)` cannot be called {self._where}: "
                 "log in steps, batch hooks or epoch hooks of training, validation and testing."
             )
-        options = (prog_bar, logger, on_step, on_epoch, reduce_fx, sync_dist, add_dataloader_idx)
         entry = active.get(name)
         if entry is None or (entry.options is not options and entry.options != options):
             check_weight(name, batch_size)
@@ -194,7 +187,7 @@ class Metrics:
     def callback_metrics(self) -> dict[str, Tensor]:
         """The newest value of every name, for monitors, as tensors."""
         merged = dict(self.callback_values)
-        for entry in self._entries(self._closing) if self._closing else ():
+        for entry in self._entries(self._closing):
             value = entry.epoch_value() if entry.on_epoch else None
             if value is not None:
                 merged[entry.label("epoch")] = merged[entry.name + entry.suffix] = value
@@ -208,7 +201,7 @@ class Metrics:
     def progress_bar_metrics(self) -> dict[str, float]:
         """The newest values logged with `prog_bar=True` that have arrived on the host."""
         shown = dict(self.bar_values)
-        for entry in self._entries(self._closing) if self._closing else ():
+        for entry in self._entries(self._closing):
             value = entry.epoch_value() if entry.on_epoch and entry.prog_bar else None
             if value is not None:
                 shown[entry.label("epoch")] = value

@@ -345,19 +345,8 @@ class LightningModule(WithHyperparameters, nn.Module):
         if self._metrics is None:
             _warn_unlogged(type(self).__name__, self._trainer)
             return
-        self._metrics.log(
-            name,
-            value,
-            prog_bar,
-            logger,
-            on_step,
-            on_epoch,
-            reduce_fx,
-            sync_dist,
-            add_dataloader_idx,
-            batch_size,
-            rank_zero_only,
-        )
+        options = (prog_bar, logger, on_step, on_epoch, reduce_fx, sync_dist, add_dataloader_idx)
+        self._metrics.log(name, value, options, batch_size, rank_zero_only)
 
     def log_dict(
         self,
