@@ -71,8 +71,7 @@ def _reason(error: Exception) -> str:
     """Where, and what; an error of the runtime says both itself."""
     if isinstance(error, ScaffoldRuntimeError):
         return str(error)
-    where = "".join(
-        f"{note.removeprefix('while making ')}: " for note in getattr(error, "__notes__", ())
-    )
+    notes = getattr(error, "__notes__", ())
+    where = "".join(f"{note.removeprefix('while making ')}: " for note in notes)
     lines = str(error).splitlines() or [""]
     return f"{where}{type(error).__name__}: {lines[0]}"

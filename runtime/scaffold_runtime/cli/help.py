@@ -37,17 +37,13 @@ class ProjectParser(LightningArgumentParser):
             ("--config", None, about.pop("config")),
         ]
         parts = {key: value for key, value in config.items() if isinstance(value, dict)}
-        single += [
-            (f"--{key}", value, about[key])
-            for key, value in config.items()
-            if key in about and key not in parts
-        ]
+        alone = [key for key in config if key in about and key not in parts]
+        single += [(f"--{key}", config[key], about[key]) for key in alone]
         lines += _table(single)
         for key, value in parts.items():
             for name, title, options in _sections(key, value):
-                rows = [
-                    (f"--{name}.{k}", v, about.get(f"{key}.{k}", "")) for k, v in options.items()
-                ]
+                items = options.items()
+                rows = [(f"--{name}.{k}", v, about.get(f"{key}.{k}", "")) for k, v in items]
                 lines += ["", title, *_table(rows)]
         return "\n".join(lines) + "\n"
 
@@ -57,9 +53,7 @@ def _sections(key: str, value: Mapping[str, Any]) -> Iterator[tuple[str, str, Ma
     if "class_path" in value:
         yield key, f"{key}  {value['class_path']}", value.get("init_args") or {}
         return
-    nested = [
-        name for name, item in value.items() if isinstance(item, Mapping) and "class_path" in item
-    ]
+    nested = [k for k, item in value.items() if isinstance(item, Mapping) and "class_path" in item]
     plain = {name: item for name, item in value.items() if name not in nested}
     if plain:
         yield key, key, plain

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import sys
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import yaml
@@ -111,7 +111,9 @@ class LightningCLI:
 
     def setup_parser(self, run: bool, parser_kwargs: dict[str, Any], args: ArgsType) -> None:
         """Make `self.parser`, with a parser for each subcommand if it is to run."""
-        own, per_subcommand = _split_kwargs(parser_kwargs, self.subcommands() if run else ())
+        names = self.subcommands() if run else ()
+        per_subcommand = {name: parser_kwargs[name] for name in names if name in parser_kwargs}
+        own = {k: v for k, v in parser_kwargs.items() if k not in per_subcommand}
         self.parser = self.init_parser(**own)
         if run:
             self._add_subcommands(per_subcommand, _first_word(args))
@@ -320,27 +322,12 @@ class LightningCLI:
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Run it, with its `before_` and `after_` hooks; `self.returned` is what it returned."""
-        getattr(self, f"before_{subcommand}", _nothing)()
-        section = self._section(self.config_init)
-        skip = {*self.subcommands()[subcommand], "self"}
-        names = _argument_names(getattr(self.trainer, subcommand)) - skip
+        getattr(self, f"before_{subcommand}", lambda: None)()
+        section, method = self._section(self.config_init), getattr(self.trainer, subcommand)
+        names = inspect.signature(method).parameters.keys() - self.subcommands()[subcommand]
         options = {name: section[name] for name in names if name in section}
-        self.returned = getattr(self.trainer, subcommand)(
-            self.model, datamodule=self.datamodule, **options
-        )
-        getattr(self, f"after_{subcommand}", _nothing)()
-
-
-def _nothing() -> None:
-    """A hook that nobody wrote."""
-
-
-def _split_kwargs(
-    kwargs: dict[str, Any], subcommands: Iterable[str]
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Arguments of the main parser, and those of subcommands by name."""
-    per_subcommand = {key: kwargs[key] for key in subcommands if key in kwargs}
-    return {k: v for k, v in kwargs.items() if k not in per_subcommand}, per_subcommand
+        self.returned = method(self.model, datamodule=self.datamodule, **options)
+        getattr(self, f"after_{subcommand}", lambda: None)()
 
 
 def _first_word(args: ArgsType) -> str | None:
@@ -351,10 +338,6 @@ def _first_word(args: ArgsType) -> str | None:
 def _first_line(trainer_class: Any, method: str) -> str:
     text = getattr(getattr(trainer_class, method, None), "__doc__", None) or method
     return str(text).strip().splitlines()[0]
-
-
-def _argument_names(method: Callable[..., Any]) -> set[str]:
-    return set(inspect.signature(method).parameters)
 
 
 def _make_known(text: str) -> None:

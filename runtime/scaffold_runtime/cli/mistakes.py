@@ -98,10 +98,7 @@ def _bad_class(message: str, parser: ArgumentParser) -> str:
             f"{where}: there is no module `{no_module[1]}` for class_path {_class_path(message)}."
         )
     if unknown:
-        near = did_you_mean(
-            unknown[1].rpartition(".")[2],
-            _names(*WHERE_CLASSES_ARE),
-        )
+        near = did_you_mean(unknown[1].rpartition(".")[2], _names(*WHERE_CLASSES_ARE))
         return (
             f"{where}: {unknown[1]} is not the path of a class, such as package.module.Class.{near}"
         )

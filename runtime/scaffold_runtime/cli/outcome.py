@@ -70,12 +70,11 @@ def report_fit(trainer: Trainer, started_in: Path, options: str = "") -> None:
 def _last_metrics(trainer: Trainer) -> dict[str, Any]:
     """The newest metrics; of a value logged per step and per epoch, the one of the epoch."""
     metrics = trainer.callback_metrics
-    names = [name for name in metrics if name.removesuffix("_step") + "_epoch" not in metrics]
-    names = [
-        name
-        for name in names
-        if name.removesuffix("_epoch") not in metrics or not name.endswith("_epoch")
-    ]
+    names = []
+    for name in metrics:
+        doubled = name.endswith("_epoch") and name.removesuffix("_epoch") in metrics
+        if name.removesuffix("_step") + "_epoch" not in metrics and not doubled:
+            names.append(name)
     return {name: metrics[name] for name in names[:MOST_METRICS]}
 
 
@@ -84,9 +83,7 @@ def save_predictions(trainer: Trainer, predictions: list[Any], started_in: Path)
     path = Path(trainer.log_dir) / "predictions.pt"
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.save(predictions, path)
-    nested = (
-        isinstance(predictions[0], list) and predictions[0] and len(trainer.num_predict_batches) > 1
-    )
+    nested = isinstance(predictions[0], list) and len(trainer.num_predict_batches) > 1
     batches = [batch for loader in predictions for batch in loader] if nested else predictions
     count = sum(batch_size_of(batch) for batch in batches)
     trainer.print(f"{count} predictions written to {_shown(path, started_in)}")

@@ -48,11 +48,7 @@ class LightningArgumentParser(ArgumentParser):
     ) -> None:
         kwargs.setdefault("allow_abbrev", False)
         super().__init__(
-            *args,
-            description=description,
-            env_prefix=env_prefix,
-            default_env=default_env,
-            **kwargs,
+            *args, description=description, env_prefix=env_prefix, default_env=default_env, **kwargs
         )
         self.callback_keys: list[str] = []
         self.sources = Sources()
@@ -78,9 +74,8 @@ class LightningArgumentParser(ArgumentParser):
         Raises:
             MisconfigurationException: for any other class.
         """
-        kind: Any = lightning_class
-        if not isinstance(kind, type):
-            kind = class_from_function(kind)
+        given: Any = lightning_class
+        kind = given if isinstance(given, type) else class_from_function(given)
         if not issubclass(kind, OURS):
             raise MisconfigurationException(
                 f"add_lightning_class_args({lightning_class!r}): give a Trainer, LightningModule, "
@@ -126,11 +121,7 @@ class LightningArgumentParser(ArgumentParser):
         self._lr_schedulers[nested_key] = (lr_scheduler_class, link_to)
 
     def _add_unmade(self, kind: Any, nested_key: str, given_later: str) -> None:
-        rest: dict[str, Any] = {
-            "instantiate": False,
-            "fail_untyped": False,
-            "skip": {given_later},
-        }
+        rest: dict[str, Any] = {"instantiate": False, "fail_untyped": False, "skip": {given_later}}
         if isinstance(kind, tuple):
             about = f"a class; its arguments follow a dot, as in --{nested_key}.NAME VALUE"
             self.add_subclass_arguments(kind, nested_key, help=about, **rest)
@@ -140,12 +131,9 @@ class LightningArgumentParser(ArgumentParser):
     def link_optimizers(self) -> None:
         """Link every optimizer and scheduler that was added with a `link_to` to where it goes."""
         for key, (kind, link_to) in {**self._optimizers, **self._lr_schedulers}.items():
-            if link_to == "AUTOMATIC":
-                continue
-            if isinstance(kind, tuple):
-                self.link_arguments(key, link_to)
-            else:
-                self.link_arguments(key, link_to, compute_fn=_describe(kind))
+            if link_to != "AUTOMATIC":
+                compute = None if isinstance(kind, tuple) else _describe(kind)
+                self.link_arguments(key, link_to, compute_fn=compute)
 
     def instantiate(self, namespace: Namespace, *args: Any, **kwargs: Any) -> Namespace:
         """Make the objects; an error of one of them names its key and file."""

@@ -125,9 +125,8 @@ def _switched_on(kind: str, contents: list[dict[str, Any]], words: list[str]) ->
     names: dict[str, None] = {}
     for content in contents:
         names.update(dict.fromkeys(content.get(kind, {})))
-    flags = [
-        word[2:].partition("=")[0].split(".") for word in words if word.startswith(f"--{kind}.")
-    ]
+    given = [word[2:] for word in words if word.startswith(f"--{kind}.")]
+    flags = [word.partition("=")[0].split(".") for word in given]
     names.update(dict.fromkeys(flag[1] for flag in flags if len(flag) == 2))
     for flag in flags:
         if flag[1] not in names:
