@@ -79,7 +79,7 @@ class Part:
 
     def begin_epoch(self, epoch: int) -> None:
         self.count, self.ended, self._kept = 0, False, None
-        for owner in self._owners():
+        for owner in owners_of(self.loader):
             if callable(getattr(owner, "set_epoch", None)):
                 owner.set_epoch(epoch)
 
@@ -189,15 +189,21 @@ class Part:
         dataset = getattr(self.loader, "dataset", None)
         return dataset if not self.workers and _has_state(dataset) else None
 
-    def _owners(self) -> Iterator[Any]:
-        loader = self.loader
-        batch_sampler = getattr(loader, "batch_sampler", None)
-        yield from (loader, getattr(loader, "dataset", None), getattr(loader, "sampler", None))
-        yield from (batch_sampler, getattr(batch_sampler, "sampler", None))
-
     def generators(self) -> list[torch.Generator]:
-        found = (getattr(owner, "generator", None) for owner in self._owners())
-        return list({id(g): g for g in found if isinstance(g, torch.Generator)}.values())
+        return generators_of(self.loader)
+
+
+def owners_of(loader: Any) -> Iterator[Any]:
+    """A loader, and its parts that may draw random numbers."""
+    batch_sampler = getattr(loader, "batch_sampler", None)
+    yield from (loader, getattr(loader, "dataset", None), getattr(loader, "sampler", None))
+    yield from (batch_sampler, getattr(batch_sampler, "sampler", None))
+
+
+def generators_of(loader: Any) -> list[torch.Generator]:
+    """The generators that a loader and its parts draw from, beside the global ones."""
+    found = (getattr(owner, "generator", None) for owner in owners_of(loader))
+    return list({id(g): g for g in found if isinstance(g, torch.Generator)}.values())
 
 
 def _in_order(loader: DataLoader[Any], batched: bool) -> Any:

@@ -6,13 +6,12 @@ name nothing but the three classes that DeepSpeed writes.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from scaffold_runtime.checkpoint.io import link_atomically, sync_directory, verify
+from scaffold_runtime.checkpoint.io import link_atomically, sync, sync_directory, verify
 from scaffold_runtime.errors import CheckpointError
 from scaffold_runtime.strategies.deepspeed import whole_weights
 from scaffold_runtime.strategies.strategy import Strategy
@@ -39,11 +38,7 @@ def save_engine(strategy: Strategy, folder: Path) -> dict[str, Any]:
 
 def _sync(files: list[Path]) -> None:
     for file in files:
-        descriptor = os.open(file, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        sync(file)
     for directory in {file.parent for file in files}:
         sync_directory(directory)
 
@@ -56,15 +51,13 @@ def checked(folder: Path, record: dict[str, Any]) -> str:
     """
     own = folder / Path(record["folder"]).name
     for name, size in record["files"].items():
-        file = own / name
+        file, fault = own / name, ""
         if ".." in file.parts or file.is_symlink() or not file.is_file():
-            raise CheckpointError(
-                f"the checkpoint {folder} is damaged: {own.name}/{name} is missing."
-            )
-        if file.stat().st_size != size:
-            raise CheckpointError(
-                f"the checkpoint {folder} is damaged: {own.name}/{name} has another size."
-            )
+            fault = "is missing"
+        elif file.stat().st_size != size:
+            fault = "has another size"
+        if fault:
+            raise CheckpointError(f"the checkpoint {folder} is damaged: {own.name}/{name} {fault}.")
     for file in own.rglob("*.pt"):
         verify(file)
         foreign = set(torch.serialization.get_unsafe_globals_in_checkpoint(file)) - WRITTEN
@@ -79,12 +72,9 @@ def link_engine(target: Path, link: Path, save: str) -> None:
     """Give the engine's files of one save second names in another folder."""
     own = target / f"{ENGINE}-{save}"
     for file in [file for file in own.rglob("*") if file.is_file()]:
-        link_atomically(file, _made(link / own.name / file.relative_to(own)))
-
-
-def _made(path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path
+        second = link / own.name / file.relative_to(own)
+        second.parent.mkdir(parents=True, exist_ok=True)
+        link_atomically(file, second)
 
 
 def with_weights(checkpoint: dict[str, Any]) -> dict[str, Any]:

@@ -94,11 +94,8 @@ def divided(strategy: Strategy, state: Any) -> Any:
             return tensor
         own, offset = found
         # A copy: the piece is a view of memory that holds more, which would be written with it.
-        return {
-            SHARD: own.detach().to("cpu", copy=True),
-            "at": list(offset),
-            "of": list(tensor.shape),
-        }
+        copied = own.detach().to("cpu", copy=True)
+        return {SHARD: copied, "at": list(offset), "of": list(tensor.shape)}
 
     return tree_map_only(Tensor, piece, state)
 
@@ -261,11 +258,8 @@ def _manifest(folder: Path) -> list[tuple[str, int]]:
         parts = [(str(part["file"]), int(part["size"])) for part in manifest["parts"]]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise _damaged(folder, f"its {MANIFEST} cannot be read ({error})") from error
-    if (
-        manifest.get("format") != FORMAT
-        or not parts
-        or not all(NAME.fullmatch(n) for n, _ in parts)
-    ):
+    ours = manifest.get("format") == FORMAT and all(NAME.fullmatch(name) for name, _ in parts)
+    if not ours or not parts:
         raise _damaged(folder, f"its {MANIFEST} is of another format, or names other files")
     return parts
 

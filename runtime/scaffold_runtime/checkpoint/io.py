@@ -125,9 +125,13 @@ def written(path: Path) -> int:
 
 def sync_directory(directory: Path) -> None:
     """Make renames and deletions in `directory` durable (POSIX; elsewhere renames are)."""
-    if os.name != "posix":
-        return
-    descriptor = os.open(directory, os.O_RDONLY)
+    if os.name == "posix":
+        sync(directory)
+
+
+def sync(path: Path) -> None:
+    """Make what was written to a file, or a directory, durable."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

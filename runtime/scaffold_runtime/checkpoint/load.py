@@ -79,7 +79,7 @@ def object_from_checkpoint(
 ) -> Any:
     """Make a module or data module from a checkpoint; see `load_from_checkpoint`."""
     path = Path(checkpoint_path)
-    checkpoint = read_checkpoint(path, map_location if map_location is not None else "cpu")
+    checkpoint = read_checkpoint(path, map_location or "cpu")
     is_module = issubclass(cls, nn.Module)
     prefix = "" if is_module else "datamodule_"
     kept = dict(checkpoint.get(f"{prefix}hyper_parameters", {}))

@@ -8,13 +8,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from scaffold_runtime.trainer import Trainer
 
-OWN = (
-    "transient",
-    "gradients",
-    "metrics",
-    "data",
-    "rng",
-)  # for a reader with one process, those of the first
+# For a reader with one process, those of the first.
+OWN = ("transient", "gradients", "metrics", "data", "rng")
 
 
 def gather_own(trainer: Trainer, state: dict[str, Any]) -> dict[str, Any]:
@@ -44,9 +39,6 @@ def own_part(trainer: Trainer, checkpoint: dict[str, Any]) -> dict[str, Any]:
     if progress:
         progress["batches"] -= progress["batch"]
         progress["batch"] = progress["pending"] = 0
-    others = {
-        key: value
-        for key, value in checkpoint.items()
-        if key not in ("gradients", "data", "metrics", "rng")
-    }
-    return {**others, "progress": progress}
+    gone = {"gradients", "data", "metrics", "rng"}
+    kept = {key: value for key, value in checkpoint.items() if key not in gone}
+    return {**kept, "progress": progress}

@@ -9,6 +9,7 @@ import torch
 
 from scaffold_runtime.combined import CombinedLoader
 from scaffold_runtime.loaders import as_train_loader
+from scaffold_runtime.positions import generators_of
 from scaffold_runtime.seed import rng_state, set_rng_state
 
 if TYPE_CHECKING:
@@ -54,11 +55,4 @@ def _generators(source: Any) -> list[torch.Generator]:
     """The generators that training loaders draw from, beside the global ones."""
     loader = as_train_loader(source)
     parts = loader.flattened if isinstance(loader, CombinedLoader) else [loader]
-    found: dict[int, torch.Generator] = {}
-    for part in parts:
-        batches = getattr(part, "batch_sampler", None)
-        owners = (part, getattr(part, "sampler", None), batches, getattr(batches, "sampler", None))
-        for generator in (getattr(owner, "generator", None) for owner in owners):
-            if isinstance(generator, torch.Generator):
-                found[id(generator)] = generator
-    return list(found.values())
+    return [generator for part in parts for generator in generators_of(part)]

@@ -29,9 +29,7 @@ from scaffold_runtime.seed import rng_state
 if TYPE_CHECKING:
     from scaffold_runtime.run import Run
 
-LIGHTNING_VERSION = (
-    "2.6.0"  # whose checkpoint keys these are; Lightning looks for it when it reads one
-)
+LIGHTNING_VERSION = "2.6.0"  # whose checkpoint keys these are; Lightning looks for it in a file
 
 
 def collect(run: Run, weights_only: bool = False) -> dict[str, Any]:
