@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -112,19 +113,9 @@ class LightningDataModule(WithHyperparameters):
         }
         for name, datasets in given.items():
             if datasets is not None:
-                made = _Fixed(loaders, datasets, name == "train")
+                made = partial(loaders, datasets, name == "train")
                 setattr(module, f"{name}_dataloader", made)
         return module
-
-
-class _Fixed:
-    """A dataloader hook that builds loaders from datasets given beforehand."""
-
-    def __init__(self, loaders: Any, datasets: Any, shuffle: bool) -> None:
-        self.loaders, self.datasets, self.shuffle = loaders, datasets, shuffle
-
-    def __call__(self) -> Any:
-        return self.loaders(self.datasets, self.shuffle)
 
 
 def move_data_to_device(batch: Any, device: torch.device | str) -> Any:

@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import inspect
 from argparse import Namespace
-from collections.abc import Iterable, Mapping, MutableMapping
+from collections.abc import Iterable, Mapping
 from types import FrameType, MappingProxyType
 from typing import Any, TypeVar
 
@@ -151,14 +151,7 @@ def hparams_to_log(
     Raises:
         MisconfigurationException: if both have one of the same name with different values.
     """
-    mine, theirs = (
-        (
-            {**owner.hparams_initial, **owner._hparams_configured}
-            if owner is not None and owner._log_hyperparams
-            else {}
-        )
-        for owner in (module, datamodule)
-    )
+    mine, theirs = _logged(module), _logged(datamodule)
     for name in mine.keys() & theirs.keys():
         if not _same(mine[name], theirs[name]):
             raise MisconfigurationException(
@@ -166,6 +159,12 @@ def hparams_to_log(
                 f"module {theirs[name]!r}: rename one, or give one of them `save_hyperparameters(logger=False)`."
             )
     return {**theirs, **mine}
+
+
+def _logged(owner: WithHyperparameters | None) -> dict[str, Any]:
+    if owner is None or not owner._log_hyperparams:
+        return {}
+    return {**owner.hparams_initial, **owner._hparams_configured}
 
 
 def _same(one: Any, other: Any) -> bool:
@@ -181,7 +180,7 @@ def as_mapping(value: Any) -> dict[str, Any]:
         return dict(vars(value))
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-    if isinstance(value, (Mapping, MutableMapping)):
+    if isinstance(value, Mapping):
         return dict(value)
     raise MisconfigurationException(
         f"hyperparameters of type {type(value).__name__} are not supported: "

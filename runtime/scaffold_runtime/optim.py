@@ -48,13 +48,7 @@ def configure(module: LightningModule) -> tuple[list[Optimizer], list[LRSchedule
     Raises:
         MisconfigurationException: if the answer has none of the accepted forms.
     """
-    try:
-        answer = module.configure_optimizers()
-    except NotImplementedError:
-        raise MisconfigurationException(
-            f"{type(module).__name__} has no `configure_optimizers`: write one that returns an optimizer, "
-            "for instance `return torch.optim.Adam(self.parameters())`."
-        ) from None
+    answer = module.configure_optimizers()
     if answer is None:
         warnings.warn(
             "`configure_optimizers` returned None: training runs without an optimizer.",

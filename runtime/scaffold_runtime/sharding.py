@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.utils._pytree import tree_map
 from torch.utils.data import (
     BatchSampler,
     DataLoader,
@@ -127,6 +128,4 @@ def _with(loader: DataLoader[Any], **replaced: Any) -> Any:
 
 
 def _combined(source: CombinedLoader, change: Any) -> CombinedLoader:
-    from torch.utils._pytree import tree_map
-
     return CombinedLoader(tree_map(change, source.iterables), source.mode)

@@ -443,11 +443,8 @@ class Trainer:
         other.callbacks, other.loggers = callbacks, []
         other.max_steps, other.max_epochs, other.min_steps, other.min_epochs = steps, -1, None, None
         other.limit_val_batches = other.limit_test_batches = other.limit_predict_batches = steps
-        other.check_val_every_n_epoch, other.val_check_interval, other.val_check_seconds = (
-            1,
-            1.0,
-            None,
-        )
+        other.check_val_every_n_epoch, other.val_check_interval = 1, 1.0
+        other.val_check_seconds = None
         other.num_sanity_val_steps, other.log_every_n_steps = 0, 2**62
         other.should_stop, other._run, other._last_run = False, None, None
         return other
