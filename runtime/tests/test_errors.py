@@ -320,6 +320,9 @@ cases(
     unknown_plugin=arguments(plugins=["fast"]),
     unknown_accelerator=arguments(accelerator="abacus"),
     unknown_strategy=arguments(strategy="telepathy"),
+    fsdp_by_hand=lambda kit: FSDPStrategy().prepare(
+        kit.module(automatic_optimization=False), [object()], None
+    ),
     unknown_sharding=lambda kit: FSDPStrategy(sharding_strategy="NO_SHARD"),
     unknown_state_dict_type=lambda kit: FSDPStrategy(state_dict_type="whole"),
     no_devices=arguments(devices=0),

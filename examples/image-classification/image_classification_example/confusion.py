@@ -33,10 +33,12 @@ class ConfusionMatrix(Callback):
             self.counts[label, predicted] += 1
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        gathered = pl_module.all_gather(self.counts.to(pl_module.device)).cpu()
+        counts = gathered.view(-1, *self.counts.shape).sum(0)  # of all processes
         figure = Figure(figsize=(5, 5), layout="constrained")
         axes = figure.subplots()
-        axes.matshow(self.counts.numpy(), cmap="Blues", norm="symlog", alpha=0.6)
-        for label, row in enumerate(self.counts.tolist()):
+        axes.matshow(counts.numpy(), cmap="Blues", norm="symlog", alpha=0.6)
+        for label, row in enumerate(counts.tolist()):
             for predicted, count in enumerate(row):
                 axes.text(predicted, label, str(count or ""), ha="center", va="center")
         axes.set(xlabel="predicted", ylabel="class")

@@ -12,9 +12,13 @@ class Samples(Callback):
         self.prompt, self.length = prompt, length
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
-        if trainer.sanity_checking or not trainer.loggers or not trainer.is_global_zero:
+        if trainer.sanity_checking or not trainer.loggers:
             return
-        text = self.sample(pl_module)
+        text = self.sample(
+            pl_module
+        )  # in all processes: each may hold a part of the model
+        if not trainer.is_global_zero:
+            return
         folder = Path(trainer.log_dir)
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / "samples.txt").open("a") as file:

@@ -51,9 +51,11 @@ class SimCLR(LightningModule):
         return loss
 
     def view(self, images: Tensor) -> Tensor:
-        """Changed copies as points on a sphere (N, 64), gathered from all processes."""
+        """Changed copies as points on a sphere (N, 64); to train, from all processes."""
         noisy = augment(images, turn=0.4, shift=0.3) + 0.1 * torch.randn_like(images)
         points = normalize(self.head(self(noisy)), dim=1)
+        if not self.training:  # then processes have batches of different sizes
+            return points
         return self.all_gather(points, sync_grads=True).flatten(0, -2)
 
     def contrast(self, first: Tensor, second: Tensor) -> Tensor:

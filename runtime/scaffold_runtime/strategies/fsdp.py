@@ -108,6 +108,7 @@ class FSDPStrategy(DistributedStrategy):
         for part in [m for m in module.modules() if m is not module and self._wraps(m)][::-1]:
             self._shard(part)
         self._shard(router)
+        vars(module)["forward"] = _anywhere(module.forward, router)
 
     def _shard(self, part: nn.Module) -> None:
         # Pinned memory exists beside an accelerator only.
@@ -123,6 +124,11 @@ class FSDPStrategy(DistributedStrategy):
     def prepare(
         self, module: nn.Module, optimizers: list[Optimizer], precision: Precision
     ) -> Prepared:
+        if optimizers and not getattr(module, "automatic_optimization", True):
+            raise MisconfigurationException(
+                "FSDP averages gradients when `training_step` has returned, and with manual optimization their "
+                "optimizers have stepped by then. Use strategy='ddp', or automatic optimization."
+            )
         router: Any = vars(module)[ROUTER]
 
         @contextmanager
@@ -175,6 +181,16 @@ class FSDPStrategy(DistributedStrategy):
             if isinstance(value, Tensor) and value.shape == own.shape:
                 on_device = value.to(own.device)
                 whole[name] = distribute_tensor(on_device, own.device_mesh, own.placements)
+
+
+def _anywhere(forward: Callable[..., Any], router: StepRouter) -> Callable[..., Any]:
+    """The module itself may be called outside a step, by a callback say, if all processes call it."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        # Outside, the router gathers the weights, as for a step, and comes back here.
+        return (forward if router.running else partial(router, "forward"))(*args, **kwargs)
+
+    return call
 
 
 def _chooser(policy: Policy) -> Callable[[nn.Module], bool]:

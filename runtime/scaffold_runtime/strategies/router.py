@@ -19,9 +19,14 @@ class StepRouter(nn.Module):
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
         self.module = module
+        self.running = False
 
-    def forward(self, name: str, *args: Any) -> Any:
-        output = getattr(self.module, name)(*args)
+    def forward(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        self.running = True
+        try:
+            output = getattr(self.module, name)(*args, **kwargs)
+        finally:
+            self.running = False
         if output is None and name == "training_step":
             raise StepError(
                 "`training_step` returned None. A batch cannot be skipped in one process while others "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -23,7 +24,7 @@ from scaffold_runtime.callbacks import (
 from scaffold_runtime.errors import RankFailed
 from scaffold_runtime.strategies.launch import places, run_in_processes
 
-from .conftest import SECONDS
+from .conftest import SECONDS, note, notes
 from .test_numbers import weights
 
 
@@ -105,6 +106,41 @@ def test_what_a_policy_names_is_divided_by_itself(adam: Any, make_loader: Any, f
 def test_scaled_losses_are_refused(adam: Any, make_loader: Any, fsdp: Any) -> None:
     with pytest.raises(RankFailed, match="FSDP does not scale losses"):
         fsdp(precision="16-mixed").fit(adam(), make_loader(4))
+
+
+def test_manual_optimization_is_refused(adam: Any, make_loader: Any, fsdp: Any) -> None:
+    class Manual(adam):  # type: ignore[misc] # a fixture gives the class
+        automatic_optimization = False
+
+    with pytest.raises(RankFailed, match="with manual optimization"):
+        fsdp().fit(Manual(), make_loader(4))
+
+
+@pytest.mark.parametrize("options", [{}, {"auto_wrap_policy": {nn.Linear}}])
+def test_the_module_may_be_called_outside_its_steps(
+    adam: Any, make_loader: Any, fsdp: Any, tmp_path: Path, options: Any
+) -> None:
+    """As callbacks do that draw what a model says; before the first step, between steps, and after the last."""
+
+    class Ask(Callback):
+        def ask(self, trainer: Any, module: Any, *_: Any) -> None:
+            with torch.no_grad():
+                note(tmp_path, f"said{trainer.global_step}", module(torch.ones(1, 4)))
+
+        on_train_start = on_train_batch_end = ask
+
+        def on_fit_end(self, trainer: Any, module: Any) -> None:
+            note(tmp_path, "said", module(x=torch.ones(1, 4)).detach())
+
+    model = adam()
+    start = copy.deepcopy(model)
+    fsdp(options=options, callbacks=Ask(), max_epochs=2).fit(model, make_loader(4), make_loader(2))
+
+    with torch.no_grad():
+        assert torch.equal(*notes(tmp_path, "said0"))
+        assert torch.allclose(notes(tmp_path, "said0")[0], start(torch.ones(1, 4)))
+        assert torch.allclose(notes(tmp_path, "said")[0], model(torch.ones(1, 4)))
+        assert not torch.allclose(notes(tmp_path, "said1")[0], notes(tmp_path, "said2")[0])
 
 
 @pytest.mark.parametrize("then", ["fsdp", "ddp", "one"])

@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, TensorDataset
 
 from scaffold_runtime import Callback, LightningDataModule, LightningModule
+from scaffold_runtime.callbacks import BaseFinetuning
 from scaffold_runtime.errors import RankFailed
 from scaffold_runtime.strategies import DDPStrategy
 from scaffold_runtime.strategies.launch import places, run_in_processes
@@ -271,6 +272,37 @@ def test_manual_optimization_averages_gradients(
     ddp(max_epochs=2).fit(automatic, make_loader(8))
 
     assert torch.allclose(weights(manual), weights(automatic), atol=1e-6)
+
+
+@pytest.mark.parametrize("window", [1, 2])
+def test_what_is_unfrozen_later_stays_alike_in_all_processes(
+    regression: Any, make_loader: Any, ddp: Any, tmp_path: Path, window: int
+) -> None:
+    """DDP knows nothing of weights that were frozen when it wrapped the model."""
+
+    class Head(regression):  # type: ignore[misc] # a fixture gives the class
+        def configure_optimizers(self) -> Any:
+            return torch.optim.SGD((p for p in self.parameters() if p.requires_grad), 0.1)
+
+        def on_train_end(self) -> None:
+            note(tmp_path, "weights", weights(self))
+
+    class Thaw(BaseFinetuning):
+        def freeze_before_training(self, pl_module: Any) -> None:
+            self.freeze(pl_module.net[0])
+
+        def finetune_function(self, pl_module: Any, epoch: int, optimizer: Any) -> None:
+            if epoch == 1:
+                self.unfreeze_and_add_param_group(pl_module.net[0], optimizer, 0.1)
+
+    model = Head()
+    frozen = model.net[0].weight.clone()
+    trainer = ddp(max_epochs=2, callbacks=Thaw(), accumulate_grad_batches=window)
+    trainer.fit(model, make_loader(8))
+
+    first, second = notes(tmp_path, "weights")
+    assert torch.equal(first, second)
+    assert not torch.equal(model.net[0].weight, frozen)
 
 
 def test_collectives(ddp: Any, tmp_path: Path, capfd: Any) -> None:
