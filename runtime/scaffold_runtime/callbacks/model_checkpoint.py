@@ -7,7 +7,6 @@ import os
 import re
 import time
 import warnings
-from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -103,8 +102,6 @@ class ModelCheckpoint(Checkpoint):
         self._check_arguments()
         self.current_score: float | None = None
         self.best_k_models: dict[str, float] = {}
-        self.kth_best_model_path = ""
-        self.kth_value: float = math.inf if mode == "min" else -math.inf
         self.best_model_score: torch.Tensor | None = None
         self.best_model_path = ""
         self.last_model_path = ""
@@ -121,20 +118,16 @@ class ModelCheckpoint(Checkpoint):
     def _set_triggers(
         self, steps: int | None, interval: timedelta | None, epochs: int | None
     ) -> None:
-        self.train_time_interval = interval
         if steps is None and epochs is None and interval is None:
-            epochs, steps = 1, 0
-        self.every_n_train_steps = steps or 0
-        self.every_n_epochs = epochs or 0
-        given = [
-            name
-            for name, value in (
-                ("every_n_train_steps", self.every_n_train_steps >= 1),
-                ("every_n_epochs", self.every_n_epochs >= 1),
-                ("train_time_interval", interval is not None),
-            )
-            if value
-        ]
+            epochs = 1
+        self.train_time_interval = interval
+        self.every_n_train_steps, self.every_n_epochs = steps or 0, epochs or 0
+        triggers = {
+            "every_n_train_steps": self.every_n_train_steps >= 1,
+            "every_n_epochs": self.every_n_epochs >= 1,
+            "train_time_interval": interval is not None,
+        }
+        given = [name for name, wanted in triggers.items() if wanted]
         if len(given) > 1:
             raise MisconfigurationException(
                 f"ModelCheckpoint: {' and '.join(given)} cannot be used together. "
@@ -204,8 +197,6 @@ class ModelCheckpoint(Checkpoint):
             self.dirpath = state_dict["dirpath"]
         if self.dirpath == state_dict["dirpath"]:  # otherwise the others belong to another folder
             self.best_k_models = {k: float(v) for k, v in state_dict["best_k_models"].items()}
-            self.kth_best_model_path = state_dict["kth_best_model_path"]
-            self.kth_value = float(state_dict["kth_value"])
             self.last_model_path = state_dict["last_model_path"]
             self.current_score = state_dict["current_score"]
             self._last_step_saved = state_dict.get("last_step_saved", -1)
@@ -221,6 +212,21 @@ class ModelCheckpoint(Checkpoint):
                 "goes on from: of its checkpoints there, only the best is remembered, and none is removed.",
                 stacklevel=2,
             )
+
+    @property
+    def kth_best_model_path(self) -> str:
+        """The worst of those that are kept; "" where there is none."""
+        worst = max if self.mode == "min" else min
+        return worst(self.best_k_models, key=self.best_k_models.__getitem__, default="")
+
+    @property
+    def kth_value(self) -> float:
+        """The score of the worst of those that are kept."""
+        return self.best_k_models.get(self.kth_best_model_path, self._worst)
+
+    @property
+    def _worst(self) -> float:
+        return math.inf if self.mode == "min" else -math.inf
 
     # -- when -------------------------------------------------------------------------------------
 
@@ -350,36 +356,32 @@ class ModelCheckpoint(Checkpoint):
         unranked = self.monitor not in (None, *candidates) and trainer.validation_ahead
         if self.save_top_k != 0 and not unranked:
             path, self._leaving = self._top_k(candidates)
-        last = self._last_path(candidates) if self.save_last else None
-        if last is not None:
-            previous, self.last_model_path = self.last_model_path, last
-            self._leaving += [previous] if previous and previous != last else []
-        self._writing = [name for name in (path, last) if name is not None]
+        self._writing = [path] if path is not None else []
+        if self.save_last:
+            previous = self.last_model_path
+            last = self._free_path(candidates, previous, self.CHECKPOINT_NAME_LAST)
+            self.last_model_path = last
+            self._writing.append(last)
+            self._leaving += _unless(last, previous)
 
     def _save(self, trainer: Trainer) -> None:
         (first, *others), removed = self._writing, self._leaving
-        if self.async_save or trainer.checkpoint_io.in_background:
+        io = trainer.checkpoint_io
+        if self.async_save or io.in_background:
             state = collect(trainer._live(), self.save_weights_only)
             self._copied = state = snapshot(state, into=self._copied)
-            io = trainer.checkpoint_io
             write = save_later(trainer.strategy, state, Path(first), io.save_checkpoint)
-            self._background.start(lambda: self._write(trainer, write, first, others, removed))
+
+            def write_and_settle() -> None:
+                write()
+                self._settle(trainer, first, others, removed)
+
+            self._background.start(write_and_settle)
         else:
             trainer.save_checkpoint(first, self.save_weights_only)
             self._settle(trainer, first, others, removed)
             self._tell(trainer)
         self._writing, self._leaving = [], []
-
-    def _write(
-        self,
-        trainer: Trainer,
-        write: Callable[[], None],
-        first: str,
-        others: list[str],
-        removed: list[str],
-    ) -> None:
-        write()
-        self._settle(trainer, first, others, removed)
 
     def _settle(self, trainer: Trainer, first: str, others: list[str], removed: list[str]) -> None:
         """The state is safe on disk: give it its other name, and remove what it replaces."""
@@ -399,35 +401,24 @@ class ModelCheckpoint(Checkpoint):
     def _top_k(self, candidates: dict[str, Any]) -> tuple[str | None, list[str]]:
         """Where to save this one (None: not good enough), and which ones to remove then."""
         if self.monitor is None:
-            previous = self.best_model_path
-            path = self._free_path(candidates, previous if self.save_top_k == 1 else "")
-            self.best_model_path = path
-            gone = [previous] if previous and self.save_top_k == 1 and previous != path else []
-            return path, gone
+            previous = self.best_model_path if self.save_top_k == 1 else ""
+            self.best_model_path = path = self._free_path(candidates, previous)
+            return path, _unless(path, previous)
         if self.monitor not in candidates:
             raise not_logged(self, self.monitor, candidates)
         score = float(candidates[self.monitor])
-        score = score if not math.isnan(score) else (math.inf if self.mode == "min" else -math.inf)
-        self.current_score = score
+        self.current_score = score = self._worst if math.isnan(score) else score
         full = self.save_top_k != -1 and len(self.best_k_models) >= self.save_top_k
         if full and not self._better(score, self.kth_value):
             return None, []
-        removed = [self.kth_best_model_path] if full else []
-        for old in removed:
-            self.best_k_models.pop(old, None)
-        path = self._free_path(candidates, removed[0] if removed else "")
+        removed = self.kth_best_model_path if full else ""
+        self.best_k_models.pop(removed, None)
+        path = self._free_path(candidates, removed)
         self.best_k_models[path] = score
-        self._rank()
-        return path, [old for old in removed if old != path]
-
-    def _rank(self) -> None:
-        pick_worst, pick_best = (max, min) if self.mode == "min" else (min, max)
-        self.kth_best_model_path = pick_worst(
-            self.best_k_models, key=self.best_k_models.__getitem__
-        )
-        self.kth_value = self.best_k_models[self.kth_best_model_path]
-        self.best_model_path = pick_best(self.best_k_models, key=self.best_k_models.__getitem__)
+        best = min if self.mode == "min" else max
+        self.best_model_path = best(self.best_k_models, key=self.best_k_models.__getitem__)
         self.best_model_score = torch.tensor(self.best_k_models[self.best_model_path])
+        return path, _unless(path, removed)
 
     def _better(self, score: float, than: float) -> bool:
         return score < than if self.mode == "min" else score > than
@@ -469,24 +460,12 @@ class ModelCheckpoint(Checkpoint):
 
         return re.sub(r"\{([^:{}]+)(:[^{}]*)?\}", value, pattern)
 
-    @property
-    def _counts_versions(self) -> bool:
-        """A resumed run writes over what its earlier life wrote under the same name."""
-        return self.enable_version_counter and not self._continues
-
-    def _free_path(self, candidates: dict[str, Any], removed: str) -> str:
-        path = self.format_checkpoint_name(candidates)
-        version = self.STARTING_VERSION
-        while self._counts_versions and os.path.exists(path) and path != removed:
-            path = self.format_checkpoint_name(candidates, ver=version)
-            version += 1
-        return path
-
-    def _last_path(self, candidates: dict[str, Any]) -> str:
-        path = self.format_checkpoint_name(candidates, self.CHECKPOINT_NAME_LAST)
-        version = self.STARTING_VERSION
-        while self._counts_versions and os.path.exists(path) and path != self.last_model_path:
-            path = self.format_checkpoint_name(candidates, self.CHECKPOINT_NAME_LAST, version)
+    def _free_path(self, candidates: dict[str, Any], ours: str, name: str | None = None) -> str:
+        """A path that is free, or `ours`. A resumed run writes over what its earlier life wrote there."""
+        path, version = self.format_checkpoint_name(candidates, name), self.STARTING_VERSION
+        counts = self.enable_version_counter and not self._continues
+        while counts and os.path.exists(path) and path != ours:
+            path = self.format_checkpoint_name(candidates, name, version)
             version += 1
         return path
 
@@ -494,6 +473,11 @@ class ModelCheckpoint(Checkpoint):
         """Write the kept checkpoints and their scores to a YAML file."""
         target = Path(filepath or os.path.join(self.dirpath or "", "best_k_models.yaml"))
         target.write_text(yaml.safe_dump(dict(self.best_k_models)))
+
+
+def _unless(same: str, path: str) -> list[str]:
+    """`path` in a list, where there is one, and not `same`."""
+    return [path] if path not in ("", same) else []
 
 
 def _older(name: str, than: str) -> bool:
