@@ -160,9 +160,13 @@ class Run:
             self.signals.obey(self, number)
 
     def leave_late(self) -> None:
-        """Training has ended, and is saved: leave where a signal came since. Several processes finish."""
-        if self.signals.received and not self.several:
-            leave(self.signals.received)
+        """Training has ended, and is saved: leave where a signal came since, all of several processes together."""
+        strategy, number = self.trainer.strategy, self.signals.received or 0
+        if self.several:  # the first says to all what it knows, so it must know what the others do
+            number = max(strategy.gather(number))
+            number = strategy.agree_to_stop(self.progress.batches, number, due=True)
+        if number > 1:  # no signal has the number 1 that `should_stop` has
+            leave(number, quietly=not self.trainer.is_global_zero)
 
     def leave_evaluation(self, ended: bool = False) -> None:
         """Before each batch of an evaluation inside training, and at its end: obey a signal at once."""

@@ -224,6 +224,8 @@ def run_in_processes(
         if lost is not None:
             children.wait(GRACE / 2)  # the others learn it too, and have something to say perhaps
             raise _reason(store, folder, lost)
+        if signals.received:  # it came too late for them
+            leave(signals.received)
         return torch.load(folder / "returned", weights_only=False)  # our own process wrote it
     finally:
         children.end()

@@ -95,6 +95,18 @@ def test_all_save_the_same_step_and_go_on_exactly(
     assert difference(unbroken(train, kept), resumed) is None
 
 
+@pytest.mark.parametrize("to", ["0", "1", "all", "launcher"])
+def test_one_that_comes_after_the_last_epoch_is_obeyed_by_all(
+    train: Any, tmp_path: Path, to: str
+) -> None:
+    sender = Sender("on_train_end", signal.SIGTERM, to, at=1)
+    code, _ = finish(*start(lambda: train(sender)), SECONDS)
+    assert code == 143
+    assert [file.name for file in (tmp_path / "kept").iterdir()] == [
+        "step=24.ckpt"
+    ], "as without it"
+
+
 @pytest.mark.parametrize("to", ["0", "1", "all"])
 @pytest.mark.parametrize("accumulate", [1, 4])
 def test_validation_ends_at_the_same_batch(
