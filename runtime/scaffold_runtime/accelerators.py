@@ -39,9 +39,9 @@ class Accelerator(abc.ABC):
     def auto_device_count() -> int:
         """How many of them there are."""
 
-    @abc.abstractmethod
     def device(self, index: int) -> torch.device:
         """The torch device with this index."""
+        return torch.device(self.name, index)
 
     def get_device_stats(self, device: torch.device) -> dict[str, Any]:
         """Numbers worth logging, by name; memory in bytes."""
@@ -78,9 +78,6 @@ class CUDAAccelerator(Accelerator):
     def auto_device_count() -> int:
         return torch.cuda.device_count()
 
-    def device(self, index: int) -> torch.device:
-        return torch.device("cuda", index)
-
     def get_device_stats(self, device: torch.device) -> dict[str, Any]:
         return torch.cuda.memory_stats(device)
 
@@ -97,9 +94,6 @@ class MPSAccelerator(Accelerator):
     @staticmethod
     def auto_device_count() -> int:
         return 1
-
-    def device(self, index: int) -> torch.device:
-        return torch.device("mps", index)
 
     def get_device_stats(self, device: torch.device) -> dict[str, Any]:
         return {"mps.allocated_bytes": torch.mps.current_allocated_memory()}

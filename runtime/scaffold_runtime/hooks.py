@@ -339,34 +339,25 @@ def build_table(
     early = [callback for callback in callbacks if not isinstance(callback, Checkpoint)]
     late = [callback for callback in callbacks if isinstance(callback, Checkpoint)]
 
-    def calls(name: str, *groups: Sequence[Callback] | LightningModule) -> tuple[Any, ...]:
-        bound = [pair for group in groups for pair in _bound(name, group, trainer, module_base)]
-        if wrap is None:
-            return tuple(call for _, call in bound)
-        return tuple(wrap(f"{type(owner).__name__}.{name}", call) for owner, call in bound)
+    def calls(name: str, owners: Iterable[Callback | LightningModule]) -> tuple[Any, ...]:
+        found = []
+        for owner in owners:
+            of_callback = isinstance(owner, Callback)
+            if overridden(name, owner, Callback if of_callback else module_base):
+                call = getattr(owner, name)
+                call = partial(call, trainer, trainer.lightning_module) if of_callback else call
+                found.append(wrap(f"{type(owner).__name__}.{name}", call) if wrap else call)
+        return tuple(found)
 
     table = {}
     for hook in HOOKS:
-        own = (module,) if "module" in hook.owners else ()
-        table[hook.name] = calls(hook.name, early, *own, late)
+        own = [module] if "module" in hook.owners else []
+        table[hook.name] = calls(hook.name, [*early, *own, *late])
     monitors = [callback for callback in callbacks if callback.runs_last]
     others = [callback for callback in callbacks if not callback.runs_last]
-    table["on_train_epoch_end"] = calls("on_train_epoch_end", others, module)
+    table["on_train_epoch_end"] = calls("on_train_epoch_end", [*others, module])
     table["on_train_epoch_end_monitors"] = calls("on_train_epoch_end", monitors)
     return HookTable(**table)
-
-
-def _bound(
-    name: str, group: Any, trainer: Trainer, module_base: type
-) -> Iterable[tuple[object, Callable[..., Any]]]:
-    """The overridden hooks of callbacks (bound to trainer and module) or of the module itself."""
-    if isinstance(group, module_base):
-        if overridden(name, group, module_base):
-            yield group, getattr(group, name)
-        return
-    for callback in group:
-        if overridden(name, callback, Callback):
-            yield callback, partial(getattr(callback, name), trainer, trainer.lightning_module)
 
 
 def check_hooks(owner: object, base: type) -> None:

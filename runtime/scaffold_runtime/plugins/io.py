@@ -17,7 +17,7 @@ class CheckpointIO(abc.ABC):
     """
 
     in_background: bool = (
-        False  # whether ModelCheckpoint copies the state and writes it beside training
+        False  # whether ModelCheckpoint copies the state, to write beside training
     )
 
     @abc.abstractmethod
