@@ -214,13 +214,13 @@ class Metrics:
         """The step values logged since the last call, under the names loggers see."""
         taken: dict[str, Scalar] = {}
         for entry in self._entries(stage):
-            if entry.loader not in (None, loader):
+            if not entry.on_step or entry.last is None or entry.loader not in (None, loader):
                 continue
-            if entry.fresh and entry.on_step and entry.metric is None:
-                entry.fresh = False
-                if entry.logger and entry.last is not None:
-                    taken[entry.label("step")] = entry.last
-            elif entry.metric is not None and entry.on_step and entry.last is not None:
+            if entry.metric is None and not entry.fresh:
+                continue
+            if entry.metric is None:
+                entry.fresh = False  # what a Metric has seen is told at the end of the epoch
+            if entry.logger:
                 taken[entry.label("step")] = entry.last
         return taken
 

@@ -223,13 +223,15 @@ def test_a_metric_object_is_computed_and_reset_each_epoch(
     class Module(regression):
         def __init__(self) -> None:
             super().__init__()
-            self.metric, self.stepwise = MeanMetric(), MeanMetric()
+            self.metric, self.stepwise, self.hidden = MeanMetric(), MeanMetric(), MeanMetric()
 
         def training_step(self, batch: Any, batch_idx: int) -> Tensor:
             self.metric.update(float(batch_idx) + 10 * self.current_epoch)
             self.log("m", self.metric, on_step=False, on_epoch=True)
             self.stepwise(float(batch_idx))
             self.log("s", self.stepwise, on_step=True, on_epoch=True)
+            self.hidden(float(batch_idx))
+            self.log("h", self.hidden, on_step=True, logger=False)
             return self.loss(batch)
 
         def validation_step(self, batch: Any, batch_idx: int) -> None:
@@ -239,6 +241,7 @@ def test_a_metric_object_is_computed_and_reset_each_epoch(
     assert recorder.values("m") == [1.0, 11.0]
     assert recorder.values("s_step") == [0.0, 1.0, 2.0] * 2
     assert recorder.values("s_epoch") == [1.0, 1.0]
+    assert not recorder.values("h")
 
 
 def test_log_dict_takes_a_mapping_of_metrics(
