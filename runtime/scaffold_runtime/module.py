@@ -448,11 +448,8 @@ class LightningModule(WithHyperparameters, nn.Module):
     def toggle_optimizer(self, optimizer: Optimizer | LightningOptimizer) -> None:
         """Let only the parameters of `optimizer` require gradients, until `untoggle_optimizer`."""
         own = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        kept: dict[Any, bool] = {}
-        for made in self.trainer.optimizers:
-            for group in made.param_groups:
-                for parameter in group["params"]:
-                    kept.setdefault(parameter, parameter.requires_grad)
+        groups = [group for made in self.trainer.optimizers for group in made.param_groups]
+        kept = {p: p.requires_grad for group in groups for p in group["params"]}
         for parameter in kept:
             if id(parameter) not in own:
                 parameter.requires_grad = False
@@ -480,14 +477,12 @@ class LightningModule(WithHyperparameters, nn.Module):
 
     def freeze(self) -> None:
         """Stop training: no gradients, evaluation mode."""
-        for parameter in self.parameters():
-            parameter.requires_grad = False
+        self.requires_grad_(False)
         self.eval()
 
     def unfreeze(self) -> None:
         """Undo `freeze`."""
-        for parameter in self.parameters():
-            parameter.requires_grad = True
+        self.requires_grad_(True)
         self.train()
 
     @torch.no_grad()

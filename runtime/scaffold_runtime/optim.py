@@ -217,19 +217,19 @@ class Schedules:
                 self._advance(config)
 
     def _advance(self, config: LRSchedulerConfig) -> None:
-        metric = self._metric(config) if config.reduce_on_plateau or config.monitor else None
-        if config.reduce_on_plateau and metric is None:
+        plateau = config.reduce_on_plateau
+        metric: Any = self._metric(config) if plateau or config.monitor else None
+        if plateau and metric is None:
             return
-        if config.reduce_on_plateau and self._reduce is not None and metric is not None:
+        if plateau and self._reduce is not None:
             # The value of a step is each process's own, and rates must not come to differ.
             metric = self._reduce(torch.tensor(float(metric)), "mean")
-        metric = metric if config.reduce_on_plateau or self._step else None
         if self._step is not None:
             self._step(config.scheduler, metric)
-        elif metric is None:
-            config.scheduler.step()
-        else:
+        elif plateau:
             config.scheduler.step(float(metric))
+        else:
+            config.scheduler.step()
 
     def _metric(self, config: LRSchedulerConfig) -> Any:
         known, monitor = self._monitored(), config.monitor or ""

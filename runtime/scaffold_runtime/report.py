@@ -191,7 +191,7 @@ def charts(runs: list[RunFolder]) -> str:
 def chart(panel: str, names: list[str], runs: list[RunFolder]) -> Any:
     """One line per run and stage, with the values of all of them where the mouse is."""
     from plotly.colors import qualitative
-    from plotly.graph_objects import Figure, Scatter
+    from plotly.graph_objects import Figure
 
     made, several = Figure(), len(runs) > 1
     for number, run in enumerate(runs):
@@ -203,15 +203,9 @@ def chart(panel: str, names: list[str], runs: list[RunFolder]) -> Any:
             label += f" (lowest and highest of every {every})" * (every > 1)
             colour = qualitative.D3[(number if several else place) % len(qualitative.D3)]
             dash = "dot" if several and name.startswith("train") else "solid"
-            made.add_trace(
-                Scatter(
-                    x=steps,
-                    y=values,
-                    name=label,
-                    mode="lines+markers" if len(values) < 50 else "lines",
-                    line={"color": colour, "dash": dash},
-                )
-            )
+            mode = "lines+markers" if len(values) < 50 else "lines"
+            line = {"color": colour, "dash": dash}
+            made.add_scatter(x=steps, y=values, name=label, mode=mode, line=line)
     made.update_xaxes(title_text="step")
     return made.update_layout(
         title=escape(panel),
@@ -255,9 +249,8 @@ def differences(runs: list[RunFolder]) -> str:
     settings = [flat(run.config) for run in runs]
     names = sorted({name for each in settings for name in each})
     rows = [(name, *(each.get(name, "") for each in settings)) for name in names]
-    return table(
-        [row for row in rows if len({*map(str, row[1:])}) > 1], ("", *(run.name for run in runs))
-    )
+    differing = [row for row in rows if len({*map(str, row[1:])}) > 1]
+    return table(differing, ("", *(run.name for run in runs)))
 
 
 def of_one_run(run: RunFolder) -> str:
@@ -273,15 +266,8 @@ def of_one_run(run: RunFolder) -> str:
     for title in ("seconds", "environment"):
         if rows := list(run.facts.get(title, {}).items()):
             parts.append(f"<h3>{title.capitalize()}</h3>{table(rows)}")
-    kept = [
-        (
-            path.name,
-            f"{path.stat().st_size / 1e6:.1f} MB",
-            "best" * (path.name == run.facts.get("best")),
-        )
-        for path in run.checkpoints
-        if path.is_file()
-    ]
+    files, best = [p for p in run.checkpoints if p.is_file()], run.facts.get("best")
+    kept = [(p.name, f"{p.stat().st_size / 1e6:.1f} MB", "best" * (p.name == best)) for p in files]
     if kept:
         parts.append(f"<h3>Checkpoints</h3>{table(kept)}")
     config = escape(run.text("config.yaml"))
@@ -302,9 +288,8 @@ def write_report(folders: list[Path], path: Path) -> Path:
         for run in runs:
             run.name = str(run.folder)
     title = escape(", ".join(run.name for run in runs))
-    curves = "<p>No metrics.csv: switch on the CSV logger to see curves.</p>"
-    if any(run.curves for run in runs):
-        curves = charts(runs)
+    nothing = "<p>No metrics.csv: switch on the CSV logger to see curves.</p>"
+    curves = charts(runs) if any(run.curves for run in runs) else nothing
     parts = [f"<h1>{title}</h1>", curves, metrics_table(runs)]
     if len(runs) > 1:
         parts.append(f"<h2>What differs</h2>{differences(runs)}")
@@ -321,14 +306,13 @@ def write_report(folders: list[Path], path: Path) -> Path:
 def main(words: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m scaffold_runtime.report", description=__doc__)
     parser.add_argument("runs", nargs="+", type=Path, help="folders of runs, as runs/version_0")
-    parser.add_argument(
-        "--output", type=Path, help="the page; report.html in the run, or beside it for several"
-    )
+    where = "the page; report.html in the run, or beside it for several"
+    parser.add_argument("--output", type=Path, help=where)
     given = parser.parse_args(words)
     first = given.runs[0]
-    where = (first if len(given.runs) == 1 else first.parent) / REPORT
+    usual = (first if len(given.runs) == 1 else first.parent) / REPORT
     try:
-        sys.stdout.write(f"{write_report(given.runs, given.output or where)}\n")
+        sys.stdout.write(f"{write_report(given.runs, given.output or usual)}\n")
     except ScaffoldRuntimeError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2

@@ -37,10 +37,15 @@ def seed_everything(seed: int | None = None, workers: bool = False, verbose: boo
         )
     os.environ["PL_GLOBAL_SEED"] = str(value)  # processes started later seed themselves alike
     os.environ["PL_SEED_WORKERS"] = str(int(workers))
-    random.seed(value)
-    np.random.seed(value)
-    torch.manual_seed(value)
+    seed_all(value)
     return value
+
+
+def seed_all(seed: int) -> None:
+    """Seed the global generators of Python, NumPy and torch."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
 
 
 def raw_rng() -> tuple[Any, ...]:

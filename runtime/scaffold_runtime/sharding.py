@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import copy
-import random
 from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
-import numpy as np
-import torch
 from torch.utils._pytree import tree_map
 from torch.utils.data import (
     BatchSampler,
@@ -21,7 +18,7 @@ from torch.utils.data import (
 )
 
 from scaffold_runtime.combined import CombinedLoader
-from scaffold_runtime.seed import isolate_rng
+from scaffold_runtime.seed import isolate_rng, seed_all
 
 
 class Shares:
@@ -89,7 +86,7 @@ class EveryNth:
         if not hasattr(self.items, "__len__"):  # it may have no end, so it cannot be drawn at once
             return islice(self.items, self.first, None, self.step)
         with isolate_rng():
-            _seed_all(self.seed + self.epoch)
+            seed_all(self.seed + self.epoch)
             items = list(self.items)
         whole = len(items) // self.step * self.step if self.even else len(items)
         return iter(items[self.first : whole : self.step])
@@ -97,12 +94,6 @@ class EveryNth:
     def __len__(self) -> int:
         extra = 0 if self.even else self.step - 1 - self.first
         return (len(self.items) + extra) // self.step
-
-
-def _seed_all(seed: int) -> None:
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
 
 
 def _divisible(loader: Any) -> bool:

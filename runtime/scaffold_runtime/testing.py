@@ -146,14 +146,11 @@ def train(
 
 
 def _trainer(folder: Path, extra: list[Callback], arguments: dict[str, Any]) -> Trainer:
-    save = [] if any(isinstance(c, ModelCheckpoint) for c in extra) else [_each_step()]
+    saves = any(isinstance(callback, ModelCheckpoint) for callback in extra)
+    each = [] if saves else [ModelCheckpoint(filename="{epoch}-{step}", every_n_train_steps=1)]
     quiet = {"enable_progress_bar": False, "enable_model_summary": False, "log_every_n_steps": 1}
     logger = CSVLogger(folder, name="")
-    return Trainer(**{**quiet, "logger": logger, **arguments, "callbacks": [*extra, *save]})
-
-
-def _each_step() -> ModelCheckpoint:
-    return ModelCheckpoint(filename="{epoch}-{step}", every_n_train_steps=1)
+    return Trainer(**{**quiet, "logger": logger, **arguments, "callbacks": [*extra, *each]})
 
 
 def end_of(trainer: Trainer, folder: Path) -> dict[str, Any]:

@@ -215,11 +215,7 @@ def restore_before_fit(run: Run, checkpoint: dict[str, Any]) -> None:
 
 
 def restore_optimizers(run: Run, states: list[dict[str, Any]]) -> None:
-    if len(states) != len(run.optimizers):
-        raise CheckpointError(
-            f"the checkpoint has the state of {len(states)} optimizer(s), "
-            f"but `configure_optimizers` returned {len(run.optimizers)}."
-        )
+    _check_number(states, run.optimizers, "optimizer(s)")
     for optimizer, state in zip(run.optimizers, states, strict=True):
         try:
             optimizer.load_state_dict(state)
@@ -232,13 +228,17 @@ def restore_optimizers(run: Run, states: list[dict[str, Any]]) -> None:
 
 
 def _restore_schedulers(run: Run, states: list[dict[str, Any]]) -> None:
-    if len(states) != len(run.scheduler_configs):
-        raise CheckpointError(
-            f"the checkpoint has the state of {len(states)} learning rate scheduler(s), "
-            f"but `configure_optimizers` returned {len(run.scheduler_configs)}."
-        )
+    _check_number(states, run.scheduler_configs, "learning rate scheduler(s)")
     for config, state in zip(run.scheduler_configs, states, strict=True):
         config.scheduler.load_state_dict(state)
+
+
+def _check_number(states: list[Any], made: list[Any], kind: str) -> None:
+    if len(states) != len(made):
+        raise CheckpointError(
+            f"the checkpoint has the state of {len(states)} {kind}, "
+            f"but `configure_optimizers` returned {len(made)}."
+        )
 
 
 def _progress_of_lightning(checkpoint: dict[str, Any]) -> dict[str, int]:
