@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from scaffold_runtime.errors import MisconfigurationException, did_you_mean
+from scaffold_runtime.feed import METHODS, STAGES
 from scaffold_runtime.hooks import Callback, overridden
 from scaffold_runtime.module import LightningModule
 from scaffold_runtime.plain import to_plain
@@ -16,13 +17,6 @@ from scaffold_runtime.plain import to_plain
 if TYPE_CHECKING:
     from scaffold_runtime.run import Run
     from scaffold_runtime.trainer import Trainer
-
-NEEDS = {
-    "fit": ("training_step", "train", "train_dataloader"),
-    "validate": ("validation_step", "validation", "val_dataloader"),
-    "test": ("test_step", "test", "test_dataloader"),
-    "predict": ("predict_step", "predict", "predict_dataloader"),
-}
 
 
 def check_run(run: Run) -> None:
@@ -32,15 +26,16 @@ def check_run(run: Run) -> None:
         MisconfigurationException: naming what is missing and what to write.
     """
     name = type(run.module).__name__
-    step, stage, loader = NEEDS[run.fn]
+    stage = STAGES[run.fn]
+    step = "training_step" if stage == "train" else f"{stage}_step"
     if step != "predict_step" and not overridden(step, run.module, LightningModule):
         raise MisconfigurationException(
             f"trainer.{run.fn}() needs {name}.{step}: define `def {step}(self, batch, batch_idx)`."
         )
     _check_arguments(run.module, step)
-    if not _has_loader(run, stage, loader):
+    if not _has_loader(run, stage):
         raise MisconfigurationException(
-            f"trainer.{run.fn}() has no data: pass a loader or a data module, or define `{loader}` in {name}."
+            f"trainer.{run.fn}() has no data: pass a loader or a data module, or define `{METHODS[stage]}` in {name}."
         )
     if run.fn == "fit":
         _check_fit(run, name)
@@ -66,8 +61,9 @@ def _check_arguments(module: LightningModule, step: str) -> None:
     )
 
 
-def _has_loader(run: Run, stage: str, method: str) -> bool:
-    return run.feed.given.get(stage) is not None or run.feed.owner_of(method) is not None
+def _has_loader(run: Run, stage: str) -> bool:
+    given = run.feed.given.get(stage) is not None
+    return given or run.feed.owner_of(METHODS[stage]) is not None
 
 
 def _check_fit(run: Run, name: str) -> None:
@@ -77,7 +73,7 @@ def _check_fit(run: Run, name: str) -> None:
             "for instance `return torch.optim.Adam(self.parameters())`."
         )
     has_step = overridden("validation_step", run.module, LightningModule)
-    has_loader = _has_loader(run, "validation", "val_dataloader")
+    has_loader = _has_loader(run, "validation")
     if run.feed.given.get("validation") is not None and not has_step:
         raise MisconfigurationException(
             f"a validation loader was passed, but {name} has no `validation_step`: "

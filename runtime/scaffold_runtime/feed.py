@@ -26,6 +26,7 @@ from scaffold_runtime.sharding import Shares
 if TYPE_CHECKING:
     from scaffold_runtime.trainer import Trainer
 
+STAGES = {"fit": "train", "validate": "validation", "test": "test", "predict": "predict"}
 METHODS = {
     "train": "train_dataloader",
     "validation": "val_dataloader",

@@ -29,6 +29,7 @@ from scaffold_runtime.checkpoint.state import collect
 from scaffold_runtime.data import LightningDataModule
 from scaffold_runtime.elsewhere import bring_back, run_here
 from scaffold_runtime.errors import MisconfigurationException
+from scaffold_runtime.feed import STAGES
 from scaffold_runtime.hooks import Callback, Checkpoint
 from scaffold_runtime.loggers import Logger, select_loggers
 from scaffold_runtime.loops.evaluate import evaluate
@@ -292,7 +293,8 @@ class Trainer:
 
         Without `model`, the best checkpoint of the last fit is used.
         """
-        return self._evaluate("validate", model, dataloaders, ckpt_path, verbose, datamodule)
+        data = (dataloaders, ckpt_path, verbose, datamodule)
+        return self._evaluate("validate", model, *data)  # type: ignore[no-any-return] # of its kind
 
     def test(
         self,
@@ -307,7 +309,8 @@ class Trainer:
 
         Without `model`, the best checkpoint of the last fit is used.
         """
-        return self._evaluate("test", model, dataloaders, ckpt_path, verbose, datamodule)
+        data = (dataloaders, ckpt_path, verbose, datamodule)
+        return self._evaluate("test", model, *data)  # type: ignore[no-any-return] # of its kind
 
     def predict(
         self,
@@ -319,17 +322,8 @@ class Trainer:
         weights_only: bool | None = None,
     ) -> list[Any] | None:
         """Predict, and return what `predict_step` returned, in order; a list per loader if there are several."""
-        elsewhere = self._elsewhere(
-            "predict", model, dataloaders, datamodule, return_predictions, ckpt_path
-        )
-        if elsewhere is not None:
-            return elsewhere()  # type: ignore[no-any-return] # what predict returned there
-        given, datamodule = loaders_and_data(datamodule, predict=dataloaders)
-        module, path = self._model_and_path(model, ckpt_path)
-        keep = return_predictions is not False
-        with open_run(self, "predict", module, datamodule or self.datamodule, given, path) as run:
-            self.stage = "predict"
-            return predict(run, self.limit_predict_batches, keep)
+        data = (dataloaders, ckpt_path, return_predictions is not False, datamodule)
+        return self._evaluate("predict", model, *data)  # type: ignore[no-any-return] # of its kind
 
     def _evaluate(
         self,
@@ -337,22 +331,24 @@ class Trainer:
         model: LightningModule | None,
         dataloaders: Any,
         ckpt_path: str | Path | None,
-        verbose: bool,
+        told: bool,
         datamodule: LightningDataModule | None,
-    ) -> list[dict[str, float]]:
+    ) -> Any:
+        """What the three have in common; `told` says whether the results are printed, or predictions kept."""
         elsewhere = self._elsewhere(
-            "_evaluate", fn, model, dataloaders, ckpt_path, verbose, datamodule
+            "_evaluate", fn, model, dataloaders, ckpt_path, told, datamodule
         )
         if elsewhere is not None:
-            return elsewhere()  # type: ignore[no-any-return] # what evaluation returned there
-        stage = {"validate": "validation", "test": "test"}[fn]
-        limit = self.limit_val_batches if fn == "validate" else self.limit_test_batches
+            return elsewhere()
+        stage = STAGES[fn]
         given, datamodule = loaders_and_data(datamodule, **{stage: dataloaders})
         module, path = self._model_and_path(model, ckpt_path)
         with open_run(self, fn, module, datamodule or self.datamodule, given, path) as run:
             self.stage = stage
-            results = evaluate(run, stage, limit)
-        if verbose and any(results):
+            if fn == "predict":
+                return predict(run, self._limit(stage), told)
+            results = evaluate(run, stage, self._limit(stage))
+        if told and any(results):
             self.print(results_table(results, stage))
         return results
 
@@ -460,7 +456,7 @@ class Trainer:
             elif run.fn == "predict":
                 predict(run, steps, keep=False)
             else:
-                evaluate(run, {"validate": "validation", "test": "test"}[run.fn], steps)
+                evaluate(run, STAGES[run.fn], steps)
 
     # -- a run opens and closes -------------------------------------------------------------------
 
@@ -575,17 +571,17 @@ class Trainer:
     @property
     def num_val_batches(self) -> list[float]:
         """Batches of each validation loader, after limits."""
-        return self._eval_batches("validation", self.limit_val_batches)
+        return self._eval_batches("validation")
 
     @property
     def num_test_batches(self) -> list[float]:
         """Batches of each test loader, after limits."""
-        return self._eval_batches("test", self.limit_test_batches)
+        return self._eval_batches("test")
 
     @property
     def num_predict_batches(self) -> list[float]:
         """Batches of each prediction loader, after limits."""
-        return self._eval_batches("predict", self.limit_predict_batches)
+        return self._eval_batches("predict")
 
     @property
     def num_sanity_val_batches(self) -> list[float]:
@@ -593,9 +589,16 @@ class Trainer:
         steps = self.num_sanity_val_steps
         return [n if steps == -1 else min(n, steps) for n in self.num_val_batches]
 
-    def _eval_batches(self, stage: str, limit: int | float) -> list[float]:
+    def _eval_batches(self, stage: str) -> list[float]:
         run = self._record()
-        return run.feed.batches_of(stage, limit) if run is not None else []
+        return run.feed.batches_of(stage, self._limit(stage)) if run is not None else []
+
+    def _limit(self, stage: str) -> int | float:
+        return {
+            "validation": self.limit_val_batches,
+            "test": self.limit_test_batches,
+            "predict": self.limit_predict_batches,
+        }[stage]
 
     @property
     def estimated_stepping_batches(self) -> float:
@@ -605,12 +608,8 @@ class Trainer:
             MisconfigurationException: if it is used outside of fit.
         """
         length = self._live().feed.train.length
-        if self.max_epochs == -1 and self.max_steps == -1:
-            return math.inf
         limit: float = math.inf if self.max_steps == -1 else self.max_steps
-        if length == math.inf:
-            return limit
-        if self.max_epochs == -1:
+        if length == math.inf or self.max_epochs == -1:
             return limit
         windows = self._windows()
         return min(sum(math.ceil(length / windows(e)) for e in range(self.max_epochs)), limit)
