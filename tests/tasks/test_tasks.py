@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import subprocess
 import sys
@@ -63,6 +64,14 @@ def test_formatted_and_linted_and_typed(project: Path) -> None:
     run(project, "-m", "ruff", "format", "--check", ".")
     run(project, "-m", "black", "--check", "--quiet", ".")
     run(project, "-m", "mypy", "--ignore-missing-imports", "train.py", "my_exp")
+
+
+def test_what_draws_is_imported_when_it_draws(project: Path) -> None:
+    """The first step does not wait for it."""
+    for file in (project / "my_exp").glob("*.py"):
+        top = ast.parse(file.read_text()).body
+        names = [node.module for node in top if isinstance(node, ast.ImportFrom)]
+        assert not [name for name in names if name and name.startswith("matplotlib")], file
 
 
 @pytest.mark.slow

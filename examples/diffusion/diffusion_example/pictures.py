@@ -1,12 +1,15 @@
 """Pictures of a run: PNG files in its folder, and in TensorBoard where that is on."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from matplotlib.figure import Figure
 from scaffold_runtime import Trainer
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
-def save_picture(trainer: Trainer, figure: Figure, name: str) -> None:
+
+def save_picture(trainer: Trainer, figure: "Figure", name: str) -> None:
     """Write `pictures/<name>.png`, from the first process of a run that is logged."""
     if not trainer.is_global_zero or not trainer.loggers:
         return

@@ -1,16 +1,18 @@
 """Good samples: a classifier of real images is sure of each, and sees all classes."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from scaffold_runtime import Callback, LightningModule, Trainer
 from sklearn.neural_network import MLPClassifier
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from diffusion_example.pictures import save_picture
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class SampleScore(Callback):
@@ -54,7 +56,9 @@ def whole(part: Dataset) -> tuple[Tensor, Tensor]:
     return images, labels
 
 
-def grid(images: Tensor, side: int = 8) -> Figure:
+def grid(images: Tensor, side: int = 8) -> "Figure":
+    from matplotlib.figure import Figure  # here, as it takes long to import
+
     figure = Figure(figsize=(5, 5), layout="constrained")
     places = figure.subplots(side, side).flat
     for axes, image in zip(places, images, strict=False):

@@ -1,7 +1,6 @@
 """Which class was taken for which, as a picture."""
 
 import torch
-from matplotlib.figure import Figure
 from scaffold_runtime import Callback, LightningModule, Trainer
 from torch import Tensor
 
@@ -35,6 +34,10 @@ class ConfusionMatrix(Callback):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         gathered = pl_module.all_gather(self.counts.to(pl_module.device)).cpu()
         counts = gathered.view(-1, *self.counts.shape).sum(0)  # of all processes
+        if not counts.any():  # no validation has run
+            return
+        from matplotlib.figure import Figure  # here, as it takes long to import
+
         figure = Figure(figsize=(5, 5), layout="constrained")
         axes = figure.subplots()
         axes.matshow(counts.numpy(), cmap="Blues", norm="symlog", alpha=0.6)

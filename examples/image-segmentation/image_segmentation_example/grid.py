@@ -3,7 +3,6 @@
 from typing import Any
 
 import torch
-from matplotlib.figure import Figure
 from scaffold_runtime import Callback, LightningModule, Trainer
 
 from image_segmentation_example.pictures import save_picture
@@ -16,6 +15,8 @@ class MaskGrid(Callback):
         self.count = count
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        from matplotlib.figure import Figure  # here, as it takes long to import
+
         data: Any = trainer.datamodule
         count = min(self.count, len(data.val))
         images, masks = map(

@@ -3,7 +3,6 @@
 from typing import Any
 
 import torch
-from matplotlib.figure import Figure
 from scaffold_runtime import Callback, LightningModule, Trainer
 
 from time_series_example.pictures import save_picture
@@ -11,6 +10,8 @@ from time_series_example.pictures import save_picture
 
 class ForecastPlot(Callback):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        from matplotlib.figure import Figure  # here, as it takes long to import
+
         data: Any = trainer.datamodule
         known, future = data.val[-1]
         with torch.no_grad():
