@@ -51,7 +51,7 @@ class SimCLR(LightningModule):
         return loss
 
     def view(self, images: Tensor) -> Tensor:
-        """Changed copies as points on a sphere (N, 64); to train, from all processes."""
+        """Changed copies as points on a sphere (N, 64); to train, of all processes."""
         noisy = augment(images, turn=0.4, shift=0.3) + 0.1 * torch.randn_like(images)
         points = normalize(self.head(self(noisy)), dim=1)
         if not self.training:  # then processes have batches of different sizes
