@@ -178,3 +178,28 @@ def test_a_window_whose_last_batch_has_no_loss_ends_with_a_step(
 
     assert trainer.global_step == 1
     assert all(map(torch.equal, whole.parameters(), resumed.parameters()))
+
+
+def test_a_job_that_slurm_started_again_goes_on_from_its_own_run(
+    make_trainer: Any, regression: Any, make_loader: Any, monkeypatch: Any
+) -> None:
+    """Others train in the same place meanwhile; one of them had no checkpoint yet when it was started again."""
+
+    def job(number: int, epochs: int, resume: str | None = None) -> Any:
+        monkeypatch.setenv("SLURM_JOB_ID", str(number))
+        save = ModelCheckpoint(filename="{epoch}")
+        arguments = {"logger": CSVLogger("logs"), "enable_checkpointing": True}
+        trainer = make_trainer(callbacks=save, max_epochs=epochs, **arguments)
+        trainer.fit(regression(), make_loader(2), ckpt_path=resume)
+        return trainer
+
+    job(71, 1)
+    job(72, 2)
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    again = job(71, 4, "last")
+
+    assert again.ckpt_path.endswith("epoch=0.ckpt") and again.log_dir.endswith("version_0")
+    with pytest.warns(UserWarning, match="there is no checkpoint yet"):
+        assert job(74, 1, "last").ckpt_path is None
+    monkeypatch.delenv("SLURM_RESTART_COUNT")
+    assert job(75, 1, "last").ckpt_path is not None  # a new job: of all that are there

@@ -15,6 +15,7 @@ import torch
 import yaml
 
 from scaffold_runtime.checkpoint.background import Background, snapshot
+from scaffold_runtime.checkpoint.find import remember_job
 from scaffold_runtime.checkpoint.folder import save_later, sweep
 from scaffold_runtime.checkpoint.io import link_atomically, written
 from scaffold_runtime.checkpoint.litter import remove_litter
@@ -244,6 +245,8 @@ class ModelCheckpoint(Checkpoint):
             ) or not run.validates
         if self.dirpath and trainer.is_global_zero:
             self._finish_what_was_killed(trainer, Path(self.dirpath))
+            if not trainer.fast_dev_run:
+                remember_job(Path(self.dirpath))
         self._writing, self._leaving = [], []
 
     def _finish_what_was_killed(self, trainer: Trainer, folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,12 +14,35 @@ from scaffold_runtime.hooks import Checkpoint, overridden
 if TYPE_CHECKING:
     from scaffold_runtime.trainer import Trainer
 
+JOBS = ".slurm-jobs"  # beside checkpoints: the jobs of SLURM that saved there
+
+
+def remember_job(folder: Path) -> None:
+    """Under SLURM, note that this job saves into `folder`: where it is queued again it goes on from there.
+
+    Raises:
+        CheckpointError: if nothing can be written there.
+    """
+    job = os.environ.get("SLURM_JOB_ID", "")
+    if not job or job in _jobs(folder):
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / JOBS).open("a") as file:
+            file.write(f"{job}\n")
+    except OSError as error:
+        raise CheckpointError(f"cannot write into the folder {folder}: {error}.") from error
+
+
+def _jobs(folder: Path) -> list[str]:
+    return (folder / JOBS).read_text().split() if (folder / JOBS).is_file() else []
+
 
 def find_checkpoint(trainer: Trainer, wanted: str) -> Path:
     """Turn a `ckpt_path` argument into a file.
 
     "best" is the best file of this trainer's ModelCheckpoint, or of the newest run in the same place;
-    "last" is the newest file; anything else is a path.
+    "last" is the newest file, in a job that SLURM started again the newest of its own; anything else is a path.
 
     Raises:
         CheckpointError: if there is no such file.
@@ -56,9 +80,11 @@ def _best(trainer: Trainer) -> Path:
 def _last(trainer: Trainer) -> Path | None:
     callbacks = [c for c in trainer.checkpoint_callbacks if overridden("commit", c, Checkpoint)]
     folders = [Path(c.dirpath) for c in callbacks if getattr(c, "dirpath", None)]
+    restarted = os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
+    again = os.environ.get("SLURM_JOB_ID") if restarted else None
     for folder in [*folders, *_run_folders(trainer)]:
         found = _checkpoints(folder)
-        if found:
+        if found and (again is None or again in _jobs(folder)):
             return max(found, key=lambda path: (written(path), path.name.startswith("last")))
     return None
 
