@@ -12,6 +12,7 @@ import json
 import platform
 import sys
 import time
+from array import array
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -135,21 +136,27 @@ class RunFolder:
 
 
 def read_curves(path: Path) -> Curves:
-    """Steps and values of each metric."""
+    """Steps and values of each metric; a row that a crash cut short is left out."""
     if not path.exists():
         return {}
-    found: dict[str, list[tuple[float, float]]] = {}
     with path.open(newline="") as file:
         rows = csv.reader(file)
         header = next(rows, [])
+        at = {name: place for place, name in enumerate(header)}
+        step_at = at.pop("step", -1)
+        at.pop("epoch", None)
+        # Arrays of numbers, not lists of points: a million of those the garbage collector walks again and again.
+        lines = {place: (array("d"), array("d")) for place in at.values()}
         for row in rows:
-            named = dict(zip(header, row, strict=False))
-            step = float(named.pop("step", "") or "nan")
-            for name, value in named.items():
-                if value:
-                    found.setdefault(name, []).append((step, float(value)))
-    found.pop("epoch", None)
-    return {name: tuple(np.array(points).T) for name, points in found.items()}
+            if len(row) != len(header):
+                continue
+            step = float("nan") if step_at < 0 else float(row[step_at] or "nan")
+            for place, (steps, values) in lines.items():
+                if row[place]:
+                    steps.append(step)
+                    values.append(float(row[place]))
+    found = {name: lines[place] for name, place in at.items() if lines[place][1]}
+    return {name: tuple(map(np.array, points)) for name, points in found.items()}
 
 
 def thinned(steps: Points, values: Points) -> tuple[Points, Points, int]:

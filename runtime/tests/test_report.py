@@ -140,6 +140,13 @@ def test_gaps_and_what_is_not_finite_are_drawn_around(tmp_path):
     assert write_report([tmp_path], tmp_path / "report.html").exists()
 
 
+def test_a_row_cut_short_is_left_out_and_a_logged_nan_is_a_point(tmp_path):
+    (tmp_path / "metrics.csv").write_text("epoch,step,loss,acc\n0,1,nan,\n0,2,2.0,0.5\n0,3,1")
+    curves = RunFolder(tmp_path).curves
+    assert np.array_equal(curves["loss"], ([1, 2], [np.nan, 2]), equal_nan=True)
+    assert np.array_equal(curves["acc"], ([2], [0.5]))
+
+
 def test_a_line_of_very_many_points_keeps_its_extremes_and_says_so(tmp_path):
     values = np.sin(np.arange(1_000_001) / 1e5)
     values[[123_456, 654_321, 1_000_000]] = 7, -7, np.nan
