@@ -57,6 +57,30 @@ def test_cuda_without_a_number_is_the_device_that_trains(monkeypatch: pytest.Mon
     assert chosen == [torch.device("cuda", 1)]
 
 
+def test_number_formats_are_converted_where_the_batch_has_arrived(
+    regression: Any, make_loader: Any, make_trainer: Any
+) -> None:
+    seen: list[tuple[str, torch.dtype]] = []
+
+    class Watching(regression):
+        def transfer_batch_to_device(self, batch: Any, device: Any, dataloader_idx: int) -> Any:
+            seen.append(("moved", batch[0].dtype))
+            return super().transfer_batch_to_device(batch, device, dataloader_idx)
+
+        def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+            seen.append(("arrived", batch[0].dtype))
+            return batch
+
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            seen.append(("step", batch[0].dtype))
+            return super().training_step(batch, batch_idx)
+
+    make_trainer(precision="bf16-true").fit(Watching(), make_loader(1))
+
+    half = torch.bfloat16
+    assert seen == [("moved", torch.float32), ("arrived", half), ("step", half)]
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="a copy beside a computation needs a GPU")
 def test_a_copy_waits_for_nothing_and_is_waited_for() -> None:
     device = torch.device("cuda", 0)
