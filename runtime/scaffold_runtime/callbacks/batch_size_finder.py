@@ -80,8 +80,7 @@ class BatchSizeFinder(Callback):
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.scale_batch_size(trainer, pl_module)
 
-    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.scale_batch_size(trainer, pl_module)
+    on_predict_start = on_test_start
 
     def scale_batch_size(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Search now."""

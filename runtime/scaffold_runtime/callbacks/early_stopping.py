@@ -71,10 +71,8 @@ class EarlyStopping(Callback):
         self.monitor, self.min_delta, self.patience = monitor, abs(min_delta), patience
         self.verbose, self.mode, self.strict = verbose, mode, strict
         self.check_finite = check_finite
-        self.stopping_threshold, self.divergence_threshold = (
-            stopping_threshold,
-            divergence_threshold,
-        )
+        self.stopping_threshold = stopping_threshold
+        self.divergence_threshold = divergence_threshold
         self.log_rank_zero_only = log_rank_zero_only
         self._on_train_epoch_end = check_on_train_epoch_end
         self.wait_count = 0

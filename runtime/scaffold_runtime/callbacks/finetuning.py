@@ -132,7 +132,8 @@ class BaseFinetuning(Callback, abc.ABC):
     @staticmethod
     def make_trainable(modules: Modules) -> None:
         """Let parameters require gradients, and batch norm track statistics."""
-        _set_trainable(modules, True)
+        for module in BaseFinetuning.flatten_modules(modules):
+            _set_own(module, True)
 
     @staticmethod
     def freeze_module(module: nn.Module) -> None:
@@ -269,8 +270,3 @@ def _set_own(module: nn.Module, trainable: bool) -> None:
         module.track_running_stats = trainable
     for parameter in module.parameters(recurse=False):
         parameter.requires_grad = trainable
-
-
-def _set_trainable(modules: Modules, trainable: bool) -> None:
-    for module in BaseFinetuning.flatten_modules(modules):
-        _set_own(module, trainable)

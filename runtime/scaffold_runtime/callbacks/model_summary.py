@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -110,7 +111,7 @@ def summarize(module: nn.Module, max_depth: int = 1) -> Summary:
         if name and (max_depth == -1 or name.count(".") < max_depth)
     }
     layers = {
-        name: Layer(name, type(layer).__name__, _count(layer), layer.training)
+        name: Layer(name, type(layer).__name__, sum(map(_size, layer.parameters())), layer.training)
         for name, layer in shown.items()
     }
     inner = [part for name, part in module.named_modules() if name]
@@ -151,19 +152,14 @@ def _measure(
 
 @contextmanager
 def _noting_sizes(shown: dict[str, nn.Module], layers: dict[str, Layer]) -> Iterator[None]:
-    def note(layer: Layer) -> Any:
-        def hook(_: nn.Module, inputs: Any, output: Any) -> None:
-            layer.in_size = sizes_of(inputs[0] if len(inputs) == 1 else inputs)
-            layer.out_size = sizes_of(output)
+    def note(layer: Layer, _: nn.Module, inputs: Any, output: Any) -> None:
+        layer.in_size = sizes_of(inputs[0] if len(inputs) == 1 else inputs)
+        layer.out_size = sizes_of(output)
 
-        return hook
-
-    handles = [part.register_forward_hook(note(layers[name])) for name, part in shown.items()]
-    try:
+    with ExitStack() as noting:
+        for name, part in shown.items():
+            noting.enter_context(part.register_forward_hook(partial(note, layers[name])))
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @contextmanager
@@ -189,10 +185,6 @@ def sizes_of(value: Any) -> Shapes:
     if isinstance(value, (list, tuple)):
         return [sizes_of(item) for item in value]
     return "?"
-
-
-def _count(module: nn.Module) -> int:
-    return sum(_size(parameter) for parameter in module.parameters())
 
 
 def _size(parameter: nn.Parameter) -> int:

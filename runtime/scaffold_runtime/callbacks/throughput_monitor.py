@@ -47,11 +47,8 @@ class Throughput:
         window_size: int = 100,
         separator: str = "/",
     ) -> None:
-        self.available_flops, self.world_size, self.separator = (
-            available_flops,
-            world_size,
-            separator,
-        )
+        self.available_flops, self.world_size = available_flops, world_size
+        self.separator = separator
         self._window: deque[dict[str, float]] = deque(maxlen=window_size)
         self._flops: deque[float] = deque(maxlen=window_size)
 

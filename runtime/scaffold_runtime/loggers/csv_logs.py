@@ -70,11 +70,13 @@ class CSVLogger(FolderLogger):
             return
         self.file.parent.mkdir(parents=True, exist_ok=True)
         if not self._columns:
-            self._columns, self._written = self._header(), len(self._read())
+            self._columns, rows = self._read()
+            self._written = len(rows)
         seen = dict.fromkeys(name for row in self._rows for name in row)
         new = [name for name in (*FIRST, *seen) if name in seen and name not in self._columns]
         if new:
-            self._add_columns(new)
+            self._columns += dict.fromkeys(new)
+            self._replace(self._read()[1])
         with self.file.open("a", newline="") as file:
             csv.DictWriter(file, self._columns, restval="").writerows(self._rows)
         self._written += len(self._rows)
@@ -84,7 +86,7 @@ class CSVLogger(FolderLogger):
         return {"rows": self._written}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._columns, rows = self._header(), self._read()
+        self._columns, rows = self._read()
         self._written = min(state.get("rows", 0), len(rows))
         again = rows[self._written :]
         if again:
@@ -92,24 +94,16 @@ class CSVLogger(FolderLogger):
                 _write(file, self._columns, again)
             self._replace(rows[: self._written])
 
-    def _header(self) -> list[str]:
+    def _read(self) -> tuple[list[str], list[dict[str, Any]]]:
+        """The columns and rows of the file, of which the last may be torn."""
         if not self.file.exists():
-            return []
+            return [], []
         with self.file.open(newline="") as file:
-            return next(csv.reader(file), [])
-
-    def _read(self) -> list[dict[str, Any]]:
-        if not self.file.exists():
-            return []
-        with self.file.open(newline="") as file:
-            return list(csv.DictReader(file, restkey="", restval=""))  # the last may be torn
+            reader = csv.DictReader(file, restkey="", restval="")
+            return list(reader.fieldnames or ()), list(reader)
 
     def finalize(self, status: str) -> None:
         self.save()
-
-    def _add_columns(self, new: list[str]) -> None:
-        self._columns += dict.fromkeys(new)
-        self._replace(self._read())
 
     def _replace(self, rows: list[dict[str, Any]]) -> None:
         """Write the file anew; the old one stays until the new one is whole."""

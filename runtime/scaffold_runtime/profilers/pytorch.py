@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -130,23 +130,16 @@ class PyTorchProfiler(Profiler):
             self._profile.step()
 
 
-class _named:  # noqa: N801 - a context manager, used like a function
+@contextmanager
+def _named(module: nn.Module) -> Iterator[None]:
     """While it is open, every part of a module is recorded under its name."""
-
-    def __init__(self, module: nn.Module) -> None:
-        self.module = module
-        self.handles: list[Any] = []
-
-    def __enter__(self) -> None:
-        for name, part in self.module.named_modules():
+    with ExitStack() as marked:
+        for name, part in module.named_modules():
             if name:
                 enter, leave = _marks_of(f"{type(part).__name__}: {name}")
-                self.handles.append(part.register_forward_pre_hook(enter))
-                self.handles.append(part.register_forward_hook(leave, always_call=True))
-
-    def __exit__(self, *exception: object) -> None:
-        for handle in self.handles:
-            handle.remove()
+                marked.enter_context(part.register_forward_pre_hook(enter))
+                marked.enter_context(part.register_forward_hook(leave, always_call=True))
+        yield
 
 
 def _marks_of(name: str) -> tuple[Callable[..., None], Callable[..., None]]:
