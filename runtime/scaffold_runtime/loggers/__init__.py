@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from scaffold_runtime.errors import MisconfigurationException
 from scaffold_runtime.loggers.csv_logs import CSVLogger
-from scaffold_runtime.loggers.logger import FolderLogger, Logger
+from scaffold_runtime.loggers.logger import FolderLogger, Logger, ServiceLogger
 from scaffold_runtime.loggers.mlflow import MLFlowLogger
 from scaffold_runtime.loggers.tensorboard import TensorBoardLogger
 from scaffold_runtime.loggers.wandb import WandbLogger
@@ -17,6 +17,7 @@ __all__ = [
     "FolderLogger",
     "Logger",
     "MLFlowLogger",
+    "ServiceLogger",
     "TensorBoardLogger",
     "WandbLogger",
     "default_logger",

@@ -181,6 +181,47 @@ class FolderLogger(Logger):
         return {k: v for k, v in vars(self).items() if not k.startswith("_open")}
 
 
+class ServiceLogger(Logger):
+    """Base of loggers that send a run to a service, and checkpoints with it.
+
+    Args:
+        prefix: put before every name.
+        log_model: send checkpoints: False, True (at the end), or "all" (as they are saved).
+    """
+
+    def __init__(self, prefix: str, log_model: str | bool) -> None:
+        self._prefix = f"{prefix}-" if prefix else ""
+        self._log_model = log_model
+        self._first: Logger | None = None
+        self._sent: dict[str, float] = {}  # checkpoints, and when they were written
+        self._checkpoints: Any = None
+
+    @abc.abstractmethod
+    def send_checkpoint(self, file: Path, best: bool) -> None:
+        """Send a file that is new or changed; `best` says whether it is the best so far."""
+
+    def follow(self, first: Logger) -> None:
+        self._first = first
+
+    def after_save_checkpoint(self, checkpoint_callback: Any) -> None:
+        if self._log_model == "all" or (self._log_model and checkpoint_callback.save_top_k == -1):
+            self._send_checkpoints(checkpoint_callback)
+        elif self._log_model:
+            self._checkpoints = checkpoint_callback
+
+    def finalize(self, status: str) -> None:
+        if status == "success" and self._checkpoints is not None:
+            self._send_checkpoints(self._checkpoints)
+
+    def _send_checkpoints(self, callback: Any) -> None:
+        kept = {callback.last_model_path, callback.best_model_path, *callback.best_k_models}
+        for path in sorted(kept - {""}):
+            file = Path(path)
+            if file.exists() and self._sent.get(path) != file.stat().st_mtime:
+                self.send_checkpoint(file, best=path == callback.best_model_path)
+                self._sent[path] = file.stat().st_mtime
+
+
 def claim_version(root: Path) -> int:
     """Create the next free `version_N` folder under `root` and return N; safe against parallel runs."""
     root.mkdir(parents=True, exist_ok=True)

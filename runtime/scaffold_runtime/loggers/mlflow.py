@@ -7,20 +7,17 @@ import re
 import time
 from argparse import Namespace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from scaffold_runtime.extras import require
-from scaffold_runtime.loggers.logger import Logger, flat
-
-if TYPE_CHECKING:
-    from scaffold_runtime.callbacks import ModelCheckpoint
+from scaffold_runtime.loggers.logger import ServiceLogger, flat
 
 LONGEST = 6000  # characters of a parameter's value that MLflow's stores take
 AT_ONCE = 100  # parameters in one request
 ENDED = {"success": "FINISHED", "finished": "FINISHED", "failed": "FAILED"}
 
 
-class MLFlowLogger(Logger):
+class MLFlowLogger(ServiceLogger):
     """Log a run to MLflow.
 
     Credentials are read by `mlflow` itself (MLFLOW_TRACKING_TOKEN, MLFLOW_TRACKING_USERNAME and _PASSWORD); they
@@ -58,20 +55,17 @@ class MLFlowLogger(Logger):
         run_id: str | None = None,
         synchronous: bool | None = None,
     ) -> None:
+        super().__init__(prefix, log_model)
         require("mlflow", "scaffold-runtime[mlflow]", "MLFlowLogger")
         given = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
         self._tracking_uri = given or f"file:{os.fspath(save_dir or './mlruns')}"
         self._experiment_name, self._run_name, self._tags = experiment_name, run_name, tags or {}
-        self._log_model, self._artifact_location = log_model, artifact_location
-        self._prefix = f"{prefix}-" if prefix else ""
+        self._artifact_location = artifact_location
         self._run_id = run_id
         self._experiment_id: str | None = None
         self._synchronous = {} if synchronous is None else {"synchronous": synchronous}
         self._known: dict[str, str] = {}
-        self._first: Logger | None = None
         self._open_client: Any = None
-        self._stored: dict[str, float] = {}
-        self._checkpoints: Any = None
 
     # -- the run ----------------------------------------------------------------------------------
 
@@ -151,9 +145,6 @@ class MLFlowLogger(Logger):
     def log_dir(self) -> str | None:
         return os.path.join(self.root_dir, self.run_id) if self.root_dir else None
 
-    def follow(self, first: Logger) -> None:
-        self._first = first
-
     def __getstate__(self) -> dict[str, Any]:
         """The client stays behind when the logger is copied to another process; the run's id goes along."""
         kept = {k: v for k, v in vars(self).items() if not k.startswith("_open")}
@@ -190,27 +181,11 @@ class MLFlowLogger(Logger):
     def finalize(self, status: str) -> None:
         if self._run_id is None:
             return
-        if status == "success" and self._checkpoints is not None:
-            self._store(self._checkpoints)
+        super().finalize(status)
         self.experiment.set_terminated(self.run_id, ENDED.get(status, status.upper()))
 
-    # -- checkpoints ------------------------------------------------------------------------------
-
-    def after_save_checkpoint(self, checkpoint_callback: ModelCheckpoint) -> None:
-        if self._log_model == "all" or (self._log_model and checkpoint_callback.save_top_k == -1):
-            self._store(checkpoint_callback)
-        elif self._log_model:
-            self._checkpoints = checkpoint_callback
-
-    def _store(self, callback: ModelCheckpoint) -> None:
-        """Store the kept checkpoints that are new or changed, each in a folder of its own."""
-        kept = {callback.last_model_path, callback.best_model_path, *callback.best_k_models}
-        for path in sorted(kept - {""}):
-            file = Path(path)
-            if file.exists() and self._stored.get(path) != file.stat().st_mtime:
-                place = f"model/checkpoints/{file.stem}"
-                self.experiment.log_artifact(self.run_id, path, place)
-                self._stored[path] = file.stat().st_mtime
+    def send_checkpoint(self, file: Path, best: bool) -> None:
+        self.experiment.log_artifact(self.run_id, str(file), f"model/checkpoints/{file.stem}")
 
 
 def _name(name: str) -> str:

@@ -8,21 +8,18 @@ import warnings
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import nn
 
 from scaffold_runtime.errors import MisconfigurationException
 from scaffold_runtime.extras import require
-from scaffold_runtime.loggers.logger import Logger, plain_tree
-
-if TYPE_CHECKING:
-    from scaffold_runtime.callbacks import ModelCheckpoint
+from scaffold_runtime.loggers.logger import ServiceLogger, plain_tree
 
 STEP = "trainer/global_step"
 
 
-class WandbLogger(Logger):
+class WandbLogger(ServiceLogger):
     """Send a run to Weights & Biases, or with `offline=True` write it to disk for `wandb sync`.
 
     The API key is read by `wandb` itself (`wandb login`, or WANDB_API_KEY); it never passes through here.
@@ -67,23 +64,20 @@ class WandbLogger(Logger):
         add_file_policy: str = "mutable",
         **kwargs: Any,
     ) -> None:
+        super().__init__(prefix, log_model)
         self._wandb = require("wandb", "scaffold-runtime[wandb]", "WandbLogger")
         if offline and log_model:
             raise MisconfigurationException(
                 f"WandbLogger(offline=True, log_model={log_model!r}): nothing can be uploaded offline. "
                 "Leave one out."
             )
-        self._run_name, self._offline, self._log_model = name, offline, log_model
+        self._run_name, self._offline = name, offline
         self._save_dir = os.fspath(dir if dir is not None else save_dir)
         self._id = id or version
         self._project = project or os.environ.get("WANDB_PROJECT", "lightning_logs")
-        self._prefix = f"{prefix}-" if prefix else ""
         self._checkpoint_name, self._policy = checkpoint_name, add_file_policy
         self._kwargs = kwargs if anonymous is None else {**kwargs, "anonymous": anonymous}
         self._open_run: Any = experiment
-        self._first: Logger | None = None
-        self._uploaded: dict[str, float] = {}
-        self._checkpoints: Any = None
 
     # -- the run ----------------------------------------------------------------------------------
 
@@ -121,9 +115,6 @@ class WandbLogger(Logger):
     @property
     def log_dir(self) -> str:
         return os.path.join(self.root_dir, self.version)
-
-    def follow(self, first: Logger) -> None:
-        self._first = first
 
     def decide_version(self, version: int | str) -> None:
         """Continue the run of this id, unless another was chosen already."""
@@ -248,30 +239,12 @@ class WandbLogger(Logger):
 
     # -- checkpoints ------------------------------------------------------------------------------
 
-    def after_save_checkpoint(self, checkpoint_callback: ModelCheckpoint) -> None:
-        if self._log_model == "all" or (self._log_model and checkpoint_callback.save_top_k == -1):
-            self._upload(checkpoint_callback)
-        elif self._log_model:
-            self._checkpoints = checkpoint_callback
-
-    def finalize(self, status: str) -> None:
-        if status == "success" and self._checkpoints is not None:
-            self._upload(self._checkpoints)
-
-    def _upload(self, callback: ModelCheckpoint) -> None:
-        """Upload the kept checkpoints that are new or changed."""
-        kept = {callback.last_model_path, callback.best_model_path, *callback.best_k_models}
-        for path in sorted(kept - {""}):
-            file = Path(path)
-            if not file.exists() or self._uploaded.get(path) == file.stat().st_mtime:
-                continue
-            name = self._checkpoint_name or f"model-{self.version}"
-            artifact = self._wandb.Artifact(name, type="model")
-            add = artifact.add_dir if file.is_dir() else artifact.add_file
-            add(path, name="model.ckpt", policy=self._policy)
-            tags = ["latest", "best"] if path == callback.best_model_path else ["latest"]
-            self.experiment.log_artifact(artifact, aliases=tags)
-            self._uploaded[path] = file.stat().st_mtime
+    def send_checkpoint(self, file: Path, best: bool) -> None:
+        name = self._checkpoint_name or f"model-{self.version}"
+        artifact = self._wandb.Artifact(name, type="model")
+        add = artifact.add_dir if file.is_dir() else artifact.add_file
+        add(str(file), name="model.ckpt", policy=self._policy)
+        self.experiment.log_artifact(artifact, aliases=["latest", "best"] if best else ["latest"])
 
     def use_artifact(self, artifact: str, artifact_type: str | None = None) -> Any:
         """Note that this run uses an artifact, and return it."""
