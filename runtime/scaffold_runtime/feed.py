@@ -33,6 +33,11 @@ METHODS = {
     "test": "test_dataloader",
     "predict": "predict_dataloader",
 }
+LIMITS = {
+    "validation": "limit_val_batches",
+    "test": "limit_test_batches",
+    "predict": "limit_predict_batches",
+}
 
 
 class Feed:
@@ -101,10 +106,8 @@ class Feed:
 
     def batches_of(self, stage: str, limit: int | float) -> list[float]:
         """How many batches of each evaluation loader run."""
-        return [
-            limited(loader_length(loader), limit, "limit_batches")
-            for loader in self.eval_loaders(stage)
-        ]
+        lengths = map(loader_length, self.eval_loaders(stage))
+        return [limited(length, limit, LIMITS[stage]) for length in lengths]
 
     # -- training -------------------------------------------------------------------------------
 

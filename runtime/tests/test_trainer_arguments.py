@@ -604,7 +604,7 @@ def test_wrong_values(arguments: Any, message: str, make_trainer: Any) -> None:
         ({"val_check_interval": 0.5}, None, "fraction of an epoch.*no length"),
         ({"limit_train_batches": 0.5}, None, "limit_train_batches=0.5 is a fraction"),
         ({"limit_train_batches": 0.01}, 6, "leaves none"),
-        ({"limit_val_batches": 0.1}, 6, "leaves none"),
+        ({"limit_val_batches": 0.1}, 6, "limit_val_batches=0.1 of 3 batches leaves none"),
     ],
 )
 def test_values_that_do_not_fit_the_data(

@@ -5,8 +5,7 @@ from __future__ import annotations
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from scaffold_runtime.loaders import eval_batches
-from scaffold_runtime.loops.stages import hooks_of, not_training, step_of
+from scaffold_runtime.loops.stages import batches_of, hooks_of, not_training, step_of
 from scaffold_runtime.seed import isolate_rng
 
 if TYPE_CHECKING:
@@ -31,9 +30,7 @@ def evaluate(
             call()
         for call in hooks.epoch_start:
             call()
-        for position, (loader, iterable) in enumerate(run.feed.evaluated(stage)):
-            batches = eval_batches(loader, iterable, limit, f"limit_{stage}_batches")
-            loader_args = (position,) if loaders > 1 else ()
+        for position, batches, loader_args in batches_of(run, stage, limit):
             metrics.enter(stage, True, position, loaders)
             for index, batch in enumerate(islice(batches, at_most)):
                 if run.several or run.signals.received:

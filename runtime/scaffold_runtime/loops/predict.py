@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from scaffold_runtime.loaders import eval_batches
-from scaffold_runtime.loops.stages import hooks_of, not_training, step_of
+from scaffold_runtime.loops.stages import batches_of, hooks_of, not_training, step_of
 
 if TYPE_CHECKING:
     from scaffold_runtime.run import Run
@@ -25,9 +24,7 @@ def predict(run: Run, limit: int | float, keep: bool) -> list[Any] | None:
     with not_training(run, "predict", limit):
         for call in (*hooks.start, *hooks.epoch_start):
             call()
-        for position, (loader, iterable) in enumerate(run.feed.evaluated("predict")):
-            batches = eval_batches(loader, iterable, limit, "limit_predict_batches")
-            loader_args = (position,) if loaders > 1 else ()
+        for position, batches, loader_args in batches_of(run, "predict", limit):
             for index, batch in enumerate(batches):
                 batch = run.to_device(batch, position)
                 for call in hooks.batch_start:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from scaffold_runtime.errors import MisconfigurationException
+from scaffold_runtime.feed import LIMITS
 from scaffold_runtime.hooks import overridden
+from scaffold_runtime.loaders import eval_batches
 from scaffold_runtime.module import LightningModule
 
 if TYPE_CHECKING:
@@ -22,6 +24,16 @@ def hooks_of(run: Run, stage: str) -> SimpleNamespace:
     """The hooks of a stage, under the names all stages share."""
     parts = ("start", "epoch_start", "batch_start", "batch_end", "epoch_end", "end")
     return SimpleNamespace(**{part: getattr(run.hooks, f"on_{stage}_{part}") for part in parts})
+
+
+def batches_of(
+    run: Run, stage: str, limit: int | float
+) -> Iterator[tuple[int, Iterable[Any], tuple[int, ...]]]:
+    """For each loader: its number, its batches, and what hooks get of the number where there are several."""
+    loaders = run.feed.evaluated(stage)
+    for position, (loader, iterable) in enumerate(loaders):
+        batches = eval_batches(loader, iterable, limit, LIMITS[stage])
+        yield position, batches, (position,) if len(loaders) > 1 else ()
 
 
 def step_of(run: Run, stage: str, loaders: int) -> Callable[[Any, int, int], Any]:

@@ -29,7 +29,7 @@ from scaffold_runtime.checkpoint.state import collect
 from scaffold_runtime.data import LightningDataModule
 from scaffold_runtime.elsewhere import bring_back, run_here
 from scaffold_runtime.errors import MisconfigurationException
-from scaffold_runtime.feed import STAGES
+from scaffold_runtime.feed import LIMITS, STAGES
 from scaffold_runtime.hooks import Callback, Checkpoint
 from scaffold_runtime.loggers import Logger, select_loggers
 from scaffold_runtime.loops.evaluate import evaluate
@@ -367,7 +367,8 @@ class Trainer:
             raise MisconfigurationException(
                 "there is no model: pass one, or call `trainer.fit(model)` before."
             )
-        if ckpt_path is None and self._best_known():
+        best = getattr(self.checkpoint_callback, "best_model_path", "")
+        if ckpt_path is None and best:
             warnings.warn(
                 'no model was passed, so the best checkpoint of the last fit is used. Pass ckpt_path="best" '
                 "to say so, or the model to use its current weights.",
@@ -375,9 +376,6 @@ class Trainer:
             )
             ckpt_path = "best"
         return self._module, path_of(ckpt_path)
-
-    def _best_known(self) -> bool:
-        return bool(getattr(self.checkpoint_callback, "best_model_path", ""))
 
     # -- checkpoints, printing, building ----------------------------------------------------------
 
@@ -594,11 +592,7 @@ class Trainer:
         return run.feed.batches_of(stage, self._limit(stage)) if run is not None else []
 
     def _limit(self, stage: str) -> int | float:
-        return {
-            "validation": self.limit_val_batches,
-            "test": self.limit_test_batches,
-            "predict": self.limit_predict_batches,
-        }[stage]
+        return getattr(self, LIMITS[stage])  # type: ignore[no-any-return] # a setting
 
     @property
     def estimated_stepping_batches(self) -> float:
