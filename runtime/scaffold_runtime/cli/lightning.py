@@ -166,15 +166,9 @@ class LightningCLI:
         parser.add_lightning_class_args(self.trainer_class, "trainer")
         given = {f"trainer.{k}": v for k, v in self.trainer_defaults.items() if k != "callbacks"}
         parser.set_defaults(given)
-        parser.add_lightning_class_args(
-            self.model_class, "model", subclass_mode=self.subclass_mode_model
-        )
-        parser.add_lightning_class_args(
-            self.datamodule_class,
-            "data",
-            subclass_mode=self.subclass_mode_data,
-            required=self._data_required,
-        )
+        parser.add_lightning_class_args(self.model_class, "model", self.subclass_mode_model)
+        data = (self.datamodule_class, "data", self.subclass_mode_data, self._data_required)
+        parser.add_lightning_class_args(*data)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Override this to add arguments, link them, or set defaults."""
