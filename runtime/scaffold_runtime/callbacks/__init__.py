@@ -9,9 +9,7 @@ from scaffold_runtime.callbacks.batch_size_finder import BatchSizeFinder
 from scaffold_runtime.callbacks.device_stats_monitor import DeviceStatsMonitor
 from scaffold_runtime.callbacks.early_stopping import EarlyStopping
 from scaffold_runtime.callbacks.finetuning import BackboneFinetuning, BaseFinetuning
-from scaffold_runtime.callbacks.gradient_accumulation_scheduler import (
-    GradientAccumulationScheduler,
-)
+from scaffold_runtime.callbacks.gradient_accumulation_scheduler import GradientAccumulationScheduler
 from scaffold_runtime.callbacks.lambda_function import LambdaCallback
 from scaffold_runtime.callbacks.lr_finder import LearningRateFinder
 from scaffold_runtime.callbacks.lr_monitor import LearningRateMonitor

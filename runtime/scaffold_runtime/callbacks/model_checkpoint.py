@@ -239,10 +239,8 @@ class ModelCheckpoint(Checkpoint):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._on_train_epoch_end is None:
             once = trainer.val_check_interval == 1.0 and trainer.check_val_every_n_epoch == 1
-            run = trainer._live()
-            self._on_train_epoch_end = (
-                once and trainer.val_check_seconds is None
-            ) or not run.validates
+            once = once and trainer.val_check_seconds is None
+            self._on_train_epoch_end = once or not trainer._live().validates
         if self.dirpath and trainer.is_global_zero:
             self._finish_what_was_killed(trainer, Path(self.dirpath))
             if not trainer.fast_dev_run:
@@ -317,11 +315,7 @@ class ModelCheckpoint(Checkpoint):
                 return
         self._waits_for_monitor = False
         self.asked = True
-        self._candidates = {
-            **known,
-            "epoch": trainer.current_epoch,
-            "step": trainer.global_step,
-        }
+        self._candidates = {**known, "epoch": trainer.current_epoch, "step": trainer.global_step}
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]

@@ -150,10 +150,7 @@ class StochasticWeightAveraging(Callback):
     def state_dict(self) -> dict[str, Any]:
         if self._average is None:
             return {}
-        return {
-            "n_averaged": self._count,
-            "latest_update_epoch": self._latest_epoch,
-        }
+        return {"n_averaged": self._count, "latest_update_epoch": self._latest_epoch}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._count = state_dict["n_averaged"]

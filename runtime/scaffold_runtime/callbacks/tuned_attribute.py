@@ -25,17 +25,11 @@ class TunedAttribute:
     """
 
     def __init__(self, trainer: Trainer, names: Sequence[str], finder: str, argument: str) -> None:
-        owners = [trainer.lightning_module, trainer.datamodule]
+        owners = [o for o in (trainer.lightning_module, trainer.datamodule) if o is not None]
+        places = [place for owner in owners for place in (owner, owner.hparams)]
         for name in names:
-            self.holders = [
-                place
-                for owner in owners
-                if owner is not None
-                for place in (owner, owner.hparams)
-                if _has(place, name)
-            ]
+            self.name, self.holders = name, [place for place in places if hasattr(place, name)]
             if self.holders:
-                self.name = name
                 return
         wanted = " or ".join(f"`{name}`" for name in names)
         raise MisconfigurationException(
@@ -45,17 +39,9 @@ class TunedAttribute:
 
     def get(self) -> Any:
         """Its value."""
-        holder = self.holders[0]
-        return holder[self.name] if isinstance(holder, dict) else getattr(holder, self.name)
+        return getattr(self.holders[0], self.name)
 
     def set(self, value: Any) -> None:
         """Change it everywhere."""
         for holder in self.holders:
-            if isinstance(holder, dict):
-                holder[self.name] = value
-            else:
-                setattr(holder, self.name, value)
-
-
-def _has(place: Any, name: str) -> bool:
-    return name in place if isinstance(place, dict) else hasattr(place, name)
+            setattr(holder, self.name, value)
