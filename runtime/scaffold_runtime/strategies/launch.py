@@ -78,7 +78,10 @@ class Children:
         for process in self._processes:
             if _exit_code(process) is None:
                 with contextlib.suppress(ProcessLookupError, PermissionError):
-                    os.killpg(process.pid, sign)
+                    try:
+                        os.killpg(process.pid, sign)
+                    except ProcessLookupError:  # so new that it does not lead a group yet
+                        os.kill(process.pid, sign)
 
 
 def _exit_code(process: Any) -> int | None:
@@ -192,7 +195,9 @@ def die_with_launcher() -> None:
     """Have the kernel end this process when the one that started it is gone (Linux)."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-        if os.getppid() != int(os.environ[OURS]):  # it is gone already
+        parent = multiprocessing.parent_process()  # a "forkserver" forks in its place
+        alive = parent.is_alive() if parent else os.getppid() == int(os.environ[OURS])
+        if not alive:  # it is gone already
             os._exit(1)
 
 
@@ -269,10 +274,19 @@ def _start(method: str, here: list[Place], call: Callable[[], Any], folder: Path
         context.Process(target=_enter, args=(work, variables(place), str(folder), threads))
         for place in here
     ]
+    started = []
     gc.freeze()  # a forked process must not collect what belongs to threads it does not have
-    for process in processes:
-        process.start()
-    gc.unfreeze()
+    try:
+        for process in processes:
+            process.start()
+            started.append(process)
+    except (
+        BaseException
+    ):  # the system has no room for more, or Ctrl-C: those there are wait for the others
+        Children(started, here[0].global_rank).end()
+        raise
+    finally:
+        gc.unfreeze()
     return Children(processes, here[0].global_rank)
 
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
+import signal
 import subprocess
 import sys
+import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +18,7 @@ import pytest
 from scaffold_runtime.accelerators import CPUAccelerator, parse_devices
 from scaffold_runtime.errors import MisconfigurationException
 from scaffold_runtime.strategies import DDPStrategy, SingleDeviceStrategy
+from scaffold_runtime.strategies.launch import Children, places, run_in_processes
 
 from .test_ends import survivors
 
@@ -162,3 +167,49 @@ def test_auto_is_ddp_notebook_in_a_notebook(
 def test_nodes_are_counted(make_trainer: Any, num_nodes: Any) -> None:
     with pytest.raises(MisconfigurationException, match="num_nodes"):
         make_trainer(devices=2, num_nodes=num_nodes)
+
+
+def test_a_process_that_leads_no_group_yet_is_ended() -> None:
+    """A spawned one imports torch for seconds before it does."""
+    process = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+    process.start()
+    Children([process], 0).end(2.0)
+    assert process.exitcode == -signal.SIGTERM
+
+
+def test_where_the_second_process_cannot_be_started_the_first_does_not_wait_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    kind = multiprocessing.get_context("fork").Process
+    begin, made = kind.start, []
+
+    def start(process: Any) -> None:
+        if made:
+            raise BlockingIOError(11, "Resource temporarily unavailable")
+        made.append(process)
+        begin(process)
+
+    monkeypatch.setattr(kind, "start", start)
+    with pytest.raises(BlockingIOError):
+        run_in_processes("fork", places(2, 1, 0), lambda: time.sleep(60), timedelta(seconds=60))
+    assert made[0].exitcode is not None
+
+
+def test_a_fork_server_starts_processes(tmp_path: Path) -> None:
+    """They are its children, and not those of the launcher."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from scaffold_runtime.strategies.launch import places, run_in_processes\n"
+        "from datetime import timedelta\n"
+        "from os import getcwd\n"
+        "if __name__ == '__main__':\n"
+        "    print(run_in_processes('forkserver', places(2, 1, 0), getcwd, timedelta(seconds=60)))\n"
+    )
+    ran = subprocess.run(
+        [sys.executable, script], capture_output=True, text=True, timeout=100, cwd=tmp_path
+    )
+    assert ran.stdout.strip() == str(tmp_path), ran.stderr
+    until = time.monotonic() + 5  # the server itself ends when it has noticed
+    while survivors(tmp_path) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert not survivors(tmp_path)
