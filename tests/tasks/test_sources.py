@@ -313,6 +313,47 @@ def test_tables_in_files(load, tmp_path, suffix):
         module.prepare_data()
 
 
+def test_more_classes_than_the_model_has_are_one_clear_error(load, tmp_path):
+    """Before training, and not when the first such label comes by; one class less than there may be is fine."""
+    place = tmp_path / "photos"
+    place.mkdir()
+    write_folder(place)
+    data, model = load("image-classification", "data", "model")
+    photos = data.ImageDataModule("folder", str(place), batch_size=4)
+    with pytest.raises(MisconfigurationException, match=r"2 classes.* set model\.classes to 2"):
+        fit(model.ImageClassifier(classes=1, channels=3), photos)
+    fit(model.ImageClassifier(classes=3, channels=3), photos)
+
+    data, model = load("text-classification", "data", "model")
+    file = tmp_path / "texts.csv"
+    file.write_text("text,label\n" + "".join(f"line {n},{n % 9}\n" for n in range(60)))
+    with pytest.raises(MisconfigurationException, match=r"9 classes.* set model\.classes to 9"):
+        fit(model.TextClassifier(), data.TextDataModule(str(file)))
+
+    data, model = load("finetune", "data", "model")
+    digits = data.DigitsDataModule(pretrained=str(tmp_path / "backbone.pt"))
+    with pytest.raises(MisconfigurationException, match=r"5 classes.* set model\.classes to 5"):
+        fit(model.FineTuned(classes=4), digits)
+
+
+@pytest.mark.parametrize(
+    ("classify", "sizes", "says"),
+    [
+        (True, (2, 2), r"3 classes, .* set model\.classes to 3"),
+        (True, (2, 0), r"3 classes, .* set model\.classes to 3"),
+        (False, (2, 3), r"0 classes, .* set model\.classes to 0"),
+        (False, (9, 0), r"2 features, .* set model\.features to 2"),
+    ],
+)
+def test_a_model_of_another_size_than_the_table(load, tmp_path, classify, sizes, says):
+    data, model = load("tabular", "data", "model")
+    file = tmp_path / "rows.csv"
+    file.write_text("a,b,goal\n" + "".join(f"{n},{n},{n % 3}\n" for n in range(40)))
+    module = data.TabularDataModule(str(file), target="goal", classify=classify)
+    with pytest.raises(MisconfigurationException, match=says):
+        fit(model.TabularModel(*sizes), module)
+
+
 def test_masks_in_folders(load, tmp_path):
     data, model = load("image-segmentation", "data", "model")
     for name in ("images", "masks"):

@@ -8,7 +8,6 @@ folder   path/<class>/<image>, in any format that Pillow reads
 import gzip
 import math
 import zlib
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +22,7 @@ FOLDER_SIZE = 32  # height and width to which the images of a folder are resized
 Item = tuple[Tensor, int]
 
 
-def split_images(source: str, path: str, seed: int) -> Sequence[Dataset[Item]]:
+def split_images(source: str, path: str, seed: int) -> list:
     """Images to train, validate and test with; MNIST and CIFAR-10 say what to test."""
     same_split = torch.Generator().manual_seed(seed)
     if source == "digits":
@@ -36,7 +35,7 @@ def split_images(source: str, path: str, seed: int) -> Sequence[Dataset[Item]]:
         )
     read = read_mnist if source == "mnist" else read_cifar10
     train, val = random_split(read(Path(path), True), [0.9, 0.1], same_split)
-    return train, val, read(Path(path), False)
+    return [train, val, read(Path(path), False)]
 
 
 class Images(Dataset[Item]):
@@ -44,6 +43,7 @@ class Images(Dataset[Item]):
 
     def __init__(self, images: np.ndarray, labels: np.ndarray) -> None:
         self.images, self.labels = torch.tensor(images), labels.tolist()
+        self.classes = max(self.labels, default=-1) + 1
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -56,8 +56,9 @@ class ImageFolder(Dataset[Item]):
     """One folder per class. Images are opened when they are needed."""
 
     def __init__(self, folder: Path) -> None:
-        found = enumerate(sorted(each for each in folder.glob("*/") if each.is_dir()))
-        self.files = [(file, n) for n, each in found for file in sorted(each.iterdir())]
+        found = sorted(each for each in folder.glob("*/") if each.is_dir())
+        self.classes = len(found)
+        self.files = [(f, n) for n, d in enumerate(found) for f in sorted(d.iterdir())]
         if not self.files:
             raise MisconfigurationException(
                 f"there are no images in {folder}: it should hold one folder per class."

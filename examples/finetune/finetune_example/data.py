@@ -6,6 +6,8 @@ from finetune_example.pretraining import pretrain
 
 
 class DigitsDataModule(LightningDataModule):
+    classes = 5
+
     def __init__(
         self,
         shots: int = 5,

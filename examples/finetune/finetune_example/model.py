@@ -1,5 +1,6 @@
 import torch
 from scaffold_runtime import LightningModule
+from scaffold_runtime.errors import MisconfigurationException
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -23,6 +24,12 @@ class FineTuned(LightningModule):
             add_adapters(self.backbone, rank)
 
     def setup(self, stage: str) -> None:
+        found = getattr(self.trainer.datamodule, "classes", 0)
+        if found > self.hparams.classes:
+            raise MisconfigurationException(
+                f"the data have {found} classes, and the model has "
+                f"{self.hparams.classes}: set model.classes to {found}."
+            )
         if stage == "fit" and self.hparams.pretrained:  # there since `prepare_data`
             load_backbone(self.backbone, self.hparams.pretrained)
 

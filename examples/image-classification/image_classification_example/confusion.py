@@ -1,5 +1,7 @@
 """Which class was taken for which, as a picture."""
 
+from typing import Any
+
 import torch
 from scaffold_runtime import Callback, LightningModule, Trainer
 from torch import Tensor
@@ -10,7 +12,8 @@ from image_classification_example.pictures import save_picture
 class ConfusionMatrix(Callback):
     """Counts in each validation; the picture of the last one stays."""
 
-    def __init__(self, classes: int = 10) -> None:
+    def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
+        classes = pl_module.hparams.classes
         self.counts = torch.zeros(classes, classes, dtype=torch.long)
 
     def on_validation_epoch_start(

@@ -26,6 +26,7 @@ class ImageDataModule(LightningDataModule):
 
     def setup(self, stage: str) -> None:
         self.train, self.val, self.test = split_images(*self.images)
+        self.classes = self.train.dataset.classes
 
     def train_dataloader(self) -> DataLoader:
         return DataLoader(self.train, self.batch_size, shuffle=True, **self.options)

@@ -1,7 +1,7 @@
 from scaffold_runtime import LightningDataModule
 from torch.utils.data import DataLoader
 
-from tabular_example.tables import split_table
+from tabular_example.tables import sizes, split_table
 
 
 class TabularDataModule(LightningDataModule):
@@ -24,7 +24,8 @@ class TabularDataModule(LightningDataModule):
         split_table(*self.table)  # once per machine: is the file there, and whole?
 
     def setup(self, stage: str) -> None:
-        self.train, self.val, self.test = split_table(*self.table)
+        self.train, self.val, self.test = parts = split_table(*self.table)
+        self.features, self.classes = sizes(parts)
 
     def train_dataloader(self) -> DataLoader:
         return DataLoader(self.train, self.batch_size, shuffle=True, **self.options)

@@ -1,5 +1,6 @@
 import torch
 from scaffold_runtime import LightningModule
+from scaffold_runtime.errors import MisconfigurationException
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
 
@@ -17,6 +18,16 @@ class TabularModel(LightningModule):
             *(nn.Linear(width, width), nn.GELU(), nn.Dropout(0.2)),
         )
         self.head = nn.Linear(width, classes or 1)
+
+    def setup(self, stage: str) -> None:
+        for key in ("features", "classes"):
+            own = self.hparams[key]
+            found = getattr(self.trainer.datamodule, key, own)
+            if found != own:
+                raise MisconfigurationException(
+                    f"the table has {found} {key}, and the model {own}: "
+                    f"set model.{key} to {found}, or see data.target and data.classify."
+                )
 
     def forward(self, rows: Tensor) -> Tensor:
         return self.head(self.backbone(rows)).squeeze(dim=1)

@@ -32,6 +32,13 @@ def split_table(
     return [TensorDataset(inputs[rows], goals[rows]) for rows in (train, val, test)]
 
 
+def sizes(parts: list[TensorDataset]) -> tuple[int, int]:
+    """How many features there are, and how many classes: none in a regression."""
+    goals = torch.cat([part.tensors[1] for part in parts])
+    features = parts[0].tensors[0].shape[1]
+    return features, 0 if goals.is_floating_point() else int(goals.max()) + 1
+
+
 def normalise(values: Tensor, known: Tensor) -> Tensor:
     """Shift and scale by what is known: nothing is learned from the other rows."""
     return (values - known.mean(0)) / known.std(0).clamp(min=1e-8)

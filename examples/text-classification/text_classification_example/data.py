@@ -22,7 +22,8 @@ class TextDataModule(LightningDataModule):
         split_lines(*self.lines)  # once per machine: is the file there, and whole?
 
     def setup(self, stage: str) -> None:
-        self.train, self.val, self.test = split_lines(*self.lines)
+        self.train, self.val, self.test = parts = split_lines(*self.lines)
+        self.classes = 1 + max(label for part in parts for label in part.labels)
 
     def train_dataloader(self) -> DataLoader:
         batches = Buckets(self.train.lengths, self.batch_size)

@@ -1,5 +1,6 @@
 import torch
 from scaffold_runtime import LightningModule
+from scaffold_runtime.errors import MisconfigurationException
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -21,6 +22,14 @@ class TextClassifier(LightningModule):
             nn.Dropout(0.3), nn.Linear(len(sizes) * width, classes)
         )
         self.counts = torch.zeros(3, classes)
+
+    def setup(self, stage: str) -> None:
+        found = getattr(self.trainer.datamodule, "classes", 0)
+        if found > self.hparams.classes:
+            raise MisconfigurationException(
+                f"the data have {found} classes, and the model has "
+                f"{self.hparams.classes}: set model.classes to {found}."
+            )
 
     def forward(self, texts: Tensor) -> Tensor:
         """Scores (batch, classes) of bytes (batch, time); padding, 0, never wins."""
