@@ -110,14 +110,14 @@ $(BENCH)/.ready: pyproject.toml runtime/pyproject.toml constraints.txt Makefile
 		-e "runtime[plot]" -e . scikit-learn plotly tensorboard $(PEERS)
 	@touch $@
 
-bench: $(BENCH)/.ready  ## Ratios to the plain loop and the peers; ROW="off import" some, WRITE=1 into the pages
-	@$(BENCH)/bin/python benchmarks/bench.py $(ROW) $(if $(WRITE),--write)
+bench: $(BENCH)/.ready  ## Ratios to the plain loop and the peers; ROWS="off import" some, WRITE=1 into the pages
+	@$(BENCH)/bin/python benchmarks/bench.py $(ROWS) $(ROW) $(if $(WRITE),--write)
 
 bench-gpu: $(BENCH)/.ready  ## Time per step on a GPU, and that nothing waits for it; ends with 2 where there is none
 	@$(BENCH)/bin/python benchmarks/gpu.py $(ROW)
 
-bench-where: $(BENCH)/.ready  ## Where the time beside the plain loop goes, as a profile; ROW=import, startup, help, ...
-	@$(BENCH)/bin/python benchmarks/where.py $(ROW)
+bench-where: $(BENCH)/.ready  ## Where the time beside the plain loop goes, as a profile; ROWS="import new", WRITE=1
+	@$(BENCH)/bin/python benchmarks/where.py $(ROWS) $(ROW) $(if $(WRITE),--write)
 
 $(DOCS)/.ready: constraints.txt
 	@test -x $(DOCS)/bin/python || $(PYTHON) -m venv $(DOCS)

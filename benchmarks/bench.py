@@ -1,20 +1,24 @@
-"""Measure ours, the plain loop and the peers, in turns, and print one table: `make bench`, `make bench ROW=off`.
+"""Measure ours, the plain loop and the peers, in turns, and print one table: `make bench`, `make bench ROWS="new add"`.
 
 Ratios are taken within a round and their median is printed, with the middle half of them. One thread, CPU.
+With `--write` each row goes into measured.json as soon as it is done, and the pages show all that is there.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib
+import json
 import logging
 import os
 import platform
+import sys
 import time
 import warnings
 from collections.abc import Iterable
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import models
 import torch
@@ -28,6 +32,7 @@ PAGES: dict[str, tuple[str, ...]] = {
     "docs/benchmarks.md": (),
     "README.md": ("off", "defaults", "logs", "validation", "import"),
 }
+MEASURED = "benchmarks/measured.json"  # by row: when and on what, and the figures
 BEGIN, END = "<!-- written by `make bench WRITE=1` -->", "<!-- end of what is written -->"
 
 
@@ -44,16 +49,42 @@ def _cpuinfo() -> list[str]:
 
 
 def page(rows: Iterable[Row]) -> str:
-    """The table, with when, where and how it was made."""
-    return f"{date.today()}, {machine()}, `make bench`.\n\n{markdown(rows)}"
+    """The table, with when and on what its rows were measured."""
+    rows = list(rows)
+    said = []
+    for by in dict.fromkeys(row.by for row in rows):
+        of = [f"`{row.key}`" for row in rows if row.by == by]
+        said.append(f"{by}, `make bench`{'' if len(of) == len(rows) else ': ' + ', '.join(of)}.")
+    return "\n\n".join([*said, markdown(rows)])
+
+
+def kept() -> dict[str, dict[str, Any]]:
+    path = ROOT / MEASURED
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def recall(rows: Iterable[Row]) -> None:
+    """What was measured of these rows before."""
+    measured = kept()
+    for row in rows:
+        if row.key in measured:
+            row.by, row.figures = measured[row.key]["by"], measured[row.key]["figures"]
+
+
+def keep(row: Row) -> None:
+    """At once, so that nothing is lost when a later row is stopped."""
+    measured = {**kept(), row.key: {"by": row.by, "figures": row.figures}}
+    (ROOT / MEASURED).write_text(json.dumps(measured, indent=1) + "\n")
 
 
 def write(rows: list[Row]) -> None:
-    """Put the tables between their marks."""
+    """Put what is known of them between the marks of the pages."""
     for name, keys in PAGES.items():
+        shown = [row for row in rows if row.figures and (not keys or row.key in keys)]
+        if not shown:
+            continue
         text = (ROOT / name).read_text()
         before, rest = text.split(BEGIN, 1)
-        shown = [row for row in rows if not keys or row.key in keys]
         (ROOT / name).write_text(f"{before}{BEGIN}\n{page(shown)}\n{END}{rest.split(END, 1)[1]}")
 
 
@@ -61,12 +92,10 @@ def every_row() -> list[Row]:
     return [row for name in ROWS for row in importlib.import_module(name).rows()]
 
 
-def chosen(keys: list[str]) -> list[Row]:
-    rows = every_row()
-    unknown = set(keys) - {row.key for row in rows}
-    if unknown:
+def chosen(rows: list[Row], keys: list[str]) -> list[Row]:
+    if unknown := set(keys) - {row.key for row in rows}:
         raise SystemExit(
-            f"no row {', '.join(sorted(unknown))}. There are: {', '.join(r.key for r in rows)}."
+            f"no row {', '.join(sorted(unknown))}. There are: {', '.join(row.key for row in rows)}."
         )
     return [row for row in rows if not keys or row.key in keys]
 
@@ -84,20 +113,29 @@ def main() -> None:
         help="count steps in CPU time, on a machine busy with other things",
     )
     options = parser.parse_args()
-    if options.write and options.rows:
-        raise SystemExit("--write wants all rows, so that the pages show one run.")
     if options.cpu_time:
         models.clock = time.process_time
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     logging.disable(logging.CRITICAL)  # notices of the peers would bury the table
-    rows = chosen(options.rows)
-    for row in rows:
-        row.rounds = options.rounds or row.rounds
-    measure(rows)
-    print(page(rows))
+    rows = every_row()
+    wanted = chosen(rows, options.rows)
     if options.write:
-        write(rows)
+        recall(row for row in rows if row not in wanted)
+    began = time.monotonic()
+
+    def done(row: Row) -> None:
+        row.by = f"{date.today()}, {machine()}"
+        took = f"{time.monotonic() - began:.0f} s so far"
+        print(f"{row.key}: {row.base()}, {row.reached()}; {took}", file=sys.stderr, flush=True)
+        if options.write:
+            keep(row)
+            write(rows)
+
+    for row in wanted:
+        row.rounds = options.rounds or row.rounds
+    measure(wanted, done=done)
+    print(page(wanted))
 
 
 if __name__ == "__main__":

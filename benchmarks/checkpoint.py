@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from table import Contestant, Row
+from table import Contestant, Row, in_turn
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -74,27 +74,31 @@ def torch_save() -> float:
 
 
 def rows() -> list[Row]:
-    waiting, beside = blocked(async_save=False), blocked(async_save=True)
+    waiting, beside = in_turn(blocked(async_save=False)), in_turn(blocked(async_save=True))
+    plain = in_turn(torch_save)
     return [
         Row(
             "async-save",
             "blocked by `async_save` of 400 MB, against waiting for the save",
             0.25,
             "ms",
-            {"base": waiting, "ours": beside},
+            {"base": waiting(), "ours": beside()},
+            rounds=4,
         ),
         Row(
             "async-save-torch",
             "the same, against `torch.save`",
             None,
             "ms",
-            {"base": torch_save, "ours": beside},
+            {"base": plain(), "ours": beside()},
+            rounds=4,
         ),
         Row(
             "save",
             "a save of 400 MB that survives a power cut, against `torch.save`",
             None,
             "ms",
-            {"base": torch_save, "ours": waiting},
+            {"base": plain(), "ours": waiting()},
+            rounds=4,
         ),
     ]

@@ -35,7 +35,8 @@ def rows() -> list[Row]:
             1.05,
             "µs",
             steps,
-            3,
+            rounds=2,
+            warm_up=False,
         ),
         Row(
             "names", "`self.log` of one name among 200, against one among 20", 1.10, "µs", names, 5

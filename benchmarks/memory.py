@@ -81,7 +81,9 @@ def rows() -> list[Row]:
             1.02,
             "MB",
             contestants,
-            3,
+            rounds=3,
+            peer_rounds=1,
+            warm_up=False,
         )
     ]
 

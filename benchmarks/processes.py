@@ -159,7 +159,8 @@ def rows() -> list[Row]:
     hello = timed("-c", TYPER_HELLO)
     return [
         Row("import", "`import scaffold_runtime`, against `import torch`", 1.10, "s", importing),
-        Row("startup", "`python train.py` to the first step, against the plain script", 1.3, "s", start),
+        Row("startup", "`python train.py` to the first step, against the plain script", 1.3, "s", start,
+            rounds=5, peer_rounds=1),
         Row("help", "`scaffold --help`, against a bare Typer hello", 1.5, "s",
             {"base": hello, "ours": timed("-m", "scaffold", "--help")}),
         Row("new", "`scaffold new`, against `copier copy` of the same tree", 1.2, "s",

@@ -14,7 +14,10 @@ import statistics
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import count
+from typing import TypeVar
 
+T = TypeVar("T")
 Contestant = Callable[[], float]
 
 # Peers: what a column is called, and the package whose version stands beside it.
@@ -32,14 +35,16 @@ UNITS = {"µs": 1e6, "ms": 1e3, "s": 1.0, "MB": 1e-6, "": 1.0}
 class Row:
     """One line of a table: "base" is what the others are divided by, "ours" is us, the rest are peers."""
 
-    key: str  # `make bench ROW=key`
+    key: str  # `make bench ROWS=key`
     name: str
     goal: float | None  # the ratio we want to stay under; None where the row only informs
     unit: str  # how the base is shown; figures themselves are in seconds or bytes
     contestants: Mapping[str, Contestant]
     rounds: int = 7
     peer_rounds: int = 2  # peers are shown for comparison, and are slow
+    warm_up: bool = True  # a round that does not count; a process of its own needs none
     figures: dict[str, list[float]] = field(default_factory=dict)
+    by: str = ""  # when and on what they were measured
 
     def play(self, round_: int) -> None:
         """One round: everybody's turn, those who have rounds left. Round 0 warms up and is not kept."""
@@ -80,16 +85,37 @@ def installed(peer: str) -> bool:
     return importlib.util.find_spec(package) is not None
 
 
-def measure(rows: Iterable[Row], say: Callable[[str], None] | None = None) -> None:
-    """Play the rounds of all rows, interleaved, so that a slow minute of the machine hits everybody."""
-    rows = list(rows)
+def in_turn(measure: Callable[[], T]) -> Callable[[], Callable[[], T]]:
+    """For rows that read figures of the same work: it is done once a turn, by the row that comes first."""
+    taken: list[T] = []
+
+    def reader() -> Callable[[], T]:
+        turns = count()
+
+        def contestant() -> T:
+            turn = next(turns)
+            if turn == len(taken):
+                taken.append(measure())
+            return taken[turn]
+
+        return contestant
+
+    return reader
+
+
+def measure(
+    rows: Iterable[Row],
+    say: Callable[[str], None] | None = None,
+    done: Callable[[Row], None] = lambda row: None,
+) -> None:
+    """Row after row, so that a stop loses one; in a row all play in turns, and a slow minute hits everybody."""
     say = say or progress
-    for round_ in range(max(row.rounds for row in rows) + 1):
-        for row in rows:
-            if round_ <= row.rounds:
-                say(f"round {round_}: {row.key}")
-                row.play(round_)
-    say("")
+    for row in rows:
+        for round_ in range(0 if row.warm_up else 1, row.rounds + 1):
+            say(f"{row.key}: round {round_} of {row.rounds}")
+            row.play(round_)
+        say("")
+        done(row)
 
 
 def progress(text: str) -> None:

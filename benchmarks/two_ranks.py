@@ -11,6 +11,7 @@ import logging
 import os
 import sys
 import tempfile
+import time
 import warnings
 from typing import Any
 
@@ -34,6 +35,10 @@ class Count(models.Watch):
     def __iter__(self) -> Any:
         last = len(self.indices) - 1
         for number, batch in enumerate(super().__iter__()):
+            if number == 1:  # the first step has been made
+                self.began = time.time()
+            if number == 1:  # the first step has been made
+                self.began = time.time()
             if number in (self.skip, last):
                 self.messages[number == last] = sent()
             yield batch
@@ -41,6 +46,7 @@ class Count(models.Watch):
     def per_step(self) -> dict[str, float]:
         began, ended = self.messages
         return {
+            "began": self.began,
             "seconds": self.seconds_per_step(),
             "messages": (ended - began) / (len(self) - 1 - SKIP),
         }

@@ -1,29 +1,31 @@
-"""Where the time beside the plain loop goes: `make bench-where`, or `make bench-where ROW=import`.
+"""Where the time beside the plain loop goes: `make bench-where`, or `make bench-where ROWS="import new"`.
 
 `off`: the parts of a training step on the tiny MLP, plain and ours in turns, the median of the fastest tenth; then
 what of it is the engine's own, measured where model, optimizer and data do nothing; then the engine's functions.
-`import`, `startup`, `help`, `new`, `add`: the modules and calls that take longest in the process.
+`import`, `startup`, `help`, `new`, `add`: what the process imports, and in whose code its time goes.
+`ddp`: the same of the first of two processes, and the engine's functions. With `--write` all of it goes into the page.
 """
 
 from __future__ import annotations
 
 import argparse
 import cProfile
+import io
 import pstats
-import re
 import tempfile
 import time
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
+from datetime import date
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
+import bench
 import models
-import processes
 import torch
+from profiles import of_a_process, of_functions, of_two_ranks
 from steps import OFF, Terminal, fitting, trainer
 from torch import Tensor
 from torch.nn import functional as F
@@ -32,6 +34,8 @@ from torch.utils.data import DataLoader
 import scaffold_runtime
 from scaffold_runtime import LightningModule
 
+ROWS = ("off", "logs", "ddp", "import", "startup", "help", "new", "add")
+BEGIN, END = "<!-- written by `make bench-where WRITE=1` -->", "<!-- end of where the time goes -->"
 PARTS = ("data", "forward", "zero and backward", "optimizer", "after the step")
 STEPS, ROUNDS = 1000, 6
 clock = time.perf_counter
@@ -180,44 +184,42 @@ def functions(logs: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         run = fitting("scaffold_runtime", models.mlp, logs, **OFF)
         quietly(profile.runcall, run, models.vectors(STEPS), folder)
-    rows = [
-        (own, calls, f"{Path(file).name}: {name}")
-        for (file, _, name), (_, calls, own, _, _) in pstats.Stats(profile).stats.items()  # type: ignore[attr-defined]
-        if "scaffold_runtime" in file
-    ]
-    print("\n| function | calls a step | own µs a step, profiled |\n|---|---|---|")
-    for own, calls, name in sorted(rows, reverse=True)[:12]:
-        print(f"| {name} | {calls / STEPS:.2f} | {own / STEPS * 1e6:.2f} |")
+    print()
+    of_functions(pstats.Stats(profile), STEPS)
 
 
-def of_a_process(key: str) -> None:
-    """The imports of a command that take longest, by themselves."""
-    row = next(row for row in processes.rows() if row.key == key)
-    with processes.traced(["-X", "importtime"]) as said:
-        row.contestants["ours"]()
-    lines = re.findall(r"import time:\s+(\d+) \|\s+(\d+) \| +(\S+)", said[-1])
-    print("| module | its own ms | with what it imports, ms |\n|---|---|---|")
-    for own, whole, name in sorted(lines, key=lambda line: -int(line[0]))[:20]:
-        print(f"| {name} | {int(own) / 1000:.1f} | {int(whole) / 1000:.1f} |")
+def of_steps(key: str) -> None:
+    of_a_step()
+    of_the_engine()
+    functions(20 if key == "logs" else 0)
+
+
+def explained(key: str) -> str:
+    """What is printed about one row."""
+    text = io.StringIO()
+    explain = {"off": of_steps, "logs": of_steps, "ddp": lambda key: of_two_ranks()}
+    with redirect_stdout(text):
+        explain.get(key, of_a_process)(key)
+    return f"### {key}\n\n{text.getvalue().strip()}\n"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Where the time beside the plain loop goes.")
-    parser.add_argument(
-        "row",
-        nargs="?",
-        default="off",
-        choices=("off", "logs", "import", "startup", "help", "new", "add"),
-    )
-    key = parser.parse_args().row
+    parser.add_argument("rows", nargs="*", help=f"some of {', '.join(ROWS)}; all if none is given")
+    parser.add_argument("--write", action="store_true", help="put it into docs/benchmarks.md")
+    options = parser.parse_args()
+    if unknown := set(options.rows) - set(ROWS):
+        raise SystemExit(f"no row {', '.join(unknown)}. There are: {', '.join(ROWS)}.")
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    if key not in ("off", "logs"):
-        of_a_process(key)
-    else:
-        of_a_step()
-        of_the_engine()
-        functions(20 if key == "logs" else 0)
+    parts = [f"{date.today()}, {bench.machine()}, `make bench-where`.\n"]
+    for key in options.rows or ROWS:
+        parts.append(explained(key))
+        print(parts[-1], flush=True)
+    if options.write:
+        page = bench.ROOT / "docs" / "benchmarks.md"
+        before, rest = page.read_text().split(BEGIN, 1)
+        page.write_text("\n".join([before + BEGIN, *parts, END + rest.split(END, 1)[1]]))
 
 
 if __name__ == "__main__":

@@ -72,6 +72,39 @@ def test_pages_keep_what_stands_around_the_table(load: Any, tmp_path: Path, monk
         assert "| quick | 1.00 s |  | 1.00 |" in text and "old" not in text
 
 
+def test_rows_measured_one_by_one_are_merged(load: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    """What was stopped lost nothing: the pages show the rows of all runs, each with its date and machine."""
+    bench, table = load("bench"), load("table")
+    for name in (*bench.PAGES, bench.MEASURED):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(f"{bench.BEGIN}\n{bench.END}\n")
+    (tmp_path / bench.MEASURED).unlink()
+    monkeypatch.setattr(bench, "ROOT", tmp_path)
+
+    def row(key: str, **figures: list[float]) -> Any:
+        turns = {"base": lambda: 1.0, "ours": lambda: 2.0}
+        return table.Row(key, f"row {key}", 1.0, "s", turns, figures=figures, by=f"day of {key}")
+
+    bench.keep(row("off", base=[1.0], ours=[1.5]))
+    bench.keep(row("new", base=[2.0], ours=[5.0]))
+    bench.keep(row("off", base=[4.0], ours=[5.0]))  # measured again
+    rows = [row("off"), row("add"), row("new")]
+    bench.recall(rows)
+    bench.write(rows)
+    text = (tmp_path / "docs/benchmarks.md").read_text()
+    assert "day of off, `make bench`: `off`." in text and "day of new, `make bench`: `new`." in text
+    assert "| row off | 4.00 s | 1.00 | 1.25 |\n| row new | 2.00 s | 1.00 | 2.50 |" in text
+    assert "row add" not in text and "row new" not in (tmp_path / "README.md").read_text()
+
+
+def test_rows_that_read_the_same_work_do_it_once_a_turn(load: Any) -> None:
+    worked: list[int] = []
+    reader = load("table").in_turn(lambda: worked.append(len(worked)) or len(worked))
+    one, other = reader(), reader()
+    assert [one(), one(), other(), other(), other(), one()] == [1, 2, 1, 2, 3, 3]
+    assert len(worked) == 3
+
+
 def test_every_row_has_its_own_key_and_a_base(load: Any) -> None:
     rows = load("bench").every_row()
     keys = [row.key for row in rows]
