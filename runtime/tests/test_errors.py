@@ -326,6 +326,7 @@ cases(
     unknown_sharding=lambda kit: FSDPStrategy(sharding_strategy="NO_SHARD"),
     unknown_state_dict_type=lambda kit: FSDPStrategy(state_dict_type="whole"),
     no_devices=arguments(devices=0),
+    nodes_without_an_address=lambda kit: kit.fit(devices=1, num_nodes=2, strategy="ddp"),
     wrong_limit=arguments(limit_train_batches=1.5),
     wrong_epochs=arguments(max_epochs=1.5),
     wrong_duration=arguments(max_time="12:00"),

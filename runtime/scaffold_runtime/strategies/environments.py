@@ -39,6 +39,7 @@ class ClusterEnvironment:
     node: str = ""
     hosts: tuple[str, ...] = ()
     job: str = ""
+    step: str = ""  # tells apart what one job runs at the same time
 
     @classmethod
     def detect(cls) -> bool:
@@ -59,8 +60,11 @@ class ClusterEnvironment:
     @property
     def main_port(self) -> int:
         """The port on which all processes meet there."""
-        # Jobs that share a machine must not share a port; the number of the job tells them apart.
-        return 15000 + int(re.sub(r"\D", "", os.environ.get(self.job, "")) or 0) % 10000
+        # Jobs that share a machine, and steps of one, must not share a port; their numbers tell them apart.
+        job, step = (
+            int(re.sub(r"\D", "", os.environ.get(n, "")) or 0) for n in (self.job, self.step)
+        )
+        return 15000 + (job + 101 * step) % 10000
 
     def world_size(self) -> int:
         """How many processes there are."""
@@ -109,7 +113,8 @@ class SLURMEnvironment(ClusterEnvironment):
     """
 
     starter, rank, size = "srun", "SLURM_PROCID", "SLURM_NTASKS"
-    local, node, job = "SLURM_LOCALID", "SLURM_NODEID", "SLURM_JOB_ID"
+    local, node = "SLURM_LOCALID", "SLURM_NODEID"
+    job, step = "SLURM_JOB_ID", "SLURM_STEP_ID"
     hosts = ("SLURM_STEP_NODELIST", "SLURM_NODELIST")
 
     def __init__(self, auto_requeue: bool = True, requeue_signal: int | None = None) -> None:

@@ -125,7 +125,17 @@ def variables(place: Place) -> dict[str, str]:
 
 
 def places(devices: int, num_nodes: int, node_rank: int) -> list[Place]:
-    """Those of all processes on this node."""
+    """Those of all processes on this node.
+
+    Raises:
+        MisconfigurationException: if there are several nodes, which would not find each other.
+    """
+    missing = {"MASTER_ADDR", "MASTER_PORT"} - os.environ.keys()
+    if num_nodes > 1 and missing:
+        raise MisconfigurationException(
+            f"num_nodes={num_nodes}, and no launcher was found that started them. Start the script on each node with "
+            f"MASTER_ADDR, MASTER_PORT and NODE_RANK set ({' and '.join(sorted(missing))} is missing), or use torchrun."
+        )
     size = devices * num_nodes
     return [Place(size, node_rank * devices + i, i, node_rank) for i in range(devices)]
 

@@ -17,7 +17,8 @@ from scaffold_runtime import Callback, LightningDataModule, LightningModule
 from scaffold_runtime.callbacks import BaseFinetuning
 from scaffold_runtime.errors import RankFailed
 from scaffold_runtime.strategies import DDPStrategy
-from scaffold_runtime.strategies.launch import places, run_in_processes
+from scaffold_runtime.strategies.environments import Place
+from scaffold_runtime.strategies.launch import run_in_processes
 
 from .conftest import SECONDS, note, notes
 
@@ -372,7 +373,7 @@ def test_prepare_data_runs_once_on_each_machine(make_trainer: Any, tmp_path: Pat
         trainer = make_trainer(devices=1, num_nodes=2, strategy=strategy)
         return trainer.predict(Seen(tmp_path), datamodule=Data())
 
-    here = [*places(1, 2, 0), *places(1, 2, 1)]
+    here = [Place(2, node, 0, node) for node in (0, 1)]
     predicted = run_in_processes("fork", here, script, timedelta(seconds=SECONDS))
 
     assert notes(tmp_path, "prepared") == [0, 1]
