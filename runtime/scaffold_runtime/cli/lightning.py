@@ -6,6 +6,7 @@ import inspect
 import sys
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import yaml
@@ -14,7 +15,7 @@ from torch.optim import Optimizer
 
 from scaffold_runtime import callbacks, loggers
 from scaffold_runtime.cli.making import blaming, remember
-from scaffold_runtime.cli.optimizers import ReduceLROnPlateau, described, install, the_automatic
+from scaffold_runtime.cli.optimizers import ReduceLROnPlateau, install, the_automatic
 from scaffold_runtime.cli.parser import ArgsType, LightningArgumentParser
 from scaffold_runtime.cli.save import SaveConfigCallback
 from scaffold_runtime.cli.sources import ConfigError, Sources, read_named
@@ -292,8 +293,9 @@ class LightningCLI:
         """Put the configured optimizer into the model, where there is one."""
         if not self.auto_configure_optimizers:
             return
-        optimizer = self._automatic(self._parser._optimizers, "optimizer")
-        scheduler = self._automatic(self._parser._lr_schedulers, "learning rate scheduler")
+        parser, configured = self._parser, partial(self._get, self.config_init)
+        optimizer = the_automatic(parser._optimizers, "optimizer", configured)
+        scheduler = the_automatic(parser._lr_schedulers, "learning rate scheduler", configured)
         if optimizer is None:
             if scheduler is not None:
                 raise MisconfigurationException(
@@ -306,11 +308,6 @@ class LightningCLI:
                 stacklevel=2,
             )
         install(self.model, self.configure_optimizers, optimizer, scheduler)
-
-    def _automatic(self, kinds: dict[str, tuple[Any, str]], what: str) -> dict[str, Any] | None:
-        chosen = the_automatic(kinds, what)
-        config = self._get(self.config_init, chosen[0]) if chosen else None
-        return described(chosen[1], config) if chosen and config is not None else None
 
     # -- running ----------------------------------------------------------------------------------
 

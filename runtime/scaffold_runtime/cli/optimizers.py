@@ -61,8 +61,10 @@ def described(kind: Any, config: Any) -> dict[str, Any]:
     return {"class_path": f"{kind.__module__}.{kind.__qualname__}", "init_args": given}
 
 
-def the_automatic(kinds: Mapping[str, tuple[Any, str]], what: str) -> tuple[str, Any] | None:
-    """The one key (and its class) among `kinds` that is to configure the model by itself.
+def the_automatic(
+    kinds: Mapping[str, tuple[Any, str]], what: str, configured: Callable[[str], Any]
+) -> dict[str, Any] | None:
+    """What is `configured` for the one among `kinds` that goes into the model by itself; None if nothing is.
 
     Raises:
         MisconfigurationException: if there are several.
@@ -73,7 +75,8 @@ def the_automatic(kinds: Mapping[str, tuple[Any, str]], what: str) -> tuple[str,
         raise MisconfigurationException(
             f"several {what}s would configure the model: {names}. Give all but one of them a `link_to`."
         )
-    return found[0] if found else None
+    given = ((kind, configured(key)) for key, kind in found)
+    return next((described(kind, config) for kind, config in given if config is not None), None)
 
 
 def install(
