@@ -156,20 +156,18 @@ def start_scripts(here: list[Place]) -> Children:
         )
     command = [sys.executable, *sys.orig_argv[1:]]
     threads = {"OMP_NUM_THREADS": str(_threads(len(here)))}
-    children = Children(
-        [
-            subprocess.Popen(
-                command,
-                cwd=STARTED_IN,
-                env={**threads, **os.environ, **variables(place)},
-                start_new_session=True,
+    started: list[Any] = []
+    try:
+        for place in here[1:]:
+            environment = {**threads, **os.environ, **variables(place)}
+            started.append(
+                subprocess.Popen(command, cwd=STARTED_IN, env=environment, start_new_session=True)
             )
-            for place in here[1:]
-        ],
-        here[0].global_rank + 1,
-    )
+    except BaseException:
+        Children(started, here[0].global_rank + 1).end()
+        raise
     os.environ.update(variables(here[0]))
-    return children
+    return Children(started, here[0].global_rank + 1)
 
 
 def end_with(children: Children, failed: Callable[[], bool], left: Callable[[], bool]) -> None:

@@ -18,7 +18,7 @@ import pytest
 from scaffold_runtime.accelerators import CPUAccelerator, parse_devices
 from scaffold_runtime.errors import MisconfigurationException
 from scaffold_runtime.strategies import DDPStrategy, SingleDeviceStrategy
-from scaffold_runtime.strategies.launch import Children, places, run_in_processes
+from scaffold_runtime.strategies.launch import Children, places, run_in_processes, start_scripts
 
 from .test_ends import survivors
 
@@ -193,6 +193,27 @@ def test_where_the_second_process_cannot_be_started_the_first_does_not_wait_for_
     with pytest.raises(BlockingIOError):
         run_in_processes("fork", places(2, 1, 0), lambda: time.sleep(60), timedelta(seconds=60))
     assert made[0].exitcode is not None
+
+
+def test_where_the_second_script_cannot_be_started_the_first_is_ended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made: list[Any] = []
+
+    class Sleeping(subprocess.Popen):  # type: ignore[type-arg]
+        def __init__(self, command: Any, **options: Any) -> None:
+            if made:
+                raise BlockingIOError(11, "Resource temporarily unavailable")
+            made.append(self)
+            super().__init__(["sleep", "60"], start_new_session=True)
+
+        def __del__(self) -> None:
+            """The second was never made."""
+
+    monkeypatch.setattr(subprocess, "Popen", Sleeping)
+    with pytest.raises(BlockingIOError):
+        start_scripts(places(3, 1, 0))
+    assert made[0].returncode == -signal.SIGTERM
 
 
 def test_a_fork_server_starts_processes(tmp_path: Path) -> None:
