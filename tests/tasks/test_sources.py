@@ -354,13 +354,25 @@ def test_a_model_of_another_size_than_the_table(load, tmp_path, classify, sizes,
         fit(model.TabularModel(*sizes), module)
 
 
+def test_a_model_that_looks_at_other_lengths_than_the_data(load):
+    data, model = load("time-series", "data", "model")
+    with pytest.raises(
+        MisconfigurationException, match=r"\(24, 12\), those of the model \(36, 12\)"
+    ):
+        fit(model.Forecaster(), data.SeriesDataModule(history=24))
+    data, model = load("language-model", "data", "model")
+    with pytest.raises(MisconfigurationException, match=r"set model\.context to 64"):
+        fit(model.LanguageModel(context=32, width=8, depth=1), data.TextDataModule(context=64))
+
+
 def test_masks_in_folders(load, tmp_path):
     data, model = load("image-segmentation", "data", "model")
     for name in ("images", "masks"):
         (tmp_path / name).mkdir()
         for number in range(10):
             Image.new("L", (30, 20), number * 20).save(tmp_path / name / f"{number}.png")
-    fit(model.Segmenter(width=4), data.MaskDataModule(str(tmp_path), size=16, batch_size=4))
+    (tmp_path / "images" / ".DS_Store").touch()  # what a file manager leaves is no image
+    fit(model.Segmenter(width=4), data.MaskDataModule(str(tmp_path), size=18, batch_size=4))
 
 
 def test_series_in_a_file(load, tmp_path):

@@ -57,8 +57,8 @@ class MaskFolder(Dataset[Item]):
 
     def __init__(self, folder: Path, size: int) -> None:
         self.size = size
-        masks = {path.stem: path for path in sorted(folder.glob("masks/*"))}
-        images = {path.stem: path for path in sorted(folder.glob("images/*"))}
+        masks = {path.stem: path for path in sorted(folder.glob("masks/[!.]*"))}
+        images = {path.stem: path for path in sorted(folder.glob("images/[!.]*"))}
         if not images:
             raise MisconfigurationException(
                 f"there are no files in {folder / 'images'}: set data.source to "

@@ -18,7 +18,7 @@ def block(channels: int, width: int) -> nn.Sequential:
 
 
 class UNet(nn.Module):
-    """Scores (N, 1, H, W) of images (N, 1, H, W); H and W are multiples of 4."""
+    """Scores (N, 1, H, W) of images (N, 1, H, W), of at least 4 x 4 pixels."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class UNet(nn.Module):
 
 
 def join(small: Tensor, large: Tensor) -> Tensor:
-    return torch.cat([interpolate(small, scale_factor=2.0), large], dim=1)
+    return torch.cat([interpolate(small, large.shape[2:]), large], dim=1)
 
 
 def overlap(scores: Tensor, masks: Tensor) -> Tensor:

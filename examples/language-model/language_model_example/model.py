@@ -4,6 +4,7 @@ import math
 
 import torch
 from scaffold_runtime import LightningModule
+from scaffold_runtime.errors import MisconfigurationException
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, scaled_dot_product_attention
 
@@ -65,6 +66,15 @@ class LanguageModel(LightningModule):
         self.backbone = GPT(context, width, depth, heads)
 
     def setup(self, stage: str) -> None:
+        asked, context = (
+            getattr(self.trainer.datamodule, "context", 0),
+            self.hparams.context,
+        )
+        if asked > context:
+            raise MisconfigurationException(
+                f"data.context is {asked}, the model looks back {context} bytes only: "
+                f"set model.context to {asked}."
+            )
         if self.hparams.compile:
             self.backbone.compile()
 

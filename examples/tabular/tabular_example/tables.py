@@ -81,7 +81,8 @@ def read(source: str) -> pandas.DataFrame:
 def check(source: str, name: str, column: pandas.Series) -> None:
     if not pandas.api.types.is_numeric_dtype(column):
         raise MisconfigurationException(
-            f"column {name!r} of {source} holds text: turn it into numbers first."
+            f"column {name!r} of {source} holds text: turn it into numbers first, "
+            "or set data.classify to true if it is the target."
         )
     if column.isna().any():
         raise MisconfigurationException(

@@ -17,7 +17,7 @@ class SeriesDataModule(LightningDataModule):
     ) -> None:
         super().__init__()
         self.series = source, column, history, horizon
-        self.batch_size = batch_size
+        self.lengths, self.batch_size = (history, horizon), batch_size
         self.options: dict = {"num_workers": num_workers, "pin_memory": pin_memory}
 
     def prepare_data(self) -> None:

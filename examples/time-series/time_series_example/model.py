@@ -1,5 +1,6 @@
 import torch
 from scaffold_runtime import LightningModule
+from scaffold_runtime.errors import MisconfigurationException
 from torch import Tensor, nn
 
 
@@ -14,6 +15,15 @@ class Forecaster(LightningModule):
         self.backbone = nn.Sequential(nn.Linear(history, width), nn.GELU())
         self.head = nn.Linear(width, horizon)
         self.straight = nn.Linear(history, horizon)
+
+    def setup(self, stage: str) -> None:
+        own = self.hparams.history, self.hparams.horizon
+        found = getattr(self.trainer.datamodule, "lengths", own)
+        if found != own:
+            raise MisconfigurationException(
+                f"data.history and data.horizon are {found}, those of the model {own}: "
+                "set model.history and model.horizon to the same."
+            )
 
     def forward(self, known: Tensor) -> Tensor:
         last, spread = known[:, -1:], known.std(dim=1, keepdim=True) + 1e-6
