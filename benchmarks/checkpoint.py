@@ -83,7 +83,7 @@ def rows() -> list[Row]:
             0.25,
             "ms",
             {"base": waiting(), "ours": beside()},
-            rounds=4,
+            rounds=3,
         ),
         Row(
             "async-save-torch",
@@ -91,7 +91,7 @@ def rows() -> list[Row]:
             None,
             "ms",
             {"base": plain(), "ours": beside()},
-            rounds=4,
+            rounds=3,
         ),
         Row(
             "save",
@@ -99,6 +99,6 @@ def rows() -> list[Row]:
             None,
             "ms",
             {"base": plain(), "ours": waiting()},
-            rounds=4,
+            rounds=3,
         ),
     ]

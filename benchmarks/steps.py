@@ -255,7 +255,7 @@ def rows() -> list[Row]:
     }
     cnn = {"base": plain(models.cnn), **both(models.cnn, 1)}
     gpt = {"base": plain(models.gpt), **both(models.gpt, 1)}
-    few = {"steps": 70, "peer_steps": 50, "rounds": 5, "peer_rounds": 1}
+    few = {"steps": 50, "peer_steps": 35, "rounds": 5, "peer_rounds": 1}
     return [
         row("off", "tiny MLP, everything off", 1.03, models.vectors,
             {**base, **both(tiny, 0, **OFF), **bare, **others}, rounds=15),
