@@ -20,7 +20,7 @@ from PIL import Image
 
 from scaffold.cli import main
 from scaffold_runtime import Trainer
-from scaffold_runtime.errors import MisconfigurationException
+from scaffold_runtime.errors import MisconfigurationException, MissingExtra
 
 
 @pytest.fixture
@@ -411,6 +411,9 @@ def test_adapters_and_an_installed_backbone(load, monkeypatch):
     (backbones,) = load("finetune", "backbones")
     network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.LazyLinear(7))
     network.fc = torch.nn.Linear(7, 3)
+    monkeypatch.setitem(sys.modules, "torchvision", None)  # as where it is not installed
+    with pytest.raises(MissingExtra, match="pip install torchvision"):
+        backbones.make_backbone("torchvision/resnet18")
     fake = ModuleType("torchvision.models")
     fake.get_model = lambda name, weights: (
         network if (name, weights) == ("resnet18", "DEFAULT") else None

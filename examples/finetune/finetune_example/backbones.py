@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from scaffold_runtime.errors import MisconfigurationException
+from scaffold_runtime.errors import MisconfigurationException, MissingExtra
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
@@ -20,6 +20,15 @@ def digits_backbone() -> nn.Sequential:
 
 def make_backbone(name: str) -> tuple[nn.Module, int]:
     """A network from images (N, 1, H, W) to features, and how many these are."""
+    try:
+        return find_backbone(name)
+    except ModuleNotFoundError as error:
+        raise MissingExtra(
+            f"model.backbone is {name!r}: pip install {error.name}, or take digits."
+        ) from None
+
+
+def find_backbone(name: str) -> tuple[nn.Module, int]:
     library, _, model = name.partition("/")
     if name == "digits":
         return digits_backbone(), FEATURES
