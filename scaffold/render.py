@@ -18,6 +18,7 @@ from scaffold.own import render_own
 from scaffold.runtime import VENDORED, copied, requirements
 
 LINE_LENGTH = 88
+JINJA = (b"{{", b"{%", b"{#")
 SETTINGS = b"""_subdirectory: files
 _exclude: []
 _envops: {undefined: jinja2.StrictUndefined, trim_blocks: true, lstrip_blocks: true}
@@ -31,8 +32,10 @@ def render(answers: Answers, catalogue: Catalogue) -> Tree:
     with TemporaryDirectory(prefix="scaffold-") as scratch:
         template, out = Path(scratch, "template"), Path(scratch, "out")
         assemble(parts, answers.package, template)
+        ready = _ready(template / "files")
         _copy(template, out, variables(answers, parts))
-        tree = {path: polish(path, file) for path, file in read_tree(out).items()}
+        files = sorted({**ready, **read_tree(out)}.items())
+        tree = {path: polish(path, file) for path, file in files}
     return {**tree, **copied(answers.runtime)}
 
 
@@ -47,6 +50,16 @@ def assemble(parts: Iterable[Part], package: str, template: Path) -> None:
             place.write_bytes(data.replace(b"my_package", package.encode()) if jinja else data)
             place.chmod(0o755 if source.stat().st_mode & 0o100 else 0o644)
     (template / "copier.yml").write_bytes(SETTINGS)
+
+
+def _ready(files: Path) -> Tree:
+    """Take out what has nothing to fill in: each file that Copier renders costs it a process of git."""
+    found = {}
+    for path, file in read_tree(files).items():
+        if not any(mark in file.data for mark in JINJA):
+            (files / path).unlink()
+            found[path.removesuffix(".jinja")] = file
+    return found
 
 
 def variables(answers: Answers, parts: list[Part]) -> dict[str, Any]:
