@@ -101,9 +101,9 @@ class DeepSpeedStrategy(DistributedStrategy):
         self._excludes_frozen = exclude_frozen_parameters
         self._engine: Any = None
 
-    def launch(self, call: Callable[[], Any]) -> Callable[[], Any] | None:
+    def launch(self, call: Callable[[], Any], obeys: bool) -> Callable[[], Any] | None:
         require(*NEEDED)  # before other processes are started
-        return super().launch(call)
+        return super().launch(call, obeys)
 
     def prepare(
         self, module: nn.Module, optimizers: list[Optimizer], precision: Precision

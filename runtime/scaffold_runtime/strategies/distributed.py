@@ -108,13 +108,13 @@ class DistributedStrategy(Strategy):
             self.global_rank = self.node_rank * len(self._devices)
         self.root_device = self._accelerator.device(self._devices[self.local_rank])
 
-    def launch(self, call: Callable[[], Any]) -> Callable[[], Any] | None:
+    def launch(self, call: Callable[[], Any], obeys: bool) -> Callable[[], Any] | None:
         self._find_place()
         if self._place_known:
             return None
         here = places(len(self._devices), self._num_nodes, self.node_rank)
         if self.start_method != "popen":
-            return lambda: run_in_processes(self.start_method, here, call, self.timeout)
+            return lambda: run_in_processes(self.start_method, here, call, self.timeout, obeys)
         if self.node_rank == 0:
             self._server = host_store(self.timeout)
         self._children = start_scripts(here)

@@ -213,9 +213,14 @@ def die_with_launcher() -> None:
 
 
 def run_in_processes(
-    method: str, here: list[Place], call: Callable[[], Any], timeout: timedelta
+    method: str,
+    here: list[Place],
+    call: Callable[[], Any],
+    timeout: timedelta,
+    obeys: bool = True,
 ) -> Any:
-    """Run `call` in one new process per place and return what the first one's returned.
+    """Run `call` in one new process per place and return what the first one's returned. A signal is told to
+    processes whose call `obeys`; others are ended.
 
     Raises:
         RankFailed: with the traceback of the process that failed first.
@@ -228,7 +233,8 @@ def run_in_processes(
     children = Children([], here[0].global_rank)
     try:
         children = _start(method, here, call, folder)
-        with Signals(SLURMEnvironment()) as signals:
+        signals = Signals(SLURMEnvironment())
+        with signals if obeys else contextlib.nullcontext():
             while not children.wait(WAIT, or_any=True) and not children.lost():
                 if signals.received:
                     store.set(ASKED, str(signals.received))

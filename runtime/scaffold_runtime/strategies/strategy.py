@@ -68,9 +68,10 @@ class Strategy(abc.ABC):
     def attach(self, accelerator: Accelerator, devices: Sequence[int], num_nodes: int) -> None:
         """Take the trainer's devices, and find out which of the processes this one is."""
 
-    def launch(self, call: Callable[[], Any]) -> Callable[[], Any] | None:
+    def launch(self, call: Callable[[], Any], obeys: bool) -> Callable[[], Any] | None:
         """Start what processes are missing. What is returned stands for the call, run elsewhere; None: go on
-        here, in a process that takes part."""
+        here, in a process that takes part. A call that `obeys` leaves at a signal by itself, when it is saved.
+        """
         return None
 
     def open(self) -> None:

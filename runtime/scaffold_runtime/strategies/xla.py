@@ -66,7 +66,7 @@ class XLAStrategy(Strategy):
         # The runtime must not start before processes do, so the true device is looked up in `open`.
         self.root_device = accelerator.device(0)
 
-    def launch(self, call: Callable[[], Any]) -> Callable[[], Any] | None:
+    def launch(self, call: Callable[[], Any], obeys: bool) -> Callable[[], Any] | None:
         alone = (
             self.world_size == 1 or os.environ.get(INSIDE) or "TORCHELASTIC_RUN_ID" in os.environ
         )

@@ -355,7 +355,7 @@ class Trainer:
     def _elsewhere(self, fn: str, *arguments: Any) -> Callable[[], Any] | None:
         """Start the processes that are missing. None: this one takes part and goes on; else what to call
         in its place, because all of it happens in other processes."""
-        run = self.strategy.launch(partial(run_here, self, fn, arguments))
+        run = self.strategy.launch(partial(run_here, self, fn, arguments), fn == "fit")
         return None if run is None else lambda: bring_back(self, arguments, run())
 
     def _model_and_path(

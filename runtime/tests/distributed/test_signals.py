@@ -144,6 +144,24 @@ def test_a_long_validation_does_not_go_on(train: Any, tmp_path: Path, make_loade
     assert read_checkpoint(tmp_path / "kept" / INTERRUPTED)["progress"]["pending"]
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_what_saves_nothing_ends_at_once(
+    ddp: Any, regression: Any, make_loader: Any, number: int
+) -> None:
+    """`validate`, `test` and `predict` in processes of their own, where their launcher gets the signal."""
+
+    class VerySlow(Callback):
+        def on_predict_batch_end(self, *arguments: Any) -> None:
+            time.sleep(SECONDS)
+
+    sender = Sender("on_predict_batch_start", number, "launcher", at=1)
+    trainer = ddp(callbacks=[sender, VerySlow()])
+    begun = time.monotonic()
+    code, _ = finish(*start(lambda: trainer.predict(regression(), make_loader(8))), SECONDS)
+    assert code in (130, -number)
+    assert time.monotonic() - begun < 5
+
+
 def test_requeued_once(train: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tool = tmp_path / "bin" / "scontrol"
     tool.parent.mkdir()
