@@ -40,9 +40,10 @@ def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator:
         del sys.modules[name]
 
 
-def fit(model, data) -> None:
+def fit(model, data, *callbacks) -> None:
     trainer = Trainer(
         fast_dev_run=True,
+        callbacks=[*callbacks],
         accelerator="cpu",
         logger=False,
         enable_progress_bar=False,
@@ -318,11 +319,12 @@ def test_more_classes_than_the_model_has_are_one_clear_error(load, tmp_path):
     place = tmp_path / "photos"
     place.mkdir()
     write_folder(place)
-    data, model = load("image-classification", "data", "model")
+    data, model, confusion = load("image-classification", "data", "model", "confusion")
+    counts = confusion.ConfusionMatrix()
     photos = data.ImageDataModule("folder", str(place), batch_size=4)
     with pytest.raises(MisconfigurationException, match=r"2 classes.* set model\.classes to 2"):
-        fit(model.ImageClassifier(classes=1, channels=3), photos)
-    fit(model.ImageClassifier(classes=3, channels=3), photos)
+        fit(model.ImageClassifier(classes=1, channels=3), photos, counts)
+    fit(model.ImageClassifier(classes=3, channels=3), photos, counts)
 
     data, model = load("text-classification", "data", "model")
     file = tmp_path / "texts.csv"

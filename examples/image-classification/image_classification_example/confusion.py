@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from scaffold_runtime import Callback, LightningModule, Trainer
+from scaffold_runtime.errors import MisconfigurationException
 from torch import Tensor
 
 from image_classification_example.pictures import save_picture
@@ -14,6 +15,12 @@ class ConfusionMatrix(Callback):
 
     def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
         classes = pl_module.hparams.classes
+        found = getattr(trainer.datamodule, "classes", 0)
+        if found > classes:
+            raise MisconfigurationException(
+                f"the data have {found} classes, and the model has {classes}: "
+                f"set model.classes to {found}."
+            )
         self.counts = torch.zeros(classes, classes, dtype=torch.long)
 
     def on_validation_epoch_start(

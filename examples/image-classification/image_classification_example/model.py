@@ -1,5 +1,4 @@
 from scaffold_runtime import LightningModule
-from scaffold_runtime.errors import MisconfigurationException
 from torch import Tensor, nn
 from torch.optim import AdamW, lr_scheduler
 
@@ -18,14 +17,6 @@ class ImageClassifier(LightningModule):
             *(nn.AdaptiveMaxPool2d(4), nn.Flatten(), nn.Dropout(0.1)),
         )
         self.head = nn.Linear(32 * width, classes)
-
-    def setup(self, stage: str) -> None:
-        found = getattr(self.trainer.datamodule, "classes", 0)
-        if found > self.hparams.classes:
-            raise MisconfigurationException(
-                f"the data have {found} classes, and the model has "
-                f"{self.hparams.classes}: set model.classes to {found}."
-            )
 
     def forward(self, images: Tensor) -> Tensor:
         return self.head(self.backbone(images))
