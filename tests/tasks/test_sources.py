@@ -339,6 +339,21 @@ def test_more_classes_than_the_model_has_are_one_clear_error(load, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("task", "kind"), [("diffusion", "Diffusion"), ("generative-adversarial", "GAN")]
+)
+def test_samples_that_are_not_like_the_images(load, tmp_path, task, kind):
+    place = tmp_path / "photos"
+    place.mkdir()
+    write_folder(place)
+    data, model, score = load(task, "data", "model", "score")
+    photos = data.ImageDataModule("folder", str(place), batch_size=4)
+    with pytest.raises(
+        MisconfigurationException, match=r"set model\.channels to 3 and model\.size"
+    ):
+        fit(getattr(model, kind)(size=8), photos, score.SampleScore(4))
+
+
+@pytest.mark.parametrize(
     ("classify", "sizes", "says"),
     [
         (True, (2, 2), r"3 classes, .* set model\.classes to 3"),

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from scaffold_runtime import Callback, LightningModule, Trainer
+from scaffold_runtime.errors import MisconfigurationException
 from sklearn.neural_network import MLPClassifier
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -22,12 +23,23 @@ class SampleScore(Callback):
         self.count = count
         self.classifier: MLPClassifier | None = None
 
+    def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
+        data: Any = trainer.datamodule
+        given, model = tuple(data.train[0][0].shape), pl_module.hparams
+        if given != (model.channels, model.size, model.size):
+            raise MisconfigurationException(
+                f"images have the shape {given}: set model.channels to {given[0]} "
+                f"and model.size to {given[1]}."
+            )
+
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
         """At the start: averaged weights, if there are any, are in place only now."""
         self.samples = pl_module.sample(self.count).cpu()
         self.log("val_score", self.score(trainer, self.samples), prog_bar=True)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if "val_score" not in trainer.callback_metrics:  # no validation has run
+            return
         data: Any = trainer.datamodule
         ours = float(trainer.callback_metrics["val_score"])
         real, _ = whole(data.val)
