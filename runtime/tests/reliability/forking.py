@@ -56,6 +56,7 @@ def finish(pid: int, answer: BinaryIO, limit: float = 30) -> tuple[int, Any]:
     kill_group(pid)  # workers it may have left behind, too
     if ended[0] == 0:
         os.waitpid(pid, 0)
+        answer.close()
         raise TimeoutError(f"the process took longer than {limit} s")
     with answer:
         answer.seek(0)
