@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
 from scaffold_runtime.errors import MisconfigurationException
-from scaffold_runtime.loggers.csv_logs import CSVLogger
 from scaffold_runtime.loggers.logger import FolderLogger, Logger, ServiceLogger
-from scaffold_runtime.loggers.mlflow import MLFlowLogger
-from scaffold_runtime.loggers.tensorboard import TensorBoardLogger
-from scaffold_runtime.loggers.wandb import WandbLogger
 
+if TYPE_CHECKING:
+    from scaffold_runtime.loggers.csv_logs import CSVLogger
+    from scaffold_runtime.loggers.mlflow import MLFlowLogger
+    from scaffold_runtime.loggers.tensorboard import TensorBoardLogger
+    from scaffold_runtime.loggers.wandb import WandbLogger
+
+_HOME = {
+    "CSVLogger": "scaffold_runtime.loggers.csv_logs",
+    "MLFlowLogger": "scaffold_runtime.loggers.mlflow",
+    "TensorBoardLogger": "scaffold_runtime.loggers.tensorboard",
+    "WandbLogger": "scaffold_runtime.loggers.wandb",
+}
 __all__ = [
     "CSVLogger",
     "FolderLogger",
@@ -25,10 +35,21 @@ __all__ = [
 ]
 
 
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(importlib.import_module(_HOME[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
 def default_logger(root: str) -> Logger:
     """What `Trainer(logger=True)` means: TensorBoard where it is installed, else CSV."""
-    installed = importlib.util.find_spec("tensorboard") is not None
-    return TensorBoardLogger(root) if installed else CSVLogger(root)
+    if importlib.util.find_spec("tensorboard") is not None:
+        from scaffold_runtime.loggers.tensorboard import TensorBoardLogger
+
+        return TensorBoardLogger(root)
+    from scaffold_runtime.loggers.csv_logs import CSVLogger
+
+    return CSVLogger(root)
 
 
 def select_loggers(choice: bool | Logger | Iterable[Logger] | None, root: str) -> list[Logger]:

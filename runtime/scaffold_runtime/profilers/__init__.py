@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
-from scaffold_runtime.errors import MisconfigurationException
-from scaffold_runtime.profilers.advanced import AdvancedProfiler
-from scaffold_runtime.profilers.profiler import PassThroughProfiler, Profiler
-from scaffold_runtime.profilers.pytorch import PyTorchProfiler
-from scaffold_runtime.profilers.simple import SimpleProfiler
-from scaffold_runtime.profilers.xla import XLAProfiler
+import importlib
+from typing import TYPE_CHECKING, Any
 
+from scaffold_runtime.errors import MisconfigurationException
+from scaffold_runtime.profilers.profiler import PassThroughProfiler, Profiler
+
+if TYPE_CHECKING:
+    from scaffold_runtime.profilers.advanced import AdvancedProfiler
+    from scaffold_runtime.profilers.pytorch import PyTorchProfiler
+    from scaffold_runtime.profilers.simple import SimpleProfiler
+    from scaffold_runtime.profilers.xla import XLAProfiler
+
+_HOME = {
+    "AdvancedProfiler": "advanced",
+    "PyTorchProfiler": "pytorch",
+    "SimpleProfiler": "simple",
+    "XLAProfiler": "xla",
+}
+_NAMES = {
+    "simple": "SimpleProfiler",
+    "advanced": "AdvancedProfiler",
+    "pytorch": "PyTorchProfiler",
+    "xla": "XLAProfiler",
+}
 __all__ = [
     "AdvancedProfiler",
     "PassThroughProfiler",
@@ -20,12 +37,10 @@ __all__ = [
 ]
 
 
-NAMED: dict[str, type[Profiler]] = {
-    "simple": SimpleProfiler,
-    "advanced": AdvancedProfiler,
-    "pytorch": PyTorchProfiler,
-    "xla": XLAProfiler,
-}
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def select_profiler(choice: str | Profiler | None) -> Profiler:
@@ -38,8 +53,9 @@ def select_profiler(choice: str | Profiler | None) -> Profiler:
         return choice
     if choice is None:
         return PassThroughProfiler()
-    if choice in NAMED:
-        return NAMED[choice]()
+    if choice in _NAMES:
+        profiler: Profiler = __getattr__(_NAMES[choice])()
+        return profiler
     raise MisconfigurationException(
         f"Trainer(profiler={choice!r}) is unknown. Choose 'simple', 'advanced', 'pytorch', 'xla', or pass a Profiler."
     )
