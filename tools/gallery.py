@@ -30,7 +30,7 @@ SEEDS, QUICK = 3, 40  # what trains in fewer seconds of one core is trained with
 STATED = {
     "blank": 0.1,
     "diffusion": 5.0,
-    "finetune": 0.7,
+    "finetune": 0.5,
     "generative-adversarial": 5.0,
     "image-classification": 0.97,
     "image-segmentation": 0.9,
