@@ -22,7 +22,7 @@ from torch.optim import SGD, lr_scheduler
 from torch.utils.data import DataLoader, IterableDataset
 
 from scaffold_runtime import Callback, LightningDataModule, LightningModule, errors, seed_everything
-from scaffold_runtime.callbacks import EarlyStopping, ModelCheckpoint
+from scaffold_runtime.callbacks import BackboneFinetuning, EarlyStopping, ModelCheckpoint
 from scaffold_runtime.combined import CombinedLoader
 from scaffold_runtime.plugins import MixedPrecision
 from scaffold_runtime.strategies import DeepSpeedStrategy, FSDPStrategy
@@ -322,6 +322,9 @@ cases(
     unknown_strategy=arguments(strategy="telepathy"),
     fsdp_by_hand=lambda kit: FSDPStrategy().prepare(
         kit.module(automatic_optimization=False), [object()], None
+    ),
+    finetuning_under_deepspeed=lambda kit: BackboneFinetuning().on_fit_start(
+        SimpleNamespace(optimizers=[SGD([torch.zeros(9)])]), kit.module()
     ),
     unknown_sharding=lambda kit: FSDPStrategy(sharding_strategy="NO_SHARD"),
     unknown_state_dict_type=lambda kit: FSDPStrategy(state_dict_type="whole"),

@@ -24,6 +24,8 @@ class LinearProbe(Callback):
         self.log("val_probe_acc", accuracy, prog_bar=True)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if "val_probe_acc" not in trainer.callback_metrics:  # no validation has run
+            return
         pixels = self.accuracy(trainer.datamodule, nn.Flatten())
         ours = float(trainer.callback_metrics["val_probe_acc"])
         trainer.print(

@@ -63,6 +63,13 @@ class BaseFinetuning(Callback, abc.ABC):
         self._trained = {p for p in pl_module.parameters() if p.requires_grad}
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        own = set(pl_module.parameters())
+        groups = (group for optimizer in trainer.optimizers for group in optimizer.param_groups)
+        if any(parameter not in own for group in groups for parameter in group["params"]):
+            raise MisconfigurationException(
+                f"{type(self).__name__} gives an optimizer more of the model's parameters as training goes on, and "
+                "DeepSpeed's optimizer has them in a form of its own. Use strategy='ddp'."
+            )
         restored, self._restored = self._restored, None
         if restored is None:
             return
