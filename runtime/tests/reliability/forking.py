@@ -62,7 +62,8 @@ def finish(pid: int, answer: BinaryIO, limit: float = 30) -> tuple[int, Any]:
         answer.seek(0)
         data = answer.read()
     code = os.waitstatus_to_exitcode(ended[1])
-    return code, pickle.loads(data) if data else (False, None)
+    # A kill may have come while it answered: then the answer is torn.
+    return code, pickle.loads(data) if data and code >= 0 else (False, None)
 
 
 def kill_group(pid: int) -> None:
