@@ -188,9 +188,8 @@ def rows(device: torch.device, tiny: bool) -> list[Row]:
                 key = "-".join(filter(None, (size, precision.split("-")[0], mode)))
                 work = Work(device, network, data, steps, precision, mode)
                 found.append((key, f"{size} model, {precision}{words}", goal, work))
-    heavy = (
-        models.vectors if tiny else models.heavy
-    )  # batches that take as long to bring as to train on
+    # Batches that take as long to bring as to train on.
+    heavy = models.vectors if tiny else models.heavy
     bound = partial(
         Work, device, models.mlp if tiny else models.cnn, heavy, small[2] if tiny else 120
     )

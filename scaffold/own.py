@@ -51,10 +51,8 @@ def render_own(source: str, answers: Mapping[str, Any]) -> Tree:
     with TemporaryDirectory(prefix="scaffold-") as scratch:
         _copy(fetched, Path(scratch, "out"), answers, ask=False)
         tree = read_tree(Path(scratch, "out"))
-    ours, theirs = (
-        str(fetched.folder).encode(),
-        split(source)[0].encode(),
-    )  # in Copier's answers file
+    # In Copier's answers file.
+    ours, theirs = str(fetched.folder).encode(), split(source)[0].encode()
     tree = {
         path: File(file.data.replace(ours, theirs), file.executable) for path, file in tree.items()
     }

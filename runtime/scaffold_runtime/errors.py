@@ -68,6 +68,10 @@ def not_logged(owner: object, monitor: str, known: Iterable[str]) -> Misconfigur
     )
 
 
+def said_elsewhere(*exception: object) -> None:
+    """`sys.excepthook` of a process that fails with others: the one that started it prints the reason."""
+
+
 def hide_passwords(text: str) -> str:
     """`text` without the passwords of the addresses in it: "https://me:***@host"."""
     return re.sub(r"(://[^/\s:@]*:)[^/\s]+@", r"\1***@", text)

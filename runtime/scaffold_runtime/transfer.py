@@ -29,9 +29,8 @@ def make_transfer(run: Run) -> Callable[[Any, int], Any]:
     def transfer(batch: Any, loader: int) -> Any:
         batch = before(batch, loader) if before else batch
         batch = move(batch, device, loader) if move else usual(batch)
-        if (
-            precision.converts_inputs
-        ):  # by the device: pinned memory stays so on its way, and the host is free
+        # By the device: pinned memory stays so on its way, and the host is free.
+        if precision.converts_inputs:
             batch = _convert(batch, precision.dtype)
         return after(batch, loader) if after else batch
 

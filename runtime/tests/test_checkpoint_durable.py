@@ -53,9 +53,8 @@ def test_a_failing_call_is_named_and_the_old_file_stays(tmp_path: Path, code: in
         except CheckpointError as error:
             tried.append(str(error))
         else:
-            assert (
-                step_in(path) == 2
-            )  # no call failed, or only that which makes a folder that is there
+            # No call failed, or only that which makes a folder that is there.
+            assert step_in(path) == 2
             if not calls.fired:
                 break
         assert step_in(path) in (1, 2)

@@ -118,10 +118,8 @@ def test_several_optimizers_and_schedulers_in_manual_optimization(
     optimizers, schedulers = seen
     assert all(isinstance(optimizer, LightningOptimizer) for optimizer in optimizers)
     assert [type(scheduler) for scheduler in schedulers] == [StepLR, StepLR]
-    assert [o.param_groups[0]["lr"] for o in trainer.optimizers] == [
-        1.0,
-        1.0,
-    ]  # stepped by hand only
+    # Stepped by hand only.
+    assert {o.param_groups[0]["lr"] for o in trainer.optimizers} == {1.0}
 
 
 def test_one_of_each_is_given_bare(configured: Any, make_loader: Any, make_trainer: Any) -> None:

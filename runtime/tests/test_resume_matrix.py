@@ -96,9 +96,8 @@ def run_cell(
 
 
 @pytest.mark.parametrize(("data", "fit"), CELLS)
-@pytest.mark.filterwarnings(
-    "ignore:Detected call of `lr_scheduler:UserWarning"
-)  # fp16 skips a step
+# A step of fp16 is skipped.
+@pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler:UserWarning")
 @pytest.mark.timeout(120)
 @pytest.mark.slow
 def test_cell(tmp_path: Any, data: str, fit: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -142,9 +142,8 @@ def test_a_strategy_trains_two_batches_in_two_processes_and_resumes(scaffold, st
     assert yaml.safe_load(Path("configs/trainer.yaml").read_text())["strategy"] == strategy
     for epochs in (1, 2):
         words = ("--trainer.devices=2", "--trainer.accelerator=cpu", "--ckpt_path=last")
-        words += (
-            "--data.batch_size=40",
-        )  # two batches to validate with: fsdp needs as many for each
+        # Two batches to validate with: fsdp needs as many for each.
+        words += ("--data.batch_size=40",)
         done = train_script(*words, f"--trainer.max_epochs={epochs}")
         assert done.returncode == 0, done.stderr[-3000:]
         ranks = [Path(f"rank{rank}.txt").read_text().split() for rank in (0, 1)]

@@ -66,10 +66,8 @@ class LanguageModel(LightningModule):
         self.backbone = GPT(context, width, depth, heads)
 
     def setup(self, stage: str) -> None:
-        asked, context = (
-            getattr(self.trainer.datamodule, "context", 0),
-            self.hparams.context,
-        )
+        asked = getattr(self.trainer.datamodule, "context", 0)
+        context = self.hparams.context
         if asked > context:
             raise MisconfigurationException(
                 f"data.context is {asked}, the model looks back {context} bytes only: "

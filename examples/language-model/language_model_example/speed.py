@@ -16,9 +16,8 @@ class Speed(ThroughputMonitor):
         if not trainer.loggers:
             return
         super().setup(trainer, pl_module, stage)
-        if (
-            self.available_flops is None
-        ):  # no data sheet: the best that this device shows
+        # No data sheet: the best that this device shows.
+        if self.available_flops is None:
             self.available_flops = measured_peak(trainer.device)
 
     def on_train_batch_start(

@@ -12,9 +12,8 @@ from torch.utils.data import TensorDataset
 
 def read_series(source: str, column: str) -> Tensor:
     """The values, oldest first."""
-    if (
-        source == "co2"
-    ):  # weekly since 1958; months without a measurement are between others
+    # Weekly since 1958; months without a measurement are between others.
+    if source == "co2":
         months = datasets.co2.load_pandas().data["co2"].resample("MS").mean()
         values = months.interpolate()
     elif source == "sunspots":

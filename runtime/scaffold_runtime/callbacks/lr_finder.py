@@ -135,9 +135,8 @@ class LearningRateFinder(Callback):
         if not restored:
             self.lr_find(trainer, pl_module)
         elif self._update_attr:
-            self._attribute(trainer).set(
-                self._found
-            )  # the optimizer's state brings the rate itself
+            # The optimizer's state brings the rate itself.
+            self._attribute(trainer).set(self._found)
 
     def lr_find(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Search now."""

@@ -15,7 +15,7 @@ import torch
 
 from scaffold_runtime.cli.sources import ConfigError
 from scaffold_runtime.data import batch_size_of
-from scaffold_runtime.errors import ScaffoldRuntimeError
+from scaffold_runtime.errors import ScaffoldRuntimeError, said_elsewhere
 
 if TYPE_CHECKING:
     from scaffold_runtime.trainer import Trainer
@@ -42,7 +42,8 @@ def plain_errors() -> Iterator[None]:
 def _leave(line: str, code: int) -> None:
     if os.environ.get(TRACEBACK):
         traceback.print_exc()
-    sys.stderr.write(f"\n{line}\n" if code == 130 else f"{line}\n")
+    if sys.excepthook is not said_elsewhere:
+        sys.stderr.write(f"\n{line}\n" if code == 130 else f"{line}\n")
     raise SystemExit(code) from None
 
 

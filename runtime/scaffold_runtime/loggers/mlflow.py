@@ -170,9 +170,8 @@ class MLFlowLogger(ServiceLogger):
         self._known = self._known or dict(client.get_run(run_id).data.params)
         texts = {_name(name): str(value)[:LONGEST] for name, value in flat(given).items()}
         fresh = {name: text for name, text in texts.items() if name not in self._known}
-        records = [
-            Param(name, text) for name, text in fresh.items()
-        ]  # MLflow refuses to change one
+        # MLflow refuses to change one.
+        records = [Param(name, text) for name, text in fresh.items()]
         for start in range(0, len(records), AT_ONCE):
             part = records[start : start + AT_ONCE]
             client.log_batch(run_id, params=part, **self._synchronous)

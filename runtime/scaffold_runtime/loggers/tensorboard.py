@@ -96,9 +96,8 @@ class TensorBoardLogger(FolderLogger):
             return
         was_training = model.training
         with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore", DeprecationWarning
-            )  # torch's writer uses torch.jit.trace
+            # Torch's writer uses torch.jit.trace.
+            warnings.simplefilter("ignore", DeprecationWarning)
             self.experiment.add_graph(model.eval(), sample)
         model.train(was_training)
 

@@ -138,9 +138,8 @@ class WandbLogger(ServiceLogger):
             return self._wandb.run
         Path(self.save_dir).mkdir(parents=True, exist_ok=True)
         mode = {"mode": "offline"} if self._offline else {}
-        folder = os.path.abspath(
-            self.save_dir
-        )  # wandb's own process has a working folder of its own
+        # W&B's own process has a working folder of its own.
+        folder = os.path.abspath(self.save_dir)
         settings = {"dir": folder, "project": self._project, "id": self.version, **mode}
         if self._first is not None and self._run_name is None:
             self._run_name = f"{self._first.name}-{self._first.version}"

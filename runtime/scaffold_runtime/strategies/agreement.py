@@ -70,9 +70,8 @@ class Agreement:
 
     def _tell(self, key: str, batch: float, asked: int) -> None:
         now = time.monotonic()
-        if (
-            self._told > 2 and batch < math.inf
-        ):  # the pace of the last period, not more than doubled
+        # The pace of the last period, not more than doubled.
+        if self._told > 2 and batch < math.inf:
             done = (batch - self._last) * PERIOD / max(now - self.now, 1e-9)
             self._step = int(min(max(done, 1), 2 * self._step, MOST))
         elsewhere = f"{self._name}/asked"

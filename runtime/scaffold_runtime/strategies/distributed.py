@@ -21,7 +21,7 @@ from torch.distributed.rendezvous import rendezvous
 from torch.utils._pytree import tree_map_only
 
 from scaffold_runtime.accelerators import Accelerator
-from scaffold_runtime.errors import MisconfigurationException, RankFailed
+from scaffold_runtime.errors import MisconfigurationException, RankFailed, said_elsewhere
 from scaffold_runtime.signals import code_of
 from scaffold_runtime.strategies.agreement import Agreement
 from scaffold_runtime.strategies.calls import SWITCH, Calls
@@ -35,14 +35,14 @@ from scaffold_runtime.strategies.launch import (
     Children,
     die_with_launcher,
     end_with,
-    host_store,
+    meeting_store,
     places,
     run_in_processes,
     start_scripts,
 )
 from scaffold_runtime.strategies.meeting import meet
 from scaffold_runtime.strategies.strategy import DEFAULT_TIMEOUT, Strategy
-from scaffold_runtime.strategies.watch import Watch, is_consequence, rank_failed
+from scaffold_runtime.strategies.watch import Watch, is_consequence, rank_failed, text_of
 
 METHODS = ("popen", "spawn", "fork", "forkserver")
 BACKENDS = {"cuda": "nccl", "cpu": "gloo", "mps": "gloo"}
@@ -116,7 +116,7 @@ class DistributedStrategy(Strategy):
         if self.start_method != "popen":
             return lambda: run_in_processes(self.start_method, here, call, self.timeout, obeys)
         if self.node_rank == 0:
-            self._server = host_store(self.timeout)
+            self._server = meeting_store(self.timeout, host=True)
         self._children = start_scripts(here)
         end_with(self._children, lambda: self._failed, lambda: self._left)
         self._place_known = True
@@ -134,9 +134,9 @@ class DistributedStrategy(Strategy):
     def _watcher(self) -> Watch:
         if self._watch is None:
             lost = self._children.lost if self._children is not None else lambda: None
-            self._watch = Watch(
-                "scaffold" if OURS in os.environ else self._name, self.global_rank, lost
-            )
+            started = OURS in os.environ
+            name, quiet = "scaffold" if started else self._name, started and self.local_rank > 0
+            self._watch = Watch(name, self.global_rank, lost, quiet)
             if self._children is not None:
                 self._watch.before_exit = self._children.end  # type: ignore[method-assign]
         return self._watch
@@ -146,9 +146,8 @@ class DistributedStrategy(Strategy):
         rank, size, timeout = self.global_rank, self.world_size, self.timeout
         if self.root_device.type == "cuda":
             torch.cuda.set_device(self.root_device)
-        if (
-            OURS in os.environ
-        ):  # the launcher's store is there already, so a failed start is noticed
+        # The launcher's store is there already, so a failed start is noticed.
+        if OURS in os.environ:
             self._watcher().open()
         backend = self.process_group_backend or BACKENDS.get(self.root_device.type, "gloo")
         store: Any = next(iter(rendezvous("env://", rank, size, timeout=timeout)))[0]
@@ -182,8 +181,10 @@ class DistributedStrategy(Strategy):
         unexplained = is_consequence(error) and not isinstance(error, RankFailed)
         if unexplained and not first.startswith(f"{self.global_rank}\n"):
             error = rank_failed(first)
-        if self.global_rank and isinstance(error, RankFailed) and OURS in os.environ:
-            sys.excepthook = lambda *exception: None  # the process that started this one says it
+        if watch.quiet:
+            sys.excepthook = said_elsewhere
+        elif self._children is not None and not isinstance(error, RankFailed):
+            _say_too(first, error)
         return error
 
     def _reason(self, watch: Watch) -> RankFailed | None:
@@ -248,14 +249,9 @@ class DistributedStrategy(Strategy):
             return data
 
         def gather(tensor: Tensor) -> Tensor:
-            tensor = tensor.contiguous()
-            if sync_grads:
-                from torch.distributed.nn.functional import all_gather
-
-                return torch.stack(all_gather(tensor, group))
-            parts = [torch.empty_like(tensor) for _ in range(dist.get_world_size(group))]
-            dist.all_gather(parts, tensor.detach(), group)
-            return torch.stack(parts)
+            source = tensor if sync_grads else tensor.detach()
+            gathered: Tensor = Gathered.apply(source, group)  # type: ignore[no-untyped-call]
+            return gathered
 
         return tree_map_only(Tensor, gather, data)
 
@@ -316,6 +312,29 @@ class DistributedStrategy(Strategy):
 
     def now(self) -> float:
         return time.monotonic() if self._agreement is None else self._agreement.now
+
+
+def _say_too(first: str, error: BaseException) -> None:
+    """Print why another process failed, before this one's own reason, if that is another."""
+    if first.partition("\n")[2] != text_of(error):
+        sys.stderr.write(f"{rank_failed(first)}\n\n")
+
+
+class Gathered(torch.autograd.Function):
+    """The tensors of all processes, stacked. Backward gives each what all of them make of its own."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor, group: Any) -> Tensor:
+        ctx.group, tensor = group, tensor.contiguous()
+        parts = [torch.empty_like(tensor) for _ in range(dist.get_world_size(group))]
+        dist.all_gather(parts, tensor, group)
+        return torch.stack(parts)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        total = gradient.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total, group=ctx.group)
+        return total[dist.get_rank(ctx.group)], None
 
 
 def _leave() -> None:

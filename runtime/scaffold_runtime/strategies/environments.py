@@ -217,9 +217,8 @@ def complete_variables(environment: ClusterEnvironment | None = None) -> None:
 def first_host(hosts: str) -> str:
     """The first host of "node[07-09,12],other", "node1,node2", or "batch 1 node1 8 node2 8"."""
     words = hosts.split()
-    if (
-        len(words) > 1
-    ):  # LSF: name and slots, the first one being the node the job was submitted from
+    # LSF: name and slots, the first one being the node the job was submitted from.
+    if len(words) > 1:
         names = words[0::2]
         return names[1] if len(names) > 1 and words[1] == "1" else names[0]
     match = re.match(r"([^\[,]*)(?:\[([^\],-]+))?", hosts)

@@ -97,13 +97,13 @@ def _how(code: int) -> str:
     return f"ended with exit code {code}; what it printed is above."
 
 
-def host_store(timeout: timedelta) -> Any:
-    """Open the store all processes meet in, and put its address into the environment."""
+def meeting_store(timeout: timedelta, host: bool) -> Any:
+    """The store all processes meet in: open it on the first machine, and put its address into the environment."""
     address = os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
     store = dist.TCPStore(  # type: ignore[attr-defined] # public, but not listed
         address,
         int(os.environ.get("MASTER_PORT", 0)),
-        is_master=True,
+        is_master=host,
         timeout=timeout,
         wait_for_workers=False,
     )
@@ -219,7 +219,7 @@ def run_in_processes(
     timeout: timedelta,
     obeys: bool = True,
 ) -> Any:
-    """Run `call` in one new process per place and return what the first one's returned. A signal is told to
+    """Run `call` in one new process per place and return what the first one's here returned. A signal is told to
     processes whose call `obeys`; others are ended.
 
     Raises:
@@ -228,7 +228,7 @@ def run_in_processes(
     """
     _check_method(method)
     before = dict(os.environ)
-    store = host_store(timeout)
+    store = meeting_store(timeout, host=here[0].global_rank == 0)
     folder = Path(tempfile.mkdtemp(prefix="scaffold-"))
     children = Children([], here[0].global_rank)
     try:
@@ -275,7 +275,6 @@ def _check_method(method: str) -> None:
 
 
 def _start(method: str, here: list[Place], call: Callable[[], Any], folder: Path) -> Children:
-
     context: Any = multiprocessing.get_context(method)
     work: Any = call
     if method != "fork":  # a file, and not an argument, which torch would put into shared memory
@@ -285,7 +284,9 @@ def _start(method: str, here: list[Place], call: Callable[[], Any], folder: Path
     alone = method == "fork" and torch.get_num_threads() > 1
     threads = 1 if alone else _threads(len(here))
     processes = [
-        context.Process(target=_enter, args=(work, variables(place), str(folder), threads))
+        context.Process(
+            target=_enter, args=(work, variables(place), place is here[0], str(folder), threads)
+        )
         for place in here
     ]
     started = []
@@ -294,9 +295,7 @@ def _start(method: str, here: list[Place], call: Callable[[], Any], folder: Path
         for process in processes:
             process.start()
             started.append(process)
-    except (
-        BaseException
-    ):  # the system has no room for more, or Ctrl-C: those there are wait for the others
+    except BaseException:  # no room for more, or Ctrl-C; those that are there wait for the others
         Children(started, here[0].global_rank).end()
         raise
     finally:
@@ -320,7 +319,9 @@ def save_call(call: Callable[[], Any], path: Path, strategy: str) -> None:
         ) from error
 
 
-def _enter(work: Any, environment: dict[str, str], folder: str, threads: int) -> None:
+def _enter(
+    work: Any, environment: dict[str, str], returns: bool, folder: str, threads: int
+) -> None:
     """The life of a new process."""
     os.setsid()  # so that all it starts can be ended together with it
     os.environ.update(environment)
@@ -329,7 +330,7 @@ def _enter(work: Any, environment: dict[str, str], folder: str, threads: int) ->
     try:
         call = work if callable(work) else torch.load(work, weights_only=False)
         returned = call()
-        if environment["RANK"] == "0":
+        if returns:
             torch.save(returned, Path(folder) / "returned")
     except BaseException as error:
         if code_of(error):
@@ -343,8 +344,9 @@ def _enter(work: Any, environment: dict[str, str], folder: str, threads: int) ->
 
 def _reason(store: Any, folder: Path, lost: str) -> RankFailed:
     key = f"scaffold/{FAILED}"
-    if store.check([key]):
-        return rank_failed(store.get(key).decode())
+    with contextlib.suppress(RuntimeError):  # it may have gone with the first machine
+        if store.check([key]):
+            return rank_failed(store.get(key).decode())
     errors = sorted(folder.glob("error-*"), key=lambda path: path.stat().st_mtime_ns)
     if errors:
         return rank_failed(f"{errors[0].name.removeprefix('error-')}\n{errors[0].read_text()}")

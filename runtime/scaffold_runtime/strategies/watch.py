@@ -35,10 +35,14 @@ class Watch:
         name: unique to the processes that were started together.
         rank: of this process.
         lost_child: says which of the processes this one started has died, if one has.
+        quiet: the process that started this one prints why it ends.
     """
 
-    def __init__(self, name: str, rank: int, lost_child: Callable[[], str | None]) -> None:
+    def __init__(
+        self, name: str, rank: int, lost_child: Callable[[], str | None], quiet: bool = False
+    ) -> None:
         self._name, self._rank, self._lost_child = name, rank, lost_child
+        self.quiet = quiet
         self._store: Any = None
         self._open = False
         self._wake = threading.Event()
@@ -70,8 +74,7 @@ class Watch:
 
     def publish(self, error: BaseException) -> str:
         """Tell the others that this process failed; returns who failed first, and how."""
-        text = "".join(traceback.format_exception(error)).rstrip()
-        mine = f"{self._rank}\n{text}"
+        mine = f"{self._rank}\n{text_of(error)}"
         try:
             key = f"{self._name}/{FAILED}"
             return str(self._store.compare_set(key, "", mine).decode())
@@ -95,9 +98,8 @@ class Watch:
             if failure is not None:
                 self._end(failure)
                 continue
-            with contextlib.suppress(
-                RuntimeError
-            ):  # the store went just now: the next look says so
+            # The store went just now: the next look says so.
+            with contextlib.suppress(RuntimeError):
                 if self._open and self._store.check([ASKED]):
                     self.asked = int(self._store.get(ASKED))
 
@@ -106,13 +108,18 @@ class Watch:
         if not self._open:
             return  # the main thread noticed, and is on its way out
         sys.stdout.flush()
-        sys.stderr.write(f"\n{failure}\n")
-        sys.stderr.flush()
+        if not self.quiet:
+            sys.stderr.write(f"\n{failure}\n")
+            sys.stderr.flush()
         self.before_exit()
         os._exit(1)
 
     def before_exit(self) -> None:
         """Replaced by a launcher that has processes to end first."""
+
+
+def text_of(error: BaseException) -> str:
+    return "".join(traceback.format_exception(error)).rstrip()
 
 
 def rank_failed(published: str) -> RankFailed:

@@ -258,20 +258,38 @@ def test_a_script_trains_in_two_processes(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "body",
+    ("body", "reason"),
     [
-        "if trainer.global_rank == 1: raise ValueError('broken here')",
-        "if trainer.global_rank == 1: os.kill(os.getpid(), signal.SIGKILL)",
-        "if trainer.global_rank == 0: raise ValueError('broken here')",
+        ("if trainer.global_rank == 1: raise ValueError('broken here')", "broken here"),
+        ("if trainer.global_rank == 0: raise ValueError('broken here')", "broken here"),
+        ("raise ValueError('broken here')", "broken here"),
+        (
+            "if trainer.global_rank == 1: os.kill(os.getpid(), signal.SIGKILL)",
+            "SIGKILL, perhaps because memory ran out.",
+        ),
     ],
+    ids=["second", "first", "all", "killed"],
 )
-def test_a_script_ends_whole(tmp_path: Path, body: str) -> None:
+def test_a_script_ends_whole(tmp_path: Path, body: str, reason: str) -> None:
+    """The reason is the last thing printed, and printed once."""
     process = start(tmp_path, body)
     _, err = finish(process, tmp_path, 60)
 
     assert process.returncode == 1
-    reason = "broken here" if "broken" in body else "SIGKILL, perhaps because memory ran out."
     assert err.rstrip().endswith(reason)
+    assert sum(line.endswith(reason) for line in err.splitlines()) == 1, err
+
+
+@pytest.mark.slow
+def test_two_reasons_are_both_printed(tmp_path: Path) -> None:
+    body = """
+        time.sleep(1 - trainer.global_rank)
+        raise ValueError(f"broken in process {trainer.global_rank}")
+    """
+    _, err = finish(start(tmp_path, body), tmp_path, 60)
+
+    assert err.rstrip().endswith("ValueError: broken in process 0")
+    assert err.count("ValueError: broken in process 1") == 1
 
 
 WATCHING = """

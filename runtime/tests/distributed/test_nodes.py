@@ -6,6 +6,7 @@ import os
 import random
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import uuid
@@ -154,6 +155,42 @@ def test_two_machines_under_slurm(tmp_path: Path, machines: tuple[list[str], lis
 
     alike(ended(processes, tmp_path, 100))
     assert len(list(tmp_path.rglob("*.ckpt"))) == 1
+
+
+def by_hand(folder: Path, body: str = "pass") -> list[subprocess.Popen[str]]:
+    """A person starts the script on each machine; it forks its processes for one call."""
+    script(folder, body)
+    text = (folder / "train.py").read_text()
+    text = text.replace("DDPStrategy(", 'DDPStrategy(start_method="fork", ')
+    (folder / "train.py").write_text(text)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    return [
+        start(folder, [sys.executable, "train.py"], **where, NODE_RANK=str(node)) for node in (0, 1)
+    ]
+
+
+@pytest.mark.slow
+def test_processes_for_one_call_on_each_machine(tmp_path: Path) -> None:
+    """Each script gets back what was trained, whichever machine it is on."""
+    alike(ended(by_hand(tmp_path), tmp_path, 100))
+    assert len(list(tmp_path.rglob("*.ckpt"))) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+def test_each_machine_says_why_processes_for_one_call_failed(tmp_path: Path, rank: int) -> None:
+    failing = f"if trainer.global_rank == {rank}: raise ValueError('broken here')"
+    processes = by_hand(tmp_path, failing)
+    for process in processes:
+        process.wait(60)
+    errors = [finish(process, tmp_path, 60)[1] for process in processes]
+
+    assert [process.returncode for process in processes] == [1, 1]
+    assert all("RankFailed" in error for error in errors)
+    assert errors[rank].rstrip().endswith("broken here")
 
 
 SRUN = """#!{python}

@@ -133,9 +133,8 @@ def test_equal_to_one_process_with_the_joint_batch(
     two, one = regression(), regression()
     one.load_state_dict(two.state_dict())
     data = make_loader(8).dataset
-    joint = (
-        torch.arange(32).view(-1, 8).tolist()
-    )  # ranks take 0, 2, 4, 6 and 1, 3, 5, 7 of each eight
+    # Ranks take 0, 2, 4, 6 and 1, 3, 5, 7 of each eight.
+    joint = torch.arange(32).view(-1, 8).tolist()
 
     ddp(max_epochs=3).fit(two, DataLoader(data, batch_size=4))
     make_trainer(max_epochs=3).fit(one, DataLoader(data, batch_sampler=joint))
@@ -322,6 +321,24 @@ def test_collectives(ddp: Any, tmp_path: Path, capfd: Any) -> None:
     expected = [[[0, 7], [1, 7]], {"run": "from 0"}, 3.0]
     assert notes(tmp_path, "talk") == [expected, expected]
     assert capfd.readouterr().out.count("said once") == 1
+
+
+def test_gradients_go_through_a_gather(ddp: Any, tmp_path: Path) -> None:
+    """Each process weighs what it gathered by 1 and 2; the gradient of its own part is that of both sums."""
+
+    class Gathers(Callback):
+        def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+            own = torch.tensor([[1.0, 2.0], [3.0, 4.0]]).T.requires_grad_()
+            gathered = pl_module.all_gather(own * (trainer.global_rank + 1), sync_grads=True)
+            weights = torch.tensor([1.0, 2.0]).view(2, 1, 1)
+            (gathered * weights * (trainer.global_rank + 1)).sum().backward()
+            note(tmp_path, "gathered", [gathered[:, 0].tolist(), own.grad.tolist()])
+
+    ddp(callbacks=Gathers()).fit(Seen(tmp_path), numbered(4, 2))
+
+    both = [[1.0, 3.0], [2.0, 6.0]]  # the first row of each; the layout in memory does not matter
+    first, second = [[3.0, 3.0]] * 2, [[12.0, 12.0]] * 2  # (1 + 2) * weight * own factor
+    assert notes(tmp_path, "gathered") == [[both, first], [both, second]]
 
 
 def test_prepare_data_runs_once(ddp: Any, tmp_path: Path) -> None:

@@ -69,9 +69,8 @@ def data(make_loader: Any) -> DataLoader[Any]:
     return DataLoader(make_loader(12).dataset, batch_size=4, shuffle=True)
 
 
-@pytest.mark.filterwarnings(
-    "ignore:Detected call of `lr_scheduler"
-)  # resumed between batch and epoch end
+# Resumed between batch and epoch end.
+@pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler")
 @pytest.mark.parametrize("step", [2, 6, 9])
 @pytest.mark.parametrize("accumulate", [1, 2])
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
