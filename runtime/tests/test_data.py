@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import math
 from collections import namedtuple
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
 
 from scaffold_runtime import LightningDataModule
 from scaffold_runtime.combined import CombinedLoader
 from scaffold_runtime.data import batch_size_of, move_data_to_device
 from scaffold_runtime.errors import MisconfigurationException
+from scaffold_runtime.positions import Part
 
 MODES = {
     "min_size": [("a0", "b0"), ("a1", "b1")],
@@ -435,3 +437,48 @@ def test_workers_give_the_same_batches(
 
     make_trainer().fit(Module(), make_loader(3, num_workers=workers))
     assert seen == [float(x.sum()) for x, _ in make_loader(3)]
+
+
+class Rows(Dataset[Tensor]):
+    """Each sample is its number, and a random one."""
+
+    def __len__(self) -> int:
+        return 11
+
+    def __getitem__(self, index: int) -> Tensor:
+        return torch.stack([torch.tensor(float(index)), torch.rand(())])
+
+
+class AtOnce(Rows):
+    def __getitems__(self, indices: list[int]) -> list[Tensor]:
+        return [-self[index] for index in indices]
+
+
+class Counted(DataLoader[Any]):
+    """Gives an iterator of its own."""
+
+    def _get_iterator(self) -> Any:
+        return iter([torch.zeros(1)])
+
+
+@pytest.mark.parametrize(
+    "loader",
+    [
+        DataLoader(Rows(), batch_size=4, shuffle=True),
+        DataLoader(Rows(), batch_size=4, shuffle=True, generator=torch.Generator(), drop_last=True),
+        DataLoader(AtOnce(), batch_size=3, collate_fn=sum),
+        DataLoader(Subset(Rows(), [7, 1, 5]), batch_sampler=[[2], [0, 1]]),
+        DataLoader(Rows(), batch_size=None, shuffle=True),
+        Counted(Rows()),
+    ],
+    ids=["shuffled", "generator", "at once", "subset", "unbatched", "own iterator"],
+)
+def test_training_takes_the_batches_that_torch_gives(loader: DataLoader[Any]) -> None:
+    def drawn(batches: Callable[[], Iterable[Any]]) -> list[Any]:
+        torch.manual_seed(1)
+        if isinstance(loader.generator, torch.Generator):
+            loader.generator.manual_seed(2)
+        return [batch.tolist() for batch in batches()] + [torch.rand(()).item()]
+
+    part = Part(loader)
+    assert drawn(lambda: part.open(0)) == drawn(lambda: loader)
