@@ -30,7 +30,7 @@ ROOT = Path(__file__).parent.parent
 # The pages that carry figures, each between two marks, and the rows they show (none: all).
 PAGES: dict[str, tuple[str, ...]] = {
     "docs/benchmarks.md": (),
-    "README.md": ("off", "defaults", "logs", "validation", "import"),
+    "README.md": ("off", "defaults", "logs", "validation", "tensors", "import"),
 }
 MEASURED = "benchmarks/measured.json"  # by row: when and on what, and the figures
 BEGIN, END = "<!-- written by `make bench WRITE=1` -->", "<!-- end of what is written -->"

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 CLASSES = 10
 clock = time.perf_counter
@@ -58,6 +58,19 @@ def gpt() -> nn.Module:
     )
 
 
+class Samples(Dataset[tuple[Tensor, Tensor]]):
+    """Pairs that are taken one by one, as from most data sets."""
+
+    def __init__(self, inputs: Tensor, labels: Tensor) -> None:
+        self.inputs, self.labels = inputs, labels
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return self.inputs[index], self.labels[index]
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+
 class Watch:
     """`steps` batches drawn from a few samples in a fixed order, in a loader that notes when they are drawn.
 
@@ -65,7 +78,13 @@ class Watch:
     """
 
     def __init__(
-        self, inputs: Tensor, batch: int, steps: int, skip: int = 20, **options: Any
+        self,
+        inputs: Tensor,
+        batch: int,
+        steps: int,
+        skip: int = 20,
+        kind: Callable[[Tensor, Tensor], Dataset[Any]] = Samples,
+        **options: Any,
     ) -> None:
         index = torch.arange(batch * steps) % len(inputs)
         self.indices: list[list[int]] = index.view(steps, batch).tolist()
@@ -73,7 +92,7 @@ class Watch:
         self.settle: Callable[[], None] = lambda: None  # a device that works behind is waited for
         labels = torch.arange(len(inputs)) % CLASSES
         self.loader: DataLoader[Any] = DataLoader(
-            TensorDataset(inputs, labels), batch_sampler=self, **options
+            kind(inputs, labels), batch_sampler=self, **options
         )
 
     def __iter__(self) -> Iterator[list[int]]:
@@ -95,9 +114,13 @@ class Watch:
         return (ended - began) / (len(self) - 1 - self.skip)
 
 
-def vectors(steps: int) -> Watch:
+def vectors(steps: int, **options: Any) -> Watch:
     torch.manual_seed(0)
-    return Watch(torch.randn(2048, 64), 32, steps)
+    return Watch(torch.randn(2048, 64), 32, steps, **options)
+
+
+def tensors(steps: int) -> Watch:
+    return vectors(steps, kind=TensorDataset)
 
 
 def images(steps: int) -> Watch:

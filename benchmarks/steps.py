@@ -267,6 +267,8 @@ def rows() -> list[Row]:
             {"base": fitting("scaffold_runtime", tiny, 0, **OFF),
              "ours": fitting("scaffold_runtime", tiny, 0, 16, **OFF)}, rounds=15),
         row("validation", "validation, 2 metrics", 1.10, models.vectors, evaluation, rounds=11),
+        row("tensors", "tiny MLP, defaults, from a `TensorDataset`", 1.10, models.tensors,
+            {**base, **both(tiny, 1), **shown}, rounds=11),
         row("cnn", "small CNN, defaults", 1.01, models.images, cnn, **few),
         row("gpt", "small GPT, defaults", 1.01, models.text, gpt, **few),
     ]  # fmt: skip

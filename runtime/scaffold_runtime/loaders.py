@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
+from scaffold_runtime.batches import MadeHere, made_here
 from scaffold_runtime.combined import CombinedLoader, loader_length
 from scaffold_runtime.errors import CheckpointError, MisconfigurationException
 from scaffold_runtime.positions import Part, StaysOn, drop, put_random
@@ -184,7 +185,7 @@ def for_evaluation(loader: Any) -> Any:
     if isinstance(loader, CombinedLoader):
         return loader.over(loader.flattened)  # a batch of each at a time
     if not (isinstance(loader, DataLoader) and loader.num_workers):
-        return loader
+        return MadeHere(loader) if made_here(loader) else loader
     if loader.persistent_workers and Part(loader).plain:
         return Repeatable(loader)
     clone = copy.copy(loader)

@@ -13,7 +13,7 @@ import random
 import signal
 import warnings
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any
 
@@ -24,11 +24,11 @@ from torch.utils.data import (
     DataLoader,
     Dataset,
     IterableDataset,
-    MapDataPipe,
     SequentialSampler,
     get_worker_info,
 )
 
+from scaffold_runtime.batches import batches_of, made_here
 from scaffold_runtime.seed import rng_digest, rng_state, set_rng_state
 
 ODD = 0x9E3779B97F4A7C15  # spreads consecutive numbers over all 64 bits
@@ -44,13 +44,12 @@ class Part:
         self.cursor: Cursor | None = None
         self.seed = self.passes = self.count = 0
         self.ended = False  # whether this epoch came to the end of the loader
-        self.inline = False  # whether batches are made here, without torch's iterator
+        self.inline = False  # whether its batches are made here
         self._start: dict[str, Any] | None = None
         self._kept: dict[str, Any] | None = None
         self.plain = (
             isinstance(loader, DataLoader)
             and type(loader).__iter__ is DataLoader.__iter__
-            and type(loader)._get_iterator is DataLoader._get_iterator
             and not _has_state(loader)
         )
         self.workers = getattr(loader, "num_workers", 0) if isinstance(loader, DataLoader) else 0
@@ -74,8 +73,7 @@ class Part:
         sampler = sampler or (clone.batch_sampler if batched else clone.sampler)
         self.cursor = Cursor(sampler, batched, self.workers > 0, self.generators())
         inside["batch_sampler" if batched else "sampler"] = self.cursor
-        pipe = isinstance(clone.dataset, MapDataPipe)
-        self.inline = batched and not (self.workers or clone.pin_memory or pipe)
+        self.inline = made_here(clone)
         if self.workers:
             at_once = callable(getattr(clone.dataset, "__getitems__", None))
             inside["dataset"] = (SeededBatches if at_once else Seeded)(clone.dataset)
@@ -123,7 +121,7 @@ class Part:
 
     def _fresh(self) -> Iterator[Any]:
         if self.cursor is not None and self.inline:
-            return in_process(self.iterable.dataset, self.iterable.collate_fn, self.cursor)
+            return batches_of(self.iterable, self.cursor)
         return iter(self.iterable)
 
     def _draw_seed(self) -> None:
@@ -198,13 +196,6 @@ class Part:
 
     def generators(self) -> list[torch.Generator]:
         return generators_of(self.loader)
-
-
-def in_process(dataset: Any, collate: Callable[[Any], Any], batches: Cursor) -> Iterator[Any]:
-    """The batches that torch's iterator gives without workers, and not its mark for profilers around each."""
-    at_once = getattr(dataset, "__getitems__", None)
-    for indices in batches:
-        yield collate(at_once(indices) if at_once else [dataset[index] for index in indices])
 
 
 def owners_of(loader: Any) -> Iterator[Any]:

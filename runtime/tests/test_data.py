@@ -17,6 +17,7 @@ from scaffold_runtime import LightningDataModule
 from scaffold_runtime.combined import CombinedLoader
 from scaffold_runtime.data import batch_size_of, move_data_to_device
 from scaffold_runtime.errors import MisconfigurationException
+from scaffold_runtime.loaders import for_evaluation
 from scaffold_runtime.positions import Part
 
 MODES = {
@@ -454,11 +455,15 @@ class AtOnce(Rows):
         return [-self[index] for index in indices]
 
 
-class Counted(DataLoader[Any]):
+class Shifted(DataLoader[Any]):
     """Gives an iterator of its own."""
 
     def _get_iterator(self) -> Any:
-        return iter([torch.zeros(1)])
+        return (batch + 1 for batch in super()._get_iterator())
+
+
+TENSORS = TensorDataset(torch.rand(11, 2, 3), torch.arange(11), torch.rand(11).double())
+TURNED = TensorDataset(torch.rand(11, 2, 3, 4).to(memory_format=torch.channels_last))
 
 
 @pytest.mark.parametrize(
@@ -469,16 +474,36 @@ class Counted(DataLoader[Any]):
         DataLoader(AtOnce(), batch_size=3, collate_fn=sum),
         DataLoader(Subset(Rows(), [7, 1, 5]), batch_sampler=[[2], [0, 1]]),
         DataLoader(Rows(), batch_size=None, shuffle=True),
-        Counted(Rows()),
+        Shifted(Rows()),
+        DataLoader(TENSORS, batch_size=4, shuffle=True),
+        DataLoader(Subset(Subset(TENSORS, [9, 3, 5, 7]), [3, 1, -2]), batch_size=2, shuffle=True),
+        DataLoader(Subset(TENSORS, torch.tensor([4, 2])), batch_size=2),  # type: ignore[arg-type]
+        DataLoader(TENSORS, batch_sampler=[[1, -1], [slice(0, 2)], [torch.tensor(3)]]),
+        DataLoader(TENSORS, batch_size=3, collate_fn=list),
+        DataLoader(TURNED, batch_size=3),
     ],
-    ids=["shuffled", "generator", "at once", "subset", "unbatched", "own iterator"],
+    ids=[
+        *("shuffled", "generator", "at once", "subset", "unbatched", "own iterator"),
+        *(
+            "tensors",
+            "parts of parts",
+            "chosen by a tensor",
+            "odd indices",
+            "own collate",
+            "turned",
+        ),
+    ],
 )
-def test_training_takes_the_batches_that_torch_gives(loader: DataLoader[Any]) -> None:
-    def drawn(batches: Callable[[], Iterable[Any]]) -> list[Any]:
+@pytest.mark.parametrize("use", ["training", "evaluation"])
+def test_the_batches_are_those_that_torch_gives(loader: DataLoader[Any], use: str) -> None:
+    def drawn(batches: Callable[[], Iterable[Any]]) -> Any:
         torch.manual_seed(1)
         if isinstance(loader.generator, torch.Generator):
             loader.generator.manual_seed(2)
-        return [batch.tolist() for batch in batches()] + [torch.rand(()).item()]
+        return list(batches()), torch.rand(())
 
-    part = Part(loader)
-    assert drawn(lambda: part.open(0)) == drawn(lambda: loader)
+    part, evaluated = Part(loader), for_evaluation(loader)
+    ours, rest = drawn(lambda: part.open(0) if use == "training" else evaluated)
+    theirs, expected = drawn(lambda: loader)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=0, check_stride=True)
+    assert torch.equal(rest, expected)
