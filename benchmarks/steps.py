@@ -255,7 +255,7 @@ def rows() -> list[Row]:
     }
     cnn = {"base": plain(models.cnn), **both(models.cnn, 1)}
     gpt = {"base": plain(models.gpt), **both(models.gpt, 1)}
-    few = {"steps": 50, "peer_steps": 35, "rounds": 5, "peer_rounds": 1}
+    few = {"steps": 50, "peer_steps": 35, "peer_rounds": 1}
     return [
         row("off", "tiny MLP, everything off", 1.03, models.vectors,
             {**base, **both(tiny, 0, **OFF), **bare, **others}, rounds=15),
@@ -269,6 +269,6 @@ def rows() -> list[Row]:
         row("validation", "validation, 2 metrics", 1.10, models.vectors, evaluation, rounds=11),
         row("tensors", "tiny MLP, defaults, from a `TensorDataset`", 1.10, models.tensors,
             {**base, **both(tiny, 1), **shown}, rounds=11),
-        row("cnn", "small CNN, defaults", 1.01, models.images, cnn, **few),
-        row("gpt", "small GPT, defaults", 1.01, models.text, gpt, **few),
+        row("cnn", "small CNN, defaults", 1.01, models.images, cnn, rounds=25, **few),
+        row("gpt", "small GPT, defaults", 1.01, models.text, gpt, rounds=25, **few),
     ]  # fmt: skip
