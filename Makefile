@@ -87,12 +87,13 @@ test-xla: $(XLA)/.ready  ## Run the tests that need torch_xla, on its CPU device
 kill-sweep: $(READY)  ## Kill N (100) training runs at random moments, resume them, count the identical ones
 	$(BIN)/python runtime/tests/reliability/kill_sweep.py $(or $(N),100)
 
-lint: $(READY)  ## ruff, black, mypy --strict on both packages, import directions
+lint: $(READY)  ## ruff, black, mypy --strict on both packages, import directions, sizes
 	$(BIN)/ruff check .
 	$(BIN)/black --check --quiet . || $(BIN)/black --diff --quiet .
 	@$(BIN)/black --check --quiet .
 	$(BIN)/mypy scaffold runtime/scaffold_runtime
 	$(BIN)/lint-imports
+	@$(BIN)/python tools/budget.py --quiet
 
 format: $(READY)  ## Let ruff and black rewrite the code
 	$(BIN)/ruff check --fix .
