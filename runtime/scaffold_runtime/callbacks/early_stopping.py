@@ -102,8 +102,7 @@ class EarlyStopping(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if self._on_train_epoch_end is None and stage == "fit":
-            once = trainer.val_check_interval == 1.0 and trainer.check_val_every_n_epoch == 1
-            self._on_train_epoch_end = once and trainer.val_check_seconds is None
+            self._on_train_epoch_end = trainer.validates_each_epoch
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # Resumed from a checkpoint that was saved after the decision to stop.

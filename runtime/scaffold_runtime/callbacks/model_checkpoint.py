@@ -238,8 +238,7 @@ class ModelCheckpoint(Checkpoint):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._on_train_epoch_end is None:
-            once = trainer.val_check_interval == 1.0 and trainer.check_val_every_n_epoch == 1
-            once = once and trainer.val_check_seconds is None
+            once = trainer.validates_each_epoch
             self._on_train_epoch_end = once or not trainer._live().validates
         if self.dirpath and trainer.is_global_zero:
             self._finish_what_was_killed(trainer, Path(self.dirpath))

@@ -28,7 +28,7 @@ from torch.distributed.tensor._utils import compute_local_shape_and_global_offse
 from torch.optim import Optimizer
 from torch.utils._pytree import tree_map_only
 
-from scaffold_runtime.errors import CheckpointError, MisconfigurationException
+from scaffold_runtime.errors import CheckpointError, MisconfigurationException, check_choice
 from scaffold_runtime.precision import Precision
 from scaffold_runtime.strategies.distributed import DistributedStrategy
 from scaffold_runtime.strategies.router import StepRouter
@@ -85,10 +85,7 @@ class FSDPStrategy(DistributedStrategy):
             getattr(mixed_precision, "output_dtype", None),
         )
         self._offload = bool(getattr(cpu_offload, "offload_params", cpu_offload))
-        if state_dict_type not in ("full", "sharded"):
-            raise MisconfigurationException(
-                f"FSDPStrategy(state_dict_type={state_dict_type!r}): choose 'full' or 'sharded'."
-            )
+        check_choice(self, "state_dict_type", state_dict_type, "full", "sharded")
         self.sharded = state_dict_type == "sharded"
 
     def place(self, module: nn.Module, precision: Precision) -> None:

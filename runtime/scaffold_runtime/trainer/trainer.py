@@ -554,6 +554,12 @@ class Trainer:
         return self.stage in ("validation", "test")
 
     @property
+    def validates_each_epoch(self) -> bool:
+        """Whether validation, if there is one, comes once in every epoch, after its last batch."""
+        last = self.val_check_interval == 1.0 and self.val_check_seconds is None
+        return last and self.check_val_every_n_epoch == 1
+
+    @property
     def validation_ahead(self) -> bool:
         """Whether this fit validates but has not done so yet, so that its metrics cannot be known."""
         run = self._record()
