@@ -40,8 +40,6 @@ class BaseFinetuning(Callback, abc.ABC):
         self._groups: dict[int, list[dict[str, Any]]] = {}
         self._restored: dict[str, Any] | None = None
         self._module: LightningModule | None = None
-        self._trained: set[nn.Parameter] = set()
-        self._thawed = False
 
     @abc.abstractmethod
     def freeze_before_training(self, pl_module: LightningModule) -> None:
@@ -60,7 +58,6 @@ class BaseFinetuning(Callback, abc.ABC):
         with trainer.precision_plugin.init_context():
             pl_module.configure_model()  # what is made there is to be frozen, too; it may be called often
         self.freeze_before_training(pl_module)
-        self._trained = {p for p in pl_module.parameters() if p.requires_grad}
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         own = set(pl_module.parameters())
@@ -90,13 +87,6 @@ class BaseFinetuning(Callback, abc.ABC):
                 {**group, "params": [names[p] for p in group["params"]]}
                 for group in optimizer.param_groups
             ]
-        self._thawed = any(p.requires_grad and p not in self._trained for p in names)
-
-    def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """DDP averages gradients of what was trained when it wrapped the model, and of nothing else."""
-        average = trainer._live().prepared.average
-        if self._thawed and average is not None:
-            average()
 
     def state_dict(self) -> dict[str, Any]:
         if self._module is None:

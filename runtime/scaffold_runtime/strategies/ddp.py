@@ -67,7 +67,15 @@ class DDPStrategy(DistributedStrategy):
         if not (trains and automatic):
             return self._by_hand(module, precision, trains)
         self._wrapped = wrapped = self._wrap(StepRouter(module))
+        frozen = [p for p in module.parameters() if not p.requires_grad]
         synced: nullcontext[Any] = nullcontext()
+
+        def backward(loss: Tensor, run_backward: Callable[[Tensor], None]) -> None:
+            """DDP averages gradients of what was trained when it wrapped the model, and of nothing else."""
+            precision.backward(loss, run_backward)
+            thawed = [p for p in frozen if p.requires_grad]
+            if thawed and wrapped.require_backward_grad_sync:
+                average_gradients([_gradient(p) for p in thawed])
 
         def call(name: str) -> Callable[..., Any]:
             # Evaluation goes past DDP, whose buffers travel in each forward: batches may be uneven there.
@@ -79,7 +87,8 @@ class DDPStrategy(DistributedStrategy):
         def average() -> None:
             average_gradients([p.grad for p in module.parameters() if p.grad is not None])
 
-        return unwrapped(module, precision, call=call, syncing=syncing, average=average)
+        others: dict[str, Any] = {"backward": backward} if frozen else {}
+        return unwrapped(module, precision, call=call, syncing=syncing, average=average, **others)
 
     def _wrap(self, router: StepRouter) -> DistributedDataParallel:
         try:
@@ -114,6 +123,13 @@ class DDPStrategy(DistributedStrategy):
         if not trains:
             return unwrapped(module, precision)
         return unwrapped(module, precision, backward=backward)
+
+
+def _gradient(parameter: nn.Parameter) -> Tensor:
+    """Its gradient; zeros where this process had none, since others may."""
+    if parameter.grad is None:
+        parameter.grad = torch.zeros_like(parameter)
+    return parameter.grad
 
 
 def average_gradients(gradients: list[Tensor]) -> None:

@@ -274,30 +274,50 @@ def test_manual_optimization_averages_gradients(
     assert torch.allclose(weights(manual), weights(automatic), atol=1e-6)
 
 
-@pytest.mark.parametrize("window", [1, 2])
+class Thaw(BaseFinetuning):
+    """The first layer is trained from the second epoch on."""
+
+    def freeze_before_training(self, pl_module: Any) -> None:
+        self.freeze(pl_module.net[0])
+
+    def finetune_function(self, pl_module: Any, epoch: int, optimizer: Any) -> None:
+        if epoch == 1:
+            self.unfreeze_and_add_param_group(pl_module.net[0], optimizer, 0.1)
+
+
+class ThawByHand(Callback):
+    """The same as a user writes it, where the optimizer has all weights from the beginning."""
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        pl_module.net[0].requires_grad_(False)
+
+    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+        pl_module.net[0].requires_grad_(trainer.current_epoch == 1)
+
+
+@pytest.mark.parametrize("window", [1, 2, "auto"])
+@pytest.mark.parametrize("thaw", [Thaw, ThawByHand])
 def test_what_is_unfrozen_later_stays_alike_in_all_processes(
-    regression: Any, make_loader: Any, ddp: Any, tmp_path: Path, window: int
+    regression: Any,
+    make_loader: Any,
+    ddp: Any,
+    tmp_path: Path,
+    thaw: type[Callback],
+    window: int | str,
 ) -> None:
     """DDP knows nothing of weights that were frozen when it wrapped the model."""
 
     class Head(regression):  # type: ignore[misc] # a fixture gives the class
         def configure_optimizers(self) -> Any:
-            return torch.optim.SGD((p for p in self.parameters() if p.requires_grad), 0.1)
+            mine = [p for p in self.parameters() if p.requires_grad or thaw is ThawByHand]
+            return torch.optim.SGD(mine, 0.1)
 
         def on_train_end(self) -> None:
             note(tmp_path, "weights", weights(self))
 
-    class Thaw(BaseFinetuning):
-        def freeze_before_training(self, pl_module: Any) -> None:
-            self.freeze(pl_module.net[0])
-
-        def finetune_function(self, pl_module: Any, epoch: int, optimizer: Any) -> None:
-            if epoch == 1:
-                self.unfreeze_and_add_param_group(pl_module.net[0], optimizer, 0.1)
-
     model = Head()
     frozen = model.net[0].weight.clone()
-    trainer = ddp(max_epochs=2, callbacks=Thaw(), accumulate_grad_batches=window)
+    trainer = ddp(max_epochs=2, callbacks=thaw(), accumulate_grad_batches=window)
     trainer.fit(model, make_loader(8))
 
     first, second = notes(tmp_path, "weights")
