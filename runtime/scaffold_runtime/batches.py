@@ -5,7 +5,7 @@ Torch puts a mark for profilers around each batch, and collates tensors that lie
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -18,20 +18,24 @@ from torch.utils.data import (
     TensorDataset,
     default_collate,
 )
+from torch.utils.data._utils.collate import collate_tensor_fn, default_collate_fn_map
 
-Fetch = Callable[[Sequence[Any]], Any]
+Fetch = Callable[[Iterable[Any]], Any]
 """The indices of a batch -> the batch."""
+MECHANISM = ("__iter__", "_get_iterator", "_index_sampler", "_auto_collation")
+DTYPES = {
+    *(torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64),
+    *(torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64),
+}
 
 
 def made_here(loader: Any) -> bool:
     """Whether the batches of `loader` follow from its data set, its batch sampler and `collate_fn` alone."""
-    kind = type(loader)
     return (
         isinstance(loader, DataLoader)
-        and kind.__iter__ is DataLoader.__iter__
-        and kind._get_iterator is DataLoader._get_iterator
+        and all(getattr(type(loader), name) is getattr(DataLoader, name) for name in MECHANISM)
         and loader.batch_sampler is not None
-        and not (loader.num_workers or loader.pin_memory)
+        and not (loader.num_workers or loader.pin_memory or loader.timeout)
         and not isinstance(loader.dataset, (IterableDataset, MapDataPipe))
     )
 
@@ -57,34 +61,45 @@ class MadeHere:
 def _fetch(dataset: Any, collate: Callable[[Any], Any]) -> Fetch:
     at_once = getattr(dataset, "__getitems__", None)
 
-    def fetch(indices: Sequence[Any]) -> Any:
+    def fetch(indices: Iterable[Any]) -> Any:
         return collate(at_once(indices) if at_once else [dataset[index] for index in indices])
 
-    return _rows(dataset, fetch) if collate is default_collate else fetch
+    usual = default_collate_fn_map.get(Tensor) is collate_tensor_fn  # users may register others
+    usual = usual and collate is default_collate and tuple not in default_collate_fn_map
+    return _rows(dataset, fetch) if usual else fetch
 
 
 def _rows(dataset: Any, otherwise: Fetch) -> Fetch:
     """Take all rows of a batch at once from tensors in memory: bit for bit what collating single ones gives."""
-    chosen = []
+    parts = []
     while type(dataset) is Subset:
-        chosen.append(dataset.indices)
+        parts.append(dataset)
         dataset = dataset.dataset
-    if type(dataset) is not TensorDataset or not all(map(_plain, dataset.tensors)):
+    if type(dataset) is not TensorDataset or hasattr(dataset, "__getitems__"):
         return otherwise
     tensors = dataset.tensors
+    if not all(map(_plain, tensors)):
+        return otherwise
 
-    def fetch(indices: Sequence[Any]) -> Any:
-        rows = indices
-        for picked in chosen:
-            rows = [picked[row] for row in rows]
-        if set(map(type, rows)) != {int}:
+    def fetch(indices: Iterable[Any]) -> Any:
+        rows = indices = list(indices)
+        for part in parts:
+            chosen: Any = part.indices
+            rows = [chosen[row] for row in rows]
+        if set(map(type, rows)) != {int} or dataset.tensors is not tensors:
             return otherwise(indices)
-        index = torch.tensor(rows)
+        index = torch.tensor(rows, device="cpu")
         return [tensor[index] for tensor in tensors]
 
     return fetch
 
 
 def _plain(tensor: Tensor) -> bool:
-    alike = type(tensor) is Tensor and tensor.layout is torch.strided and tensor.is_contiguous()
-    return alike and tensor.device.type == "cpu" and not tensor.requires_grad
+    dense = type(tensor) is Tensor and tensor.layout is torch.strided and not tensor.is_nested
+    return (
+        dense
+        and tensor.is_contiguous()
+        and tensor.dtype in DTYPES
+        and tensor.device.type == "cpu"
+        and not tensor.requires_grad
+    )

@@ -14,7 +14,9 @@ from __future__ import annotations
 
 import difflib
 import re
+import sys
 from collections.abc import Iterable
+from typing import Any
 
 
 class ScaffoldRuntimeError(Exception):
@@ -68,8 +70,21 @@ def not_logged(owner: object, monitor: str, known: Iterable[str]) -> Misconfigur
     )
 
 
-def said_elsewhere(*exception: object) -> None:
-    """`sys.excepthook` of a process that fails with others: the one that started it prints the reason."""
+def leave_to_launcher(error: BaseException) -> None:
+    """The process that started this one prints `error`, so this one does not."""
+    shown = sys.excepthook
+
+    def hook(kind: Any, value: BaseException, trace: Any) -> None:
+        if value is not error:
+            shown(kind, value, trace)
+
+    sys.excepthook = hook
+    error.__dict__["said_elsewhere"] = True
+
+
+def said_elsewhere(error: BaseException | None) -> bool:
+    """Whether another process prints `error`."""
+    return getattr(error, "said_elsewhere", False)
 
 
 def hide_passwords(text: str) -> str:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
+from torch.utils.data._utils import collate
 
 from scaffold_runtime import LightningDataModule
 from scaffold_runtime.combined import CombinedLoader
@@ -462,6 +463,18 @@ class Shifted(DataLoader[Any]):
         return (batch + 1 for batch in super()._get_iterator())
 
 
+class Lazy:
+    """A batch sampler that gives no lists."""
+
+    def __iter__(self) -> Any:
+        yield map(int, [3, 1])
+        yield {5: "five", 2: "two"}.keys()
+        yield (index for index in (4,))
+
+    def __len__(self) -> int:
+        return 3
+
+
 TENSORS = TensorDataset(torch.rand(11, 2, 3), torch.arange(11), torch.rand(11).double())
 TURNED = TensorDataset(torch.rand(11, 2, 3, 4).to(memory_format=torch.channels_last))
 
@@ -479,19 +492,15 @@ TURNED = TensorDataset(torch.rand(11, 2, 3, 4).to(memory_format=torch.channels_l
         DataLoader(Subset(Subset(TENSORS, [9, 3, 5, 7]), [3, 1, -2]), batch_size=2, shuffle=True),
         DataLoader(Subset(TENSORS, torch.tensor([4, 2])), batch_size=2),  # type: ignore[arg-type]
         DataLoader(TENSORS, batch_sampler=[[1, -1], [slice(0, 2)], [torch.tensor(3)]]),
+        DataLoader(TENSORS, batch_sampler=Lazy()),  # type: ignore[arg-type]
+        DataLoader(Subset(TENSORS, range(2, 9)), batch_sampler=Lazy()),  # type: ignore[arg-type]
         DataLoader(TENSORS, batch_size=3, collate_fn=list),
         DataLoader(TURNED, batch_size=3),
     ],
     ids=[
         *("shuffled", "generator", "at once", "subset", "unbatched", "own iterator"),
-        *(
-            "tensors",
-            "parts of parts",
-            "chosen by a tensor",
-            "odd indices",
-            "own collate",
-            "turned",
-        ),
+        *("tensors", "parts of parts", "chosen by a tensor", "odd indices"),
+        *("lazy", "lazy part", "own collate", "turned"),
     ],
 )
 @pytest.mark.parametrize("use", ["training", "evaluation"])
@@ -507,3 +516,21 @@ def test_the_batches_are_those_that_torch_gives(loader: DataLoader[Any], use: st
     theirs, expected = drawn(lambda: loader)
     torch.testing.assert_close(ours, theirs, rtol=0, atol=0, check_stride=True)
     assert torch.equal(rest, expected)
+
+
+def test_what_users_change_about_collating_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    def doubles(batch: Any, collate_fn_map: Any = None) -> Tensor:
+        return torch.stack(batch).double()
+
+    monkeypatch.setitem(collate.default_collate_fn_map, Tensor, doubles)
+    (batch,) = for_evaluation(DataLoader(TensorDataset(torch.ones(3)), batch_size=3))
+    assert batch[0].dtype is torch.float64
+
+
+def test_tensors_may_be_replaced_while_they_are_read() -> None:
+    data = TensorDataset(torch.zeros(4))
+    seen = []
+    for batch in for_evaluation(DataLoader(data, batch_size=2)):
+        seen += batch[0].tolist()
+        data.tensors = (torch.ones(4),)
+    assert seen == [0, 0, 1, 1]

@@ -40,10 +40,11 @@ def plain_errors() -> Iterator[None]:
 
 
 def _leave(line: str, code: int) -> None:
+    if said_elsewhere(sys.exc_info()[1]):
+        raise SystemExit(code) from None
     if os.environ.get(TRACEBACK):
         traceback.print_exc()
-    if sys.excepthook is not said_elsewhere:
-        sys.stderr.write(f"\n{line}\n" if code == 130 else f"{line}\n")
+    sys.stderr.write(f"\n{line}\n" if code == 130 else f"{line}\n")
     raise SystemExit(code) from None
 
 

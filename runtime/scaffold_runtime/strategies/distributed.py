@@ -21,7 +21,7 @@ from torch.distributed.rendezvous import rendezvous
 from torch.utils._pytree import tree_map_only
 
 from scaffold_runtime.accelerators import Accelerator
-from scaffold_runtime.errors import MisconfigurationException, RankFailed, said_elsewhere
+from scaffold_runtime.errors import MisconfigurationException, RankFailed, leave_to_launcher
 from scaffold_runtime.signals import code_of
 from scaffold_runtime.strategies.agreement import Agreement
 from scaffold_runtime.strategies.calls import SWITCH, Calls
@@ -32,9 +32,11 @@ from scaffold_runtime.strategies.environments import (
     find_place,
 )
 from scaffold_runtime.strategies.launch import (
+    CALL,
     Children,
     die_with_launcher,
     end_with,
+    has_launcher,
     meeting_store,
     places,
     run_in_processes,
@@ -94,7 +96,7 @@ class DistributedStrategy(Strategy):
         self._accelerator, self._devices, self._num_nodes = accelerator, devices, num_nodes
         self.world_size = len(devices) * num_nodes
         self._find_place()
-        if OURS in os.environ and self.global_rank:
+        if has_launcher():
             die_with_launcher()
 
     def _find_place(self) -> None:
@@ -134,9 +136,8 @@ class DistributedStrategy(Strategy):
     def _watcher(self) -> Watch:
         if self._watch is None:
             lost = self._children.lost if self._children is not None else lambda: None
-            started = OURS in os.environ
-            name, quiet = "scaffold" if started else self._name, started and self.local_rank > 0
-            self._watch = Watch(name, self.global_rank, lost, quiet)
+            name = os.environ.get(CALL, self._name)
+            self._watch = Watch(name, self.global_rank, lost, quiet=has_launcher())
             if self._children is not None:
                 self._watch.before_exit = self._children.end  # type: ignore[method-assign]
         return self._watch
@@ -154,6 +155,8 @@ class DistributedStrategy(Strategy):
         store.set_timeout(timeout)
         if "TORCHELASTIC_RUN_ID" in os.environ:
             store = PrefixStore(meet(store, rank, size, timeout), store)
+        elif CALL in os.environ:
+            store = PrefixStore(os.environ[CALL], store)
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
         if os.environ.get(SWITCH):
             self._calls = Calls(self._store, rank, size, min(timeout / 2, timedelta(seconds=10)))
@@ -182,7 +185,7 @@ class DistributedStrategy(Strategy):
         if unexplained and not first.startswith(f"{self.global_rank}\n"):
             error = rank_failed(first)
         if watch.quiet:
-            sys.excepthook = said_elsewhere
+            leave_to_launcher(error)
         elif self._children is not None and not isinstance(error, RankFailed):
             _say_too(first, error)
         return error

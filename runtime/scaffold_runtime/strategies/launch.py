@@ -9,7 +9,9 @@ from __future__ import annotations
 import atexit
 import contextlib
 import ctypes
+import functools
 import gc
+import itertools
 import multiprocessing
 import os
 import shutil
@@ -33,6 +35,7 @@ from scaffold_runtime.strategies.environments import OURS, Place, SLURMEnvironme
 from scaffold_runtime.strategies.watch import ASKED, FAILED, GRACE, rank_failed
 
 STARTED_IN = os.getcwd()  # relative paths on the command line mean this folder, whatever came later
+CALL = "SCAFFOLD_CALL"  # what the entries of one call in the store begin with
 FINISH = 60.0  # seconds that other processes may take to end after this one
 POLL = 0.1
 WAIT = 0.5
@@ -111,7 +114,12 @@ def meeting_store(timeout: timedelta, host: bool) -> Any:
     return store
 
 
-def variables(place: Place) -> dict[str, str]:
+def has_launcher() -> bool:
+    """Whether another process of ours started this one, and prints why it ends."""
+    return os.environ.get(OURS, str(os.getpid())) != str(os.getpid())
+
+
+def variables(place: Place, call: str = "scaffold") -> dict[str, str]:
     """What torchrun would set for a process at this place."""
     return {
         "RANK": str(place.global_rank),
@@ -120,6 +128,7 @@ def variables(place: Place) -> dict[str, str]:
         "GROUP_RANK": str(place.node_rank),
         "TORCHELASTIC_USE_AGENT_STORE": "True",  # the launcher has the store, no rank opens one
         "TORCHELASTIC_RESTART_COUNT": "0",
+        CALL: call,
         OURS: str(os.getpid()),
     }
 
@@ -211,6 +220,9 @@ def die_with_launcher() -> None:
 
 # -- new processes for one call -------------------------------------------------------------------
 
+_calls = itertools.count()
+_kept_store = functools.cache(meeting_store)
+
 
 def run_in_processes(
     method: str,
@@ -227,22 +239,27 @@ def run_in_processes(
         MisconfigurationException: if processes cannot be started that way here.
     """
     _check_method(method)
-    before = dict(os.environ)
-    store = meeting_store(timeout, host=here[0].global_rank == 0)
+    before, name = dict(os.environ), f"scaffold-{next(_calls)}"
+    # Several machines have one address for all calls, and one of them may be ahead by a call.
+    store_of = _kept_store if here[0].world_size > len(here) else meeting_store
+    store = store_of(timeout, host=here[0].global_rank == 0)
     folder = Path(tempfile.mkdtemp(prefix="scaffold-"))
     children = Children([], here[0].global_rank)
     try:
-        children = _start(method, here, call, folder)
+        children = _start(method, here, name, call, folder)
         signals = Signals(SLURMEnvironment())
         with signals if obeys else contextlib.nullcontext():
             while not children.wait(WAIT, or_any=True) and not children.lost():
                 if signals.received:
-                    store.set(ASKED, str(signals.received))
+                    with contextlib.suppress(
+                        RuntimeError
+                    ):  # it may have gone with the first machine
+                        store.set(f"{name}/{ASKED}", str(signals.received))
         _leave_with(children)
         lost = children.lost()
         if lost is not None:
             children.wait(GRACE / 2)  # the others learn it too, and have something to say perhaps
-            raise _reason(store, folder, lost)
+            raise _reason(store, name, folder, lost)
         if signals.received:  # it came too late for them
             leave(signals.received)
         return torch.load(folder / "returned", weights_only=False)  # our own process wrote it
@@ -274,7 +291,9 @@ def _check_method(method: str) -> None:
         )
 
 
-def _start(method: str, here: list[Place], call: Callable[[], Any], folder: Path) -> Children:
+def _start(
+    method: str, here: list[Place], name: str, call: Callable[[], Any], folder: Path
+) -> Children:
     context: Any = multiprocessing.get_context(method)
     work: Any = call
     if method != "fork":  # a file, and not an argument, which torch would put into shared memory
@@ -285,7 +304,8 @@ def _start(method: str, here: list[Place], call: Callable[[], Any], folder: Path
     threads = 1 if alone else _threads(len(here))
     processes = [
         context.Process(
-            target=_enter, args=(work, variables(place), place is here[0], str(folder), threads)
+            target=_enter,
+            args=(work, variables(place, name), place is here[0], str(folder), threads),
         )
         for place in here
     ]
@@ -342,8 +362,8 @@ def _enter(
             dist.destroy_process_group()
 
 
-def _reason(store: Any, folder: Path, lost: str) -> RankFailed:
-    key = f"scaffold/{FAILED}"
+def _reason(store: Any, name: str, folder: Path, lost: str) -> RankFailed:
+    key = f"{name}/{FAILED}"
     with contextlib.suppress(RuntimeError):  # it may have gone with the first machine
         if store.check([key]):
             return rank_failed(store.get(key).decode())

@@ -25,7 +25,7 @@ from scaffold_runtime.errors import RankFailed
 PERIOD = 0.5  # seconds between two looks
 GRACE = 3.0  # seconds in which the main thread may end by itself
 FAILED = "failed"
-ASKED = "scaffold/asked"  # with which signal the launcher was asked to stop
+ASKED = "asked"  # with which signal the launcher was asked to stop
 
 
 class Watch:
@@ -78,7 +78,11 @@ class Watch:
         try:
             key = f"{self._name}/{FAILED}"
             return str(self._store.compare_set(key, "", mine).decode())
-        except (RuntimeError, AttributeError):  # the store went away with the process that held it
+        except (
+            RuntimeError,
+            AttributeError,
+        ):  # it went away with the process that held it, or never came
+            self.quiet = False
             return mine
 
     def failure(self) -> RankFailed | None:
@@ -100,8 +104,9 @@ class Watch:
                 continue
             # The store went just now: the next look says so.
             with contextlib.suppress(RuntimeError):
-                if self._open and self._store.check([ASKED]):
-                    self.asked = int(self._store.get(ASKED))
+                asked = f"{self._name}/{ASKED}"
+                if self._open and self._store.check([asked]):
+                    self.asked = int(self._store.get(asked))
 
     def _end(self, failure: RankFailed) -> None:
         time.sleep(GRACE)

@@ -17,7 +17,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from scaffold_runtime import Callback
-from scaffold_runtime.errors import RankFailed
+from scaffold_runtime.errors import RankFailed, leave_to_launcher
 from scaffold_runtime.strategies.watch import Watch
 
 PLACES = (
@@ -290,6 +290,25 @@ def test_two_reasons_are_both_printed(tmp_path: Path) -> None:
 
     assert err.rstrip().endswith("ValueError: broken in process 0")
     assert err.count("ValueError: broken in process 1") == 1
+
+
+def test_only_the_error_that_others_print_is_not_printed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def show(kind: Any, value: BaseException, trace: Any) -> None:
+        shown.append(value)
+
+    shown: list[BaseException] = []
+    error, other = ValueError("of the run"), KeyError("after it")
+    monkeypatch.setattr(sys, "excepthook", show)
+    leave_to_launcher(error)
+    for one in (error, other):
+        sys.excepthook(type(one), one, None)
+    assert shown == [other]
+
+
+def test_an_error_that_nobody_can_be_told_is_printed() -> None:
+    watch = Watch("run", 1, lambda: None, quiet=True)
+    assert "ValueError: too soon" in watch.publish(ValueError("too soon"))
+    assert not watch.quiet
 
 
 WATCHING = """

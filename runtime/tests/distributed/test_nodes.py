@@ -157,11 +157,28 @@ def test_two_machines_under_slurm(tmp_path: Path, machines: tuple[list[str], lis
     assert len(list(tmp_path.rglob("*.ckpt"))) == 1
 
 
-def by_hand(folder: Path, body: str = "pass") -> list[subprocess.Popen[str]]:
-    """A person starts the script on each machine; it forks its processes for one call."""
+AGAIN = """
+again = Trainer(accelerator="cpu", devices=1, num_nodes=2, max_epochs=1, logger=False, enable_checkpointing=False,
+                callbacks=Slow(), enable_progress_bar=False, enable_model_summary=False,
+                strategy=DDPStrategy(timeout=timedelta(seconds=15)))
+for _ in range(2):
+    again.fit(model, DataLoader(TensorDataset(torch.randn(8, 4)), batch_size=4))
+weight ="""
+SLOW = """
+class Slow(Callback):
+    def state_dict(self):  # asked for when a call is over: one machine is ahead of the other
+        time.sleep(0 if os.environ["NODE_RANK"] == "1" else 0.7)
+        return {}
+
+class Act("""
+
+
+def by_hand(folder: Path, method: str, body: str = "pass") -> list[subprocess.Popen[str]]:
+    """A person starts the script on each machine; it trains several times."""
     script(folder, body)
     text = (folder / "train.py").read_text()
-    text = text.replace("DDPStrategy(", 'DDPStrategy(start_method="fork", ')
+    text = text.replace("\nweight =", AGAIN).replace("\nclass Act(", SLOW)
+    text = text.replace("DDPStrategy(", f"DDPStrategy(start_method={method!r}, ")
     (folder / "train.py").write_text(text)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -173,9 +190,10 @@ def by_hand(folder: Path, body: str = "pass") -> list[subprocess.Popen[str]]:
 
 
 @pytest.mark.slow
-def test_processes_for_one_call_on_each_machine(tmp_path: Path) -> None:
-    """Each script gets back what was trained, whichever machine it is on."""
-    alike(ended(by_hand(tmp_path), tmp_path, 100))
+@pytest.mark.parametrize("method", ["popen", "fork"])
+def test_two_machines_by_hand(tmp_path: Path, method: str) -> None:
+    """Each script gets what was trained, one call after another, whichever machine it is on."""
+    alike(ended(by_hand(tmp_path, method), tmp_path, 100))
     assert len(list(tmp_path.rglob("*.ckpt"))) == 1
 
 
@@ -183,7 +201,7 @@ def test_processes_for_one_call_on_each_machine(tmp_path: Path) -> None:
 @pytest.mark.parametrize("rank", [0, 1])
 def test_each_machine_says_why_processes_for_one_call_failed(tmp_path: Path, rank: int) -> None:
     failing = f"if trainer.global_rank == {rank}: raise ValueError('broken here')"
-    processes = by_hand(tmp_path, failing)
+    processes = by_hand(tmp_path, "fork", failing)
     for process in processes:
         process.wait(60)
     errors = [finish(process, tmp_path, 60)[1] for process in processes]
