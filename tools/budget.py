@@ -18,10 +18,10 @@ ROOT = Path(__file__).parent.parent
 # raise them only with a reason.
 BUDGETS = {
     "runtime/scaffold_runtime": {
-        "files": 4250,
+        "files": 4300,
         "callbacks": 2450,
         "strategies": 1850,
-        "cli": 1250,
+        "cli": 1270,
         "checkpoint": 1200,
         "loggers": 750,
         "trainer": 650,

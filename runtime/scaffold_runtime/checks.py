@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import inspect
 import warnings
 from collections.abc import Iterator
@@ -31,6 +32,7 @@ def check_run(run: Run) -> None:
     if step != "predict_step" and not overridden(step, run.module, LightningModule):
         raise MisconfigurationException(
             f"trainer.{run.fn}() needs {name}.{step}: define `def {step}(self, batch, batch_idx)`."
+            f"{_misspelt(run.module, step)}"
         )
     _check_arguments(run.module, step)
     if not _has_loader(run, stage):
@@ -41,6 +43,13 @@ def check_run(run: Run) -> None:
         _check_fit(run, name)
         _check_hyperparameters(run)
     _check_state_keys(run.callbacks)
+
+
+def _misspelt(module: LightningModule, name: str) -> str:
+    """A hint at a method of the user's own whose name is nearly `name`."""
+    own = [method for method in dir(type(module)) if not hasattr(LightningModule, method)]
+    near = difflib.get_close_matches(name, own, n=1, cutoff=0.8)
+    return f" It has a `{near[0]}`: is that it?" if near else ""
 
 
 def _check_arguments(module: LightningModule, step: str) -> None:
@@ -70,7 +79,7 @@ def _check_fit(run: Run, name: str) -> None:
     if not overridden("configure_optimizers", run.module, LightningModule):
         raise MisconfigurationException(
             f"{name} has no `configure_optimizers`: write one that returns an optimizer, "
-            "for instance `return torch.optim.Adam(self.parameters())`."
+            f"for instance `return torch.optim.Adam(self.parameters())`.{_misspelt(run.module, 'configure_optimizers')}"
         )
     has_step = overridden("validation_step", run.module, LightningModule)
     has_loader = _has_loader(run, "validation")

@@ -108,7 +108,8 @@ class Callback:
         """The key of this callback's state in a checkpoint; two callbacks must not share one."""
         return type(self).__qualname__
 
-    def _state_key_of(self, **settings: Any) -> str:
+    def _generate_state_key(self, **settings: Any) -> str:
+        """For `state_key`: a key that these settings tell from that of another callback of this kind."""
         return f"{type(self).__qualname__}{settings!r}"
 
     def state_dict(self) -> dict[str, Any]:

@@ -7,8 +7,9 @@ import dataclasses
 import inspect
 from argparse import Namespace
 from collections.abc import Iterable, Mapping
+from functools import partial
 from types import FrameType, MappingProxyType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from scaffold_runtime.errors import MisconfigurationException, did_you_mean
 
@@ -32,6 +33,25 @@ class AttributeDict(dict[str, Any]):
     def __repr__(self) -> str:
         width = max((len(str(key)) for key in self), default=0)
         return "\n".join(f'"{key}":{"":{width - len(str(key)) + 1}}{self[key]}' for key in self)
+
+
+if TYPE_CHECKING:
+    of_the_class = classmethod
+else:
+
+    class of_the_class(classmethod):  # noqa: N801 - used as a decorator
+        """A class method that an object refuses: it makes another object, and would leave this one as it is."""
+
+        def __get__(self, instance: Any, owner: Any = None) -> Any:
+            call = super().__get__(None, owner)
+            return call if instance is None else partial(_refuse, owner.__name__, call.__name__)
+
+
+def _refuse(owner: str, method: str, *arguments: Any, **options: Any) -> NoReturn:
+    raise MisconfigurationException(
+        f"`{method}` makes a new object and leaves this {owner} as it is: write "
+        f"`model = {owner}.{method}(...)` and go on with what it returns."
+    )
 
 
 class WithHyperparameters:
@@ -104,9 +124,9 @@ class WithHyperparameters:
             {key: _snapshot(value) for key, value in self.hparams.items()}
         )
 
-    @classmethod
+    @of_the_class
     def load_from_checkpoint(
-        cls: type[T],
+        cls: type[T],  # noqa: N805 - a class method
         checkpoint_path: Any,
         map_location: Any = None,
         hparams_file: str | None = None,

@@ -104,6 +104,8 @@ class Run:
     def start_training(self) -> bool:
         """Get data and steps ready and run `on_train_start`; False where there is nothing to train."""
         if not self.wants_epoch():
+            if self.resumed:
+                self._say_nothing_is_left()
             return False
         self.validate_every = validation_interval(self.trainer, self.feed.train.length)
         check_monitors(self)
@@ -121,6 +123,13 @@ class Run:
                 self.put_back_rng()
         return True
 
+    def _say_nothing_is_left(self) -> None:
+        trainer, progress = self.trainer, self.progress
+        trainer.print(
+            f"Nothing is left to train: the checkpoint is at epoch {progress.epoch} and step {progress.step}, and the "
+            f"trainer has max_epochs={trainer.max_epochs} and max_steps={trainer.max_steps}. Raise them to go on."
+        )
+
     def put_back_rng(self) -> None:
         """Restore random numbers: the last thing before training goes on."""
         if self.rng_to_restore is not None:
@@ -131,12 +140,11 @@ class Run:
         trainer, progress = self.trainer, self.progress
         if self.feed.train.length == 0:
             return False
+        within = trainer.max_epochs == -1 or progress.epoch < trainer.max_epochs
         if progress.batch:
-            return True  # resumed in the middle of one: it has an end to come to
+            return within  # resumed in the middle of one: it has an end to come to
         self.stop_agreed(due=True)
-        if self.stop_due():
-            return False
-        return trainer.max_epochs == -1 or progress.epoch < trainer.max_epochs
+        return within and not self.stop_due()
 
     def stop_due(self) -> bool:
         """Whether the steps are up, or somebody asked to stop and may."""

@@ -468,6 +468,7 @@ def test_optimizers_only_where_they_are_used(capsys: pytest.CaptureFixture[str])
         ),
         ("--model.act=nowhere.Act", "there is no module `nowhere`"),
         ("--config=none.yaml", "there is no file"),
+        ("--lr=1", "unknown option --lr. Did you mean `--model.lr`?"),
         ("--trainer.callbacks+=EarlyStoping", "Did you mean `EarlyStopping`?"),
     ],
 )
@@ -495,6 +496,12 @@ def test_a_wrong_option_is_named(
 def test_a_wrong_file_is_named(capsys: pytest.CaptureFixture[str], text: str, said: str) -> None:
     Path("a.yaml").write_text(text)
     assert said in fails(capsys, "fit", "--config=a.yaml")
+
+
+def test_a_file_before_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("a.yaml").write_text("model:\n  lr: 0.1\n")
+    said = fails(capsys, "--config=a.yaml", "fit")
+    assert "model.lr (in a.yaml) belongs to a command: give the file after the command" in said
 
 
 def test_a_wrong_value_inside_one_of_several_types(capsys: pytest.CaptureFixture[str]) -> None:

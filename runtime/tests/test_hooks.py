@@ -463,6 +463,19 @@ class Bare(LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
+def test_a_misspelt_step_is_named(make_loader: Any, make_trainer: Any) -> None:
+    class NoStep(LightningModule):
+        def traning_step(self, batch: Any, batch_idx: int) -> None: ...
+
+    class NoOptimizer(NoStep):
+        def training_step(self, batch: Any, batch_idx: int) -> None: ...
+        def configure_optimizer(self) -> None: ...
+
+    for kind, name in ((NoStep, "traning_step"), (NoOptimizer, "configure_optimizer")):
+        with pytest.raises(MisconfigurationException, match=f"It has a `{name}`: is that it"):
+            make_trainer().fit(kind(), make_loader(1))
+
+
 def test_calls_per_batch_bare(make_loader: Any, make_trainer: Any) -> None:
     def fit(batches: int) -> None:
         make_trainer(log_every_n_steps=50).fit(Bare(), make_loader(batches))

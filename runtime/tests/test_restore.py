@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from scaffold_runtime import Callback
+from scaffold_runtime.callbacks import ModelCheckpoint
 from scaffold_runtime.checkpoint.io import read_checkpoint
 from scaffold_runtime.errors import CheckpointError, MisconfigurationException
 
@@ -53,6 +54,67 @@ def begin(make_trainer: Any, module: Any, make_loader: Any, saved: Any) -> Any:
         return look
 
     return fit
+
+
+def test_it_is_the_class_that_loads(saved: Any, module: Any) -> None:
+    """Called on an object, which would stay as it is, it is an error and not a silent nothing."""
+    path, trained = saved
+    with pytest.raises(MisconfigurationException, match=r"model = Scheduled\.load_from_checkpoint"):
+        trained.load_from_checkpoint(path)
+
+    class Own(module):  # type: ignore[misc] # a fixture gives the class
+        @classmethod
+        def load_from_checkpoint(cls, *arguments: Any, **options: Any) -> Any:
+            return super().load_from_checkpoint(*arguments, **options)
+
+    for made in (module.load_from_checkpoint(path), Own.load_from_checkpoint(path)):
+        assert torch.equal(made.net[0].weight, trained.net[0].weight)
+
+
+@pytest.mark.filterwarnings("ignore:the checkpoint holds the state of callbacks")
+@pytest.mark.parametrize("batches", [6, 3])
+def test_a_run_that_is_over_is_said_to_be(
+    saved: Any, module: Any, make_loader: Any, make_trainer: Any, capsys: Any, batches: int
+) -> None:
+    """At the end of an epoch, and in the middle of one that this trainer does not have."""
+    path = saved[0]
+    if batches == 3:
+        keep = ModelCheckpoint(path.parent, "b", every_n_train_steps=9)
+        trainer = make_trainer(max_epochs=2, callbacks=keep, enable_checkpointing=True)
+        trainer.fit(module(), make_loader(6), ckpt_path=path)
+        path = keep.best_model_path
+    look = Look()
+    make_trainer(max_epochs=1, callbacks=look).fit(module(), make_loader(6), ckpt_path=path)
+    said = capsys.readouterr().out
+    step = 6 if batches == 6 else 9
+    assert f"Nothing is left to train: the checkpoint is at epoch 1 and step {step}" in said
+    assert not hasattr(look, "step")
+
+
+class Counter(Callback):
+    """Its key in a checkpoint is one that Lightning's documentation makes, too."""
+
+    seen = 0
+
+    @property
+    def state_key(self) -> str:
+        return self._generate_state_key(what="batches")
+
+    def on_train_batch_end(self, *arguments: Any) -> None:
+        self.seen += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"seen": self.seen}
+
+
+def test_callbacks_that_are_gone_are_named(
+    tmp_path: Path, module: Any, make_loader: Any, make_trainer: Any
+) -> None:
+    trainer = make_trainer(callbacks=Counter())
+    trainer.fit(module(), make_loader(6))
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    with pytest.warns(UserWarning, match=r"not there now: Counter\{'what': 'batches'\}"):
+        make_trainer(max_epochs=2).fit(module(), make_loader(6), ckpt_path=tmp_path / "a.ckpt")
 
 
 def test_all(begin: Any) -> None:

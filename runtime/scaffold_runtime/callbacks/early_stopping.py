@@ -83,7 +83,7 @@ class EarlyStopping(Callback):
 
     @property
     def state_key(self) -> str:
-        return self._state_key_of(monitor=self.monitor, mode=self.mode)
+        return self._generate_state_key(monitor=self.monitor, mode=self.mode)
 
     def state_dict(self) -> dict[str, Any]:
         return {

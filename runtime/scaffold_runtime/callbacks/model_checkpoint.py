@@ -164,7 +164,7 @@ class ModelCheckpoint(Checkpoint):
 
     @property
     def state_key(self) -> str:
-        return self._state_key_of(
+        return self._generate_state_key(
             monitor=self.monitor,
             mode=self.mode,
             every_n_train_steps=self.every_n_train_steps,

@@ -120,7 +120,7 @@ def summarize(module: nn.Module, max_depth: int = 1) -> Summary:
         list(layers.values()),
         total_parameters=sum(map(_size, parameters)),
         trainable_parameters=sum(_size(p) for p in parameters if p.requires_grad),
-        model_size=sum(_size(p) * p.element_size() for p in parameters) / 1e6,
+        model_size=sum(_size(p) and _size(p) * p.element_size() for p in parameters) / 1e6,
         modes={"train": sum(p.training for p in inner), "eval": sum(not p.training for p in inner)},
     )
     if getattr(module, "example_input_array", None) is not None:

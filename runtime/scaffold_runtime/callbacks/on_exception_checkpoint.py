@@ -43,7 +43,7 @@ class OnExceptionCheckpoint(Checkpoint):
 
     @property
     def state_key(self) -> str:
-        return self._state_key_of(dirpath=self.dirpath, filename=self.filename)
+        return self._generate_state_key(dirpath=self.dirpath, filename=self.filename)
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException

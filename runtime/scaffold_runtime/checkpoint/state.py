@@ -7,6 +7,7 @@ Keys are Lightning's (`state_dict`, `epoch`, `global_step`, `optimizer_states`, 
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -137,6 +138,13 @@ def restore_objects(run: Run, checkpoint: dict[str, Any]) -> None:
     for callback in run.callbacks:
         if callback.state_key in states:
             callback.load_state_dict(states[callback.state_key])
+    absent = {key for key, state in states.items() if state} - {c.state_key for c in run.callbacks}
+    if absent and run.trainer.is_global_zero:
+        warnings.warn(
+            f"the checkpoint holds the state of callbacks that are not there now: {', '.join(sorted(absent))}. "
+            "Add them to go on as the run began.",
+            stacklevel=2,
+        )
 
 
 def restore_engine(run: Run, checkpoint: dict[str, Any]) -> None:

@@ -59,7 +59,10 @@ def _unrecognized(message: str, parser: ArgumentParser) -> str:
         return ""
     name = next((word for word in match[1].split() if word.startswith("-")), match[1].split()[0])
     name = name.partition("=")[0]
-    return f"unknown option {name}.{did_you_mean(name, _options(parser))}"
+    options = _options(parser)
+    ends = [option for option in options if option.rpartition(".")[2] == name.lstrip("-")]
+    near = f" Did you mean `{ends[0]}`?" if ends else did_you_mean(name, options)
+    return f"unknown option {name}.{near}"
 
 
 def _unaccepted(message: str, parser: ArgumentParser) -> str:
@@ -72,10 +75,16 @@ def _unaccepted(message: str, parser: ArgumentParser) -> str:
         key = ".".join([*_path(message), option[1]])
     else:
         return ""
+    known = [option.lstrip("-") for option in _options(parser)]
+    if key in known:
+        return (
+            f"{key}{_source(parser, key)} belongs to a command: give the file after the command "
+            "(`fit --config FILE`), or put its keys under `fit:`."
+        )
     parent = key.rpartition(".")[0]
     class_path = _class_path(message)
     near = did_you_mean(key, [f"{parent}.{name}" for name in _arguments(class_path)])
-    near = near or did_you_mean(key, (known.lstrip("-") for known in _options(parser)))
+    near = near or did_you_mean(key, known)
     owner = f"{class_path.rpartition('.')[2]} does not take it." if class_path else ""
     return f"unknown key {key}{_source(parser, key)}.{' ' if owner else ''}{owner}{near}"
 

@@ -46,6 +46,11 @@ class CSVLogger(FolderLogger):
         self._hparams: dict[str, Any] = {}
 
     @property
+    def experiment(self) -> CSVLogger:
+        """This logger: it writes by itself."""
+        return self
+
+    @property
     def file(self) -> Path:
         """Where the rows go."""
         return Path(self.log_dir) / "metrics.csv"

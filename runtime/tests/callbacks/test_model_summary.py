@@ -106,3 +106,8 @@ def test_rich_draws_a_table(measured, make_loader, make_trainer, capsys) -> None
 def test_a_wrong_depth_is_refused() -> None:
     with pytest.raises(MisconfigurationException, match="-2"):
         ModelSummary(max_depth=-2)
+
+
+def test_layers_that_do_not_know_their_size_yet() -> None:
+    summary = summarize(nn.Sequential(nn.LazyLinear(3), nn.Linear(3, 1)))
+    assert (summary.total_parameters, summary.model_size) == (4, 16e-6)
