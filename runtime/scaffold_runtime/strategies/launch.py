@@ -251,9 +251,8 @@ def run_in_processes(
         with signals if obeys else contextlib.nullcontext():
             while not children.wait(WAIT, or_any=True) and not children.lost():
                 if signals.received:
-                    with contextlib.suppress(
-                        RuntimeError
-                    ):  # it may have gone with the first machine
+                    # The store may have gone with the first machine.
+                    with contextlib.suppress(RuntimeError):
                         store.set(f"{name}/{ASKED}", str(signals.received))
         _leave_with(children)
         lost = children.lost()

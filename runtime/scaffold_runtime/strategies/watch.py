@@ -78,10 +78,7 @@ class Watch:
         try:
             key = f"{self._name}/{FAILED}"
             return str(self._store.compare_set(key, "", mine).decode())
-        except (
-            RuntimeError,
-            AttributeError,
-        ):  # it went away with the process that held it, or never came
+        except (RuntimeError, AttributeError):  # the store is gone, or never was there
             self.quiet = False
             return mine
 
