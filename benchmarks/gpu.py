@@ -1,4 +1,4 @@
-"""Time per step on a GPU, in the form of every other row: `make bench-gpu`, `make bench-gpu ROW=small`.
+"""Time per step on a GPU, in the form of every other row: `make bench-gpu`, `make bench-gpu ROWS=small`.
 
 First a fit runs under `torch.cuda.set_sync_debug_mode("error")`, in which waiting for the device between
 two log points is an error. Without a GPU it says so and ends with 2; `--device cpu` tries the script itself, with
@@ -211,7 +211,7 @@ def rows(device: torch.device, tiny: bool) -> list[Row]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Time per step on a GPU.")
-    parser.add_argument("rows", nargs="*", help="keys of rows; all if none is given")
+    parser.add_argument("rows", nargs="*", help="keys of rows, or how they begin; all if none is given")
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
     parser.add_argument("--rounds", type=int)
     options = parser.parse_args()
@@ -225,7 +225,8 @@ def main() -> None:
     torch.set_num_threads(1)
     device = torch.device(options.device)
     tiny = device.type == "cpu"
-    chosen = [row for row in rows(device, tiny) if not options.rows or row.key in options.rows]
+    begins = tuple(options.rows) or ("",)
+    chosen = [row for row in rows(device, tiny) if row.key.startswith(begins)]
     if not chosen:
         raise SystemExit(
             f"no such row. There are: {', '.join(row.key for row in rows(device, tiny))}."
