@@ -71,7 +71,6 @@ def test_it_is_the_class_that_loads(saved: Any, module: Any) -> None:
         assert torch.equal(made.net[0].weight, trained.net[0].weight)
 
 
-@pytest.mark.filterwarnings("ignore:the checkpoint holds the state of callbacks")
 @pytest.mark.parametrize("batches", [6, 3])
 def test_a_run_that_is_over_is_said_to_be(
     saved: Any, module: Any, make_loader: Any, make_trainer: Any, capsys: Any, batches: int

@@ -139,6 +139,8 @@ def restore_objects(run: Run, checkpoint: dict[str, Any]) -> None:
         if callback.state_key in states:
             callback.load_state_dict(states[callback.state_key])
     absent = {key for key, state in states.items() if state} - {c.state_key for c in run.callbacks}
+    # Training does not depend on which files a ModelCheckpoint kept.
+    absent = {key for key in absent if not key.startswith("ModelCheckpoint")}
     if absent and run.trainer.is_global_zero:
         warnings.warn(
             f"the checkpoint holds the state of callbacks that are not there now: {', '.join(sorted(absent))}. "
