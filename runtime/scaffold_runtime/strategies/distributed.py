@@ -37,6 +37,7 @@ from scaffold_runtime.strategies.launch import (
     die_with_launcher,
     end_with,
     has_launcher,
+    leave_group,
     meeting_store,
     places,
     run_in_processes,
@@ -160,7 +161,7 @@ class DistributedStrategy(Strategy):
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
         if os.environ.get(SWITCH):
             self._calls = Calls(self._store, rank, size, min(timeout / 2, timedelta(seconds=10)))
-        atexit.register(_leave)
+        atexit.register(leave_group)
 
     @property
     def _store(self) -> Any:
@@ -338,8 +339,3 @@ class Gathered(torch.autograd.Function):
         total = gradient.clone(memory_format=torch.contiguous_format)
         dist.all_reduce(total, group=ctx.group)
         return total[dist.get_rank(ctx.group)], None
-
-
-def _leave() -> None:
-    if dist.is_initialized():
-        dist.destroy_process_group()

@@ -37,6 +37,7 @@ from scaffold_runtime.strategies.watch import ASKED, FAILED, GRACE, rank_failed
 STARTED_IN = os.getcwd()  # relative paths on the command line mean this folder, whatever came later
 CALL = "SCAFFOLD_CALL"  # what the entries of one call in the store begin with
 FINISH = 60.0  # seconds that other processes may take to end after this one
+LET_GO = 0.1
 POLL = 0.1
 WAIT = 0.5
 
@@ -357,8 +358,17 @@ def _enter(
         Path(folder, f"error-{environment['RANK']}").write_text(traceback.format_exc())
         sys.exit(1)
     finally:
-        if dist.is_initialized():
-            dist.destroy_process_group()
+        leave_group(
+            LET_GO if isinstance(work, Path) else 0
+        )  # a forked process ends without Python's end
+
+
+def leave_group(seconds: float = LET_GO) -> None:
+    """Leave the group of processes when Python is about to end, with time for the threads of gloo to let go of
+    their last tensors: one that did so while Python is ending would abort the process."""
+    if dist.is_initialized():
+        time.sleep(seconds)
+        dist.destroy_process_group()
 
 
 def _reason(store: Any, name: str, folder: Path, lost: str) -> RankFailed:
