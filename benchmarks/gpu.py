@@ -211,7 +211,9 @@ def rows(device: torch.device, tiny: bool) -> list[Row]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Time per step on a GPU.")
-    parser.add_argument("rows", nargs="*", help="keys of rows, or how they begin; all if none is given")
+    parser.add_argument(
+        "rows", nargs="*", help="keys of rows, or how they begin; all if none is given"
+    )
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
     parser.add_argument("--rounds", type=int)
     options = parser.parse_args()
