@@ -6,6 +6,7 @@ A source line holds code: comments, docstrings and blank lines are not counted.
 from __future__ import annotations
 
 import ast
+import functools
 import io
 import statistics
 import sys
@@ -78,6 +79,7 @@ def part_of(file: Path) -> str:
     return "names" if part in NAMES else part
 
 
+@functools.cache
 def used(package: str) -> Counter[str]:
     """Source lines of each part."""
     lines: Counter[str] = Counter()

@@ -45,6 +45,11 @@ def batches_of(loader: DataLoader[Any], indices: Iterable[Any]) -> Iterator[Any]
     return map(_fetch(loader.dataset, loader.collate_fn), indices)
 
 
+def draw_seed(loader: DataLoader[Any]) -> Tensor:
+    """What torch draws for the workers when a pass over a loader begins, also where there are none."""
+    return torch.empty((), dtype=torch.int64).random_(generator=loader.generator)
+
+
 class MadeHere:
     """A loader, for evaluation: a pass leaves the random numbers as torch's iterator leaves them."""
 
@@ -54,7 +59,7 @@ class MadeHere:
     def __iter__(self) -> Iterator[Any]:
         loader: Any = self._loader
         batches = batches_of(loader, loader.batch_sampler)
-        torch.empty((), dtype=torch.int64).random_(generator=loader.generator)
+        draw_seed(loader)
         return batches
 
 

@@ -75,7 +75,7 @@ def leave_to_launcher(error: BaseException) -> None:
     shown = sys.excepthook
 
     def hook(kind: Any, value: BaseException, trace: Any) -> None:
-        if value is not error:
+        if not said_elsewhere(value):
             shown(kind, value, trace)
 
     sys.excepthook = hook

@@ -28,7 +28,7 @@ from torch.utils.data import (
     get_worker_info,
 )
 
-from scaffold_runtime.batches import batches_of, made_here
+from scaffold_runtime.batches import batches_of, draw_seed, made_here
 from scaffold_runtime.seed import rng_digest, rng_state, set_rng_state
 
 ODD = 0x9E3779B97F4A7C15  # spreads consecutive numbers over all 64 bits
@@ -44,7 +44,6 @@ class Part:
         self.cursor: Cursor | None = None
         self.seed = self.passes = self.count = 0
         self.ended = False  # whether this epoch came to the end of the loader
-        self.inline = False  # whether its batches are made here
         self._start: dict[str, Any] | None = None
         self._kept: dict[str, Any] | None = None
         self.plain = (
@@ -73,7 +72,6 @@ class Part:
         sampler = sampler or (clone.batch_sampler if batched else clone.sampler)
         self.cursor = Cursor(sampler, batched, self.workers > 0, self.generators())
         inside["batch_sampler" if batched else "sampler"] = self.cursor
-        self.inline = made_here(clone)
         if self.workers:
             at_once = callable(getattr(clone.dataset, "__getitems__", None))
             inside["dataset"] = (SeededBatches if at_once else Seeded)(clone.dataset)
@@ -120,15 +118,14 @@ class Part:
         return batches
 
     def _fresh(self) -> Iterator[Any]:
-        if self.cursor is not None and self.inline:
+        if self.cursor is not None and made_here(self.iterable):
             return batches_of(self.iterable, self.cursor)
         return iter(self.iterable)
 
     def _draw_seed(self) -> None:
         """Draw what torch would draw for its workers; those that live on keep their seed."""
         if self.passes == 0 or not self.persistent:
-            drawn = torch.empty((), dtype=torch.int64).random_(generator=self.loader.generator)
-            self.seed = int(drawn)
+            self.seed = int(draw_seed(self.loader))
         self.passes += 1
 
     def _open_at(self, cursor: Cursor, skip: int, kept: dict[str, Any] | None) -> Iterator[Any]:

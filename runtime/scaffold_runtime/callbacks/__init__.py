@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from scaffold_runtime import settings
 from scaffold_runtime.errors import MisconfigurationException
 from scaffold_runtime.hooks import Callback, Checkpoint
+from scaffold_runtime.lazy import imported_when_used
 
 if TYPE_CHECKING:
     from scaffold_runtime.callbacks.batch_size_finder import BatchSizeFinder
@@ -86,11 +86,7 @@ __all__ = [
     "default_callbacks",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = imported_when_used(__name__, _HOME)
 
 
 def default_callbacks(
@@ -119,13 +115,14 @@ def default_callbacks(
                 f"Trainer(callbacks=...): {callback!r} is not a Callback. "
                 "Subclass `scaffold_runtime.Callback`, and pass instances, not classes."
             )
-    kinds = tuple(type(callback) for callback in callbacks)
 
     def has(kind: type[Callback]) -> bool:
-        return any(issubclass(other, kind) for other in kinds)
+        return any(isinstance(callback, kind) for callback in callbacks)
 
-    switches = ((ProgressBar, progress_bar, "enable_progress_bar"),)
-    for kind, wanted, name in (*switches, (Checkpoint, checkpointing, "enable_checkpointing")):
+    for kind, wanted, name in (
+        (ProgressBar, progress_bar, "enable_progress_bar"),
+        (Checkpoint, checkpointing, "enable_checkpointing"),
+    ):
         if has(kind) and not wanted:
             raise MisconfigurationException(
                 f"Trainer({name}=False) contradicts the {kind.__name__} among its callbacks: leave one out."

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import UninitializedParameter
+from torch.nn.parameter import is_lazy
 
 from scaffold_runtime.data import move_data_to_device
 from scaffold_runtime.errors import MisconfigurationException
@@ -120,7 +120,7 @@ def summarize(module: nn.Module, max_depth: int = 1) -> Summary:
         list(layers.values()),
         total_parameters=sum(map(_size, parameters)),
         trainable_parameters=sum(_size(p) for p in parameters if p.requires_grad),
-        model_size=sum(_size(p) and _size(p) * p.element_size() for p in parameters) / 1e6,
+        model_size=sum(_size(p) * p.element_size() for p in parameters if not is_lazy(p)) / 1e6,
         modes={"train": sum(p.training for p in inner), "eval": sum(not p.training for p in inner)},
     )
     if getattr(module, "example_input_array", None) is not None:
@@ -188,7 +188,7 @@ def sizes_of(value: Any) -> Shapes:
 
 
 def _size(parameter: nn.Parameter) -> int:
-    if isinstance(parameter, UninitializedParameter):
+    if is_lazy(parameter):
         return 0
     divided = getattr(parameter, "ds_numel", None)  # by DeepSpeed: this process has none of it
     return parameter.numel() if divided is None else int(divided)

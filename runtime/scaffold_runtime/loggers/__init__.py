@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from scaffold_runtime.errors import MisconfigurationException
+from scaffold_runtime.lazy import imported_when_used
 from scaffold_runtime.loggers.logger import FolderLogger, Logger, ServiceLogger
 
 if TYPE_CHECKING:
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from scaffold_runtime.loggers.wandb import WandbLogger
 
 _HOME = {
-    "CSVLogger": "scaffold_runtime.loggers.csv_logs",
-    "MLFlowLogger": "scaffold_runtime.loggers.mlflow",
-    "TensorBoardLogger": "scaffold_runtime.loggers.tensorboard",
-    "WandbLogger": "scaffold_runtime.loggers.wandb",
+    "CSVLogger": "csv_logs",
+    "MLFlowLogger": "mlflow",
+    "TensorBoardLogger": "tensorboard",
+    "WandbLogger": "wandb",
 }
 __all__ = [
     "CSVLogger",
@@ -34,11 +34,7 @@ __all__ = [
     "select_loggers",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        return getattr(importlib.import_module(_HOME[name]), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = imported_when_used(__name__, _HOME)
 
 
 def default_logger(root: str) -> Logger:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from scaffold_runtime.errors import MisconfigurationException
+from scaffold_runtime.lazy import imported_when_used
 from scaffold_runtime.profilers.profiler import PassThroughProfiler, Profiler
 
 if TYPE_CHECKING:
@@ -20,12 +20,7 @@ _HOME = {
     "SimpleProfiler": "simple",
     "XLAProfiler": "xla",
 }
-_NAMES = {
-    "simple": "SimpleProfiler",
-    "advanced": "AdvancedProfiler",
-    "pytorch": "PyTorchProfiler",
-    "xla": "XLAProfiler",
-}
+_NAMED = {home: name for name, home in _HOME.items()}  # "simple" is short for SimpleProfiler
 __all__ = [
     "AdvancedProfiler",
     "PassThroughProfiler",
@@ -36,11 +31,7 @@ __all__ = [
     "select_profiler",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = imported_when_used(__name__, _HOME)
 
 
 def select_profiler(choice: str | Profiler | None) -> Profiler:
@@ -53,8 +44,8 @@ def select_profiler(choice: str | Profiler | None) -> Profiler:
         return choice
     if choice is None:
         return PassThroughProfiler()
-    if choice in _NAMES:
-        profiler: Profiler = __getattr__(_NAMES[choice])()
+    if choice in _NAMED:
+        profiler: Profiler = __getattr__(_NAMED[choice])()
         return profiler
     raise MisconfigurationException(
         f"Trainer(profiler={choice!r}) is unknown. Choose 'simple', 'advanced', 'pytorch', 'xla', or pass a Profiler."
