@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from scaffold_runtime.errors import MisconfigurationException, did_you_mean
+from scaffold_runtime.errors import MisconfigurationException, not_logged
 from scaffold_runtime.feed import METHODS, STAGES
 from scaffold_runtime.hooks import Callback, overridden
 from scaffold_runtime.module import LightningModule
@@ -147,7 +147,7 @@ def check_monitors(run: Run) -> None:
     known = run.metrics.names("validation")
     for callback, monitor in _monitors(run.callbacks):
         if known and monitor.startswith("val") and monitor not in known:
-            raise _never_logged(callback, monitor, known)
+            raise not_logged(callback, monitor, known)
 
 
 def check_first_batch(run: Run) -> None:
@@ -160,7 +160,7 @@ def check_first_batch(run: Run) -> None:
     known = seen | run.metrics.names("train")
     for callback, monitor in _monitors(run.callbacks):
         if monitor not in known:
-            raise _never_logged(callback, monitor, known)
+            raise not_logged(callback, monitor, known)
 
 
 def warn_not_finite(step: int) -> None:
@@ -177,13 +177,6 @@ def _monitors(callbacks: list[Callback]) -> Iterator[tuple[Callback, str]]:
         monitor = getattr(callback, "monitor", None)
         if isinstance(monitor, str) and getattr(callback, "strict", True):
             yield callback, monitor
-
-
-def _never_logged(callback: Callback, monitor: str, known: set[str]) -> MisconfigurationException:
-    return MisconfigurationException(
-        f"{type(callback).__name__} monitors {monitor!r}, which nothing logs.{did_you_mean(monitor, known)} "
-        f"Logged so far: {', '.join(sorted(known)) or 'nothing'}."
-    )
 
 
 def _may_log_more(run: Run) -> bool:

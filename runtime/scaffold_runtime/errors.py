@@ -65,7 +65,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 def not_logged(owner: object, monitor: str, known: Iterable[str]) -> MisconfigurationException:
     """What to raise where `owner` monitors a name that is not among those `known`."""
     return MisconfigurationException(
-        f"{type(owner).__name__} monitors {monitor!r}, which was not logged.{did_you_mean(monitor, known)} "
+        f"{type(owner).__name__} monitors {monitor!r}, which is not logged.{did_you_mean(monitor, known)} "
         f"Logged so far: {', '.join(sorted(known)) or 'nothing'}."
     )
 

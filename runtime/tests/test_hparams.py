@@ -350,6 +350,16 @@ def test_what_is_not_plain_is_refused_with_its_name(value: Any, saved: Any) -> N
         saved(Any_(value))
 
 
+def test_a_namespace_as_one_argument_is_refused_with_what_keeps_its_entries(saved: Any) -> None:
+    class Parsed(Net):
+        def __init__(self, args: Namespace) -> None:
+            super().__init__(3)
+            self.save_hyperparameters()
+
+    with pytest.raises(CheckpointError, match=r"save_hyperparameters\(args\)"):
+        saved(Parsed(Namespace(lr=0.1)))
+
+
 @pytest.mark.parametrize(
     "value", [1, 2.5, "a", None, True, [1, [2]], (1, 2), {"a": {"b": 1}}, torch.ones(2), Path("x"), torch.float32]
 )  # fmt: skip

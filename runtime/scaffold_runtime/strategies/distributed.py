@@ -107,7 +107,7 @@ class DistributedStrategy(Strategy):
             self.global_rank, self.local_rank = place.global_rank, place.local_rank
             self.node_rank = place.node_rank
         else:
-            self.node_rank = find_node_rank()
+            self.node_rank = find_node_rank(self._num_nodes)
             self.global_rank = self.node_rank * len(self._devices)
         self.root_device = self._accelerator.device(self._devices[self.local_rank])
 

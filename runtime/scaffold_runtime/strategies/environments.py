@@ -200,10 +200,24 @@ def started_elsewhere(devices: Any, num_nodes: int) -> tuple[Any, int]:
     return (here if devices == "auto" else devices), int(os.environ["WORLD_SIZE"]) // here
 
 
-def find_node_rank() -> int:
+def find_node_rank(num_nodes: int) -> int:
     """Which of the nodes this is, where one launcher was started by hand on each."""
-    named = (os.environ.get(name) for name in ("NODE_RANK", "GROUP_RANK", "SLURM_NODEID"))
-    return int(next(filter(None, named), 0))
+    named = filter(os.environ.get, ("NODE_RANK", "GROUP_RANK", "SLURM_NODEID"))
+    return number_in(next(named, "NODE_RANK"), num_nodes) if num_nodes > 1 else 0
+
+
+def number_in(variable: str, below: int) -> int:
+    """The number that somebody put into the environment; 0 where there is none.
+
+    Raises:
+        MisconfigurationException: if it is none from 0 to `below` - 1.
+    """
+    text = os.environ.get(variable) or "0"
+    if not text.isdecimal() or int(text) >= below:
+        raise MisconfigurationException(
+            f"the variable {variable} is {text!r}: it must be a number from 0 to {below - 1}."
+        )
+    return int(text)
 
 
 def complete_variables(environment: ClusterEnvironment | None = None) -> None:

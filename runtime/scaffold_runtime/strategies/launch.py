@@ -21,7 +21,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, NoReturn
@@ -31,7 +31,7 @@ import torch.distributed as dist
 
 from scaffold_runtime.errors import MisconfigurationException, RankFailed
 from scaffold_runtime.signals import CODES, Signals, code_of, leave
-from scaffold_runtime.strategies.environments import OURS, Place, SLURMEnvironment
+from scaffold_runtime.strategies.environments import OURS, Place, SLURMEnvironment, number_in
 from scaffold_runtime.strategies.watch import ASKED, FAILED, GRACE, rank_failed
 
 STARTED_IN = os.getcwd()  # relative paths on the command line mean this folder, whatever came later
@@ -43,11 +43,17 @@ WAIT = 0.5
 
 
 class Children:
-    """The processes this one started. They end when it ends."""
+    """The processes this one started. They end when it ends, and where one of them cannot be started."""
 
-    def __init__(self, processes: Iterable[Any], first_rank: int) -> None:
-        self._processes = list(processes)
+    def __init__(self, starting: Iterable[Any], first_rank: int) -> None:
+        self._processes: list[Any] = []
         self._first = first_rank
+        try:
+            for process in starting:
+                self._processes.append(process)
+        except BaseException:  # no room for more, or Ctrl-C, and those there wait for the others
+            self.end()
+            raise
 
     def lost(self) -> str | None:
         """What became of one that did not end well, None while all is well."""
@@ -106,7 +112,7 @@ def meeting_store(timeout: timedelta, host: bool) -> Any:
     address = os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
     store = dist.TCPStore(  # type: ignore[attr-defined] # public, but not listed
         address,
-        int(os.environ.get("MASTER_PORT", 0)),
+        number_in("MASTER_PORT", below=2**16),
         is_master=host,
         timeout=timeout,
         wait_for_workers=False,
@@ -166,18 +172,20 @@ def start_scripts(here: list[Place]) -> Children:
         )
     command = [sys.executable, *sys.orig_argv[1:]]
     threads = {"OMP_NUM_THREADS": str(_threads(len(here)))}
-    started: list[Any] = []
-    try:
-        for place in here[1:]:
-            environment = {**threads, **os.environ, **variables(place)}
-            started.append(
-                subprocess.Popen(command, cwd=STARTED_IN, env=environment, start_new_session=True)
+    children = Children(
+        (
+            subprocess.Popen(
+                command,
+                cwd=STARTED_IN,
+                env={**threads, **os.environ, **variables(place)},
+                start_new_session=True,
             )
-    except BaseException:
-        Children(started, here[0].global_rank + 1).end()
-        raise
+            for place in here[1:]
+        ),
+        here[0].global_rank + 1,
+    )
     os.environ.update(variables(here[0]))
-    return Children(started, here[0].global_rank + 1)
+    return children
 
 
 def end_with(children: Children, failed: Callable[[], bool], left: Callable[[], bool]) -> None:
@@ -302,25 +310,19 @@ def _start(
     # Threads of this process's own computing are not there in a forked one, which would wait for them.
     alone = method == "fork" and torch.get_num_threads() > 1
     threads = 1 if alone else _threads(len(here))
-    processes = [
-        context.Process(
-            target=_enter,
-            args=(work, variables(place, name), place is here[0], str(folder), threads),
-        )
-        for place in here
-    ]
-    started = []
+
+    def starting() -> Iterator[Any]:
+        for place in here:
+            arguments = (work, variables(place, name), place is here[0], str(folder), threads)
+            process = context.Process(target=_enter, args=arguments)
+            process.start()
+            yield process
+
     gc.freeze()  # a forked process must not collect what belongs to threads it does not have
     try:
-        for process in processes:
-            process.start()
-            started.append(process)
-    except BaseException:  # no room for more, or Ctrl-C; those that are there wait for the others
-        Children(started, here[0].global_rank).end()
-        raise
+        return Children(starting(), here[0].global_rank)
     finally:
         gc.unfreeze()
-    return Children(processes, here[0].global_rank)
 
 
 def save_call(call: Callable[[], Any], path: Path, strategy: str) -> None:

@@ -63,11 +63,19 @@ def test_places(launcher: str, become: Become) -> None:
 def test_started_by_nobody(become: Become) -> None:
     become({"HOME": "/"})
     assert find_place(2, 1) is None
-    assert find_node_rank() == 0
+    assert find_node_rank(4) == 0
     become({"SLURM_PROCID": 0, "SLURM_NTASKS": 1})  # an interactive shell
     assert find_place(2, 1) is None
     become({"NODE_RANK": 3})
-    assert find_node_rank() == 3
+    assert find_node_rank(4) == 3
+    assert find_node_rank(1) == 0  # a machine for itself, whatever the cluster says of others
+
+
+@pytest.mark.parametrize("wrong", ["2", "-1", "one"])
+def test_a_node_rank_that_is_none_is_an_error(wrong: str, become: Become) -> None:
+    become({"NODE_RANK": wrong})
+    with pytest.raises(MisconfigurationException, match=r"NODE_RANK.*number from 0 to 1"):
+        find_node_rank(2)
 
 
 def test_another_number_of_processes_is_an_error(become: Become) -> None:
