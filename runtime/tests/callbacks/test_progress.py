@@ -10,6 +10,7 @@ import pytest
 
 from scaffold_runtime.callbacks import ProgressBar, RichProgressBar, TQDMProgressBar
 from scaffold_runtime.callbacks.progress.progress_bar import REDRAW_SECONDS
+from scaffold_runtime.errors import MisconfigurationException
 
 BARS = [ProgressBar, RichProgressBar, TQDMProgressBar]
 
@@ -137,6 +138,49 @@ def test_a_subclass_chooses_what_is_shown(
     make_trainer(enable_progress_bar=True, callbacks=Mine()).fit(regression(), make_loader())
 
     assert "extra=yes" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind", BARS)
+def test_a_subclass_names_what_runs(kind: Any, shown, make_loader, make_trainer, terminal) -> None:
+    class Mine(kind):  # type: ignore[misc] # one of three
+        validation_description = "checking"
+
+        @property
+        def train_description(self) -> str:
+            return f"lap {self.trainer.current_epoch}/{self.total_train_batches}"
+
+    with redirect_stdout(terminal):
+        bar = Mine()
+        make_trainer(enable_progress_bar=True, callbacks=bar).fit(
+            shown(), make_loader(6), make_loader(2)
+        )
+
+    assert "lap 0/6" in terminal.getvalue() and "checking" in terminal.getvalue()
+    assert bar.total_val_batches == 2
+    with pytest.raises(MisconfigurationException, match="before a run begins"):
+        _ = Mine().trainer
+
+
+def test_a_subclass_makes_the_bars_of_tqdm(shown, make_loader, make_trainer, terminal) -> None:
+    """As Lightning's documentation does; a bar that is switched off stays away."""
+
+    class Mine(TQDMProgressBar):
+        def init_train_tqdm(self) -> Any:
+            bar = super().init_train_tqdm()
+            bar.set_description("running")
+            return bar
+
+        def init_validation_tqdm(self) -> Any:
+            return self._tqdm(disable=True)
+
+    with redirect_stdout(terminal):
+        make_trainer(enable_progress_bar=True, callbacks=Mine()).fit(
+            shown(), make_loader(6), make_loader(2)
+        )
+
+    out = terminal.getvalue()
+    assert "running:   67%" in out and "4/6" in out and "0/?" not in out
+    assert "Validation" not in out
 
 
 @pytest.mark.parametrize("kind", BARS)

@@ -39,7 +39,7 @@ class LitProgressBar(ProgressBar):
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
-        percent = (batch_idx / trainer.num_training_batches) * 100
+        percent = (batch_idx / self.total_train_batches) * 100
         sys.stdout.flush()
         sys.stdout.write(f"{percent:.01f} percent complete \r")
 

@@ -9,6 +9,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
+from scaffold_runtime.errors import MisconfigurationException
 from scaffold_runtime.hooks import Callback
 
 if TYPE_CHECKING:
@@ -17,17 +18,24 @@ if TYPE_CHECKING:
 
 REDRAW_SECONDS = 0.1
 FULL, EMPTY = "━", "─"
+PLACE = ("_stage", "_label", "_total", "_done", "_began_at", "_began")
 
 
 class ProgressBar(Callback):
     """Show how far a run is, how fast it goes, and the metrics logged with `prog_bar=True`.
 
     On a terminal the line of an epoch is redrawn at most ten times a second; in a pipe or a file one
-    line per epoch is written. Subclasses draw in another way by overriding `_show` and `_hide`.
+    line per epoch is written. Subclasses draw in another way by overriding `_show` and `_hide`, and name what
+    runs by overriding the descriptions.
 
     Args:
         refresh_rate: look at the clock every so many batches; 0 switches the bar off.
     """
+
+    sanity_check_description: str = "Sanity check"
+    validation_description: str = "Validation"
+    test_description: str = "Testing"
+    predict_description: str = "Predicting"
 
     leave: bool = (
         True  # whether each finished epoch leaves its line on a terminal, or only the last one
@@ -36,15 +44,48 @@ class ProgressBar(Callback):
     def __init__(self, refresh_rate: int = 1) -> None:
         self.refresh_rate = refresh_rate
         self._enabled = True
+        self._trainer: Trainer | None = None
         self._live_terminal = False
         self._began_at = 0
         self._last_line = ""
-        self._label = ""
+        self._stage = self._label = ""
         self._total: float = math.inf
         self._done = 0
         self._began = self._next_draw = 0.0
         self._line_open = False
-        self._outer: tuple[str, float, int, int, float] | None = None
+        self._outer: dict[str, Any] | None = None  # where training is while validation runs
+
+    @property
+    def trainer(self) -> Trainer:
+        """The trainer whose run is shown.
+
+        Raises:
+            MisconfigurationException: if there was no run yet.
+        """
+        if self._trainer is None:
+            raise MisconfigurationException(
+                f"{type(self).__name__} has no trainer before a run begins."
+            )
+        return self._trainer
+
+    @property
+    def train_description(self) -> str:
+        """What an epoch of training is called: "Epoch 1/3"."""
+        last = "" if self.trainer.max_epochs == -1 else f"/{self.trainer.max_epochs}"
+        return f"Epoch {self.trainer.current_epoch + 1}{last}"
+
+    @property
+    def total_train_batches(self) -> int | float:
+        """How many batches an epoch has; infinity where nobody knows."""
+        return self.trainer.num_training_batches
+
+    @property
+    def total_val_batches(self) -> int | float:
+        """How many batches of all its loaders a validation has."""
+        return sum(self.trainer.num_val_batches)
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._trainer = trainer
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         """What is shown beside the bar; override it to show something else."""
@@ -84,8 +125,7 @@ class ProgressBar(Callback):
             self._begin_training(trainer)
 
     def _begin_training(self, trainer: Trainer) -> None:
-        last = "" if trainer.max_epochs == -1 else f"/{trainer.max_epochs}"
-        self._begin(f"Epoch {trainer.current_epoch + 1}{last}", trainer.num_training_batches)
+        self._begin("train", self.train_description, self.total_train_batches)
         self._done = self._began_at = trainer.progress.batch
 
     def on_train_batch_end(
@@ -107,26 +147,26 @@ class ProgressBar(Callback):
     # -- evaluation -------------------------------------------------------------------------------
 
     def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._begin("Sanity check", sum(trainer.num_sanity_val_batches))
+        self._begin("sanity", self.sanity_check_description, sum(trainer.num_sanity_val_batches))
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.fn == "fit" and not trainer.sanity_checking:
-            self._outer = (self._label, self._total, self._done, self._began_at, self._began)
+            self._outer = {name: getattr(self, name) for name in PLACE}
         if not trainer.sanity_checking:
-            self._begin("Validation", sum(trainer.num_val_batches))
+            self._begin("validation", self.validation_description, self.total_val_batches)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._outer is not None:
-            self._label, self._total, self._done, self._began_at, self._began = self._outer
+            vars(self).update(self._outer)
             self._outer = None
         else:
             self._hide()
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._begin("Testing", sum(trainer.num_test_batches))
+        self._begin("test", self.test_description, sum(trainer.num_test_batches))
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._begin("Predicting", sum(trainer.num_predict_batches))
+        self._begin("predict", self.predict_description, sum(trainer.num_predict_batches))
 
     def on_predict_batch_end(
         self,
@@ -156,9 +196,10 @@ class ProgressBar(Callback):
 
     # -- drawing ----------------------------------------------------------------------------------
 
-    def _begin(self, label: str, total: float) -> None:
+    def _begin(self, stage: str, label: str, total: float) -> None:
         self._live_terminal = sys.stdout.isatty()
-        self._label, self._total, self._done, self._began_at = label, total, 0, 0
+        self._stage, self._label, self._total = stage, label, total
+        self._done = self._began_at = 0
         self._began = time.monotonic()
         self._next_draw = self._began + REDRAW_SECONDS
 

@@ -31,20 +31,37 @@ class TQDMProgressBar(ProgressBar):
         self.process_position, self.leave = process_position, leave
         self._tqdm = require("tqdm", "scaffold-runtime[tqdm]", "TQDMProgressBar").tqdm
         self._bar: Any = None
+        self._drawn = ""  # the stage that it is a bar of
+
+    def init_train_tqdm(self) -> Any:
+        """Make the bar of an epoch of training; override it, or those of the other stages, to make another."""
+        return self._tqdm(
+            total=self._tqdm_total(),
+            desc=self._label,
+            initial=self._began_at,
+            position=self.process_position,
+            leave=False,
+            delay=1e-9,  # it is not drawn before it knows how far the stage is
+            dynamic_ncols=True,
+            file=sys.stdout,
+            bar_format=FORMAT,
+        )
+
+    init_sanity_tqdm = init_validation_tqdm = init_train_tqdm
+    init_test_tqdm = init_predict_tqdm = init_train_tqdm
+
+    def _tqdm_total(self) -> int | None:
+        return None if self._total == math.inf else int(self._total)
 
     def _show(self, metrics: dict[str, Any]) -> None:
+        if self._drawn != self._stage:
+            self._hide()
         if self._bar is None:
-            self._bar = self._tqdm(
-                total=None if self._total == math.inf else int(self._total),
-                initial=self._began_at,
-                position=self.process_position,
-                leave=False,
-                dynamic_ncols=True,
-                file=sys.stdout,
-                bar_format=FORMAT,
-            )
-            self._bar.start_t -= self._elapsed()
-        self._bar.set_description(self._label, refresh=False)
+            self._drawn = self._stage
+            self._bar = getattr(self, f"init_{self._stage}_tqdm")()
+            self._bar.total = self._tqdm_total()
+            if not self._bar.disable:
+                self._bar.start_t -= self._elapsed()
         shown = {name: number(value) for name, value in metrics.items()}
         self._bar.set_postfix(shown, refresh=False)
         self._bar.n = self._done
