@@ -21,7 +21,7 @@ from scaffold_runtime.loaders import (
     limited,
 )
 from scaffold_runtime.module import LightningModule
-from scaffold_runtime.sharding import Shares
+from scaffold_runtime.sharding import Shares, unshuffled
 
 if TYPE_CHECKING:
     from scaffold_runtime.trainer import Trainer
@@ -73,6 +73,10 @@ class Feed:
                 return owner
         return None
 
+    @property
+    def _overfits(self) -> bool:
+        return self.trainer.fn == "fit" and self.trainer.overfit_batches > 0
+
     def renew(self, stage: str) -> None:
         """Ask for the loaders of a stage again when they are next needed."""
         self._evaluated.pop(stage, None)
@@ -92,6 +96,8 @@ class Feed:
         """The loaders of an evaluation stage, each with what to iterate in its place."""
         if stage not in self._evaluated:
             loaders = as_eval_loaders(self.source(stage))
+            if self._overfits:
+                loaders = [unshuffled(loader, stage) for loader in loaders]
             if self.shares is not None:
                 loaders = [self.shares.of_evaluation(loader) for loader in loaders]
             self.replace(stage, loaders)
@@ -119,11 +125,12 @@ class Feed:
             MisconfigurationException: if there are none.
         """
         trainer = self.trainer
-        sequential = trainer.overfit_batches > 0
         loader = as_train_loader(self.source("train"))
+        if self._overfits:
+            loader = unshuffled(loader, "train")
         if self.shares is not None:
-            loader = self.shares.of_training(loader, sequential)
-        train = TrainSource(loader, trainer.limit_train_batches, sequential)
+            loader = self.shares.of_training(loader)
+        train = TrainSource(loader, trainer.limit_train_batches)
         if trainer.world_size > 1:
             train.length = self._agreed(train.length)
         if train.length == 0 and trainer.limit_train_batches != 0:

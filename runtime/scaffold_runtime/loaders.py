@@ -65,11 +65,11 @@ def as_eval_loaders(source: Any) -> list[Any]:
 class TrainSource:
     """The training batches of a run, and the position in them."""
 
-    def __init__(self, loader: Any, limit: Limit, sequential: bool = False) -> None:
+    def __init__(self, loader: Any, limit: Limit) -> None:
         self.loader = loader
         self._combined = isinstance(loader, CombinedLoader)
         inner = loader.flattened if self._combined else [loader]
-        self.parts = [Part(part, sequential) for part in inner]
+        self.parts = [Part(part) for part in inner]
         self.length = limited(loader_length(loader), limit, "limit_train_batches")
         self.over = False  # whether a run was resumed after the last batch of its epoch
         self._kept: dict[str, Any] | None = None

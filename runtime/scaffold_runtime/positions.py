@@ -20,11 +20,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch.utils.data import (
-    BatchSampler,
     DataLoader,
     Dataset,
     IterableDataset,
-    SequentialSampler,
     get_worker_info,
 )
 
@@ -39,7 +37,7 @@ BITS = 2**64 - 1
 class Part:
     """One loader of a run: a copy that can be positioned, and the position in its current pass."""
 
-    def __init__(self, loader: Any, sequential: bool = False) -> None:
+    def __init__(self, loader: Any) -> None:
         self.loader = self.iterable = loader
         self.cursor: Cursor | None = None
         self.seed = self.passes = self.count = 0
@@ -54,9 +52,9 @@ class Part:
         self.workers = getattr(loader, "num_workers", 0) if isinstance(loader, DataLoader) else 0
         self.persistent = self.plain and loader.persistent_workers
         if self.plain:
-            self._clone(sequential)
+            self._clone()
 
-    def _clone(self, sequential: bool) -> None:
+    def _clone(self) -> None:
         """Work on a copy of the user's loader. DataLoader refuses changes, but a copy is ours."""
         self.iterable = clone = copy.copy(self.loader)
         clone.generator = torch.Generator()  # for the workers' own seeds, see `_draw_seed`
@@ -68,8 +66,7 @@ class Part:
             inside["dataset"] = SeededStream(clone.dataset) if self.persistent else clone.dataset
             return
         batched = clone.batch_sampler is not None
-        sampler = _in_order(clone, batched) if sequential else None
-        sampler = sampler or (clone.batch_sampler if batched else clone.sampler)
+        sampler = clone.batch_sampler if batched else clone.sampler
         self.cursor = Cursor(sampler, batched, self.workers > 0, self.generators())
         inside["batch_sampler" if batched else "sampler"] = self.cursor
         if self.workers:
@@ -206,11 +203,6 @@ def generators_of(loader: Any) -> list[torch.Generator]:
     """The generators that a loader and its parts draw from, beside the global ones."""
     found = (getattr(owner, "generator", None) for owner in owners_of(loader))
     return list({id(g): g for g in found if isinstance(g, torch.Generator)}.values())
-
-
-def _in_order(loader: DataLoader[Any], batched: bool) -> Any:
-    ordered = SequentialSampler(loader.dataset)  # type: ignore[arg-type] # map-style, hence sized
-    return BatchSampler(ordered, loader.batch_size or 1, loader.drop_last) if batched else ordered
 
 
 def _has_state(thing: Any) -> bool:

@@ -18,6 +18,7 @@ from torch.utils.data import (
 )
 
 from scaffold_runtime.combined import CombinedLoader
+from scaffold_runtime.ranks import rank_zero_warn
 from scaffold_runtime.seed import isolate_rng, seed_all
 
 
@@ -33,25 +34,26 @@ class Shares:
     def __init__(self, rank: int, size: int, seed: int) -> None:
         self.rank, self.size, self.seed = rank, size, seed
 
-    def of_training(self, source: Any, sequential: bool = False) -> Any:
+    def of_training(self, source: Any) -> Any:
         """A loader, or a combined one, that gives this process its samples.
 
         Every process gets equally many; where they do not divide, some come twice.
         """
         if isinstance(source, CombinedLoader):
-            return _combined(source, lambda part: self.of_training(part, sequential))
+            return _combined(source, self.of_training)
         if not _divisible(source):
             return source
         batches, batched = source.batch_sampler, type(source.batch_sampler) is BatchSampler
         if batches is not None and not batched:
             return _with(source, batch_sampler=self._nth(batches, even=True))
-        if isinstance(source.sampler, (RandomSampler, SequentialSampler)):
-            shuffle = isinstance(source.sampler, RandomSampler) and not sequential
-            sampler: Any = DistributedSampler(
+        sampler = _sampler(source)
+        if isinstance(sampler, (RandomSampler, SequentialSampler)):
+            shuffle = isinstance(sampler, RandomSampler)
+            sampler = DistributedSampler(
                 source.dataset, self.size, self.rank, shuffle=shuffle, seed=self.seed
             )
         else:
-            sampler = self._nth(source.sampler, even=True)
+            sampler = self._nth(sampler, even=True)
         return _resampled(source, sampler)
 
     def of_evaluation(self, loader: Any) -> Any:
@@ -96,18 +98,36 @@ class EveryNth:
         return (len(self.items) + extra) // self.step
 
 
+def unshuffled(source: Any, stage: str) -> Any:
+    """A loader, or a combined one, that gives its samples in order, and so the same first batches each time."""
+    if isinstance(source, CombinedLoader):
+        return _combined(source, lambda part: unshuffled(part, stage))
+    if not _numbered(source) or isinstance(_sampler(source), SequentialSampler):
+        return source
+    rank_zero_warn(f"overfit_batches: the {stage} data is not shuffled, to be the same each time.")
+    return _resampled(source, SequentialSampler(source.dataset))
+
+
+def _numbered(loader: Any) -> bool:
+    return isinstance(loader, DataLoader) and not isinstance(loader.dataset, IterableDataset)
+
+
+def _sampler(loader: DataLoader[Any]) -> Any:
+    """What draws samples: a batch sampler of the user's has a sampler of its own."""
+    return getattr(loader.batch_sampler, "sampler", loader.sampler)
+
+
 def _divisible(loader: Any) -> bool:
     """Whether it is a loader over numbered samples whose sampler does not divide them already."""
-    if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
-        return False
-    samplers = (loader.sampler, getattr(loader.batch_sampler, "sampler", None))
-    return not any(isinstance(sampler, DistributedSampler) for sampler in samplers)
+    return _numbered(loader) and not isinstance(_sampler(loader), DistributedSampler)
 
 
 def _resampled(loader: DataLoader[Any], sampler: Any) -> Any:
-    if loader.batch_sampler is None:
+    old = loader.batch_sampler
+    if old is None:
         return _with(loader, sampler=sampler)
-    batches = BatchSampler(sampler, loader.batch_size or 1, loader.drop_last)
+    size, drop_last = getattr(old, "batch_size", 1), getattr(old, "drop_last", False)
+    batches = BatchSampler(sampler, size, drop_last)
     return _with(loader, sampler=sampler, batch_sampler=batches)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSampler
 
 from scaffold_runtime import Callback, Trainer
 from scaffold_runtime.callbacks import (
@@ -21,9 +21,11 @@ from scaffold_runtime.callbacks import (
     ProgressBar,
     Timer,
 )
+from scaffold_runtime.combined import CombinedLoader
 from scaffold_runtime.errors import MisconfigurationException
 from scaffold_runtime.loggers import CSVLogger
 from scaffold_runtime.plugins import MixedPrecision
+from scaffold_runtime.sharding import Shares, unshuffled
 
 
 class Count(Callback):
@@ -247,18 +249,38 @@ def test_limits_of_several_loaders_are_for_each(
 
 @pytest.mark.parametrize("value", [2, 0.34])
 def test_overfit_batches(value: Any, fitted: Any, regression: Any, make_loader: Any) -> None:
-    seen: list[torch.Tensor] = []
+    seen: dict[str, list[torch.Tensor]] = {"train": [], "val": []}
 
     class Module(regression):
         def training_step(self, batch: Any, batch_idx: int) -> Any:
-            seen.append(batch[0])
+            seen["train"].append(batch[0])
             return self.loss(batch)
 
-    shuffled = make_loader(6, shuffle=True)
-    _, count = fitted(shuffled, 6, module=Module(), overfit_batches=value, max_epochs=2)
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            seen["val"].append(batch[0])
+
+    loaders = {"train": make_loader(6, shuffle=True), "val": make_loader(6, 3, shuffle=True)}
+    with pytest.warns(UserWarning, match="data is not shuffled"):
+        _, count = fitted(*loaders.values(), module=Module(), overfit_batches=value, max_epochs=2)
     assert (count.train, count.val) == (4, 4)
-    first = shuffled.dataset.tensors[0][:4]
-    assert torch.equal(seen[0], first) and torch.equal(seen[2], first)
+    for stage, loader in loaders.items():
+        first = loader.dataset.tensors[0][: loader.batch_size]
+        assert all(torch.equal(batch, first) for batch in seen[stage][::2])
+
+
+def test_overfit_batches_of_samplers_and_several_loaders(regression: Any, make_loader: Any) -> None:
+    data = make_loader(6).dataset
+    batches = BatchSampler(RandomSampler(data), 3, drop_last=False)
+    loaders = CombinedLoader(
+        {"a": DataLoader(data, batch_sampler=batches), "b": make_loader(6, shuffle=True)}
+    )
+    with pytest.warns(UserWarning, match="train data is not shuffled"):
+        ordered = unshuffled(loaders, "train")
+    drawn = [next(iter(loader.batch_sampler)) for loader in ordered.flattened]
+    assert drawn == [[0, 1, 2], [0, 1, 2, 3]]
+    divided = Shares(1, 2, seed=0).of_training(ordered)
+    drawn = [next(iter(loader.batch_sampler)) for loader in divided.flattened]
+    assert drawn == [[1, 3, 5], [1, 3, 5, 7]]
 
 
 # -- validation -----------------------------------------------------------------------------------
