@@ -7,11 +7,11 @@ import difflib
 import inspect
 import warnings
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from scaffold_runtime.errors import MisconfigurationException, not_logged
 from scaffold_runtime.feed import METHODS, STAGES
-from scaffold_runtime.hooks import Callback, overridden
+from scaffold_runtime.hooks import Callback, mentions, overridden
 from scaffold_runtime.module import LightningModule
 from scaffold_runtime.plain import to_plain
 
@@ -187,16 +187,6 @@ def _may_log_more(run: Run) -> bool:
         ours = type(owner).__module__.startswith("scaffold_runtime.")
         if not ours and any(overridden(name, owner, base) for name in late):
             return True
-        if not ours and _mentions(owner, "sanity_checking"):
+        if not ours and mentions(owner, "sanity_checking"):
             return True
-    return False
-
-
-def _mentions(owner: Any, name: str) -> bool:
-    for kind in type(owner).__mro__:
-        if kind.__module__.startswith(("scaffold_runtime.", "torch.", "builtins")):
-            continue
-        for value in vars(kind).values():
-            if inspect.isfunction(value) and name in value.__code__.co_names:
-                return True
     return False

@@ -7,6 +7,7 @@ then checkpoint callbacks), so a hook nobody overrides costs a loop over `()`.
 
 from __future__ import annotations
 
+import difflib
 import inspect
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 from torch.optim import Optimizer
 
-from scaffold_runtime.errors import MisconfigurationException, did_you_mean
+from scaffold_runtime.errors import MisconfigurationException
 
 if TYPE_CHECKING:
     from scaffold_runtime.module import LightningModule
@@ -89,6 +90,7 @@ REMOVED_HOOKS = {
     "on_init_start": "setup",
     "on_init_end": "setup",
 }
+SYNONYMS = {"val": "validation", "begin": "start"}
 
 
 class Callback:
@@ -364,24 +366,47 @@ def build_table(
 def check_hooks(owner: object, base: type) -> None:
     """Refuse hooks of `owner` that would never be called, or would fail when called."""
     kind = type(owner)
-    for name in {*dir(kind), *vars(owner)}:
-        if not callable(getattr(kind, name, None)):
+    for name in dir(kind):
+        meant = None if hasattr(base, name) else _meant(name)
+        if not meant or not hasattr(base, meant) or not callable(getattr(kind, name, None)):
             continue
-        if name in REMOVED_HOOKS and not hasattr(base, name):
-            raise MisconfigurationException(
-                f"`{kind.__name__}.{name}` would never be called: that hook no longer exists. "
-                f"Rename it to `{REMOVED_HOOKS[name]}`."
-            )
-        if name.startswith("on_") and name not in HOOK_NAMES and not hasattr(base, name):
-            hint = did_you_mean(name, HOOK_NAMES)
-            if hint:
-                raise MisconfigurationException(
-                    f"`{kind.__name__}.{name}` would never be called: there is no such hook.{hint}"
-                )
+        # One that has both, or calls it, means it so: it serves something else than a trainer, too.
+        both = name.startswith("on_") and overridden(meant, owner, base)
+        if both or mentions(owner, name) or _inherits_from_elsewhere(kind, base, name):
+            continue
+        why = "no longer exists" if name in REMOVED_HOOKS else "is no hook"
+        never = f"`{kind.__name__}.{name}` would never be called: it {why}."
+        raise MisconfigurationException(f"{never} Rename it to `{meant}`.")
     leading = ("trainer", "pl_module") if isinstance(owner, Callback) else ()
     for hook in HOOKS:
         if hasattr(base, hook.name) and overridden(hook.name, owner, base):
             _check_arguments(owner, hook, (*leading, *hook.arguments))
+
+
+def _meant(name: str) -> str | None:
+    """The hook whose old, or misspelt, name this is; a name that is only alike may be a method of the user's."""
+    if name in REMOVED_HOOKS or not name.startswith("on_"):
+        return REMOVED_HOOKS.get(name)
+    words = "_".join(SYNONYMS.get(word, word) for word in name.split("_"))
+    spelt = difflib.get_close_matches(words, HOOK_NAMES, n=1, cutoff=0.9)
+    return spelt[0] if spelt else None
+
+
+def _inherits_from_elsewhere(kind: type, base: type, name: str) -> bool:
+    """Whether it is a method of another framework's class, such as a callback for two trainers has."""
+    others = (each for each in kind.__mro__ if not issubclass(each, base) and name in vars(each))
+    return any(each.__module__.split(".")[0] != kind.__module__.split(".")[0] for each in others)
+
+
+def mentions(owner: object, name: str) -> bool:
+    """Whether a method of the user's, other than this one, names it."""
+    for kind in type(owner).__mro__:
+        if kind.__module__.startswith(("scaffold_runtime.", "torch.", "builtins")):
+            continue
+        for own, value in vars(kind).items():
+            if own != name and inspect.isfunction(value) and name in value.__code__.co_names:
+                return True
+    return False
 
 
 def _check_arguments(owner: object, hook: Hook, arguments: tuple[str, ...]) -> None:
@@ -393,7 +418,7 @@ def _check_arguments(owner: object, hook: Hook, arguments: tuple[str, ...]) -> N
     except TypeError:
         raise MisconfigurationException(
             f"`{type(owner).__name__}.{hook.name}{signature}` cannot be called: "
-            f"it receives ({', '.join(arguments)}). Change its arguments to match."
+            f"it receives ({', '.join(arguments)}), by position. Change its arguments to match."
         ) from None
     except ValueError:
         return  # a builtin or a mock without a signature: let the call decide

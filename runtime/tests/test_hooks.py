@@ -315,7 +315,7 @@ def with_hook(base: type, name: str, function: Any) -> Any:
 @pytest.mark.parametrize("base", ["callback", "module"])
 @pytest.mark.parametrize(
     ("wrong", "right"),
-    [("on_train_epochend", "on_train_epoch_end"), ("on_validation_epoch_ends", "on_validation_epoch_end")],
+    [("on_train_epochend", "on_train_epoch_end"), ("on_val_epoch_end", "on_validation_epoch_end")],
 )  # fmt: skip
 def test_a_misspelt_hook_is_an_error(
     base: str, wrong: str, right: str, regression: Any, make_loader: Any, make_trainer: Any
@@ -323,7 +323,7 @@ def test_a_misspelt_hook_is_an_error(
     kind = Callback if base == "callback" else regression
     mine = with_hook(kind, wrong, lambda self, *args: None)
     module, callbacks = (regression(), [mine]) if base == "callback" else (mine, [])
-    with pytest.raises(MisconfigurationException, match=f"Mine.{wrong}.*Did you mean `{right}`"):
+    with pytest.raises(MisconfigurationException, match=f"Mine.{wrong}.*Rename it to `{right}`"):
         make_trainer(callbacks=callbacks).fit(module, make_loader(1))
 
 
@@ -331,9 +331,11 @@ def test_a_misspelt_hook_is_an_error(
 def test_a_removed_hook_names_its_successor(
     removed: str, instead: str, regression: Any, make_loader: Any, make_trainer: Any
 ) -> None:
-    mine = with_hook(regression, removed, lambda self, *args: None)
+    kind = regression if hasattr(LightningModule, instead) else Callback
+    mine = with_hook(kind, removed, lambda self, *args: None)
+    module, callbacks = (mine, []) if kind is regression else (regression(), [mine])
     with pytest.raises(MisconfigurationException, match=f"Mine.{removed}.*`{instead}`"):
-        make_trainer().fit(mine, make_loader(1))
+        make_trainer(callbacks=callbacks).fit(module, make_loader(1))
 
 
 @pytest.mark.parametrize(
@@ -344,6 +346,7 @@ def test_a_removed_hook_names_its_successor(
         ("module", "on_train_epoch_end", lambda self, outputs: None, r"receives \(\)"),
         ("module", "on_train_batch_start", lambda self: None, r"\(batch, batch_idx\)"),
         ("module", "setup", lambda self: None, r"\(stage\)"),
+        ("callback", "setup", lambda self, trainer, pl_module, *, stage: None, "by position"),
     ],
 )  # fmt: skip
 def test_wrong_arguments_are_an_error_before_training(
@@ -357,14 +360,32 @@ def test_wrong_arguments_are_an_error_before_training(
         make_trainer(callbacks=callbacks).fit(module, make_loader(1))
 
 
-def test_a_method_that_only_looks_like_a_hook_is_left_alone(
-    regression: Any, make_loader: Any, make_trainer: Any
-) -> None:
-    class Module(regression):
-        def on_something_of_my_own(self) -> None:
-            raise AssertionError("nobody calls this")
+OfAnotherFramework = type(
+    "OfAnotherFramework", (), {"on_batch_end": print, "on_init_end": print, "__module__": "other"}
+)
 
-    make_trainer().fit(Module(), make_loader(1))
+
+@pytest.mark.parametrize("base", ["callback", "module"])
+def test_a_method_that_only_looks_like_a_hook_is_left_alone(
+    base: str, regression: Any, make_loader: Any, make_trainer: Any
+) -> None:
+    kind = Callback if base == "callback" else regression
+
+    class Mine(kind, OfAnotherFramework):
+        def on_fit_start(self, *args: Any) -> None:
+            self.on_test_ends()
+
+        def on_step_end(self) -> None: ...
+
+        on_batch = on_train_step_end = on_evaluate = on_validation_finished = on_step_end
+        on_test_ends = on_step_end  # nearly a hook, and called above
+
+        def on_train_epoch_end(self, *args: Any) -> None: ...
+
+        on_epoch_end = on_train_epoch_end  # the same for older trainers
+
+    module, callbacks = (regression(), [Mine()]) if base == "callback" else (Mine(), [])
+    make_trainer(callbacks=callbacks).fit(module, make_loader(1))
 
 
 def test_hooks_with_optional_or_any_arguments_are_accepted(
