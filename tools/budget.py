@@ -21,7 +21,7 @@ BUDGETS = {
     "runtime/scaffold_runtime": {
         "files": 4300,
         "callbacks": 2470,
-        "strategies": 1850,
+        "strategies": 1860,
         "cli": 1270,
         "checkpoint": 1200,
         "loggers": 750,

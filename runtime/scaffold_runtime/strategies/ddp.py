@@ -20,6 +20,8 @@ from scaffold_runtime.strategies.distributed import DistributedStrategy
 from scaffold_runtime.strategies.router import StepRouter
 from scaffold_runtime.strategies.strategy import Prepared, unwrapped
 
+SPARSE, DENSE = 1, 2  # kinds of gradients; 0 is none
+
 
 class DDPStrategy(DistributedStrategy):
     """Train a copy of the model in each process.
@@ -73,9 +75,8 @@ class DDPStrategy(DistributedStrategy):
         def backward(loss: Tensor, run_backward: Callable[[Tensor], None]) -> None:
             """DDP averages gradients of what was trained when it wrapped the model, and of nothing else."""
             precision.backward(loss, run_backward)
-            thawed = [p for p in frozen if p.requires_grad]
-            if thawed and wrapped.require_backward_grad_sync:
-                average_gradients([_gradient(p) for p in thawed])
+            if wrapped.require_backward_grad_sync and any(p.requires_grad for p in frozen):
+                average_gradients(frozen)
 
         def call(name: str) -> Callable[..., Any]:
             # Evaluation goes past DDP, whose buffers travel in each forward: batches may be uneven there.
@@ -84,11 +85,9 @@ class DDPStrategy(DistributedStrategy):
         def syncing(last: bool) -> AbstractContextManager[Any]:
             return synced if last else wrapped.no_sync()
 
-        def average() -> None:
-            average_gradients([p.grad for p in module.parameters() if p.grad is not None])
-
         others: dict[str, Any] = {"backward": backward} if frozen else {}
-        return unwrapped(module, precision, call=call, syncing=syncing, average=average, **others)
+        others["average"] = lambda: average_gradients(list(module.parameters()))
+        return unwrapped(module, precision, call=call, syncing=syncing, **others)
 
     def _wrap(self, router: StepRouter) -> DistributedDataParallel:
         try:
@@ -118,30 +117,51 @@ class DDPStrategy(DistributedStrategy):
 
         def backward(loss: Tensor, run_backward: Callable[[Tensor], None]) -> None:
             precision.backward(loss, run_backward)
-            average_gradients([p.grad for p in module.parameters() if p.grad is not None])
+            average_gradients(list(module.parameters()))
 
         if not trains:
             return unwrapped(module, precision)
         return unwrapped(module, precision, backward=backward)
 
 
-def _gradient(parameter: nn.Parameter) -> Tensor:
-    """Its gradient; zeros where this process had none, since others may."""
-    if parameter.grad is None:
-        parameter.grad = torch.zeros_like(parameter)
-    return parameter.grad
-
-
-def average_gradients(gradients: list[Tensor]) -> None:
-    """Average over processes, in one message per number format.
+def average_gradients(parameters: list[nn.Parameter]) -> None:
+    """Average over processes what any of them has a gradient for, in one message per number format, and one
+    for each that is sparse.
 
     Gradients that were averaged before are the same everywhere, so averaging them again changes nothing.
     """
-    for dtype in dict.fromkeys(gradient.dtype for gradient in gradients):
-        alike = [gradient for gradient in gradients if gradient.dtype is dtype]
+    for parameter, kind in zip(parameters, _kinds(parameters), strict=True):
+        parameter.grad = _gradient(parameter, kind)
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    for sparse in [gradient for gradient in gradients if gradient.is_sparse]:
+        dist.all_reduce(sparse)
+        sparse /= dist.get_world_size()
+    dense = [gradient for gradient in gradients if not gradient.is_sparse]
+    for dtype in dict.fromkeys(gradient.dtype for gradient in dense):
+        alike = [gradient for gradient in dense if gradient.dtype is dtype]
         flat = torch.cat([gradient.reshape(-1) for gradient in alike])
         dist.all_reduce(flat)
         flat /= dist.get_world_size()
         parts = flat.split([gradient.numel() for gradient in alike])
         for gradient, part in zip(alike, parts, strict=True):
             gradient.copy_(part.view_as(gradient))
+
+
+def _kinds(parameters: list[nn.Parameter]) -> list[int]:
+    """Which gradients there are in any process: none, sparse or dense ones. A process that has all need not wait
+    for the answer of the device."""
+    own = [0 if p.grad is None else SPARSE if p.grad.is_sparse else DENSE for p in parameters]
+    kinds = torch.tensor(own, dtype=torch.uint8).to(parameters[0].device, non_blocking=True)
+    dist.all_reduce(kinds, dist.ReduceOp.MAX)
+    return own if min(own) == DENSE else kinds.tolist()
+
+
+def _gradient(parameter: nn.Parameter, kind: int) -> Tensor | None:
+    """Its gradient, of the kind that others have; zeros where this process has none."""
+    if parameter.grad is not None:
+        return parameter.grad.to_dense() if kind == DENSE else parameter.grad
+    if kind != SPARSE:
+        return torch.zeros_like(parameter) if kind else None
+    rows = torch.empty(1, 0, dtype=torch.int64, device=parameter.device)
+    values = parameter.new_empty(0, *parameter.shape[1:])
+    return torch.sparse_coo_tensor(rows, values, parameter.shape, check_invariants=False)

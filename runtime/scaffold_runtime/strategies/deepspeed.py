@@ -127,9 +127,8 @@ class DeepSpeedStrategy(DistributedStrategy):
             config=config,
             dist_init_required=False,
         )
-        for (
-            optimizer
-        ) in optimizers:  # the engine clears gradients, and needs their memory where it is
+        for optimizer in optimizers:
+            # The engine clears gradients, and needs their memory where it is.
             vars(optimizer)["zero_grad"] = lambda set_to_none=True: None
 
     def _prepared(self, module: nn.Module, dtype: torch.dtype) -> Prepared:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -272,6 +273,54 @@ def test_manual_optimization_averages_gradients(
     ddp(max_epochs=2).fit(automatic, make_loader(8))
 
     assert torch.allclose(weights(manual), weights(automatic), atol=1e-6)
+
+
+@pytest.mark.parametrize("found", ["manual", "auto", "thawed"])
+@pytest.mark.parametrize("sparse", [False, True])
+def test_gradients_that_only_some_processes_have(
+    make_loader: Any, ddp: Any, tmp_path: Path, found: str, sparse: bool
+) -> None:
+    """Each process uses a part of its own, both the third, none the fourth: averaged as DDP does dense ones."""
+
+    class Parts(LightningModule):
+        def __init__(self, way: str) -> None:
+            super().__init__()
+            self.way, self.automatic_optimization = way, way != "manual"
+            layer = partial(nn.Embedding, 3, sparse=sparse and way != "plain")
+            parts = [layer(2 + part) for part in range(4)]
+            self.parts, self.head = nn.ModuleList(parts), nn.Linear(1, 1)
+            self.parts.requires_grad_(way != "thawed")
+
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            self.parts.requires_grad_()
+            own = torch.tensor([self.global_rank, 1])
+            used = (self.parts[self.global_rank], self.parts[2])
+            loss = sum(part(own).square().sum() for part in used) + self.head.weight.sum()
+            if not self.automatic_optimization:
+                self.optimizers().zero_grad()
+                self.manual_backward(loss)
+                self.optimizers().step()
+            return loss
+
+        def on_train_end(self) -> None:
+            assert self.parts[3].weight.grad is None  # it must not decay
+            note(tmp_path, self.way, weights(self))
+
+        def configure_optimizers(self) -> Any:
+            return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    start = Parts("plain").state_dict()
+    for way in ("plain", found):
+        model = Parts(way)
+        model.load_state_dict(start)
+        more = {"accumulate_grad_batches": "auto"} if way == "auto" else {}
+        ddp(max_epochs=1, options={"find_unused_parameters": True}, **more).fit(
+            model, make_loader(4)
+        )
+
+    expected = notes(tmp_path, "plain")[0]
+    for got in notes(tmp_path, found):
+        assert torch.allclose(got, expected)
 
 
 class Thaw(BaseFinetuning):
