@@ -30,7 +30,8 @@ def own_part(trainer: Trainer, checkpoint: dict[str, Any]) -> dict[str, Any]:
     if len(ranks) == trainer.world_size:
         return {**checkpoint, **ranks[trainer.global_rank]}
     progress = dict(checkpoint.get("progress") or {})
-    if progress.get("batch") and trainer.is_global_zero:
+    under_way = progress.get("batch")
+    if under_way and trainer.is_global_zero:
         warnings.warn(
             f"the checkpoint was saved in the middle of an epoch by {len(ranks)} process(es), and there are "
             f"{trainer.world_size} now: this epoch begins anew.",
@@ -41,4 +42,6 @@ def own_part(trainer: Trainer, checkpoint: dict[str, Any]) -> dict[str, Any]:
         progress["batch"] = progress["pending"] = 0
     gone = {"gradients", "data", "metrics", "rng"}
     kept = {key: value for key, value in checkpoint.items() if key not in gone}
+    if under_way and "transient" in kept:
+        kept["transient"] = {**kept["transient"], "metrics": {}}
     return {**kept, "progress": progress}

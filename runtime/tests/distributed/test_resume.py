@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import torchmetrics
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -123,12 +124,22 @@ def test_another_number_of_processes_goes_on(
 ) -> None:
     path = tmp_path / "two.ckpt"
 
+    class Counting(noisy):  # type: ignore[misc] # a fixture gives the class
+        def __init__(self) -> None:
+            super().__init__()
+            self.seen = torchmetrics.SumMetric()
+
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            self.seen.update(float(len(batch[0])))
+            self.log("seen", self.seen, on_step=False, on_epoch=True)
+            return super().training_step(batch, batch_idx)
+
     class Write(Callback):
         def on_train_batch_end(self, trainer: Any, module: Any, *_: Any) -> None:
             if trainer.global_step == 8:
                 trainer.save_checkpoint(path)
 
-    ddp(max_epochs=2, callbacks=Write()).fit(noisy(), data(make_loader))
+    ddp(max_epochs=2, callbacks=Write()).fit(Counting(), data(make_loader))
     saved = torch.load(path, weights_only=True)
 
     class Look(Callback):
@@ -140,9 +151,10 @@ def test_another_number_of_processes_goes_on(
 
     arguments = {"max_epochs": 2, "callbacks": Look()}
     trainer = make_trainer(**arguments) if processes == 1 else ddp(processes, **arguments)
-    model = noisy()
+    model = Counting()
     trainer.fit(model, data(make_loader), ckpt_path=path)
 
+    assert trainer.callback_metrics["seen"] == 48  # of the epoch that began anew
     for rank in range(processes):
         loaded, state, place = torch.load(tmp_path / f"look-{rank}.pt")
         named = [saved["state_dict"][name].reshape(-1) for name, _ in model.named_parameters()]
