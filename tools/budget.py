@@ -19,8 +19,8 @@ ROOT = Path(__file__).parent.parent
 # raise them only with a reason.
 BUDGETS = {
     "runtime/scaffold_runtime": {
-        "files": 4300,
-        "callbacks": 2470,
+        "files": 4350,
+        "callbacks": 2475,
         "strategies": 1860,
         "cli": 1270,
         "checkpoint": 1200,

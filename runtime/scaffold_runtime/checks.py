@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from scaffold_runtime.errors import MisconfigurationException, not_logged
 from scaffold_runtime.feed import METHODS, STAGES
-from scaffold_runtime.hooks import Callback, mentions, overridden
+from scaffold_runtime.hooks import Callback, mentions, methods_of, overridden
 from scaffold_runtime.module import LightningModule
 from scaffold_runtime.plain import to_plain
 
@@ -84,9 +84,10 @@ def _check_fit(run: Run, name: str) -> None:
     has_step = overridden("validation_step", run.module, LightningModule)
     has_loader = _has_loader(run, "validation")
     if run.feed.given.get("validation") is not None and not has_step:
-        raise MisconfigurationException(
-            f"a validation loader was passed, but {name} has no `validation_step`: "
-            "define it, or leave the loader out."
+        warnings.warn(
+            f"a validation loader was passed, but {name} has no `validation_step`, so nothing is validated: "
+            "define it, or leave the loader out.",
+            stacklevel=2,
         )
     run.validates = has_step and has_loader and run.trainer.limit_val_batches != 0
     if run.validates:
@@ -146,7 +147,8 @@ def check_monitors(run: Run) -> None:
         return
     known = run.metrics.names("validation")
     for callback, monitor in _monitors(run.callbacks):
-        if known and monitor.startswith("val") and monitor not in known:
+        missing = known and monitor.startswith("val") and monitor not in known
+        if missing and not _named(run, monitor):
             raise not_logged(callback, monitor, known)
 
 
@@ -159,7 +161,7 @@ def check_first_batch(run: Run) -> None:
         return  # the sanity check was switched off: validation has not spoken yet
     known = seen | run.metrics.names("train")
     for callback, monitor in _monitors(run.callbacks):
-        if monitor not in known:
+        if monitor not in known and not _named(run, monitor):
             raise not_logged(callback, monitor, known)
 
 
@@ -174,7 +176,7 @@ def warn_not_finite(step: int) -> None:
 
 def _monitors(callbacks: list[Callback]) -> Iterator[tuple[Callback, str]]:
     for callback in callbacks:
-        monitor = getattr(callback, "monitor", None)
+        monitor = getattr(callback, "monitor", None) if callback.runs_last else None
         if isinstance(monitor, str) and getattr(callback, "strict", True):
             yield callback, monitor
 
@@ -190,3 +192,12 @@ def _may_log_more(run: Run) -> bool:
         if not ours and mentions(owner, "sanity_checking"):
             return True
     return False
+
+
+def _named(run: Run, monitor: str) -> bool:
+    """Whether a hook or step of the user's has this name in it, and so may log it later."""
+    return any(
+        monitor in code.co_consts and not name.startswith("configure_")
+        for owner in (run.module, *run.callbacks)
+        for name, code in methods_of(owner)
+    )

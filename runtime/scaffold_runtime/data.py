@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import fields, is_dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -142,8 +142,12 @@ def map_leaves(
     if isinstance(batch, torch.Tensor) or _can_move(batch) or is_leaf(batch):
         return change(batch)
     if isinstance(batch, Mapping):
-        changed = {key: map_leaves(value, change, is_leaf) for key, value in batch.items()}
-        return changed if type(batch) is dict else type(batch)(changed)  # type: ignore[call-arg] # mappings take a dict by custom
+        changed: Any = {key: map_leaves(value, change, is_leaf) for key, value in batch.items()}
+        if not isinstance(batch, MutableMapping):
+            return type(batch)(changed)  # type: ignore[call-arg] # mappings take a dict by custom
+        like = copy.copy(batch)  # with what else it has, as a defaultdict does
+        like.update(changed)
+        return like
     if isinstance(batch, tuple) and hasattr(batch, "_fields"):
         return type(batch)(*(map_leaves(value, change, is_leaf) for value in batch))
     if isinstance(batch, (list, tuple)):
@@ -164,16 +168,23 @@ def _can_move(thing: Any) -> bool:
 
 
 def batch_size_of(batch: Any) -> int:
-    """The first dimension of the first tensor in `batch`, 1 where there is none."""
+    """The first dimension of the first tensor in `batch`, or the length of a list of strings; 1 where there is none."""
+    size = _size_of(batch)
+    return 1 if size is None else size
+
+
+def _size_of(batch: Any) -> int | None:
     if isinstance(batch, torch.Tensor):
         return int(batch.shape[0]) if batch.ndim else 1
     if isinstance(batch, Mapping):
         batch = list(batch.values())
     elif not isinstance(batch, (list, tuple)) and is_dataclass(batch):
         batch = [getattr(batch, field.name) for field in fields(batch)]
-    if isinstance(batch, (list, tuple)):
-        for value in batch:
-            if isinstance(value, (torch.Tensor, Mapping, list, tuple)) or is_dataclass(value):
-                return batch_size_of(value)
-        return len(batch) if batch and isinstance(batch[0], str) else 1
-    return 1
+    if not isinstance(batch, (list, tuple)):
+        return None
+    for value in batch:
+        if isinstance(value, (torch.Tensor, Mapping, list, tuple)) or is_dataclass(value):
+            size = _size_of(value)
+            if size is not None:
+                return size
+    return len(batch) if batch and isinstance(batch[0], str) else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -100,8 +101,10 @@ class Entry:
     def accumulate(self, value: Scalar, weight: float) -> None:
         if self.reduction == "mean":
             self.weight += weight
+        if not isinstance(self.total, Tensor):
+            value = _as_total(value)
         if self.total is None:
-            self.total = _as_total(value) * weight if self.reduction == "mean" else _as_total(value)
+            self.total = value * weight if self.reduction == "mean" else value
         elif self.reduction == "mean" and isinstance(self.total, Tensor):
             self.total.add_(value, alpha=weight)
         elif self.reduction == "mean":
@@ -117,7 +120,9 @@ class Entry:
             return self.metric.compute() if self.fresh else None
         if self.total is None:
             return None
-        return self.total / self.weight if self.reduction == "mean" else self.total
+        if self.reduction == "mean":
+            return self.total / self.weight if self.weight else math.nan
+        return self.total
 
 
 def levels(
@@ -201,6 +206,7 @@ def check_weight(name: str, batch_size: Any) -> None:
         )
 
 
-def describe(options: tuple[Any, ...]) -> str:
+def difference(before: tuple[Any, ...], now: tuple[Any, ...]) -> str:
     labels = ("prog_bar", "logger", "on_step", "on_epoch", "reduce_fx", "sync_dist", "add_dataloader_idx")  # fmt: skip
-    return ", ".join(f"{label}={value}" for label, value in zip(labels, options, strict=False))
+    pairs = zip(labels, before, now, strict=False)
+    return ", ".join(f"{label}={old}, and now {new}" for label, old, new in pairs if old != new)

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from types import SimpleNamespace
+from types import CodeType, SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -400,13 +400,16 @@ def _inherits_from_elsewhere(kind: type, base: type, name: str) -> bool:
 
 def mentions(owner: object, name: str) -> bool:
     """Whether a method of the user's, other than this one, names it."""
+    return any(own != name and name in code.co_names for own, code in methods_of(owner))
+
+
+def methods_of(owner: object) -> Iterator[tuple[str, CodeType]]:
+    """The code of the methods that the user's classes have, by name."""
     for kind in type(owner).__mro__:
-        if kind.__module__.startswith(("scaffold_runtime.", "torch.", "builtins")):
-            continue
-        for own, value in vars(kind).items():
-            if own != name and inspect.isfunction(value) and name in value.__code__.co_names:
-                return True
-    return False
+        if not kind.__module__.startswith(("scaffold_runtime.", "torch.", "builtins")):
+            for name, value in vars(kind).items():
+                if inspect.isfunction(value):
+                    yield name, value.__code__
 
 
 def _check_arguments(owner: object, hook: Hook, arguments: tuple[str, ...]) -> None:

@@ -55,6 +55,8 @@ def as_train_loader(source: Any) -> Any:
 
 def as_eval_loaders(source: Any) -> list[Any]:
     """Evaluation runs over one loader after another."""
+    if source is None:
+        return []
     if isinstance(source, CombinedLoader) and source.mode == "sequential":
         return list(source.flattened)
     if isinstance(source, Mapping):

@@ -22,8 +22,8 @@ from scaffold_runtime.entry import (
     Entry,
     Scalar,
     check_weight,
-    describe,
     detached_copy,
+    difference,
     is_metric,
     levels,
     number,
@@ -112,7 +112,8 @@ class Metrics:
             entry = self._register(active, name, value, options)
         if isinstance(value, Tensor):
             if value.requires_grad:
-                value = value.detach()
+                # A parameter is another number after the optimizer's step.
+                value = value.detach().clone() if value.is_leaf else value.detach()
             if value.dim():
                 value = one_element(name, value)
         elif type(value) is not float and type(value) is not int:
@@ -124,7 +125,7 @@ class Metrics:
             entry.last = self._reduced(value, entry.reduction) if entry.synced else value
             entry.fresh = True
         if entry.on_epoch:
-            entry.accumulate(value, batch_size or self._batch_size())
+            entry.accumulate(value, self._batch_size() if batch_size is None else batch_size)
 
     def _register(
         self, active: dict[str, Entry], name: str, value: Any, options: tuple[Any, ...]
@@ -132,8 +133,8 @@ class Metrics:
         old = active.get(name)
         if old is not None and old.options is not None:
             raise MisconfigurationException(
-                f"`self.log({name!r}, ...)` was called before in this stage with other options "
-                f"({describe(old.options)}; now {describe(options)}). Use the same options, or another name."
+                f"`self.log({name!r}, ...)` was called before in this stage with other options, perhaps in another "
+                f"hook: {difference(old.options, options)}. Use the same options, or another name."
             )
         entry = old or self._new_entry(name, value, options)  # an old one is from a checkpoint
         entry.options = options
@@ -168,7 +169,7 @@ class Metrics:
         entry.metric = metric
         entry.fresh = True
         if entry.on_step:
-            entry.last = getattr(metric, "_forward_cache", None)
+            entry.last = detached_copy(getattr(metric, "_forward_cache", None))
 
     def _batch_size(self) -> int:
         return 1 if self.batch is None else batch_size_of(self.batch)

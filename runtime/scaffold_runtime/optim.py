@@ -246,7 +246,8 @@ class Schedules:
 class LightningOptimizer:
     """What `self.optimizers()` gives in manual optimization: the optimizer, with the trainer's parts.
 
-    `step` unscales and steps in the run's precision and counts; anything else is the optimizer's.
+    `step` unscales and steps in the run's precision and counts; anything else is the optimizer's, its class
+    too, so that schedulers take it.
     """
 
     def __init__(
@@ -268,6 +269,10 @@ class LightningOptimizer:
         """Let only this optimizer's parameters require gradients inside the block."""
         with self._module.trainer.prepared.syncing(sync_grad), self._module.toggled_optimizer(self):
             yield
+
+    @property  # type: ignore[misc] # what `isinstance` asks
+    def __class__(self) -> type:
+        return type(self.optimizer)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.optimizer, name)

@@ -31,7 +31,7 @@ class Precision(abc.ABC):
         return False
 
     def forward_context(self) -> AbstractContextManager[Any]:
-        """The context in which user steps run; entered once per step, never nested."""
+        """A context in which user steps run. Made once for a run, and entered in each step."""
         return nullcontext()
 
     def init_context(self) -> AbstractContextManager[Any]:
@@ -45,9 +45,9 @@ class Precision(abc.ABC):
     def unscale(self, optimizer: Optimizer) -> None:
         """Bring gradients back to their true size, before hooks see them and clipping."""
 
-    def step(self, optimizer: Optimizer, closure: Callable[[], Any] | None = None) -> None:
-        """Let the optimizer step."""
-        optimizer.step(closure) if closure is not None else optimizer.step()
+    def step(self, optimizer: Optimizer, closure: Callable[[], Any] | None = None) -> Any:
+        """Let the optimizer step, and return what it does."""
+        return optimizer.step(closure) if closure is not None else optimizer.step()
 
     def state_dict(self) -> dict[str, Any]:
         """What to save."""
@@ -83,10 +83,10 @@ class AutocastPrecision(Precision):
 
     def __init__(self, precision: str, dtype: torch.dtype, device: torch.device) -> None:
         self.precision = precision
-        self._autocast = torch.autocast(device.type, dtype=dtype)
+        self._device, self._dtype = device, dtype
 
     def forward_context(self) -> AbstractContextManager[Any]:
-        return self._autocast  # re-entered each step; building one costs more than the step's hooks
+        return autocast(self._device, self._dtype)
 
 
 class ScaledPrecision(Precision):
@@ -96,11 +96,11 @@ class ScaledPrecision(Precision):
         self.precision = "16-mixed"
         self.scales = True
         self._unscaled: set[int] = set()
-        self._autocast = torch.autocast(device.type, dtype=torch.float16)
+        self._device = device
         self.scaler = scaler or torch.amp.GradScaler(device.type)
 
     def forward_context(self) -> AbstractContextManager[Any]:
-        return self._autocast
+        return autocast(self._device, torch.float16)
 
     def backward(self, loss: Tensor, run_backward: Callable[[Tensor], None]) -> None:
         run_backward(self.scaler.scale(loss))
@@ -110,11 +110,12 @@ class ScaledPrecision(Precision):
             self._unscaled.add(id(optimizer))
             self.scaler.unscale_(optimizer)
 
-    def step(self, optimizer: Optimizer, closure: Callable[[], Any] | None = None) -> None:
-        """Let the optimizer step."""
+    def step(self, optimizer: Optimizer, closure: Callable[[], Any] | None = None) -> Any:
+        """Let the optimizer step, and return what it does."""
         self._unscaled.discard(id(optimizer))
-        self.scaler.step(optimizer)
+        returned = self.scaler.step(optimizer)
         self.scaler.update()
+        return returned
 
     def state_dict(self) -> dict[str, Any]:
         """What to save."""
@@ -123,6 +124,12 @@ class ScaledPrecision(Precision):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take back what `state_dict` returned."""
         self.scaler.load_state_dict(state)
+
+
+def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[Any]:
+    """Without torch's memory of weights it has cast: a step may change them (by hand, two optimizers), and what
+    it cast without gradients would stay without."""
+    return torch.autocast(device.type, dtype=dtype, cache_enabled=False)
 
 
 class default_dtype:  # noqa: N801 - a context manager, used like a function

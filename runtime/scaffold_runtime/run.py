@@ -103,6 +103,8 @@ class Run:
 
     def start_training(self) -> bool:
         """Get data and steps ready and run `on_train_start`; False where there is nothing to train."""
+        if not self.resumed:  # also after a run that failed within an epoch
+            self.progress.batch, self.progress.pending = 0, DONE
         if not self.wants_epoch():
             if self.resumed:
                 self._say_nothing_is_left()

@@ -80,7 +80,8 @@ def open_trial(trial: Trainer, outer: Run) -> Iterator[Run]:
 
 def _lend(run: Run) -> None:
     """Attach the module, the data module and the callbacks' `log` to `run`."""
-    run.module.trainer, run.module._metrics = run.trainer, run.metrics
+    run.module.trainer = run.trainer
+    run.module._metrics = None if run.trainer.barebones else run.metrics  # None: `log` does nothing
     if run.datamodule is not None:
         run.datamodule.trainer = run.trainer
     for callback in run.callbacks:
@@ -100,8 +101,11 @@ def _set_up(run: Run, ckpt_path: str | None) -> None:
     trainer.strategy.first_per_node(lambda: _prepare_data(run))
     if datamodule is not None:
         datamodule.setup(run.fn)
+    known = list(run.callbacks)
     for call in run.hooks.setup:
         call(run.fn)
+    _take_newcomers(run, known)
+    run.hooks = build_table(trainer, module, run.callbacks, LightningModule, measured)
     run.precision = trainer.precision_plugin
     with run.precision.init_context():
         module.configure_model()
@@ -161,12 +165,26 @@ def _attach(run: Run) -> None:
     run.metrics.reset()
     run.metrics.leave("during set-up")
     run.module.trainer = run.trainer
-    run.callbacks = _callbacks(run.trainer, run.module)
-    run.trainer.callbacks = run.callbacks
-    _lend(run)
-    if run.trainer.barebones:
-        run.module._metrics = None  # `self.log` does nothing
+    _take(run, _callbacks(run.trainer, run.module))
+
+
+def _take(run: Run, callbacks: list[Callback]) -> None:
+    run.callbacks = run.trainer.callbacks = sorted(callbacks, key=_saves)
     run.checkpoints = [c for c in run.callbacks if isinstance(c, Checkpoint)]
+    _lend(run)
+
+
+def _saves(callback: Callback) -> bool:
+    return isinstance(callback, Checkpoint)
+
+
+def _take_newcomers(run: Run, known: list[Callback]) -> None:
+    """Set up callbacks that others added to `trainer.callbacks` in their `setup`."""
+    callbacks = run.trainer.callbacks
+    for callback in callbacks:  # each may add more
+        if callback not in known:
+            callback.setup(run.trainer, run.module, run.fn)
+    _take(run, callbacks)
 
 
 def _callbacks(trainer: Trainer, module: LightningModule) -> list[Callback]:
@@ -175,8 +193,7 @@ def _callbacks(trainer: Trainer, module: LightningModule) -> list[Callback]:
     brought = [brought] if isinstance(brought, Callback) else list(brought)
     kinds = {type(callback) for callback in brought}
     kept = [c for c in trainer.callbacks if type(c) not in kinds or c in brought]
-    merged = kept + [c for c in brought if c not in kept]
-    return sorted(merged, key=lambda callback: isinstance(callback, Checkpoint))
+    return kept + [c for c in brought if c not in kept]
 
 
 def _make_optimizers(run: Run) -> None:
@@ -218,7 +235,7 @@ def _tear_down(run: Run) -> None:
 
 
 def _fail(run: Run, error: BaseException) -> None:
-    run.torn, run.trainer.interrupted = True, isinstance(error, KeyboardInterrupt)
+    run.torn = run.trainer.interrupted = True
     told = run.hooks.on_exception if hasattr(run, "hooks") else ()
     if run.datamodule is not None:
         told = (*told, run.datamodule.on_exception)

@@ -23,6 +23,7 @@ def limit(name: str, value: Limit | None, default: Limit = 1.0) -> Limit:
     """
     if value is None:
         return default
+    value = whole(value)
     fits = isinstance(value, (int, float)) and not isinstance(value, bool) and value >= 0
     if fits and (isinstance(value, int) or value <= 1.0):
         return value
@@ -30,6 +31,11 @@ def limit(name: str, value: Limit | None, default: Limit = 1.0) -> Limit:
         f"Trainer({name}={value!r}): give a number of batches (an int, at least 0) "
         "or a fraction of them (a float from 0.0 to 1.0)."
     )
+
+
+def whole(value: Any) -> Any:
+    """2.0 is a number of batches, too; 1.0 is a fraction."""
+    return int(value) if isinstance(value, float) and value > 1 and value % 1 == 0 else value
 
 
 def count(name: str, value: Any, least: int, also: tuple[int | str | None, ...] = ()) -> Any:
@@ -80,6 +86,7 @@ def interval(value: Any, every_n_epoch: int | None) -> tuple[Limit, float | None
         value = 1.0
     if isinstance(value, (str, timedelta, dict)):
         return 1.0, seconds("val_check_interval", value)
+    value = whole(value)
     if isinstance(value, float) and 0.0 <= value <= 1.0:
         if every_n_epoch is None:
             raise MisconfigurationException(

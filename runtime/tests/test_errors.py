@@ -103,9 +103,6 @@ cases(
     no_test_step=lambda kit: kit.trainer().test(
         kit.module(test_step=LightningModule.test_step), kit.loader(1)
     ),
-    val_loader_without_validation_step=lambda kit: kit.fit(
-        kit.module(validation_step=LightningModule.validation_step)
-    ),
     no_model=lambda kit: kit.trainer().test(),
     module_without_trainer=lambda kit: kit.module().trainer,
     nothing_to_save=lambda kit: kit.trainer().save_checkpoint(kit.path / "a.ckpt"),

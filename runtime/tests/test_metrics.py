@@ -393,7 +393,7 @@ def test_barebones_logs_nothing_and_says_so(
         (lambda self: self.log("x", 1.0, reduce_fx="median"), "'median'.*'mean', 'sum', 'min' or 'max'"),
         (lambda self: self.log("x", 1.0, reduce_fx=torch.prod), "prod.*'mean', 'sum', 'min' or 'max'"),
         (lambda self: self.log("x", 1.0, on_step=False, on_epoch=False), "would log nothing"),
-        (lambda self: (self.log("x", 1.0), self.log("x", 1.0, prog_bar=True)), "with other options.*prog_bar=True"),
+        (lambda self: (self.log("x", 1.0), self.log("x", 1.0, prog_bar=True)), "other.*prog_bar=False, and now True"),
     ],
 )  # fmt: skip
 def test_mistakes_say_what_to_do(

@@ -131,7 +131,7 @@ def default_callbacks(
         callbacks.append(ProgressBar())
     if summary and not has(ModelSummary):
         callbacks.append(ModelSummary())
-    if max_time is not None:
+    if max_time is not None and not has(Timer):
         limit = settings.seconds("max_time", max_time)
         callbacks.append(Timer(timedelta(seconds=limit)))
     if checkpointing and not has(Checkpoint) and not fast_dev_run:

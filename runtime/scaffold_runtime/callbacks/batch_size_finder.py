@@ -10,14 +10,13 @@ from scaffold_runtime.accelerators import free_memory, is_out_of_memory
 from scaffold_runtime.callbacks.tuned_attribute import TunedAttribute
 from scaffold_runtime.checkpoint.snapshot import Snapshot
 from scaffold_runtime.errors import MisconfigurationException, check_choice
+from scaffold_runtime.feed import STAGES
 from scaffold_runtime.hooks import Callback
 from scaffold_runtime.loaders import as_eval_loaders, as_train_loader
 
 if TYPE_CHECKING:
     from scaffold_runtime.module import LightningModule
     from scaffold_runtime.trainer import Trainer
-
-STAGES = {"fit": "train", "validate": "validation", "test": "test", "predict": "predict"}
 
 
 class BatchSizeFinder(Callback):

@@ -105,7 +105,9 @@ class EarlyStopping(Callback):
             self._on_train_epoch_end = trainer.validates_each_epoch
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # Resumed from a checkpoint that was saved after the decision to stop.
+        if not trainer._live().resumed:
+            return
+        # The checkpoint was saved after the decision to stop.
         if self.stopping_reason is EarlyStoppingReason.PATIENCE_EXHAUSTED:
             trainer.should_stop = self.wait_count >= self.patience
         elif self.stopping_reason is not EarlyStoppingReason.NOT_STOPPED:
@@ -158,7 +160,8 @@ class EarlyStopping(Callback):
         delta = -self.min_delta if self.mode == "min" else self.min_delta
         best = float(self.best_score)
         if self._better(current, best + delta):
-            self.best_score, self.wait_count = torch.tensor(current), 0
+            self.best_score = torch.tensor(current, dtype=torch.float64)  # comparisons are exact
+            self.wait_count = 0
             return reasons.NOT_STOPPED, f"{name} improved from {best:.4g} to {current:.4g}"
         self.wait_count += 1
         if self.wait_count >= self.patience:

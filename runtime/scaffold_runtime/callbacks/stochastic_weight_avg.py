@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -169,7 +170,13 @@ class StochasticWeightAveraging(Callback):
 def refresh_batch_norm(trainer: Trainer, pl_module: LightningModule) -> None:
     """Take running statistics anew, in one pass over the training data without learning."""
     layers = [m for m in pl_module.modules() if isinstance(m, _BatchNorm)]
-    if not layers:
+    if layers and not pl_module.automatic_optimization:
+        warnings.warn(
+            "running statistics of batch norm were not taken anew for the averaged weights: `training_step` steps "
+            "the optimizers itself. `torch.optim.swa_utils.update_bn(loader, model)` takes them.",
+            stacklevel=2,
+        )
+    if not layers or not pl_module.automatic_optimization:
         return
     run, momenta = trainer._live(), [layer.momentum for layer in layers]
     for layer in layers:

@@ -1,4 +1,4 @@
-"""SilentLogger: what processes other than the first see in place of a logger."""
+"""SilentLogger: what is there in place of a logger where nothing is logged, as in processes other than the first."""
 
 from __future__ import annotations
 
@@ -6,21 +6,22 @@ from typing import Any
 
 from scaffold_runtime.loggers.logger import Logger, Nothing
 
+PLACES = ("name", "version", "save_dir", "log_dir", "root_dir")
+
 
 class SilentLogger(Logger):
-    """Knows the places the first process logs to, and writes nothing.
+    """Knows the places that somebody else logs to, and writes nothing.
 
     Args:
-        places: `name`, `version`, `save_dir`, `log_dir` and `root_dir` of the first process's logger.
+        places: `name`, `version`, `save_dir`, `log_dir` and `root_dir` of the other logger, where there is one.
     """
 
-    def __init__(self, places: dict[str, Any]) -> None:
-        self._places = places
+    def __init__(self, places: dict[str, Any] | None = None) -> None:
+        self._places = places or dict.fromkeys(PLACES)
 
     @classmethod
     def places_of(cls, logger: Logger) -> dict[str, Any]:
-        names = ("name", "version", "save_dir", "log_dir", "root_dir")
-        return {name: getattr(logger, name) for name in names}
+        return {name: getattr(logger, name) for name in PLACES}
 
     @property
     def name(self) -> str | None:

@@ -21,6 +21,8 @@ def evaluate(
     epoch_end -> metrics to loggers -> end -> model_train.
     """
     hooks, metrics = hooks_of(run, stage), run.metrics
+    if not run.several and not any(run.feed.batches_of(stage, 1.0)):
+        return []
     loaders = len(run.feed.evaluated(stage))
     step = step_of(run, stage, loaders)
     run.evaluated = 0
@@ -51,6 +53,7 @@ def evaluate(
             for call in hooks.epoch_end:
                 call()
         results = run.publish(stage, loaders)
+        metrics.leave(f"when {stage} has ended")
         for call in hooks.end:
             call()
     return results

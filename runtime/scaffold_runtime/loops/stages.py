@@ -43,27 +43,28 @@ def step_of(run: Run, stage: str, loaders: int) -> Callable[[Any, int, int], Any
         MisconfigurationException: if there are several loaders and the step does not take `dataloader_idx`.
     """
     name = f"{stage}_step"
-    step = run.prepared.call(name)
-    taken = positional(getattr(run.module, name))
+    step, own = run.prepared.call(name), getattr(run.module, name)
+    taken = positional(own)
     if loaders > 1 and taken < 3:
         raise MisconfigurationException(
             f"there are {loaders} {stage} data loaders, but `{name}` does not take `dataloader_idx`. "
             f"Write `def {name}(self, batch, batch_idx, dataloader_idx=0)`."
         )
-    if taken >= 3:
+    if loaders > 1 or positional(own, needed=True) == 3:
         return step
-    if taken == 2:
+    if taken >= 2:
         return lambda batch, index, loader: step(batch, index)
     return lambda batch, index, loader: step(batch)
 
 
-def positional(function: Callable[..., Any]) -> int:
-    """How many positional arguments a bound step takes, at most three."""
+def positional(function: Callable[..., Any], needed: bool = False) -> int:
+    """How many positional arguments a bound step takes, or needs, at most three."""
     count = 0
     for parameter in inspect.signature(function).parameters.values():
-        if parameter.kind is parameter.VAR_POSITIONAL:
+        if parameter.kind is parameter.VAR_POSITIONAL and not needed:
             return 3
-        count += parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+        if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
+            count += not needed or parameter.default is parameter.empty
     return min(count, 3)
 
 

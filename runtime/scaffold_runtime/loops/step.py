@@ -80,12 +80,13 @@ def automatic(run: Run) -> Step:
     return step
 
 
-def complete(run: Run, optimizer: Optimizer) -> None:
+def complete(run: Run, optimizer: Optimizer, clips: bool = True) -> None:
     """The gradients of a window are there: unscale them, show them to hooks, clip them."""
     run.prepared.unscale(optimizer)
     for call in run.hooks.on_before_optimizer_step:
         call(optimizer)
-    run.clip(optimizer)
+    if clips:
+        run.clip(optimizer)
 
 
 def with_closure(run: Run) -> Step:
@@ -252,42 +253,36 @@ def make_backward(run: Run) -> Callable[..., None]:
 def make_clip(run: Run) -> Callable[[Optimizer], None]:
     """Clip gradients, through the module's own `configure_gradient_clipping` where it has one."""
     trainer, module = run.trainer, run.module
-    limit, algorithm = trainer.gradient_clip_val, trainer.gradient_clip_algorithm or "norm"
-    if overridden("configure_gradient_clipping", module, LightningModule):
-        return lambda optimizer: module.configure_gradient_clipping(
-            optimizer, trainer.gradient_clip_val, trainer.gradient_clip_algorithm
-        )
-    if limit is None:
-        return lambda optimizer: None
-    return lambda optimizer: run.prepared.clip(parameters_of(optimizer), limit, algorithm)
+    own = overridden("configure_gradient_clipping", module, LightningModule)
+
+    def clip(optimizer: Optimizer) -> None:
+        limit, algorithm = trainer.gradient_clip_val, trainer.gradient_clip_algorithm
+        if own:
+            module.configure_gradient_clipping(optimizer, limit, algorithm)
+        elif limit:
+            run.prepared.clip(parameters_of(optimizer), limit, algorithm or "norm")
+
+    return clip
 
 
-def step_optimizer(
-    run: Run, optimizer: Optimizer, closure: Callable[[], Any] | None = None
-) -> None:
-    """What `optimizer.step()` does inside manual optimization and `optimizer_step` overrides."""
-    if not run.module.automatic_optimization:
-        run.prepared.unscale(optimizer)
-        for call in run.hooks.on_before_optimizer_step:
-            call(optimizer)
-        run.prepared.step(optimizer, closure)
-    elif closure is not None:
-        _step_with(run, optimizer, closure)
-    else:
-        run.prepared.step(optimizer)
-    run.stepped = True
-
-
-def _step_with(run: Run, optimizer: Optimizer, closure: Callable[[], Any]) -> None:
-    """Step with a closure, in which hooks and clipping follow the gradients."""
+def step_optimizer(run: Run, optimizer: Optimizer, closure: Callable[[], Any] | None = None) -> Any:
+    """What `optimizer.step()` does inside manual optimization and `optimizer_step` overrides; in a closure, hooks
+    and clipping follow the gradients. Returns what the optimizer does."""
+    run.stepped, by_hand = True, not run.module.automatic_optimization
+    if closure is None:
+        if by_hand:
+            complete(run, optimizer, clips=False)
+        return run.prepared.step(optimizer)
 
     def whole() -> Any:
         loss = closure()
-        if loss is not None:
-            complete(run, optimizer)
+        if loss is not None or by_hand:
+            complete(run, optimizer, clips=not by_hand)
         return loss
 
     if not run.precision.scales:
-        run.prepared.step(optimizer, whole)
-    elif whole() is not None:  # a gradient scaler must see the gradients before the step
+        return run.prepared.step(optimizer, whole)
+    loss = whole()  # a gradient scaler must see the gradients before the step
+    if loss is not None or by_hand:
         run.prepared.step(optimizer)
+    return loss

@@ -29,7 +29,7 @@ class Prepared:
     """`call("training_step")` is that step, run through whatever wraps the module."""
     backward: Callable[[Tensor, Callable[[Tensor], None]], None]
     unscale: Callable[[Optimizer], None]
-    step: Callable[..., None]
+    step: Callable[..., Any]
     clip: Callable[[list[nn.Parameter], float, str], None]
     syncing: Callable[[bool], AbstractContextManager[Any]]
     """`syncing(last)` is the scope of one forward and backward; gradients sync if `last`."""

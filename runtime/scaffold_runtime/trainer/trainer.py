@@ -32,6 +32,7 @@ from scaffold_runtime.errors import MisconfigurationException
 from scaffold_runtime.feed import LIMITS, STAGES
 from scaffold_runtime.hooks import Callback, Checkpoint
 from scaffold_runtime.loggers import Logger, select_loggers
+from scaffold_runtime.loggers.silent import SilentLogger
 from scaffold_runtime.loops.evaluate import evaluate
 from scaffold_runtime.loops.fit import fit
 from scaffold_runtime.loops.predict import predict
@@ -177,6 +178,7 @@ class Trainer:
             1.0 if one else val_check_interval, check_val_every_n_epoch
         )
         tried = 2 if num_sanity_val_steps is None else num_sanity_val_steps
+        tried = -1 if tried == math.inf else tried
         tried = settings.count("num_sanity_val_steps", tried, 0, (-1,))
         self.num_sanity_val_steps: int = 0 if one or off else tried
         often = 50 if log_every_n_steps is None else log_every_n_steps
@@ -200,8 +202,8 @@ class Trainer:
         self.deterministic, self.benchmark = deterministic, benchmark
         settings.set_determinism(deterministic, benchmark)
 
-        quiet = bool(one or off)
-        self.loggers: list[Logger] = [] if quiet else select_loggers(logger, self.default_root_dir)
+        chosen = [] if off else select_loggers(logger, self.default_root_dir)
+        self.loggers: list[Logger] = [SilentLogger() for _ in chosen] if one else chosen
         self.callbacks: list[Callback] = default_callbacks(
             callbacks,
             max_time=max_time,
@@ -421,7 +423,8 @@ class Trainer:
         settings.clipping(limit, algorithm)
         inner = optimizer.optimizer if isinstance(optimizer, LightningOptimizer) else optimizer
         self.prepared.unscale(inner)
-        self.prepared.clip(parameters_of(inner), limit, algorithm or "norm")
+        if limit:
+            self.prepared.clip(parameters_of(inner), limit, algorithm or "norm")
 
     def run_backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         """Differentiate in manual optimization; `LightningModule.manual_backward` calls this."""
@@ -434,7 +437,8 @@ class Trainer:
         these callbacks only, no logs, no checkpoints, no output."""
         other = copy.copy(self)
         other.progress, other.metrics, other.profiler = Progress(), Metrics(), select_profiler(None)
-        other.callbacks, other.loggers = callbacks, []
+        other.callbacks = callbacks
+        other.loggers = [SilentLogger(SilentLogger.places_of(logger)) for logger in self.loggers]
         other.max_steps, other.max_epochs, other.min_steps, other.min_epochs = steps, -1, None, None
         other.limit_val_batches = other.limit_test_batches = other.limit_predict_batches = steps
         other.check_val_every_n_epoch, other.val_check_interval = 1, 1.0
@@ -460,7 +464,7 @@ class Trainer:
 
     def open(self, run: Run) -> None:
         """A run begins: `session` calls this."""
-        self._run, self._last_run = run, run
+        self._run, self._last_run, self.interrupted = run, run, False
         if run.fn == "fit":
             self._last_fit = run
         self._module, self.fn = run.module, run.fn
@@ -508,7 +512,8 @@ class Trainer:
     @property
     def is_last_batch(self) -> bool:
         """Whether the current training batch is the last of its epoch."""
-        return self._run.is_last_batch if self._run else False
+        run = self._training_record()
+        return run is not None and run.is_last_batch
 
     @property
     def state(self) -> TrainerState:
@@ -705,8 +710,12 @@ class Trainer:
 
     @property
     def logger(self) -> Logger | None:
-        """The first logger, if there is one."""
+        """The first logger, if there is one; what is set takes the place of all."""
         return self.loggers[0] if self.loggers else None
+
+    @logger.setter
+    def logger(self, logger: Logger | None) -> None:
+        self.loggers = [logger] if logger is not None else []
 
     @property
     def checkpoint_callbacks(self) -> list[Any]:
