@@ -168,6 +168,13 @@ def of_project(project: Project, catalogue: Catalogue) -> Iterator[Finding]:
         yield Finding(
             "fix", f"the lock's entry of `{path}` was edited", "scaffold doctor --rebuild"
         )
+    package = project.answers.package
+    if (
+        any(path.startswith(f"{package}/") for path in project.lock)
+        and not (root / package).is_dir()
+    ):
+        what = f"the package `{package}/` is not there any more"
+        yield Finding("fix", what, "`name:` in `.scaffold/answers.yml`, then `scaffold update`")
     for path in pending_conflicts(root):
         yield Finding(
             "fix", f"`{path}` still holds conflict markers", "edit it, then `scaffold resolve`"

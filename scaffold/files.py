@@ -71,9 +71,8 @@ class Disk:
 
     def _look(self, path: str) -> Found:
         place = self.root / path
-        for parent in place.relative_to(self.root).parents[:-1]:
-            if (self.root / parent).is_symlink() or (self.root / parent).is_file():
-                return Odd.BLOCKED
+        if self.blocker(path):
+            return Odd.BLOCKED
         if place.is_symlink():
             return Odd.LINK
         if place.is_dir():
@@ -81,3 +80,10 @@ class Disk:
         if not place.exists():
             return None
         return File(place.read_bytes(), bool(place.stat().st_mode & 0o100))
+
+    def blocker(self, path: str) -> str:
+        """The link or file that lies where `path` needs a folder."""
+        for parent in reversed(Path(path).parents[:-1]):
+            if (self.root / parent).is_symlink() or (self.root / parent).is_file():
+                return parent.as_posix()
+        return ""

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from scaffold.catalogue import Catalogue
 from scaffold.errors import ScaffoldError
-from scaffold.files import Disk, File
+from scaffold.files import Disk, File, Odd
 from scaffold.journal import last_change
 from scaffold.lock import Entry
 from scaffold.names import package_name
@@ -25,17 +25,34 @@ def add(project: Project, kind: str, name: str, catalogue: Catalogue) -> Proposa
         raise ScaffoldError(
             f"the project has a template of its own, {answers.template}; features are not in it"
         )
+    _check_current(project, catalogue)
     before, name = answers, catalogue.feature(kind, name).name
     answers = answers.with_feature(kind, name).complete(catalogue)
     for part in answers.parts(catalogue):
         if (part.kind, part.name) == (kind, name) or part not in before.parts(catalogue):
             owned += paths(part, answers.package)
     disk = Disk(project.root)
+    for path in owned:
+        if disk.get(path) is Odd.BLOCKED:
+            raise ScaffoldError(
+                f"cannot write `{path}`: `{disk.blocker(path)}` is a link or a file\n"
+                "make it a folder of the project, then try again; nothing was written"
+            )
     return propose(project, answers, catalogue, [path for path in owned if not disk.get(path)])
+
+
+def _check_current(project: Project, catalogue: Catalogue) -> None:
+    """Other templates are a change of their own, with its own report, conflicts and undo."""
+    if project.answers.version != catalogue.version:
+        raise ScaffoldError(
+            f"the project is of version {project.answers.version}, this is {catalogue.version}\n"
+            "run `scaffold update` first"
+        )
 
 
 def remove(project: Project, kind: str, name: str, catalogue: Catalogue) -> Proposal:
     _check_not_own(project, kind, name, catalogue)
+    _check_current(project, catalogue)
     catalogue.feature(kind, name)
     answers = project.answers
     if name not in answers.on(kind):

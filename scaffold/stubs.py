@@ -10,6 +10,7 @@ from scaffold.catalogue import Catalogue
 from scaffold.errors import ScaffoldError
 from scaffold.files import Disk, File, Found
 from scaffold.names import SHAPE, one_line, package_name, pick
+from scaffold.package import check_package
 from scaffold.plan import Plan
 from scaffold.project import Project
 from scaffold.render import polish
@@ -31,6 +32,7 @@ def stub(project: Project, kind: str, name: str, catalogue: Catalogue) -> Propos
         text = _sorted_imports(_replaced(source.read_text(), words), project.answers.package)
         plan.changes[path] = polish(path, File(text.encode()))
         plan.said.append((path, "create", "yours"))
+    check_package(project, plan)
     return Proposal(project.root, plan, disk, {})
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 from pathlib import Path
 
+from scaffold import package
 from scaffold.answers import Answers
 from scaffold.catalogue import Catalogue
 from scaffold.errors import ConflictError
@@ -46,14 +47,14 @@ def propose(
 ) -> Proposal:
     """What going to `answers` does; `restore` brings back files that the user deleted."""
     check_merged(project)
-    target = render(answers, catalogue)
-    base = _base(project, catalogue)
+    disk, target = Disk(project.root), render(answers, catalogue)
+    base = package.renamed(_base(project, catalogue), target, disk, answers.package)
     base = {path: entry for path, entry in base.items() if path not in set(restore)}
-    disk = Disk(project.root)
     said = catalogue.moves(answers.package)
     renamed = _renamed(base, target, disk, said) if _newer(project, answers) else {}
     homes = _homes(base, target, disk, renamed)
     plan = make_plan(base, disk, target, renamed, homes)
+    package.check_package(project, plan)
     return Proposal(project.root, plan, disk, state_files(answers, plan.lock))
 
 

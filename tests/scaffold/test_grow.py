@@ -355,19 +355,36 @@ def test_unknown_answers_are_kept(project):
     assert "colour: blue" in Path(".scaffold/answers.yml").read_text()
 
 
-def test_nothing_is_written_through_a_linked_folder(project, workplace):
+@pytest.mark.parametrize("blocked", ["configs", "configs/callbacks"])
+@pytest.mark.parametrize("kind", ["link", "file"])
+def test_a_link_or_a_file_where_a_folder_is_needed(project, workplace, blocked, kind):
+    """Nothing is written through it, and nothing is said to be on."""
     outside = workplace / "outside"
     outside.mkdir()
-    os.symlink(outside, "configs")
+    Path(blocked).parent.mkdir(exist_ok=True)
+    os.symlink(outside, blocked) if kind == "link" else Path(blocked).write_text("mine")
+    before = files()
     ran = project("add", "callback", "ema")
+    assert (ran.code, files()) == (1, before)
+    assert f"cannot write `{EMA}`: `{blocked}` is a link or a file" in ran.err
     assert not any(outside.iterdir())
-    assert str(EMA) in ran.out
+    assert "on      ema" not in project("list").out
 
 
-def test_a_file_where_a_folder_is_needed(project):
-    Path("configs").write_text("mine")
-    assert project("add", "callback", "ema").code == 0
-    assert Path("configs").read_text() == "mine"
+@pytest.mark.parametrize("words", [("add", "callback", "stop"), ("remove", "callback", "ema")])
+@pytest.mark.parametrize("dry", [(), ("--dry-run",)])
+def test_newer_templates_come_by_update_only(project, generation, words, dry):
+    """Else the files that they moved would go out of use, edits and all, and no report say so."""
+    project("add", "callback", "ema")
+    swap("my_exp/layers.py", "return x * x * x", "return x**3")
+    before = files()
+    generation("0.0.2")
+    ran = project(*words, *dry)
+    assert (ran.code, files()) == (1, before)
+    assert "of version 0.0.1, this is 0.0.2\n  run `scaffold update` first" in ran.err
+    assert project("update").code == 0
+    assert project(*words).code == 0
+    assert "return x**3" in Path("my_exp/blocks.py").read_text()
 
 
 def test_a_thousand_own_files_and_a_moved_one(project, generation):

@@ -1,0 +1,64 @@
+"""The folder of the project's own code, which the user may have given another name."""
+
+import re
+from collections import Counter
+from dataclasses import replace
+
+from scaffold.errors import ScaffoldError
+from scaffold.files import Disk, File, Tree
+from scaffold.lock import Entry, Lock
+from scaffold.plan import Plan
+from scaffold.project import Project
+
+
+def check_package(project: Project, plan: Plan) -> None:
+    """No second package beside the one that the user renamed."""
+    package = project.answers.package
+    generated = any(path.startswith(f"{package}/") for path in project.lock)
+    starts = any(file and path.startswith(f"{package}/") for path, file in plan.changes.items())
+    if generated and starts and not (project.root / package).is_dir():
+        raise ScaffoldError(
+            f"there is no `{package}/` any more, and this would start a second package\n"
+            "if yours has a new name, write that as `name:` into `.scaffold/answers.yml`, then "
+            "`scaffold update`"
+        )
+
+
+def renamed(base: Lock, target: Tree, disk: Disk, package: str) -> Lock:
+    """The base by the package's new name, where `name:` in the answers was edited."""
+    old = _old_name(base, target, package)
+    if not old:
+        return base
+    if not (disk.root / package).is_dir():
+        raise ScaffoldError(
+            f"by its answers the package is `{package}`, but there is no such folder\n"
+            f"rename `{old}/` to that, in your imports too, or put `name:` back"
+        )
+    word = re.compile(rb"\b%s\b" % re.escape(old.encode()))
+    found = {}
+    for path, entry in base.items():
+        place = package + path.removeprefix(old) if path.startswith(f"{old}/") else path
+        found[place] = _in_words_of(disk, place, entry, word, package)
+    return found
+
+
+def _old_name(base: Lock, target: Tree, package: str) -> str:
+    """The folder in the base that holds what the package holds now."""
+    inside = {path.partition("/")[2] for path in target if path.startswith(f"{package}/")}
+    if any(path.startswith(f"{package}/") for path in base):
+        return ""
+    there = {path.partition("/")[0] for path in target}
+    parts = (path.partition("/") for path in base)
+    folders = Counter(top for top, _, rest in parts if rest in inside and top not in there)
+    return folders.most_common(1)[0][0] if folders else ""
+
+
+def _in_words_of(
+    disk: Disk, path: str, entry: Entry, old: re.Pattern[bytes], package: str
+) -> Entry:
+    """Where the user has replaced the name already, so has the base: that is no edit to merge."""
+    user = disk.get(path)
+    if not isinstance(user, File) or old.search(user.data):
+        return entry
+    data = old.sub(package.encode(), entry.file.data)
+    return replace(entry, file=replace(entry.file, data=data))
