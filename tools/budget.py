@@ -21,7 +21,7 @@ BUDGETS = {
     "runtime/scaffold_runtime": {
         "files": 4350,
         "callbacks": 2475,
-        "strategies": 1860,
+        "strategies": 1870,
         "cli": 1270,
         "checkpoint": 1200,
         "loggers": 750,

@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 
 from scaffold_runtime.errors import MisconfigurationException
 from scaffold_runtime.precision import Precision
-from scaffold_runtime.strategies.distributed import DistributedStrategy
+from scaffold_runtime.strategies.distributed import DistributedStrategy, send_first
 from scaffold_runtime.strategies.router import StepRouter
 from scaffold_runtime.strategies.strategy import Prepared, unwrapped
 
@@ -100,6 +100,19 @@ class DDPStrategy(DistributedStrategy):
             wrapped.register_comm_hook(self._comm_state, self._comm_hook)
         return wrapped
 
+    def evaluating(
+        self, module: nn.Module, batches: Callable[[], list[float]]
+    ) -> AbstractContextManager[Any]:
+        if not self._alone("evaluating"):
+            send_first(self._shared(module))
+        return super().evaluating(module, batches)
+
+    def _shared(self, module: nn.Module) -> list[Tensor]:
+        """Buffers, such as running statistics, that are to be those of the first process in all."""
+        names = ("broadcast_buffers", "forward_sync_buffers")
+        own = any(self._arguments.get(name) is False for name in names)
+        return [] if own else list(module.buffers())
+
     def close(self) -> None:
         super().close()
         if self._wrapped is not None:
@@ -111,9 +124,7 @@ class DDPStrategy(DistributedStrategy):
         """Without DDP: its reducer expects one backward, after a forward it has seen. A module that
         optimizes by itself may call several inside one step, so gradients are averaged after each.
         """
-        with torch.no_grad():
-            for tensor in (*module.parameters(), *module.buffers()):
-                dist.broadcast(tensor, 0)
+        send_first((*module.parameters(), *self._shared(module)))
 
         def backward(loss: Tensor, run_backward: Callable[[Tensor], None]) -> None:
             precision.backward(loss, run_backward)

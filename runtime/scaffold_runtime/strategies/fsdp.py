@@ -9,8 +9,6 @@ from datetime import timedelta
 from functools import partial
 from typing import Any
 
-import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import (
     apply_activation_checkpointing,
@@ -30,7 +28,7 @@ from torch.utils._pytree import tree_map_only
 
 from scaffold_runtime.errors import CheckpointError, MisconfigurationException, check_choice
 from scaffold_runtime.precision import Precision
-from scaffold_runtime.strategies.distributed import DistributedStrategy
+from scaffold_runtime.strategies.distributed import DistributedStrategy, send_first
 from scaffold_runtime.strategies.router import StepRouter
 from scaffold_runtime.strategies.strategy import Prepared, unwrapped
 
@@ -96,9 +94,8 @@ class FSDPStrategy(DistributedStrategy):
         module.to(self.root_device)
         if ROUTER in vars(module):
             return  # sharded in an earlier run
-        with torch.no_grad():  # each process keeps its part of what it has: it must be the same
-            for tensor in (*module.parameters(), *module.buffers()):
-                dist.broadcast(tensor, 0)
+        # Each process keeps its part of what it has: it must be the same.
+        send_first((*module.parameters(), *module.buffers()))
         if self._recomputes is not None:
             apply_activation_checkpointing(module, check_fn=_chooser(self._recomputes))
         vars(module)[ROUTER] = router = StepRouter(module)  # past nn.Module, which would adopt it

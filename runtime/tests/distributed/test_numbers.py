@@ -480,6 +480,46 @@ def test_sync_batchnorm(make_trainer: Any, regression: Any, make_loader: Any, dd
         ddp(sync_batchnorm=True).fit(regression(), make_loader(2))
 
 
+@pytest.mark.filterwarnings("ignore:`broadcast_buffers` is deprecated:FutureWarning")
+@pytest.mark.parametrize("shared", [True, False])
+def test_what_each_process_counted_is_that_of_the_first_in_an_evaluation(
+    ddp: Any, tmp_path: Path, shared: bool
+) -> None:
+    """Running statistics, whole numbers and rows of a larger tensor, unless DDP is not to share buffers."""
+
+    class Counts(Seen):
+        def __init__(self) -> None:
+            super().__init__(tmp_path)
+            self.norm, self.every = nn.BatchNorm1d(1), torch.zeros(4)
+            self.register_buffer("rows", self.every[::2])
+
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            self.norm(batch[0].float()[:, None])
+            self.norm.num_batches_tracked += self.global_rank
+            self.every += self.global_rank + 1
+            return super().training_step(batch, batch_idx)
+
+        def own(self) -> list[Any]:
+            kept = (self.norm.running_mean, self.norm.num_batches_tracked, self.every)
+            return [tensor.tolist() for tensor in kept]
+
+        def on_train_batch_end(self, *args: Any) -> None:
+            self.trained = self.own()
+
+        def on_validation_start(self) -> None:
+            note(tmp_path, "counted", [self.trained, self.own()])
+
+    trainer = ddp(max_epochs=1, options={"broadcast_buffers": shared})
+    trainer.fit(Counts(), numbered(4, 2), numbered(2, 1))
+
+    (first, of_first), (second, of_second) = notes(tmp_path, "counted")
+    assert first == of_first
+    assert first != second
+    mean, count, (one, others) = *of_first[:2], (of_first[2][::2], second[2][1::2])
+    expected = [mean, count, [one[0], others[0], one[1], others[1]]] if shared else second
+    assert of_second == expected
+
+
 @pytest.mark.parametrize("interval", ["step", "epoch"])
 def test_a_plateau_is_one_for_all(
     regression: Any, make_loader: Any, ddp: Any, tmp_path: Path, interval: str
