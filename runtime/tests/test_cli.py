@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -64,6 +65,19 @@ class Unconfigured(LightningModule):
 
     def predict_step(self, batch: Any, batch_idx: int) -> Any:
         return self(batch[0])
+
+
+class Chooses(Unconfigured):
+    """A model with arguments of several types."""
+
+    def __init__(
+        self,
+        mode: int | Literal["x", "y"] = "x",
+        table: dict[str, int] | None = None,
+        optimizer: OptimizerCallable = SGD,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
 
 
 class SmallModel(Unconfigured):
@@ -337,6 +351,41 @@ def test_callbacks_by_bare_name_and_as_arguments() -> None:
     assert "Timer" in [type(c).__name__ for c in made.trainer.callbacks]
 
 
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [
+        (
+            "--trainer.profiler=SimpleProfiler --trainer.strategy FSDPStrategy "
+            "--trainer.strategy.cpu_offload=true --trainer.plugins=AsyncCheckpointIO",
+            ["SimpleProfiler", "FSDPStrategy", "AsyncCheckpointIO"],
+        ),
+        (
+            '--trainer.profiler {"class_path":"AdvancedProfiler"} --trainer.strategy=DDPStrategy '
+            "--trainer.plugins+=AsyncCheckpointIO",
+            ["AdvancedProfiler", "DDPStrategy", "AsyncCheckpointIO"],
+        ),
+        (
+            "--trainer.strategy=scaffold_runtime.strategies.DDPStrategy "
+            "--trainer.plugins=scaffold_runtime.plugins.AsyncCheckpointIO",
+            ["PassThroughProfiler", "DDPStrategy", "AsyncCheckpointIO"],
+        ),
+    ],
+)
+def test_classes_of_the_trainer_by_name(words: str, shown: list[str]) -> None:
+    """In a process of its own: what another test imported would be known here."""
+    program = (
+        "from scaffold_runtime.cli import LightningCLI\n"
+        "from scaffold_runtime.demos.boring_classes import BoringModel\n"
+        "made = LightningCLI(BoringModel, run=False, trainer_defaults={'accelerator': 'cpu'})\n"
+        "trainer = made.trainer\n"
+        "parts = trainer.profiler, trainer.strategy, trainer.checkpoint_io\n"
+        "print([type(part).__name__ for part in parts])\n"
+    )
+    call = [sys.executable, "-c", program, *words.split()]
+    done = subprocess.run(call, capture_output=True, text=True, timeout=100)
+    assert str(shown) in done.stdout, done.stderr
+
+
 def test_links_at_parsing_and_at_instantiation() -> None:
     class Linked(LightningCLI):
         def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -470,12 +519,24 @@ def test_optimizers_only_where_they_are_used(capsys: pytest.CaptureFixture[str])
         ("--config=none.yaml", "there is no file"),
         ("--lr=1", "unknown option --lr. Did you mean `--model.lr`?"),
         ("--trainer.callbacks+=EarlyStoping", "Did you mean `EarlyStopping`?"),
+        ("--model.mode=z", "model.mode: expected int or 'x' or 'y', got 'z'"),
+        ('--model.table={"a": "b"}', "model.table: expected dict[str, int] or null, got \"{'a': "),
+        ("--model.optimizer=nowhere.Adam", "model.optimizer: there is no module `nowhere`"),
+        (
+            "--trainer.logger.save_dir=x",
+            "name a class that takes it first, as in --trainer.logger CLASS",
+        ),
+        ("--optimizer.lr=0.1", "optimizer.lr: name a class that takes it first"),
+        (
+            '--trainer.callbacks=[{"class_path": "EarlyStopping", "monitor": "a"}]',
+            "trainer.callbacks.monitor. Arguments of EarlyStopping stand below init_args.",
+        ),
     ],
 )
 def test_a_wrong_option_is_named(
     capsys: pytest.CaptureFixture[str], option: str, said: str
 ) -> None:
-    assert said in fails(capsys, "fit", option)
+    assert said in fails(capsys, "fit", option, model=Chooses)
 
 
 @pytest.mark.parametrize(

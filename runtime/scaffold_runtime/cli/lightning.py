@@ -13,7 +13,7 @@ import yaml
 from jsonargparse import Namespace
 from torch.optim import Optimizer
 
-from scaffold_runtime import callbacks, loggers
+from scaffold_runtime import callbacks, loggers, profilers, strategies
 from scaffold_runtime.cli.making import blaming, remember
 from scaffold_runtime.cli.optimizers import ReduceLROnPlateau, install, the_automatic
 from scaffold_runtime.cli.parser import ArgsType, LightningArgumentParser
@@ -333,7 +333,7 @@ def _first_line(trainer_class: Any, method: str) -> str:
 
 def _make_known(text: str) -> None:
     """Import those of our classes that are mentioned: jsonargparse finds a bare name only then."""
-    for module in (callbacks, loggers):
+    for module in (callbacks, loggers, profilers, strategies):
         for name in module.__all__:
             if name in text:
                 getattr(module, name)

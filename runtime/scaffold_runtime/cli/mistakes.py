@@ -20,13 +20,15 @@ if TYPE_CHECKING:
 
 def explain(message: str, parser: ArgumentParser) -> str:
     """Turn an error message of jsonargparse into one that a person can act on."""
-    message = _main_reason(message)
+    whole, message = message, _main_reason(message)
+    explained = _beside_class(whole, parser) or _no_class_yet(whole)
+    if explained:
+        return explained
     for recognize in (
         _unrecognized,
         _no_command,
         _unaccepted,
         _bad_class,
-        _beside_class,
         _missing,
         _bad_value,
         _short,
@@ -102,10 +104,8 @@ def _bad_class(message: str, parser: ArgumentParser) -> str:
     if absent:
         near = did_you_mean(absent[2], _names(absent[1]))
         return f"{where}: {absent[1]} has no `{absent[2]}`.{near}"
-    if no_module and "Problem with given class_path" in message:
-        return (
-            f"{where}: there is no module `{no_module[1]}` for class_path {_class_path(message)}."
-        )
+    if no_module and re.search("given class_path|expects a function or a callable class", message):
+        return f"{where}: there is no module `{no_module[1]}`."
     if unknown:
         near = did_you_mean(unknown[1].rpartition(".")[2], _names(*WHERE_CLASSES_ARE))
         return (
@@ -116,17 +116,31 @@ def _bad_class(message: str, parser: ArgumentParser) -> str:
 
 def _beside_class(message: str, parser: ArgumentParser) -> str:
     """An argument of a class that stands beside `class_path`, where it belongs below `init_args`."""
-    given = re.search(r"(?:Got|Given) value: (\{.*\})", _tail(message))
+    given = re.search(r"(?:Got|Given) value: ([\[{].*[\]}])", _tail(message))
     try:
-        value = ast.literal_eval(given[1]) if given else {}
+        values = ast.literal_eval(given[1]) if given else []
     except (SyntaxError, ValueError):  # it holds what is no plain value
         return ""
-    beside = [name for name in value if name not in ("class_path", "init_args", "dict_kwargs")]
-    if "class_path" not in value or not beside:
+    for value in values if isinstance(values, list) else [values]:
+        named = isinstance(value, dict) and "class_path" in value
+        beside = value.keys() - {"class_path", "init_args", "dict_kwargs"} if named else ()
+        if beside:
+            key = f"{'.'.join(_path(message))}.{min(beside)}"
+            owner = value["class_path"].rpartition(".")[2]
+            return f"unknown key {key}{_source(parser, key)}. Arguments of {owner} stand below init_args."
+    return ""
+
+
+def _no_class_yet(message: str) -> str:
+    """An argument on the command line of what has no class but the one that it is annotated with."""
+    argument = re.search(r"Given value: NestedArg\(key='(\w+)'", message)
+    taken = re.search(r"Subtypes: (.*)", message)
+    tried = [path.rpartition(".")[2] for path in _class_paths(message)]
+    if not argument or not taken or not all(re.search(rf"\b{name}\b", taken[1]) for name in tried):
         return ""
-    key = f"{'.'.join(_path(message))}.{beside[0]}"
-    owner = value["class_path"].rpartition(".")[2]
-    return f"unknown key {key}{_source(parser, key)}. Arguments of {owner} stand below init_args."
+    key = ".".join(_path(message))
+    option = f"{key}.{argument[1]}"
+    return f"{option}: name a class that takes it first, as in --{key} CLASS --{option} VALUE."
 
 
 def _missing(message: str, parser: ArgumentParser) -> str:
@@ -140,13 +154,13 @@ def _missing(message: str, parser: ArgumentParser) -> str:
 
 
 def _bad_value(message: str, parser: ArgumentParser) -> str:
-    given = re.search(r"(?:Got|Given) value: (.*)", _tail(message))
-    if not given or not _path(message):
+    tail, key = _tail(message), ".".join(_path(message))
+    types = re.search(r"Subtypes: (.*)", tail)
+    given = re.search(r"Given value: (.*)", tail) if types else None
+    types = types or re.search(r"Expected (?:an? )?(.*?)\.+ Got value", tail)
+    given = given or re.search(r"(?:Got|Given) value: (.*)", tail)
+    if not given or not key:
         return ""
-    key = ".".join(_path(message))
-    types = re.search(r"Subtypes: (.*)", _tail(message)) or re.search(
-        r"Expected (?:an? )?(.*?)\. Got value", _tail(message)
-    )
     wanted = f"expected {_type_names(types[1])}, " if types else ""
     return f"{key}{_source(parser, key)}: {wanted}got {given[1]!r}"
 
@@ -173,13 +187,20 @@ def _tail(message: str) -> str:
 
 
 def _type_names(types: str) -> str:
-    names = re.sub(r"<class '(?:[\w.]*\.)?(\w+)'>", r"\1", types.strip("[]"))
-    return " or ".join(names.replace("NoneType", "null").split(", "))
+    names = re.sub(r"<class '([\w.]+)'>", r"\1", types).replace("NoneType", "null")
+    names = re.sub(r"(?<!['\w.])(?:\w+\.)+(\w+)", r"\1", names)
+    names = names[1:-1] if names.startswith("[") else names
+    names = re.sub(r"Literal\[(.*?)\]", lambda match: match[1].replace(", ", " or "), names)
+    inside = r"[^\[]*(?:\[[^\[\]]*\][^\[]*)*\]"  # what follows a comma within brackets
+    return " or ".join(re.split(rf", (?!{inside})", names))
 
 
 def _class_path(message: str) -> str:
-    found = re.findall(r"Problem with given class_path '([\w.]+)'", message)
-    return found[-1] if found else ""
+    return _class_paths(message)[-1] if _class_paths(message) else ""
+
+
+def _class_paths(message: str) -> list[str]:
+    return re.findall(r"Problem with given class_path '([\w.]+)'", message)
 
 
 def _arguments(class_path: str) -> Iterable[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from scaffold_runtime.errors import MisconfigurationException
 from scaffold_runtime.plugins.environments import ClusterEnvironment
@@ -26,6 +25,8 @@ __all__ = [
     "TorchCheckpointIO",
 ]
 
+Plugin = Precision | ClusterEnvironment | CheckpointIO
+
 
 @dataclass
 class Plugins:
@@ -39,7 +40,7 @@ class Plugins:
 KINDS = {"precision": Precision, "environment": ClusterEnvironment, "checkpoint_io": CheckpointIO}
 
 
-def sort_plugins(given: Any, precision: str | int | None) -> Plugins:
+def sort_plugins(given: Plugin | list[Plugin] | None, precision: str | int | None) -> Plugins:
     """Find out which plugin is for what; `precision` is the Trainer's argument of that name.
 
     Raises:

@@ -39,7 +39,7 @@ from scaffold_runtime.loops.predict import predict
 from scaffold_runtime.metrics import Metrics
 from scaffold_runtime.module import LightningModule
 from scaffold_runtime.optim import LightningOptimizer, LRSchedulerConfig, parameters_of
-from scaffold_runtime.plugins import TorchCheckpointIO, sort_plugins
+from scaffold_runtime.plugins import Plugin, TorchCheckpointIO, sort_plugins
 from scaffold_runtime.precision import select_precision
 from scaffold_runtime.profilers import Profiler, select_profiler
 from scaffold_runtime.progress import Progress
@@ -104,8 +104,8 @@ class Trainer:
     def __init__(
         self,
         *,
-        accelerator: str | Accelerator = "auto",
-        strategy: str | Strategy = "auto",
+        accelerator: Accelerator | str = "auto",
+        strategy: Strategy | str = "auto",
         devices: list[int] | str | int = "auto",
         num_nodes: int = 1,
         precision: str | int | None = None,
@@ -139,7 +139,7 @@ class Trainer:
         profiler: Profiler | str | None = None,
         detect_anomaly: bool = False,
         barebones: bool = False,
-        plugins: Any = None,
+        plugins: Plugin | list[Plugin] | None = None,
         sync_batchnorm: bool = False,
         reload_dataloaders_every_n_epochs: int = 0,
         default_root_dir: str | Path | None = None,
