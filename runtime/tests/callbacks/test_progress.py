@@ -140,6 +140,25 @@ def test_a_subclass_chooses_what_is_shown(
     assert "extra=yes" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("live", [True, False])
+@pytest.mark.parametrize("kind", BARS)
+def test_a_subclass_of_the_base_that_draws_itself_draws_alone(
+    live: bool, kind: Any, regression, make_loader, make_trainer, terminal
+) -> None:
+    class Mine(kind):  # type: ignore[misc] # one of three
+        def on_train_batch_end(self, *args: Any) -> None:
+            super().on_train_batch_end(*args)
+            print("mine", args[-1])
+
+    out = terminal if live else io.StringIO()
+    with redirect_stdout(out):
+        make_trainer(enable_progress_bar=True, callbacks=Mine()).fit(
+            regression(), make_loader(2), make_loader(2)
+        )
+    assert "mine 0" in out.getvalue() and "mine 1" in out.getvalue()
+    assert (out.getvalue() == "mine 0\nmine 1\n") == (kind is ProgressBar)
+
+
 @pytest.mark.parametrize("kind", BARS)
 def test_a_subclass_names_what_runs(kind: Any, shown, make_loader, make_trainer, terminal) -> None:
     class Mine(kind):  # type: ignore[misc] # one of three

@@ -26,7 +26,7 @@ class ProgressBar(Callback):
 
     On a terminal the line of an epoch is redrawn at most ten times a second; in a pipe or a file one
     line per epoch is written. Subclasses draw in another way by overriding `_show` and `_hide`, and name what
-    runs by overriding the descriptions.
+    runs by overriding the descriptions. One that overrides `on_train_batch_end` draws itself, and alone.
 
     Args:
         refresh_rate: look at the clock every so many batches; 0 switches the bar off.
@@ -37,9 +37,7 @@ class ProgressBar(Callback):
     test_description: str = "Testing"
     predict_description: str = "Predicting"
 
-    leave: bool = (
-        True  # whether each finished epoch leaves its line on a terminal, or only the last one
-    )
+    leave: bool = True  # on a terminal, the line of each finished epoch, not only of the last
 
     def __init__(self, refresh_rate: int = 1) -> None:
         self.refresh_rate = refresh_rate
@@ -136,7 +134,7 @@ class ProgressBar(Callback):
             self._draw(self.get_metrics(trainer, pl_module))
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.is_enabled:
+        if self._draws:
             self._finish_line(self.get_metrics(trainer, pl_module))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -208,8 +206,14 @@ class ProgressBar(Callback):
         if self._draws_now():
             self._draw({})
 
+    @property
+    def _draws(self) -> bool:
+        """Whether there is something to draw, and no subclass does it in its hooks, as on Lightning's bare base."""
+        draws_itself = type(self).on_train_batch_end is not ProgressBar.on_train_batch_end
+        return self.is_enabled and not (draws_itself and type(self)._show is ProgressBar._show)
+
     def _draws_now(self) -> bool:
-        if not self.is_enabled or not self._live_terminal or self._done % self.refresh_rate:
+        if not self._draws or not self._live_terminal or self._done % self.refresh_rate:
             return False
         return time.monotonic() >= self._next_draw
 
