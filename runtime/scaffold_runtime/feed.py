@@ -162,7 +162,8 @@ class Feed:
         goes_on = True
         while goes_on:
             batch, last = next(batches, (None, True))
-            more = reduce(torch.tensor([batch is not None, not last], device=device).int(), "min")
+            have = torch.tensor([batch is not None, not last], device=device).int()
+            more = reduce(have, reduce_op="min")
             has, goes_on = more.tolist()
             if has:
                 yield batch, not goes_on

@@ -43,7 +43,7 @@ class Metrics:
         self.logged_values: dict[str, float] = {}
         self.bar_values: dict[str, Scalar] = {}
         self.batch: Any = None
-        self.reduce: Callable[[Tensor, str], Tensor] | None = None  # over processes, where several
+        self.reduce: Callable[..., Tensor] | None = None  # over processes, where several
         self.alone = ""  # the stage whose steps may fail in one process: no other must wait there
         self.first = True  # whether this is the first of the processes
         self.eval_steps = False  # whether an evaluation step logs with `on_step`
@@ -158,7 +158,7 @@ class Metrics:
 
     def _reduced(self, value: Scalar, reduction: str) -> Scalar:
         assert self.reduce is not None
-        return self.reduce(torch.as_tensor(value, dtype=torch.float32), reduction)
+        return self.reduce(torch.as_tensor(value, dtype=torch.float32), reduce_op=reduction)
 
     def _log_metric(self, entry: Entry, metric: Any) -> None:
         if entry.fresh and metric is not entry.metric:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.utils._pytree import tree_map_only
 
 from scaffold_runtime.data import move_data_to_device
 from scaffold_runtime.errors import MisconfigurationException
@@ -472,8 +473,14 @@ class LightningModule(WithHyperparameters, nn.Module):
     # -- the rest -------------------------------------------------------------------------------
 
     def all_gather(self, data: Any, group: Any = None, sync_grads: bool = False) -> Any:
-        """Tensors of all processes, stacked along a new first dimension; as given with one process."""
-        return self.trainer.strategy.all_gather(data, group, sync_grads)
+        """Tensors and numbers of all processes, stacked along a new first dimension; tensors as they are with
+        one process."""
+
+        def on_device(value: Any) -> Tensor:
+            return torch.as_tensor(value, device=self.device)
+
+        tensors = tree_map_only((Tensor, bool, int, float), on_device, data)
+        return self.trainer.strategy.all_gather(tensors, group, sync_grads)
 
     def freeze(self) -> None:
         """Stop training: no gradients, evaluation mode."""

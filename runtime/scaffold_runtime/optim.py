@@ -184,7 +184,7 @@ class Schedules:
         configs: list[LRSchedulerConfig],
         step: Callable[[Any, Any], None] | None,
         monitored: Callable[[], Mapping[str, Any]],
-        reduce: Callable[[Tensor, str], Tensor] | None = None,
+        reduce: Callable[..., Tensor] | None = None,
     ) -> None:
         self.configs = configs
         self._step = step  # the module's own `lr_scheduler_step`, where it has one
@@ -223,7 +223,7 @@ class Schedules:
             return
         if plateau and self._reduce is not None:
             # The value of a step is each process's own, and rates must not come to differ.
-            metric = self._reduce(torch.tensor(float(metric)), "mean")
+            metric = self._reduce(torch.tensor(float(metric)))
         if self._step is not None:
             self._step(config.scheduler, metric)
         elif plateau:

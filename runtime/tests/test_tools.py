@@ -137,14 +137,16 @@ def test_gather_and_reduce_in_one_process(
 
     class Module(regression):
         def training_step(self, batch: Any, batch_idx: int) -> Any:
-            seen.append(self.all_gather({"x": torch.ones(2)}, sync_grads=True))
+            seen.append(self.all_gather({"x": torch.ones(2), "y": 3}, sync_grads=True))
             self.trainer.strategy.barrier("here")
             assert self.trainer.strategy.broadcast("word") == "word"
-            assert self.trainer.strategy.reduce(torch.tensor(2.0)) == 2
+            assert self.trainer.strategy.reduce(torch.tensor(2.0), reduce_op="sum") == 2
+            assert self.trainer.strategy.reduce_boolean_decision(True)
             return self.loss(batch)
 
     make_trainer().fit(Module(), make_loader(1))
     assert torch.equal(seen[0]["x"], torch.ones(2))
+    assert torch.equal(seen[0]["y"], torch.tensor(3))
 
 
 def test_freeze_and_unfreeze(regression: Any) -> None:

@@ -49,12 +49,6 @@ from scaffold_runtime.strategies.watch import Watch, is_consequence, rank_failed
 
 METHODS = ("popen", "spawn", "fork", "forkserver")
 BACKENDS = {"cuda": "nccl", "cpu": "gloo", "mps": "gloo"}
-OPERATIONS = {
-    "mean": dist.ReduceOp.SUM,  # gloo has no mean
-    "sum": dist.ReduceOp.SUM,
-    "min": dist.ReduceOp.MIN,
-    "max": dist.ReduceOp.MAX,
-}
 LONG = timedelta(days=1)  # for work of one process that may take hours; the watch sees it fail
 
 
@@ -241,12 +235,15 @@ class DistributedStrategy(Strategy):
             self._calls.check(call)
         return False
 
-    def reduce(self, tensor: Tensor, op: str = "mean") -> Tensor:
+    def reduce(self, tensor: Tensor, group: Any = None, reduce_op: str = "mean") -> Tensor:
         if self._alone("reduce"):
             return tensor
         reduced = tensor.detach().to(self.root_device, copy=True)
-        dist.all_reduce(reduced, op=OPERATIONS[op])
-        return reduced / self.world_size if op == "mean" else reduced
+        mean = reduce_op in ("mean", "avg")  # gloo has none
+        dist.all_reduce(
+            reduced, getattr(dist.ReduceOp, "SUM" if mean else reduce_op.upper()), group
+        )
+        return reduced / dist.get_world_size(group) if mean else reduced
 
     def all_gather(self, data: Any, group: Any = None, sync_grads: bool = False) -> Any:
         if self._alone("all_gather"):

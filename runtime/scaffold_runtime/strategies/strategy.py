@@ -139,9 +139,14 @@ class Strategy(abc.ABC):
 
     # -- among processes ----------------------------------------------------------------------------
 
-    def reduce(self, tensor: Tensor, op: str = "mean") -> Tensor:
-        """Reduce a tensor over processes: "mean", "sum", "min" or "max"."""
+    def reduce(self, tensor: Tensor, group: Any = None, reduce_op: str = "mean") -> Tensor:
+        """Reduce a tensor over processes: "mean" (or "avg"), "sum", "min" or "max"."""
         return tensor
+
+    def reduce_boolean_decision(self, decision: bool, all: bool = True) -> bool:  # noqa: A002
+        """Whether every process, or, where not `all` must, at least one decided so."""
+        own = torch.tensor(int(decision), device=self.root_device)
+        return bool(self.reduce(own, reduce_op="min" if all else "max"))
 
     def all_gather(self, data: Any, group: Any = None, sync_grads: bool = False) -> Any:
         """Tensors of all processes, stacked along a new first dimension."""

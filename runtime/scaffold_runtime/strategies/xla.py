@@ -164,11 +164,11 @@ class XLAStrategy(Strategy):
 
     # -- among processes ----------------------------------------------------------------------------
 
-    def reduce(self, tensor: Tensor, op: str = "mean") -> Tensor:
+    def reduce(self, tensor: Tensor, group: Any = None, reduce_op: str = "mean") -> Tensor:
         if self.world_size == 1:
             return tensor
-        operation = {"min": "min", "max": "max"}.get(op, "sum")
-        scale = 1.0 / self.world_size if op == "mean" else 1.0
+        operation = {"min": "min", "max": "max"}.get(reduce_op, "sum")
+        scale = 1.0 / self.world_size if reduce_op in ("mean", "avg") else 1.0
         reduced: Tensor = _model().all_reduce(operation, tensor.to(self.root_device), scale=scale)
         return reduced
 

@@ -378,16 +378,21 @@ def test_collectives(ddp: Any, tmp_path: Path, capfd: Any) -> None:
     class Talk(Callback):
         def on_train_start(self, trainer: Any, pl_module: Any) -> None:
             rank = trainer.global_rank
-            gathered = pl_module.all_gather({"x": torch.tensor([rank, 7])})
+            gathered = pl_module.all_gather({"x": torch.tensor([rank, 7]), "y": rank})
             decided = trainer.strategy.broadcast({"run": f"from {rank}"})
             trainer.strategy.barrier()
             trainer.print("said once")
-            total = trainer.strategy.reduce(torch.tensor(float(rank + 1)), "sum")
-            note(tmp_path, "talk", [gathered["x"].tolist(), decided, total.item()])
+            reduce, all_of = trainer.strategy.reduce, trainer.strategy.reduce_boolean_decision
+            own = torch.tensor(float(rank + 1))
+            reduced = [reduce(own, reduce_op=op).item() for op in ("sum", "avg", "max")]
+            both = [all_of(True), all_of(rank == 0), all_of(rank == 0, all=False)]
+            told = [gathered["x"].tolist(), gathered["y"].tolist(), decided]
+            note(tmp_path, "talk", [*told, reduced, reduce(own, None, "mean").item(), both])
 
     ddp(callbacks=Talk()).fit(Seen(tmp_path), numbered(4, 2))
 
-    expected = [[[0, 7], [1, 7]], {"run": "from 0"}, 3.0]
+    told = [[[0, 7], [1, 7]], [0, 1], {"run": "from 0"}]
+    expected = [*told, [3.0, 1.5, 2.0], 1.5, [True, False, True]]
     assert notes(tmp_path, "talk") == [expected, expected]
     assert capfd.readouterr().out.count("said once") == 1
 

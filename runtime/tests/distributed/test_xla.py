@@ -136,8 +136,8 @@ def test_calls_between_processes() -> None:
     strategy = fitted(module).strategy
     strategy.world_size = 2  # so that it asks
     one = torch.ones(3, device=strategy.root_device)
-    assert strategy.reduce(one, "mean").tolist() == [1.0] * 3
-    assert strategy.reduce(one, "max").tolist() == [1.0] * 3
+    assert strategy.reduce(one, reduce_op="avg").tolist() == [1.0] * 3
+    assert strategy.reduce(one, reduce_op="max").tolist() == [1.0] * 3
     assert strategy.all_gather({"a": one})["a"].shape == (1, 3)
     assert strategy.all_gather(one, sync_grads=True).shape == (1, 3)
     assert strategy.gather({"a": (1, "b")}) == [{"a": (1, "b")}]
