@@ -135,6 +135,12 @@ def from_yaml(data: bytes) -> Answers:
             "`.scaffold/answers.yml` cannot be read; after a merge run `scaffold doctor --rebuild`,\n"
             "else mend it by hand or take it from git"
         ) from None
+    for kind in EXCLUSIVE:
+        if len(on := answers.on(kind)) > 1:
+            raise ScaffoldError(
+                f"`.scaffold/answers.yml`: `features` has {kind} {' and '.join(on)}, and one can be on\n"
+                "delete the other line, then `scaffold update`"
+            )
     if schema > SCHEMA or numbers(answers.version) > numbers(__version__):
         version = one_line(answers.version)
         raise ScaffoldError(

@@ -17,6 +17,7 @@ from scaffold.answers import numbers
 from scaffold.catalogue import Catalogue
 from scaffold.errors import ScaffoldError
 from scaffold.journal import WORK
+from scaffold.package import is_gone
 from scaffold.project import Project, open_project
 from scaffold.runtime import OLDEST, requirements
 
@@ -51,12 +52,16 @@ class Finding:
     fix: str = ""
 
 
+def to_fix(what: str, how: str) -> Finding:
+    return Finding("fix", what, how)
+
+
 def examine(root: Path, catalogue: Catalogue) -> list[Finding]:
     try:
         project = open_project(root)
     except ScaffoldError as error:
         what, _, fix = str(error).partition("\n")
-        return [Finding("fix", what, fix)]
+        return [to_fix(what, fix)]
     python = interpreter(root)
     probe = ask(python, optional(project, catalogue), root)
     return [
@@ -94,33 +99,31 @@ def optional(project: Project, catalogue: Catalogue) -> list[str]:
 
 def of_python(python: str, probe: dict[str, Any]) -> Iterator[Finding]:
     if "python_error" in probe:
-        yield Finding("fix", f"{python} does not run: {probe['python_error']}", "make a new .venv")
+        yield to_fix(f"{python} does not run: {probe['python_error']}", "make a new .venv")
         return
     version = ".".join(map(str, probe["python"]))
     if tuple(probe["python"]) < OLDEST_PYTHON:
-        yield Finding("fix", f"Python {version} is too old", "make a .venv with 3.10 or newer")
+        yield to_fix(f"Python {version} is too old", "make a .venv with 3.10 or newer")
     else:
         yield Finding("ok", f"Python {version}")
 
 
 def of_torch(probe: dict[str, Any]) -> Iterator[Finding]:
     if "torch" not in probe:
-        yield Finding("fix", f"torch: {probe.get('torch_error', 'unknown')}", "pip install torch")
+        yield to_fix(f"torch: {probe.get('torch_error', 'unknown')}", "pip install torch")
         return
     if numbers(probe["torch"].partition("+")[0]) < OLDEST_TORCH:
-        yield Finding("fix", f"torch {probe['torch']} is too old", 'pip install "torch>=2.9"')
+        yield to_fix(f"torch {probe['torch']} is too old", 'pip install "torch>=2.9"')
     driver = shutil.which("nvidia-smi") is not None
     if probe["devices"]:
         yield Finding("ok", f"torch {probe['torch']}, {probe['devices']} CUDA devices")
     elif driver and probe.get("cuda") is None:
-        yield Finding(
-            "fix",
+        yield to_fix(
             f"an NVIDIA driver is here, but torch {probe['torch']} is built without CUDA",
             "install the build for your driver, see pytorch.org/get-started",
         )
     elif driver:
-        yield Finding(
-            "fix",
+        yield to_fix(
             f"an NVIDIA driver is here, but torch (CUDA {probe['cuda']}) sees no device",
             "compare with the CUDA version of `nvidia-smi`, and look at CUDA_VISIBLE_DEVICES",
         )
@@ -132,11 +135,9 @@ def of_runtime(project: Project, probe: dict[str, Any]) -> Iterator[Finding]:
     needed = " ".join(f'"{line}"' for line in requirements(project.answers.runtime))
     fix = f"pip install {needed}"
     if "runtime" not in probe:
-        yield Finding("fix", f"scaffold-runtime: {probe.get('runtime_error', 'unknown')}", fix)
+        yield to_fix(f"scaffold-runtime: {probe.get('runtime_error', 'unknown')}", fix)
     elif numbers(probe["runtime"]) < OLDEST:
-        yield Finding(
-            "fix", f"scaffold-runtime {probe['runtime']} is older than the templates", fix
-        )
+        yield to_fix(f"scaffold-runtime {probe['runtime']} is older than the templates", fix)
     else:
         yield Finding("ok", f"scaffold-runtime {probe['runtime']}")
 
@@ -144,8 +145,7 @@ def of_runtime(project: Project, probe: dict[str, Any]) -> Iterator[Finding]:
 def of_strategy(project: Project, probe: dict[str, Any]) -> Iterator[Finding]:
     for name in project.answers.on("strategy"):
         if name not in probe.get("strategies", [name]):
-            yield Finding(
-                "fix",
+            yield to_fix(
                 f"strategy `{name}`: the installed scaffold-runtime cannot do that yet",
                 f"scaffold remove strategy {name}",
             )
@@ -155,9 +155,7 @@ def of_packages(project: Project, catalogue: Catalogue, probe: dict[str, Any]) -
     for part in project.answers.parts(catalogue):
         if part.imports and part.imports in probe.get("missing", ()):
             needed = " ".join(f'"{line}"' for line in part.requirements)
-            yield Finding(
-                "fix", f"{part.kind} `{part.name}` needs {part.imports}", f"pip install {needed}"
-            )
+            yield to_fix(f"{part.kind} `{part.name}` needs {part.imports}", f"pip install {needed}")
 
 
 def of_project(project: Project, catalogue: Catalogue) -> Iterator[Finding]:
@@ -165,30 +163,19 @@ def of_project(project: Project, catalogue: Catalogue) -> Iterator[Finding]:
 
     root = project.root
     for path in project.damaged:
-        yield Finding(
-            "fix", f"the lock's entry of `{path}` was edited", "scaffold doctor --rebuild"
-        )
-    package = project.answers.package
-    if (
-        any(path.startswith(f"{package}/") for path in project.lock)
-        and not (root / package).is_dir()
-    ):
-        what = f"the package `{package}/` is not there any more"
-        yield Finding("fix", what, "`name:` in `.scaffold/answers.yml`, then `scaffold update`")
+        yield to_fix(f"the lock's entry of `{path}` was edited", "scaffold doctor --rebuild")
+    if is_gone(project):
+        what = f"the package `{project.answers.package}/` is not there any more"
+        yield to_fix(what, "`name:` in `.scaffold/answers.yml`, then `scaffold update`")
     for path in pending_conflicts(root):
-        yield Finding(
-            "fix", f"`{path}` still holds conflict markers", "edit it, then `scaffold resolve`"
-        )
+        yield to_fix(f"`{path}` still holds conflict markers", "edit it, then `scaffold resolve`")
     for path in unmerged_files(project):
-        yield Finding(
-            "fix",
+        yield to_fix(
             f"git is merging `{path}`",
             "edit it, or `scaffold doctor --rebuild` where it is generated; then `git add` it",
         )
     if (root / WORK / "journal.json").exists():
-        yield Finding(
-            "fix", "a change was cut short", "any changing command takes it back, as `undo`"
-        )
+        yield to_fix("a change was cut short", "any changing command takes it back, as `undo`")
     if numbers(project.answers.version) < numbers(catalogue.version):
         what = f"made by {project.answers.version}, the templates are {catalogue.version}"
         yield Finding("note", what, "scaffold update")
@@ -216,20 +203,18 @@ def of_configs(python: str, root: Path, probe: dict[str, Any]) -> Iterator[Findi
     for error in said.removeprefix("error: ").split("\nerror: "):
         what, _, more = error.partition("\n")
         fix = more.strip() or "correct that, then `python train.py check`"
-        yield Finding("fix", f"configs: {what}", fix)
+        yield to_fix(f"configs: {what}", fix)
 
 
 def of_disk(root: Path) -> Iterator[Finding]:
     runs = root / "runs"
     if runs.exists() and not runs.is_dir():
-        yield Finding("fix", f"{runs} is no folder", "move it away: runs are written there")
+        yield to_fix(f"{runs} is no folder", "move it away: runs are written there")
     elif not os.access(runs if runs.exists() else root, os.W_OK):
-        yield Finding("fix", f"cannot write in {runs}", "change its owner or its permissions")
+        yield to_fix(f"cannot write in {runs}", "change its owner or its permissions")
     free = shutil.disk_usage(root).free
     if free < LEAST_DISK:
-        yield Finding(
-            "fix", f"only {free / 2**20:.0f} MB of disk are free", "make room for checkpoints"
-        )
+        yield to_fix(f"only {free / 2**20:.0f} MB of disk are free", "make room for checkpoints")
     else:
         yield Finding("ok", f"{free / 2**30:.0f} GB of disk are free")
 

@@ -1,5 +1,6 @@
 """Changing an existing project: add, remove, update, resolve and undo."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,15 +8,13 @@ from scaffold.catalogue import Catalogue
 from scaffold.errors import ScaffoldError
 from scaffold.files import Disk, File, Odd
 from scaffold.journal import last_change
-from scaffold.lock import Entry
+from scaffold.lock import Entry, Lock, from_json, to_json
 from scaffold.names import package_name
 from scaffold.plan import make_plan
-from scaffold.project import Project
+from scaffold.project import LOCK, Project
 from scaffold.render import paths
 from scaffold.runtime import check_runtime
 from scaffold.transition import PENDING, Proposal, propose
-
-STILL_ON = "edited, so it stays and is still on; delete it to switch it off"
 
 
 def add(project: Project, kind: str, name: str, catalogue: Catalogue) -> Proposal:
@@ -64,13 +63,7 @@ def remove(project: Project, kind: str, name: str, catalogue: Catalogue) -> Prop
     ]
     if needing:
         raise ScaffoldError(f"{' and '.join(needing)} needs {kind} `{name}`")
-    proposal = propose(project, answers.without_feature(kind, name), catalogue)
-    said = proposal.plan.said
-    said[:] = [
-        (path, verb, STILL_ON if verb == "keep" and path.startswith("configs/") else note)
-        for path, verb, note in said
-    ]
-    return proposal
+    return propose(project, answers.without_feature(kind, name), catalogue)
 
 
 def _check_not_own(project: Project, kind: str, name: str, catalogue: Catalogue) -> None:
@@ -112,4 +105,14 @@ def undo(root: Path) -> Proposal:
     base = {each.path: Entry(each.after) for each in theirs if each.after}
     target = {each.path: each.before for each in theirs if each.before}
     plan = make_plan(base, disk, target)
-    return Proposal(root, plan, disk, {each.path: each.before for each in ours})
+    state = {each.path: each.before for each in ours}
+    return Proposal(root, plan, disk, state | _with_kept(state.get(LOCK), plan.lock))
+
+
+def _with_kept(lock: File | None, entries: Lock) -> dict[str, File | None]:
+    """An earlier lock, and what stays although it did not know it."""
+    kept = {path: entry for path, entry in entries.items() if entry.state == "kept"}
+    if not lock or not kept:
+        return {}
+    before, version = from_json(lock.data)[0], json.loads(lock.data)["version"]
+    return {LOCK: File(to_json({**kept, **before}, version))}

@@ -8,6 +8,7 @@ from pathlib import Path
 from scaffold.catalogue import Catalogue, Part
 from scaffold.errors import NotAProjectError
 from scaffold.files import Disk, File, Found
+from scaffold.merge import is_same_text
 from scaffold.project import Project, find_root, open_project
 from scaffold.render import paths
 
@@ -59,7 +60,7 @@ def own_changes(project: Project) -> list[Difference]:
     found = []
     for path, entry in sorted(project.lock.items()):
         now = disk.get(path)
-        if now != entry.file and entry.state != "deleted":
+        if not _is_as(now, entry.file) and entry.state != "deleted":
             found.append(_difference(path, entry.file, now))
     return found
 
@@ -89,7 +90,13 @@ def _state(part: Part, project: Project | None) -> str:
         return "ejected"
     if any(found is None for found, _ in entries):
         return "missing"
-    return "edited" if any(found != entry.file for found, entry in entries) else "on"
+    return "edited" if any(not _is_as(found, entry.file) for found, entry in entries) else "on"
+
+
+def _is_as(found: Found, file: File) -> bool:
+    if not isinstance(found, File) or found.executable != file.executable:
+        return False
+    return is_same_text(found.data, file.data)
 
 
 def _difference(path: str, before: Found, after: Found) -> Difference:

@@ -31,6 +31,16 @@ def has_markers(data: bytes) -> bool:
     return any(line.rstrip() in (OPEN, CLOSE) for line in data.splitlines())
 
 
+def has_git_markers(data: bytes) -> bool:
+    return b"\n<<<<<<< " in b"\n" + data
+
+
+def is_same_text(mine: bytes, other: bytes) -> bool:
+    """But for line ends, a byte order mark and a final newline, which are the user's to choose."""
+    text = not is_binary(mine) and not is_binary(other)
+    return mine == other or (text and _in_style_of(mine, _normal(other)) == mine)
+
+
 def merge(path: str, base: bytes, mine: bytes, template: bytes) -> Merged:
     """A result in the user's own line ends, BOM and final newline; broken syntax is a conflict."""
     plain = [_normal(data) for data in (base, mine, template)]

@@ -11,12 +11,17 @@ from scaffold.plan import Plan
 from scaffold.project import Project
 
 
+def is_gone(project: Project) -> bool:
+    package = project.answers.package
+    generated = any(path.startswith(f"{package}/") for path in project.lock)
+    return generated and not (project.root / package).is_dir()
+
+
 def check_package(project: Project, plan: Plan) -> None:
     """No second package beside the one that the user renamed."""
     package = project.answers.package
-    generated = any(path.startswith(f"{package}/") for path in project.lock)
     starts = any(file and path.startswith(f"{package}/") for path, file in plan.changes.items())
-    if generated and starts and not (project.root / package).is_dir():
+    if starts and is_gone(project):
         raise ScaffoldError(
             f"there is no `{package}/` any more, and this would start a second package\n"
             "if yours has a new name, write that as `name:` into `.scaffold/answers.yml`, then "

@@ -10,11 +10,15 @@ from typing import Literal, Protocol
 
 from scaffold.files import File, Found, Odd, Tree
 from scaffold.lock import Entry, Lock, State
-from scaffold.merge import is_binary, merge
+from scaffold.merge import is_binary, is_same_text, merge
 
 Verb = Literal[
     "same", "create", "update", "merge", "move", "delete", "keep", "gone", "beside", "conflict"
 ]
+
+STILL_ON = "edited, so it stays and is still on; delete it to switch it off"
+NOT_NEEDED = "you edited it, delete it if you do not need it"
+Step = tuple[str, Verb, str]  # path, verb, note
 
 
 class Disk(Protocol):
@@ -48,7 +52,7 @@ class Conflict:
 class Plan:
     lock: dict[str, Entry] = field(default_factory=dict)
     changes: dict[str, File | None] = field(default_factory=dict)  # None deletes
-    said: list[tuple[str, Verb, str]] = field(default_factory=list)  # path, verb, note
+    said: list[Step] = field(default_factory=list)
     conflicts: dict[str, Conflict] = field(default_factory=dict)
 
 
@@ -81,7 +85,7 @@ def decide(path: str, base: Entry | None, user: Found, target: File | None) -> O
     if base and base.state != "managed" and (outcome := _unmanaged(base, user, target)):
         return outcome
     if target is None:
-        return _dropped(base, user)
+        return _dropped(path, base, user)
     if base and target == base.file:
         return Outcome("same")
     if user is None:
@@ -110,15 +114,15 @@ def _unmanaged(base: Entry, user: Found, target: File | None) -> Outcome | None:
     return Outcome("same", None) if target is None and base.state == "ejected" else None
 
 
-def _dropped(base: Entry | None, user: Found) -> Outcome:
+def _dropped(path: str, base: Entry | None, user: Found) -> Outcome:
     """The templates have this file no more."""
     if user is None or base is None:
         return Outcome("same", None)
     if isinstance(user, Odd):
         return Outcome("keep", None, note=f"no longer generated, yours is {user.value}")
-    if user.data == base.file.data:
+    if is_same_text(user.data, base.file.data):
         return Outcome("delete", None)
-    return Outcome("keep", "kept", note="you edited it, delete it if you do not need it")
+    return Outcome("keep", "kept", note=STILL_ON if path.startswith("configs/") else NOT_NEEDED)
 
 
 def _absent(base: Entry | None, target: File) -> Outcome:
@@ -128,7 +132,7 @@ def _absent(base: Entry | None, target: File) -> Outcome:
 
 
 def _collision(user: File, target: File) -> Outcome:
-    if user.data == target.data:
+    if is_same_text(user.data, target.data):
         return Outcome("same")
     return Outcome("beside", "ejected", target, "you have a file of that name")
 

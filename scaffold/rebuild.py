@@ -4,19 +4,21 @@ Where git still knows both sides of a conflict, answers are merged as sets of fe
 file that neither branch edited is simply generated again.
 """
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from scaffold.answers import Answers, from_yaml
+from scaffold.answers import EXCLUSIVE, Answers, from_yaml
 from scaffold.catalogue import KINDS, Catalogue
 from scaffold.errors import ScaffoldError
-from scaffold.files import Disk, File
+from scaffold.files import Disk, File, Tree
 from scaffold.git import git
-from scaffold.lock import Lock, from_json, locked
-from scaffold.plan import Plan
+from scaffold.lock import Entry, Lock, from_json
+from scaffold.merge import has_git_markers
+from scaffold.plan import Plan, Step, make_plan
 from scaffold.project import ANSWERS, LOCK, state_files
 from scaffold.render import render
-from scaffold.transition import Proposal
+from scaffold.transition import Proposal, still_used
 
 
 @dataclass(frozen=True)
@@ -31,22 +33,22 @@ class Sides:
 def rebuild(root: Path, catalogue: Catalogue) -> Proposal:
     """The lock as the answers give it; the answers as both branches meant them."""
     disk = Disk(root)
-    answers = _answers(disk)
+    answers, notes = _answers(disk)
     if answers.version != catalogue.version:
         raise ScaffoldError(
             f"the lock is of version {answers.version}, this is {catalogue.version}\n"
             f'rebuild with that one: pip install "torch-scaffold=={answers.version}"'
         )
-    target, plan = render(answers, catalogue), Plan()
-    locks = _locks(root)
+    locks = _locks(disk)
+    known = _known(locks)
+    target = render(answers, catalogue, still_used(known, disk, answers, catalogue))
+    plan = make_plan(_base(known, disk, target), disk, target)
     for path, file in target.items():
         now = disk.get(path)
-        if now is None:
-            plan.changes[path] = file
-            plan.said.append((path, "create", ""))
-        elif isinstance(now, File) and b"\n<<<<<<< " in b"\n" + now.data:
+        if isinstance(now, File) and has_git_markers(now.data):
             _repair(plan, path, file, sides(root, path), locks)
-    return Proposal(root, plan, disk, state_files(answers, locked(target)))
+    plan.said += notes
+    return Proposal(root, plan, disk, state_files(answers, plan.lock))
 
 
 def sides(root: Path, path: str) -> Sides | None:
@@ -55,7 +57,7 @@ def sides(root: Path, path: str) -> Sides | None:
     return None if ours is None or theirs is None else Sides(base, ours, theirs)
 
 
-def _answers(disk: Disk) -> Answers:
+def _answers(disk: Disk) -> tuple[Answers, list[Step]]:
     both = sides(disk.root, ANSWERS)
     if both:
         ours, theirs = from_yaml(both.ours), from_yaml(both.theirs)
@@ -64,39 +66,70 @@ def _answers(disk: Disk) -> Answers:
     found = disk.get(ANSWERS)
     if not isinstance(found, File):
         raise ScaffoldError(f"there is no `{ANSWERS}`, take it from git")
-    return from_yaml(found.data)
+    return from_yaml(found.data), []
 
 
-def _merged(base: Answers, ours: Answers, theirs: Answers) -> Answers:
-    """Switched on by either branch, and off by none."""
+def _merged(base: Answers, ours: Answers, theirs: Answers) -> tuple[Answers, list[Step]]:
+    """Switched on by either branch, and off by none; of a strategy each, that of this branch."""
     if ours.version != theirs.version:
         raise ScaffoldError(
             f"the branches are of versions {ours.version} and {theirs.version}\n"
             "run `scaffold update` on the older one before merging"
         )
-    features = {}
+    features, notes = {}, list[Step]()
     for kind in KINDS:
         before, one, other = set(base.on(kind)), set(ours.on(kind)), set(theirs.on(kind))
-        features[kind] = tuple(sorted((one | other) - (before - one) - (before - other)))
-    return replace(ours, features=features)
+        on = (one | other) - (before - one) - (before - other)
+        if kind in EXCLUSIVE and len(on) > 1:
+            name = next(iter(on - one))
+            note = f"{kind} `{next(iter(one))}` of this branch; `scaffold add {kind} {name}` takes the other's"
+            on, notes = one, [*notes, (ANSWERS, "keep", note)]
+        features[kind] = tuple(sorted(on))
+    return replace(ours, features=features), notes
 
 
-def _locks(root: Path) -> tuple[Lock, Lock] | None:
-    both = sides(root, LOCK)
-    return (from_json(both.ours)[0], from_json(both.theirs)[0]) if both else None
+def _locks(disk: Disk) -> list[Lock]:
+    """Of both branches, or as it lies here; none where it cannot be read."""
+    both, found = sides(disk.root, LOCK), disk.get(LOCK)
+    here = [found.data] if isinstance(found, File) else []
+    with suppress(ScaffoldError):
+        return [_readable(data) for data in ([both.ours, both.theirs] if both else here)]
+    return []
 
 
-def _repair(
-    plan: Plan, path: str, file: File, both: Sides | None, locks: tuple[Lock, Lock] | None
-) -> None:
-    if both and locks and _untouched(path, both, locks):
+def _readable(data: bytes) -> Lock:
+    """A damaged entry tells at least that there was one."""
+    lock, damaged = from_json(data)
+    return {**lock, **{path: Entry(File(b"")) for path in damaged}}
+
+
+def _known(locks: list[Lock]) -> dict[str, Entry]:
+    """What either branch knew; a file that went its own way in one does so in both."""
+    known: dict[str, Entry] = {}
+    for path, entry in (pair for lock in locks for pair in lock.items()):
+        if path not in known or known[path].state == "managed":
+            known[path] = entry
+    return known
+
+
+def _base(known: Lock, disk: Disk, target: Tree) -> Lock:
+    """As if it had been generated now, so that nothing the user has, or has no more, changes."""
+    there = {path: Entry(file) for path, file in target.items() if path in known or disk.get(path)}
+    return {
+        **known,
+        **{p: replace(known.get(p, entry), file=entry.file) for p, entry in there.items()},
+    }
+
+
+def _repair(plan: Plan, path: str, file: File, both: Sides | None, locks: list[Lock]) -> None:
+    if both and len(locks) == 2 and _untouched(path, both, locks):
         plan.changes[path] = file
         plan.said.append((path, "merge", "both branches"))
     else:
         plan.said.append((path, "keep", "git's conflict markers are yours to edit"))
 
 
-def _untouched(path: str, both: Sides, locks: tuple[Lock, Lock]) -> bool:
+def _untouched(path: str, both: Sides, locks: list[Lock]) -> bool:
     """Whether each branch left the file as generated."""
     pairs = zip((both.ours, both.theirs), locks, strict=True)
     return all(path in lock and lock[path].file.data == data for data, lock in pairs)

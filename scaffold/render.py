@@ -5,7 +5,7 @@ so they are valid Python before rendering, and packaging neither hides nor compi
 """
 
 import ast
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -25,7 +25,8 @@ _envops: {undefined: jinja2.StrictUndefined, trim_blocks: true, lstrip_blocks: t
 """
 
 
-def render(answers: Answers, catalogue: Catalogue) -> Tree:
+def render(answers: Answers, catalogue: Catalogue, still_used: Sequence[Part] = ()) -> Tree:
+    """`still_used`: features that are off, but whose packages the user's files need."""
     if answers.template:
         return render_own(answers.template, answers.template_answers)
     parts = answers.parts(catalogue)
@@ -33,7 +34,7 @@ def render(answers: Answers, catalogue: Catalogue) -> Tree:
         template, out = Path(scratch, "template"), Path(scratch, "out")
         assemble(parts, answers.package, template)
         ready = _ready(template / "files")
-        _copy(template, out, variables(answers, parts))
+        _copy(template, out, variables(answers, parts, still_used))
         files = sorted({**ready, **read_tree(out)}.items())
         tree = {path: polish(path, file) for path, file in files}
     return {**tree, **copied(answers.runtime)}
@@ -62,7 +63,9 @@ def _ready(files: Path) -> Tree:
     return found
 
 
-def variables(answers: Answers, parts: list[Part]) -> dict[str, Any]:
+def variables(
+    answers: Answers, parts: list[Part], still_used: Sequence[Part] = ()
+) -> dict[str, Any]:
     """Everything that a template may name."""
     _, task, *features = parts
     trainer: dict[str, Any] = {}
@@ -77,7 +80,9 @@ def variables(answers: Answers, parts: list[Part]) -> dict[str, Any]:
         "created": answers.created,
         "command": answers.command,
         "requirements": sorted({*requirements(answers.runtime), *task.requirements}),
-        "feature_requirements": sorted({line for part in features for line in part.requirements}),
+        "feature_requirements": sorted(
+            {line for part in (*features, *still_used) for line in part.requirements}
+        ),
         "trainer": trainer,
         "monitor": task.monitor,
         "mode": task.mode,

@@ -11,16 +11,16 @@ from pathlib import Path
 
 from scaffold import package
 from scaffold.answers import Answers
-from scaffold.catalogue import Catalogue
+from scaffold.catalogue import Catalogue, Part
 from scaffold.errors import ConflictError
 from scaffold.files import Disk, File, Tree
 from scaffold.git import unmerged
 from scaffold.journal import write
 from scaffold.lock import Entry, Lock, is_safe
 from scaffold.merge import has_markers
-from scaffold.plan import Conflict, Plan, make_plan
+from scaffold.plan import Conflict, Plan, decide, make_plan
 from scaffold.project import Project, state_files
-from scaffold.render import render
+from scaffold.render import paths, render
 
 ALIKE = 0.6
 PENDING = ".scaffold/work/pending.json"
@@ -47,7 +47,8 @@ def propose(
 ) -> Proposal:
     """What going to `answers` does; `restore` brings back files that the user deleted."""
     check_merged(project)
-    disk, target = Disk(project.root), render(answers, catalogue)
+    disk = Disk(project.root)
+    target = render(answers, catalogue, still_used(project.lock, disk, answers, catalogue))
     base = package.renamed(_base(project, catalogue), target, disk, answers.package)
     base = {path: entry for path, entry in base.items() if path not in set(restore)}
     said = catalogue.moves(answers.package)
@@ -56,6 +57,18 @@ def propose(
     plan = make_plan(base, disk, target, renamed, homes)
     package.check_package(project, plan)
     return Proposal(project.root, plan, disk, state_files(answers, plan.lock))
+
+
+def still_used(lock: Lock, disk: Disk, answers: Answers, catalogue: Catalogue) -> list[Part]:
+    """Features that are off, but whose edited files stay: these need their packages still."""
+    return [
+        part
+        for parts in catalogue.features.values()
+        for part in parts.values()
+        if part.requirements and part.name not in answers.on(part.kind)
+        for path in paths(part, answers.package)
+        if path in lock and decide(path, lock[path], disk.get(path), None).state == "kept"
+    ]
 
 
 def settle(plan: Plan, policy: Policy) -> list[str]:

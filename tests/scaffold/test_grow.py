@@ -71,6 +71,41 @@ def test_an_edited_config_survives_remove_and_add(project):
     assert not Path(f"{EMA}.new").exists()
 
 
+def test_what_an_edited_config_needs_stays_as_long_as_it_does(project):
+    project("add", "callback", "ema")
+    append(str(EMA), "mine: 1\n")
+    project("remove", "callback", "ema")
+    assert '"ema>=1",' in Path("pyproject.toml").read_text()
+    project("add", "callback", "secret")
+    assert '"ema>=1",' in Path("pyproject.toml").read_text()
+    EMA.unlink()
+    project("remove", "callback", "secret")
+    assert "ema>=1" not in Path("pyproject.toml").read_text()
+
+
+def test_a_checkout_with_other_line_ends_is_no_edit(project):
+    start = files()
+    project("add", "callback", "ema")
+    for path in ("settings.yaml", "pyproject.toml", "train.py", str(EMA)):
+        Path(path).write_bytes(Path(path).read_bytes().replace(b"\n", b"\r\n"))
+    assert "on      ema" in project("list").out
+    assert "No changes" in project("diff").out
+    assert project("remove", "callback", "ema").code == 0
+    assert not EMA.exists()
+    assert {path: data.replace(b"\r\n", b"\n") for path, data in files().items()} == start
+
+
+def test_an_own_file_with_the_very_text_of_a_feature_but_other_line_ends(project):
+    project("add", "callback", "ema")
+    crlf = EMA.read_bytes().replace(b"\n", b"\r\n")
+    project("remove", "callback", "ema")
+    EMA.parent.mkdir(parents=True)
+    EMA.write_bytes(crlf)
+    assert project("add", "callback", "ema").code == 0
+    assert "on      ema" in project("list").out
+    assert EMA.read_bytes() == crlf
+
+
 def test_an_ejected_file_stays_ejected_over_updates(project, generation):
     EMA.parent.mkdir(parents=True)
     EMA.write_text("mine: 1\n")
@@ -242,7 +277,10 @@ def test_undo_keeps_what_was_edited_since(project):
     assert "ema>=1" not in Path("pyproject.toml").read_text()
     assert "# since" in Path("pyproject.toml").read_text()
     assert "since: 1" in EMA.read_text()
-    assert str(EMA) in ran.out
+    assert f"{EMA}  (edited, so it stays and is still on" in ran.out
+    assert "kept    ema" in project("list").out
+    assert project("undo").code == 0
+    assert "edited  ema" in project("list").out
 
 
 def test_undo_closes_an_open_conflict(project, generation):

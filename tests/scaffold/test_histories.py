@@ -31,17 +31,19 @@ NUMBERS = st.integers(0, 1_000)
 
 
 @functools.cache
-def _rendered(answers: bytes, root: Path):
+def _rendered(answers: bytes, root: Path, still_used: tuple[str, ...]):
     from scaffold.answers import from_yaml
 
-    return render(from_yaml(answers), Catalogue(root))
+    catalogue = Catalogue(root)
+    return render(from_yaml(answers), catalogue, [catalogue.named(each) for each in still_used])
 
 
-def rendered(answers, catalogue):
+def rendered(answers, catalogue, still_used=()):
     """Rendering gives the same for the same answers, so once is enough."""
     from scaffold.answers import to_yaml
 
-    return _rendered(to_yaml(answers), catalogue.root)
+    names = tuple(f"{part.kind}/{part.name}" for part in still_used)
+    return _rendered(to_yaml(answers), catalogue.root, names)
 
 
 class History(RuleBasedStateMachine):
