@@ -1,7 +1,7 @@
 """What a project was made from: its answers, kept in `.scaffold/answers.yml`."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import yaml
@@ -12,18 +12,8 @@ from scaffold.errors import ScaffoldError
 from scaffold.names import check_name, one_line, package_name
 
 SCHEMA = 1
+PARTS = ("model", "data")
 EXCLUSIVE = {"strategy"}  # of which one at a time is on
-TEXTS = (
-    "name",
-    "task",
-    "author",
-    "description",
-    "runtime",
-    "version",
-    "created",
-    "command",
-    "template",
-)
 FLAGS = {"callbacks": "callback", "loggers": "logger", "strategy": "strategy", "extras": "extra"}
 
 
@@ -41,6 +31,7 @@ class Answers:
     template: str = ""  # a team's own, as SOURCE or SOURCE@REF
     template_answers: Mapping[str, Any] = field(default_factory=dict)
     other: Mapping[str, Any] = field(default_factory=dict)  # keys of later versions, kept
+    trained: Mapping[str, str] = field(default_factory=dict)  # as `train.py` says, not kept here
 
     @property
     def package(self) -> str:
@@ -48,6 +39,13 @@ class Answers:
 
     def on(self, kind: str) -> tuple[str, ...]:
         return self.features.get(kind, ())
+
+    def classes(self, task: Part) -> dict[str, tuple[str, str]]:
+        """Module and name of what is trained, by `model` and `data`."""
+        ours = {part: f"{self.package}.{part}.{getattr(task, part)}" for part in ("model", "data")}
+        named = {**ours, **self.trained}
+        split = {part: name.rpartition(".") for part, name in named.items()}
+        return {part: (module, name) for part, (module, _, name) in split.items()}
 
     def parts(self, catalogue: Catalogue) -> list[Part]:
         """The folders to render, the more special ones later."""
@@ -80,6 +78,9 @@ class Answers:
 
     def _with(self, kind: str, names: list[str]) -> "Answers":
         return replace(self, features={**self.features, kind: tuple(names)})
+
+
+TEXTS = [each.name for each in fields(Answers) if each.type is str]
 
 
 def default_answers(name: str, catalogue: Catalogue) -> Answers:
@@ -128,7 +129,7 @@ def from_yaml(data: bytes) -> Answers:
         schema = int(said.pop("schema", SCHEMA))
         texts = {key: str(said.pop(key)) for key in TEXTS if key in said}
         own = dict(said.pop("template_answers", {}))
-        answers = Answers(features=features, template_answers=own, other=said, **texts)
+        answers = Answers(features=features, template_answers=own, other=said, trained={}, **texts)
         check_name(answers.name)
     except (yaml.YAMLError, AttributeError, TypeError, ValueError, RecursionError):
         raise ScaffoldError(

@@ -20,10 +20,7 @@ from scaffold.transition import PENDING, Proposal, propose
 def add(project: Project, kind: str, name: str, catalogue: Catalogue) -> Proposal:
     """Switch a feature on, with what it needs; its files that the user deleted come back."""
     answers, owned = project.answers, list[str]()
-    if answers.template:
-        raise ScaffoldError(
-            f"the project has a template of its own, {answers.template}; features are not in it"
-        )
+    project.check_has_features()
     _check_current(project, catalogue)
     before, name = answers, catalogue.feature(kind, name).name
     answers = answers.with_feature(kind, name).complete(catalogue)

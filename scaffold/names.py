@@ -1,4 +1,4 @@
-"""Which names a project may have."""
+"""Which names a project and its parts may have."""
 
 import keyword
 import re
@@ -13,18 +13,10 @@ WINDOWS = {"con", "prn", "aux", "nul"} | {f"{p}{n}" for p in ("com", "lpt") for 
 BESIDE_THE_PACKAGE = {"build", "configs", "data", "dist", "notebooks", "runs", "tests", "train"}
 IMPORTED = {
     *("black", "datasets", "deepspeed", "functorch", "jsonargparse", "lightning", "matplotlib"),
-    *("mlflow", "numpy", "optuna", "pandas", "pil", "pytest", "pytorch_lightning", "rich", "ruff"),
-    *(
-        "scaffold",
-        "scaffold_runtime",
-        "scipy",
-        "sklearn",
-        "tensorboard",
-        "tensorflow",
-        "tokenizers",
-    ),
-    *("torch", "torchaudio", "torchgen", "torchmetrics", "torchtext", "torchvision", "tqdm"),
-    *("transformers", "triton", "wandb", "yaml"),
+    *("mlflow", "numpy", "optuna", "pandas", "pil", "pytest", "pytorch_lightning", "rich"),
+    *("ruff", "scaffold", "scaffold_runtime", "scipy", "sklearn", "tensorboard", "tensorflow"),
+    *("tokenizers", "torch", "torchaudio", "torchgen", "torchmetrics", "torchtext"),
+    *("torchvision", "tqdm", "transformers", "triton", "wandb", "yaml"),
 }
 
 
@@ -35,24 +27,47 @@ def package_name(name: str) -> str:
 def check_name(name: str) -> None:
     """Raise one clear line unless `name` can be a folder, a distribution and a package."""
     if problem := _problem(name):
-        shown = name if len(name) <= LONGEST else name[:20] + "..."
-        raise ScaffoldError(f"cannot name a project {shown!r}: {problem}; try `my-exp`")
+        raise ScaffoldError(f"cannot name a project {_shown(name)}: {problem}; try `my-exp`")
 
 
-def _problem(name: str) -> str:
+def check_part(name: str) -> None:
+    """Raise one clear line unless `name` can be a module in a project, with a class of that name."""
+    if problem := _misspelt(name) or (
+        "it is a keyword of Python" * keyword.iskeyword(class_name(name))
+    ):
+        raise ScaffoldError(f"cannot name a part {_shown(name)}: {problem}; try `my-own`")
+
+
+def class_name(name: str) -> str:
+    """`my-own` as `MyOwn`, `ResNet` as it is."""
+    return "".join(word[:1].upper() + word[1:] for word in re.split("[-_]", name))
+
+
+def _shown(name: str) -> str:
+    return repr(name if len(name) <= LONGEST else name[:20] + "...")
+
+
+def _misspelt(name: str) -> str:
     package = package_name(name)
     if not name.strip():
         return "it is blank"
     if len(name) > LONGEST:
         return f"it has {len(name)} characters, at most {LONGEST} are allowed"
     if "/" in name or "\\" in name:
-        return "it is a path, and a project is made in the current folder"
+        return "it is a path"
     if not SHAPE.fullmatch(name):
         return "use letters, digits, `-` and `_`, with a letter first and no dash last"
     if keyword.iskeyword(name) or keyword.iskeyword(package):
         return "it is a keyword of Python"
     if package in WINDOWS:
         return "Windows reserves it"
+    return ""
+
+
+def _problem(name: str) -> str:
+    package = package_name(name)
+    if problem := _misspelt(name):
+        return problem
     if package in sys.stdlib_module_names:
         return f"it would hide Python's own module `{package}`"
     if package in IMPORTED:

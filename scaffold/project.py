@@ -1,13 +1,14 @@
 """A project on the disk: its root, its answers and its lock."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from scaffold.answers import Answers, from_yaml, to_yaml
 from scaffold.errors import NotAProjectError, ScaffoldError
 from scaffold.files import File, Tree
 from scaffold.lock import Lock, from_json, to_json
+from scaffold.trained import trained
 
 ANSWERS, LOCK = ".scaffold/answers.yml", ".scaffold/lock.json"
 
@@ -18,6 +19,13 @@ class Project:
     answers: Answers
     lock: Lock
     damaged: Mapping[str, str] = field(default_factory=dict)  # with the hash each claims
+
+    def check_has_features(self) -> None:
+        if self.answers.template:
+            raise ScaffoldError(
+                f"the project has a template of its own, {self.answers.template}; "
+                "features are not in it"
+            )
 
 
 def find_root(start: Path) -> Path:
@@ -31,7 +39,7 @@ def find_root(start: Path) -> Path:
 
 
 def open_project(root: Path) -> Project:
-    answers = from_yaml(_read(root / ANSWERS))
+    answers = replace(from_yaml(_read(root / ANSWERS)), trained=trained(root))
     lock, damaged = from_json(_read(root / LOCK))
     return Project(root, answers, lock, damaged)
 

@@ -86,8 +86,8 @@ def variables(
         "trainer": trainer,
         "monitor": task.monitor,
         "mode": task.mode,
-        "model": task.model,
-        "data": task.data,
+        "model": answers.classes(task)["model"],
+        "data": answers.classes(task)["data"],
         "features": {kind: list(answers.on(kind)) for kind in KINDS},
     }
 

@@ -3,65 +3,107 @@
 They are the user's from the start: no later change touches them, so they are not in the lock.
 """
 
-import keyword
+import re
+import textwrap
+from collections.abc import Mapping
+from typing import Any
 
-from scaffold.answers import Answers
-from scaffold.catalogue import Catalogue
+import yaml
+
+from scaffold.catalogue import LOADER, Catalogue
 from scaffold.errors import ScaffoldError
-from scaffold.files import Disk, File, Found
-from scaffold.names import SHAPE, one_line, package_name, pick
+from scaffold.files import Disk, File
+from scaffold.names import check_part, class_name, package_name, pick
 from scaffold.package import check_package
 from scaffold.plan import Plan
 from scaffold.project import Project
 from scaffold.render import polish
+from scaffold.trained import check_written, copied, names_in
 from scaffold.transition import Proposal
 
 STUBS = ["callback", "logger", "module", "datamodule"]
-BESIDE = {"module": "configs/model.yaml", "datamodule": "configs/data.yaml"}
+SECOND = {"module": ("model", "models"), "datamodule": ("data", "datamodules")}
+Classes = Mapping[str, tuple[str, str]]
 
 
 def stub(project: Project, kind: str, name: str, catalogue: Catalogue) -> Proposal:
     folder = catalogue.root / "stubs" / pick(kind, STUBS, "stub")
+    project.check_has_features()
+    check_part(name)
+    classes = project.answers.classes(catalogue.task(project.answers.task))
+    check_written(project.root, classes.values())
     disk, plan = Disk(project.root), Plan(dict(project.lock))
-    words = _words(name, project.answers, catalogue)
-    words["TheArguments"] = _arguments(disk.get(BESIDE.get(kind, "")))
+    words = _words(name, project.answers.package, classes)
+    more = _second(disk, kind, words, classes) if kind in SECOND else {}
     for source in sorted(folder.rglob("*.jinja")):
         path = _replaced(source.relative_to(folder).as_posix().removesuffix(".jinja"), words)
-        if disk.get(path):
-            raise ScaffoldError(f"`{path}` exists, choose another name")
-        text = _sorted_imports(_replaced(source.read_text(), words), project.answers.package)
+        more[path] = _sorted_imports(_replaced(source.read_text(), words), project.answers.package)
+    for path, text in more.items():
+        _check_free(path, words["MyStub"], text, disk)
         plan.changes[path] = polish(path, File(text.encode()))
         plan.said.append((path, "create", "yours"))
     check_package(project, plan)
     return Proposal(project.root, plan, disk, {})
 
 
-def _words(name: str, answers: Answers, catalogue: Catalogue) -> dict[str, str]:
+def _words(name: str, package: str, classes: Classes) -> dict[str, str]:
     """What stands in a stub, and what it becomes."""
-    stem = package_name(name)
-    if not SHAPE.fullmatch(name) or keyword.iskeyword(stem):
-        raise ScaffoldError(f"`{one_line(name, 30)}` cannot be a module of Python, try `my-own`")
-    task = catalogue.task(answers.task)
     return {
-        "MyStub": "".join(word.capitalize() for word in stem.split("_")),
-        "my_stub": stem,
-        "my_package": answers.package,
-        "TheModel": task.model,
-        "TheData": task.data,
+        "my_package.model import TheModel": " import ".join(classes["model"]),
+        "my_package.data import TheData": " import ".join(classes["data"]),
+        "MyStub": class_name(name),
+        "my_stub": package_name(name),
+        "my_package": package,
+        "TheModel": classes["model"][1],
+        "TheData": classes["data"][1],
     }
 
 
-def _arguments(found: Found) -> str:
-    """The arguments that the project has for its first model or data: a second one begins with them."""
-    text = found.data.decode(errors="replace") if isinstance(found, File) else ""
-    lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
-    return "".join(f"\n  {line}" for line in lines) or " {}"
+def _second(disk: Disk, kind: str, words: dict[str, str], classes: Classes) -> dict[str, str]:
+    """Another model or source of data is a copy of the first to change, with its present arguments."""
+    part, folder = SECOND[kind]
+    named, words["TheArguments"] = _configured(disk, f"configs/{part}.yaml")
+    module, _, first = named.rpartition(".") if named else (classes[part][0], "", classes[part][1])
+    text = copied(disk.root, module, first, words["MyStub"])
+    about = f"# Taken by `--{part} {words['my_stub']}`: begun as a copy of `{first}`.\n"
+    return {f"{words['my_package']}/{folder}/{words['my_stub']}.py": about + text}
 
 
-def _replaced(text: str, words: dict[str, str]) -> str:
-    for word, becomes in words.items():
-        text = text.replace(word, becomes)
-    return text
+def _configured(disk: Disk, path: str) -> tuple[str, str]:
+    """The class that the file names, if it does, and the arguments as the lines below `init_args:`."""
+    found = disk.get(path)
+    text = found.data.decode("utf-8-sig", errors="replace") if isinstance(found, File) else ""
+    said = _loaded(text)
+    if not isinstance(said or {}, dict):
+        raise ScaffoldError(f"`{path}` does not hold `key: value` lines of YAML; mend it first")
+    named = str((said or {}).get("class_path", ""))
+    arguments = (said.get("init_args") if named else said) or {}
+    lines = [line for line in text.splitlines() if not line.startswith(("#", "---"))]
+    kept = "\n" + textwrap.indent("\n".join(lines).strip("\n"), "  ")
+    if not arguments or _loaded(f"x:{kept}") == {"x": arguments}:  # with the user's comments
+        return named, kept if arguments else " {}"
+    dumped = yaml.safe_dump(arguments, sort_keys=False, allow_unicode=True).rstrip("\n")
+    return named, "\n" + textwrap.indent(dumped, "  ")
+
+
+def _loaded(text: str) -> Any:
+    try:
+        return yaml.load(text, Loader=LOADER)
+    except yaml.YAMLError as error:
+        return error
+
+
+def _check_free(path: str, name: str, text: str, disk: Disk) -> None:
+    """Nothing of the user's is written over, hidden or given two meanings."""
+    hiding = (path, path.removesuffix(".py"), f"{path.rpartition('/')[0]}.py")
+    if taken := next((each for each in hiding if disk.get(each)), None):
+        raise ScaffoldError(f"`{taken}` exists, choose another name or move it")
+    if path.endswith(".py") and names_in(text).count(name) > 1:
+        raise ScaffoldError(f"`{name}` has another meaning in `{path}`, choose another name")
+
+
+def _replaced(text: str, words: Mapping[str, str]) -> str:
+    return re.sub("|".join(words), lambda found: words[found[0]], text)
 
 
 def _sorted_imports(text: str, package: str) -> str:

@@ -1,5 +1,6 @@
 """Stubs of one's own: typed, formatted, linted, and the user's from the start."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -49,6 +50,36 @@ def test_a_second_one_begins_with_the_arguments_of_the_first(project, kind, part
     assert config["init_args"] == {"lr": 7, "nested": {"x": 1}}
 
 
+ARGUMENTS = {"lr": 7, "text": "a\n\nb\n"}
+
+
+@pytest.mark.parametrize(
+    ("text", "arguments"),
+    [
+        ("---\nlr: 7 # high\n", {"lr": 7}),
+        ("\ufefflr: 7\n", {"lr": 7}),
+        ("lr: 7\ntext: |\n  a\n\n  b\n", ARGUMENTS),
+        ("{lr: 7, text: 'a\n\n\n  b\n\n  '}", ARGUMENTS),
+        ("- &x lr\n", None),
+        ("lr: [7\n", None),
+        ("lr: 7\n---\nlr: 8\n", None),
+        ("class_path: my_exp.model.ImageClassifier\ninit_args:\n  lr: 7\n", {"lr": 7}),
+        ("class_path: my_exp.model.ImageClassifier\n", {}),
+    ],
+)
+def test_arguments_in_any_form_of_yaml(project, text, arguments):
+    Path("configs/model.yaml").write_text(text)
+    ran = project("add", "module", "resnet")
+    if arguments is None:
+        assert (ran.code, len(ran.err.splitlines())) == (1, 1)
+        assert "`configs/model.yaml`" in ran.err
+        assert not Path("my_exp/models").exists()
+    else:
+        written = Path("configs/model/resnet.yaml").read_text()
+        assert yaml.safe_load(written)["init_args"] == arguments
+        assert ("# high" in text) == ("# high" in written)  # comments stay where lines can
+
+
 @pytest.mark.parametrize("text", [None, "", "# nothing yet\n"])
 def test_a_second_one_without_arguments(project, text):
     Path("configs/model.yaml").unlink()
@@ -73,7 +104,110 @@ def test_undo_takes_an_unedited_stub_away(project):
     assert not Path("my_exp/models").exists()
 
 
-@pytest.mark.parametrize("name", ["class", "a b", "1x", "../x", "x/y", "", "a\nb"])
+def edit(path: str, **becomes: str) -> None:
+    text = Path(path).read_text()
+    for old, new in becomes.items():
+        text = text.replace(old, new)
+    Path(path).write_text(text)
+
+
+def renamed() -> None:
+    """As an editor does it: another name for each class."""
+    for path in ("my_exp/model.py", "my_exp/data.py", "train.py"):
+        edit(path, ImageClassifier="DigitNet", ImageDataModule="Digits")
+
+
+def moved() -> None:
+    """The model into a package that exports it, its own imports with dots."""
+    Path("my_exp/nets").mkdir()
+    Path("my_exp/model.py").rename("my_exp/nets/classifier.py")
+    edit("my_exp/nets/classifier.py", **{"from my_exp.augment": "from ..augment"})
+    Path("my_exp/nets/__init__.py").write_text("from .classifier import ImageClassifier\n")
+    edit("train.py", **{"my_exp.model": "my_exp.nets"})
+
+
+def by_attribute() -> None:
+    """Modules imported in place of the classes, and the model in train.py itself."""
+    body = "import my_exp.data as d\nfrom scaffold_runtime import cli\n"
+    body += Path("my_exp/model.py").read_text()
+    body += "if __name__ == '__main__':\n    cli.run(ImageClassifier, d.ImageDataModule)\n"
+    Path("my_exp/model.py").unlink()
+    Path("train.py").write_text(body)
+
+
+@pytest.mark.parametrize("change", [renamed, moved, by_attribute])
+def test_it_begins_with_the_classes_that_the_script_names(project, change):
+    change()
+    for kind in STUBS:
+        assert project("add", kind, f"my-{kind}", "--custom").code == 0
+    assert project("add", "extra", "notebook").code == 0
+    cells = json.loads(Path("notebooks/train.ipynb").read_text())["cells"]
+    lines = [line for cell in cells for line in cell["source"] if line.startswith("from")]
+    written = ["my_callback", "my_logger", "models.my_module", "datamodules.my_datamodule"]
+    lines += [f"import my_exp.{name}\n" for name in written]
+    lines += [f"import tests.test_my_{kind}\n" for kind in STUBS]
+    done = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "Nothing to do" in project("update").out
+
+
+def test_what_configs_name_goes_before_what_the_script_names(project):
+    Path("my_exp/other.py").write_text("class Other:\n    pass\n")
+    Path("configs/model.yaml").write_text("class_path: my_exp.other.Other\n")
+    project("add", "module", "resnet")
+    assert "class Resnet:" in Path("my_exp/models/resnet.py").read_text()
+
+
+@pytest.mark.parametrize("kind", STUBS)
+def test_a_class_that_is_not_there_is_one_clear_error(project, kind):
+    edit("my_exp/model.py", ImageClassifier="DigitNet")
+    edit("my_exp/data.py", ImageDataModule="Digits")
+    ran = project("add", kind, "mine", "--custom")
+    assert (ran.code, len(ran.err.splitlines())) == (1, 2)
+    assert "there is no `class Image" in ran.err
+    assert not list(Path().rglob("*mine*"))
+
+
+def test_modules_that_import_each_other_in_a_circle_come_to_an_end(project):
+    Path("my_exp/model.py").write_text("from my_exp.model import ImageClassifier\n")
+    assert "there is no `class ImageClassifier`" in project("add", "module", "x").err
+
+
+@pytest.mark.parametrize(
+    ("name", "becomes"),
+    [("ResNet", "ResNet"), ("my-ResNet", "MyResNet"), ("my_package", "MyPackage")],
+)
+def test_the_class_keeps_the_case_of_the_name(project, name, becomes):
+    assert project("add", "module", name).code == 0
+    stem = name.lower().replace("-", "_")
+    assert f"class {becomes}(" in Path(f"my_exp/models/{stem}.py").read_text()
+    assert stem in Path(f"configs/model/{stem}.yaml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        *(("callback", name) for name in ("trainer", "callback", "any", "image-classifier")),
+        *(("logger", name) for name in ("logger", "path", "any")),
+        *(("module", name) for name in ("tensor", "lightning-module", "trainer")),
+    ],
+)
+def test_a_class_does_not_shadow_what_its_file_uses(project, kind, name):
+    ran = project("add", kind, name, "--custom")
+    assert (ran.code, "has another meaning" in ran.err) == (1, True)
+
+
+def test_a_module_and_a_folder_of_one_name_do_not_hide_each_other(project):
+    Path("my_exp/models.py").touch()
+    assert "`my_exp/models.py` exists" in project("add", "module", "x").err
+    project("add", "datamodule", "x")
+    assert "`my_exp/datamodules` exists" in project("add", "logger", "datamodules", "--custom").err
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["class", "a b", "1x", "../x", "x/y", "", "a\nb", "none", "true", "con", "x" * 65, "x" * 300],
+)
 def test_bad_names_write_nothing(project, name):
     before = sorted(Path().rglob("*.py"))
     ran = project("add", "module", "--", name)
