@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from itertools import chain
+from itertools import chain, islice
 from typing import Any
 
 from torch.utils._pytree import tree_flatten, tree_unflatten
@@ -88,7 +88,13 @@ class _Batches:
                     parts.append(None)
                     continue
                 iterators[position] = iter(self.iterables[position])
-                parts.append(next(iterators[position]))
+                again = list(islice(iterators[position], 1))
+                if not again:
+                    raise MisconfigurationException(
+                        f"loader {position + 1} of the {len(iterators)} of a CombinedLoader cannot be repeated: it is "
+                        "empty, or gives its batches only once. Check its data, or take mode='min_size'."
+                    )
+                parts += again
             yield tree_unflatten(parts, self.structure)
 
 

@@ -388,8 +388,7 @@ def _meant(name: str) -> str | None:
     if name in REMOVED_HOOKS or not name.startswith("on_"):
         return REMOVED_HOOKS.get(name)
     words = "_".join(SYNONYMS.get(word, word) for word in name.split("_"))
-    spelt = difflib.get_close_matches(words, HOOK_NAMES, n=1, cutoff=0.9)
-    return spelt[0] if spelt else None
+    return next(iter(difflib.get_close_matches(words, HOOK_NAMES, cutoff=0.9)), None)
 
 
 def _inherits_from_elsewhere(kind: type, base: type, name: str) -> bool:

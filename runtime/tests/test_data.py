@@ -56,6 +56,14 @@ def test_combined_keeps_the_structure() -> None:
     assert next(iter(loader))[0] == {"x": "a0", "y": ["b0", "c0"]}
 
 
+def test_an_empty_loader_cannot_be_repeated() -> None:
+    loader = CombinedLoader(
+        {"x": letters("a", 2), "y": [letters("b", 1), letters("c", 0)]}, "max_size_cycle"
+    )
+    with pytest.raises(MisconfigurationException, match=r"loader 3 of the 3 .* is empty"):
+        list(loader)
+
+
 def test_combined_with_a_stream_has_no_length() -> None:
     class Stream(IterableDataset[int]):
         def __iter__(self) -> Any:
