@@ -266,7 +266,8 @@ def test_predictions_are_written(project: Path, capsys: pytest.CaptureFixture[st
 def test_resuming_from_a_path_where_it_was_started(project: Path) -> None:
     train(project)
     shutil.copy(next(project.glob("runs/version_0/checkpoints/*.ckpt")), "here.ckpt")
-    cli = train(project, "fit", "--ckpt_path=here.ckpt", "--trainer.max_epochs=3")
+    with pytest.warns(UserWarning, match="now saves into .*version_1"):  # it lies in no run folder
+        cli = train(project, "fit", "--ckpt_path=here.ckpt", "--trainer.max_epochs=3")
     assert cli.trainer.current_epoch == 3
 
 

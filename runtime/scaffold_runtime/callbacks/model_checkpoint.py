@@ -97,7 +97,6 @@ class ModelCheckpoint(Checkpoint):
         self.save_weights_only = save_weights_only
         self.auto_insert_metric_name = auto_insert_metric_name
         self.enable_version_counter, self.async_save = enable_version_counter, async_save
-        self._given_dirpath = self.dirpath is not None
         self._set_triggers(every_n_train_steps, train_time_interval, every_n_epochs)
         self._on_train_epoch_end = save_on_train_epoch_end
         self._check_arguments()
@@ -194,8 +193,6 @@ class ModelCheckpoint(Checkpoint):
         self.best_model_path = state_dict["best_model_path"]
         score = state_dict["best_model_score"]
         self.best_model_score = None if score is None else torch.as_tensor(score)
-        if not self._given_dirpath and state_dict["dirpath"]:
-            self.dirpath = state_dict["dirpath"]
         if self.dirpath == state_dict["dirpath"]:  # otherwise the others belong to another folder
             self.best_k_models = {k: float(v) for k, v in state_dict["best_k_models"].items()}
             self.last_model_path = state_dict["last_model_path"]
@@ -207,7 +204,7 @@ class ModelCheckpoint(Checkpoint):
             self._candidates = state_dict.get("candidates")
             self.asked = self._candidates is not None
             self._continues = True
-        else:
+        elif self.dirpath:
             warnings.warn(
                 f"ModelCheckpoint now saves into {self.dirpath}, and not into {state_dict['dirpath']} as the run it "
                 "goes on from: of its checkpoints there, only the best is remembered, and none is removed.",

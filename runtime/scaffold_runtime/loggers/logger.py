@@ -156,8 +156,7 @@ class FolderLogger(Logger):
 
     @property
     def log_dir(self) -> str:
-        version = self.version if isinstance(self.version, str) else f"version_{self.version}"
-        return os.path.join(self.root_dir, version)
+        return os.path.join(self.root_dir, run_name(self.version))
 
     def follow(self, first: Logger) -> None:
         if self._version is None:
@@ -220,6 +219,11 @@ class ServiceLogger(Logger):
             if file.exists() and self._sent.get(path) != file.stat().st_mtime:
                 self.send_checkpoint(file, best=path == callback.best_model_path)
                 self._sent[path] = file.stat().st_mtime
+
+
+def run_name(version: int | str | None) -> str:
+    """The name of the folder of a run; "" where the run has no version."""
+    return f"version_{version}" if isinstance(version, int) else str(version or "")
 
 
 def claim_version(root: Path) -> int:

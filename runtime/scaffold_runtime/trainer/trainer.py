@@ -32,6 +32,7 @@ from scaffold_runtime.errors import MisconfigurationException
 from scaffold_runtime.feed import LIMITS, STAGES
 from scaffold_runtime.hooks import Callback, Checkpoint
 from scaffold_runtime.loggers import Logger, select_loggers
+from scaffold_runtime.loggers.logger import run_name
 from scaffold_runtime.loggers.silent import SilentLogger
 from scaffold_runtime.loops.evaluate import evaluate
 from scaffold_runtime.loops.fit import fit
@@ -791,12 +792,16 @@ class Trainer:
 
     @property
     def log_dir(self) -> str:
-        """The folder of this run: of the first logger that has one, else `default_root_dir`."""
+        """The folder of this run: of the first logger that has one, else named after the version of the first."""
         folder = next((logger.log_dir for logger in self.loggers if logger.root_dir), None)
-        return folder or self.default_root_dir
+        version = self.logger.version if self.logger and not folder else None
+        return folder or str(Path(self.runs_dir, run_name(version)))
 
     @property
     def runs_dir(self) -> str:
         """The folder that holds the folders of runs, this one's and earlier ones'."""
         folder = next((logger.root_dir for logger in self.loggers if logger.root_dir), None)
-        return folder or self.default_root_dir
+        if folder or self.logger is None:
+            return folder or self.default_root_dir
+        place = self.logger.save_dir or self.default_root_dir
+        return str(Path(place, self.logger.name or ""))

@@ -336,6 +336,28 @@ def test_without_logger_the_folder_is_the_root(train) -> None:
 # -- resume ---------------------------------------------------------------------------------------
 
 
+def test_two_runs_from_one_checkpoint_save_in_their_own_folders(train) -> None:
+    from scaffold_runtime.loggers import CSVLogger
+
+    def run(root: str, epochs: int, **arguments: Any) -> ModelCheckpoint:
+        save = ModelCheckpoint(filename="{epoch}")
+        train(save, logger=CSVLogger(root, "exp"), max_epochs=epochs, **arguments)
+        return save
+
+    first = run("first", 1).best_model_path
+    for root, epochs in (("second", 2), ("third", 3)):
+        with pytest.warns(UserWarning, match="ModelCheckpoint now saves into .* none is removed"):
+            run(root, epochs, ckpt_path=first)
+
+    for root, name in (("first", "epoch=0"), ("second", "epoch=1"), ("third", "epoch=2")):
+        assert files(f"{root}/exp/version_0/checkpoints") == [f"{name}.ckpt"]
+    run(
+        "first", 2, ckpt_path=first
+    )  # where the logger goes on in the old folder, so do checkpoints
+    assert [p.name for p in Path("first/exp").iterdir()] == ["version_0"]
+    assert "epoch=1.ckpt" in files("first/exp/version_0/checkpoints")
+
+
 def test_a_resumed_run_knows_what_is_best(train) -> None:
     arguments: dict[str, Any] = {"monitor": "score", "save_top_k": 2, "save_last": True}
     train(ModelCheckpoint("saved", "{epoch}", **arguments), max_epochs=4)

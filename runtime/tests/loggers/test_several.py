@@ -74,6 +74,37 @@ def test_another_folder_still_shares_the_number(regression, make_loader, make_tr
     ]
 
 
+class Bare(Broken):
+    """No more than Lightning asks for."""
+
+    name = "bare"  # type: ignore[assignment]
+
+    def __init__(self, version: Any, save_dir: str | None = None) -> None:
+        super().__init__()
+        self.place = version, save_dir
+
+    version = property(lambda self: self.place[0])  # type: ignore[assignment]
+    save_dir = property(lambda self: self.place[1])  # type: ignore[assignment]
+
+
+def test_runs_of_a_logger_of_ones_own_have_a_folder_each(
+    regression, make_loader, make_trainer
+) -> None:
+    for logger in (Bare("a"), Bare(2), Bare("c", "mine")):
+        trainer = make_trainer(logger=logger, enable_checkpointing=True, default_root_dir="root")
+        trainer.fit(regression(), make_loader(2))
+
+    folders = sorted(str(p.parent) for p in Path().rglob("*.ckpt"))
+    places = ("mine/bare/c", "root/bare/a", "root/bare/version_2")
+    assert folders == [f"{place}/checkpoints" for place in places]
+    assert trainer.log_dir == "mine/bare/c"
+    assert make_trainer(logger=Bare(None), default_root_dir="root").log_dir == "root/bare"
+    again = make_trainer(logger=Bare(3), enable_checkpointing=True, default_root_dir="root")
+    with pytest.warns(UserWarning, match="now saves into .*version_3"):
+        again.fit(regression(), make_loader(2), ckpt_path="last")  # the newest of its runs
+    assert "root/bare/version_2/" in again.ckpt_path
+
+
 @pytest.mark.parametrize("method", ["log_metrics", "finalize", "after_save_checkpoint"])
 def test_a_logger_that_fails_is_named_once_and_training_goes_on(
     method: str, regression, make_loader, make_trainer, recorder
