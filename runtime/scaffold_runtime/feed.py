@@ -73,9 +73,9 @@ class Feed:
                 return owner
         return None
 
-    @property
-    def _overfits(self) -> bool:
-        return self.trainer.fn == "fit" and self.trainer.overfit_batches > 0
+    def _in_order(self, loader: Any, stage: str) -> Any:
+        overfits = self.trainer.fn == "fit" and self.trainer.overfit_batches > 0
+        return unshuffled(loader, stage) if overfits else loader
 
     def renew(self, stage: str) -> None:
         """Ask for the loaders of a stage again when they are next needed."""
@@ -95,9 +95,7 @@ class Feed:
     def evaluated(self, stage: str) -> list[tuple[Any, Any]]:
         """The loaders of an evaluation stage, each with what to iterate in its place."""
         if stage not in self._evaluated:
-            loaders = as_eval_loaders(self.source(stage))
-            if self._overfits:
-                loaders = [unshuffled(loader, stage) for loader in loaders]
+            loaders = [self._in_order(each, stage) for each in as_eval_loaders(self.source(stage))]
             if self.shares is not None:
                 loaders = [self.shares.of_evaluation(loader) for loader in loaders]
             self.replace(stage, loaders)
@@ -125,9 +123,7 @@ class Feed:
             MisconfigurationException: if there are none.
         """
         trainer = self.trainer
-        loader = as_train_loader(self.source("train"))
-        if self._overfits:
-            loader = unshuffled(loader, "train")
+        loader = self._in_order(as_train_loader(self.source("train")), "train")
         if self.shares is not None:
             loader = self.shares.of_training(loader)
         train = TrainSource(loader, trainer.limit_train_batches)

@@ -374,9 +374,9 @@ def check_hooks(owner: object, base: type) -> None:
         both = name.startswith("on_") and overridden(meant, owner, base)
         if both or mentions(owner, name) or _inherits_from_elsewhere(kind, base, name):
             continue
-        why = "no longer exists" if name in REMOVED_HOOKS else "is no hook"
-        never = f"`{kind.__name__}.{name}` would never be called: it {why}."
-        raise MisconfigurationException(f"{never} Rename it to `{meant}`.")
+        raise MisconfigurationException(
+            f"`{kind.__name__}.{name}` would never be called: there is no such hook. Rename it to `{meant}`."
+        )
     leading = ("trainer", "pl_module") if isinstance(owner, Callback) else ()
     for hook in HOOKS:
         if hasattr(base, hook.name) and overridden(hook.name, owner, base):

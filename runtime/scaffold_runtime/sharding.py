@@ -40,7 +40,7 @@ class Shares:
         Every process gets equally many; where they do not divide, some come twice.
         """
         if isinstance(source, CombinedLoader):
-            return _combined(source, self.of_training)
+            return CombinedLoader(tree_map(self.of_training, source.iterables), source.mode)
         if not _divisible(source):
             return source
         batches, batched = source.batch_sampler, type(source.batch_sampler) is BatchSampler
@@ -101,7 +101,8 @@ class EveryNth:
 def unshuffled(source: Any, stage: str) -> Any:
     """A loader, or a combined one, that gives its samples in order, and so the same first batches each time."""
     if isinstance(source, CombinedLoader):
-        return _combined(source, lambda part: unshuffled(part, stage))
+        parts = tree_map(lambda part: unshuffled(part, stage), source.iterables)
+        return CombinedLoader(parts, source.mode)
     if not _numbered(source) or isinstance(_sampler(source), SequentialSampler):
         return source
     rank_zero_warn(f"overfit_batches: the {stage} data is not shuffled, to be the same each time.")
@@ -136,7 +137,3 @@ def _with(loader: DataLoader[Any], **replaced: Any) -> Any:
     clone = copy.copy(loader)
     clone.__dict__.update(replaced, _iterator=None)
     return clone
-
-
-def _combined(source: CombinedLoader, change: Any) -> CombinedLoader:
-    return CombinedLoader(tree_map(change, source.iterables), source.mode)

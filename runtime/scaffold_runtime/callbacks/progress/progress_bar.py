@@ -213,7 +213,7 @@ class ProgressBar(Callback):
         return self.is_enabled and not (draws_itself and type(self)._show is ProgressBar._show)
 
     def _draws_now(self) -> bool:
-        if not self._draws or not self._live_terminal or self._done % self.refresh_rate:
+        if not self._live_terminal or not self._draws or self._done % self.refresh_rate:
             return False
         return time.monotonic() >= self._next_draw
 
