@@ -67,7 +67,9 @@ def scaffold(
 
 @app.command(epilog="Example: `scaffold new my-exp --callbacks early-stopping --loggers csv`")
 def new(
-    name: Annotated[str, typer.Argument(help="Of the folder; `my-exp` has the package `my_exp`")],
+    name: Annotated[
+        str, typer.Argument(help="Of the folder, or `.`; `my-exp` has the package `my_exp`")
+    ],
     task: Annotated[
         str | None, typer.Option(help="What to train", autocompletion=complete.tasks)
     ] = None,
@@ -107,24 +109,29 @@ def new(
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """Write a new project into the folder NAME."""
+    """Write a new project into the folder NAME, or into this one if that is `.`."""
     from scaffold import create, git, wizard
     from scaffold.choose import choose, choose_own
 
-    catalogue, target = packaged(), Path.cwd() / name
+    catalogue, here = packaged(), name == "."
+    target = Path.cwd() if here else Path.cwd() / name
+    name = target.name if here else name
     ask = wizard.on_terminal() and not (defaults or as_json)
-    create.check_target(name, target)
+    if not dry_run:
+        create.clear(target)
+    kept = create.check_target(name, target)
     if template:
         answers = choose_own(name, template, data or [], catalogue, ask=ask)
     else:
         flags = {"callback": callbacks, "logger": loggers, "strategy": strategy, "extra": extras}
         flags |= {"task": task, "author": author, "description": description}
         answers = choose(name, flags, runtime, catalogue, ask=ask)
-    tree = create.plan_new(answers, catalogue)
+    tree = create.plan_new(answers, catalogue, kept)
     if not dry_run:
         create.write_new(tree, target)
     started = not dry_run and not no_git and git.init(target)
-    console.created(answers, tree, dry_run=dry_run, git=started, as_json=as_json)
+    to = "" if here else f"cd {name} && "
+    console.created(answers, tree, to, kept, dry_run=dry_run, git=started, as_json=as_json)
 
 
 @app.command(epilog="Examples: `scaffold add callback ema`, `scaffold add module resnet`")

@@ -73,17 +73,26 @@ def _reason(error: Exception) -> str:
     return str(error)
 
 
-def created(answers: Answers, tree: Tree, *, dry_run: bool, git: bool, as_json: bool) -> None:
-    next_command = f"cd {answers.name}" + " && python train.py" * ("train.py" in tree)
+def created(
+    answers: Answers,
+    tree: Tree,
+    to: str,
+    kept: list[str],
+    *,
+    dry_run: bool,
+    git: bool,
+    as_json: bool,
+) -> None:
+    """`to` goes into its folder, `kept` was there before."""
+    next_command = f"{to}python train.py" if "train.py" in tree else to.removesuffix(" && ")
     if as_json:
-        paths = sorted(tree)
-        say_json(
-            {"project": answers.name, "dry_run": dry_run, "files": paths, "next": next_command}
-        )
+        said = {"project": answers.name, "dry_run": dry_run, "files": sorted(tree), "kept": kept}
+        say_json({**said, "next": next_command})
     elif dry_run:
         for path in sorted(tree):
             say(f"  + {answers.name}/{path}")
         say(f"{len(tree)} files, nothing written")
+        _kept(kept)
     else:
         say(f"Created `{answers.name}` from `{answers.template or answers.task}`", bold=True)
         if not answers.template:
@@ -93,8 +102,15 @@ def created(answers: Answers, tree: Tree, *, dry_run: bool, git: bool, as_json: 
         repository = ", a git repository" if git else ""
         more = "" if answers.template else "; `scaffold list` shows what can be added"
         say(f"  {len(tree)} files{repository}{more}")
+        _kept(kept)
         say()
         say(next_command, bold=True)
+
+
+def _kept(paths: list[str]) -> None:
+    ignore = "; let git ignore /runs/, /data/ and *.ckpt" if ".gitignore" in paths else ""
+    if paths:
+        say(_hung(f"  kept yours: {', '.join(paths)}{ignore}"))
 
 
 def changed(

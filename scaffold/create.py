@@ -1,42 +1,62 @@
 """A new project: rendered beside its place, then moved there by one rename."""
 
 import os
+import re
 import shutil
 import time
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from tempfile import mkdtemp
 
 from scaffold.answers import Answers
 from scaffold.catalogue import Catalogue
 from scaffold.errors import ScaffoldError
-from scaffold.files import Tree, write_tree
-from scaffold.lock import locked
-from scaffold.names import check_name
-from scaffold.project import state_files
+from scaffold.files import Disk, Tree, write_tree
+from scaffold.journal import WORK, alone, write
+from scaffold.lock import Entry, locked
+from scaffold.names import check_name, one_line
+from scaffold.project import LOCK, state_files
 from scaffold.render import render
 
+BEGINNING = re.compile(r"(?i)\.git(ignore|attributes)|(readme|licen[cs]e|copying)(\.\w+)?")
 STAGING = ".scaffold-new-"
 DAY = 24 * 60 * 60
 
 
-def plan_new(answers: Answers, catalogue: Catalogue) -> Tree:
-    """Every file of the new project, nothing written yet."""
+def plan_new(answers: Answers, catalogue: Catalogue, kept: Iterable[str] = ()) -> Tree:
+    """Every file of the new project, nothing written yet; `kept` are the user's own in its place."""
     tree = render(answers, catalogue)
-    return {**tree, **state_files(answers, locked(tree))}
+    own = {path: Entry(tree[path], "ejected") for path in kept if path in tree}
+    state = state_files(answers, {**locked(tree), **own})
+    return {**{path: file for path, file in tree.items() if path not in own}, **state}
 
 
-def check_target(name: str, target: Path) -> None:
+def check_target(name: str, target: Path) -> list[str]:
+    """What is there already and stays: the files that a repository begins with."""
     check_name(name)
     if target.is_symlink() or (target.exists() and not target.is_dir()):
         raise ScaffoldError(f"`{target.name}` exists here and is not a folder; choose another name")
-    if target.is_dir() and any(target.iterdir()):
-        raise ScaffoldError(f"`{target.name}` exists and is not empty; choose another name")
-    if not os.access(target.parent, os.W_OK):
-        raise ScaffoldError(f"cannot write in {target.parent}: it is read-only for you")
+    place = target if target.is_dir() else target.parent
+    if not os.access(place, os.W_OK):
+        raise ScaffoldError(f"cannot write in {place}: it is read-only for you")
+    found = sorted(path.name for path in target.iterdir()) if target.is_dir() else []
+    if others := [each for each in found if each != ".git" and not _begins(target / each)]:
+        raise ScaffoldError(
+            f"`{target.name}` exists and is not empty: `{one_line(others[0])}`; choose another name"
+        )
+    return [each for each in found if each != ".git"]
+
+
+def _begins(path: Path) -> bool:
+    """GitHub and others make these for a new repository."""
+    return path.is_file() and not path.is_symlink() and bool(BEGINNING.fullmatch(path.name))
 
 
 def write_new(tree: Tree, target: Path) -> None:
     """All of it or nothing: what fails half-way leaves no trace, what is killed none for long."""
+    if target.is_dir():
+        return _write_into(tree, target)
     sweep(target.parent)
     staging = Path(mkdtemp(prefix=STAGING, dir=target.parent))
     held = _hold(staging)
@@ -50,6 +70,24 @@ def write_new(tree: Tree, target: Path) -> None:
     finally:
         if held is not None:
             os.close(held)
+    return None
+
+
+def _write_into(tree: Tree, target: Path) -> None:
+    """Beside what is there, by a journal: a folder that is used has no other name to be written under."""
+    try:
+        with alone(target):
+            write(target, tree, Disk(target))
+    finally:
+        shutil.rmtree(target / WORK, ignore_errors=True)  # nothing to undo: it begins here
+        with suppress(OSError):
+            (target / WORK).parent.rmdir()
+
+
+def clear(target: Path) -> None:
+    """Take back what a killed `scaffold new` left in the folder where it was to write."""
+    if (target / WORK).is_dir() and not (target / LOCK).exists():
+        _write_into({}, target)
 
 
 def sweep(folder: Path) -> None:

@@ -16,7 +16,7 @@ import pytest
 import tomllib
 import yaml
 
-from scaffold import create
+from scaffold import create, journal
 from scaffold.answers import default_answers
 from scaffold.catalogue import packaged
 from scaffold.errors import ScaffoldError
@@ -135,7 +135,6 @@ def test_answers_cannot_alter_structure(scaffold):
             "a/b",
             "../up",
             "a\\b",
-            ".",
             "..",
             "",
             "  ",
@@ -178,6 +177,85 @@ def test_an_empty_folder_is_used(scaffold):
     Path("my-exp").mkdir()
     assert scaffold("new", "my-exp").code == 0
     assert Path("my-exp/train.py").exists()
+
+
+MADE_BY_GITHUB = {"README.md": "# mine\n", "LICENSE": "MIT\n", ".gitignore": "*.pyc\n"}
+
+
+def cloned(folder: str, files: dict[str, str]) -> None:
+    subprocess.run(["git", "init", "-q", folder], check=True)
+    for path, text in files.items():
+        Path(folder, path).write_text(text)
+
+
+@pytest.mark.parametrize("files", [{}, MADE_BY_GITHUB, {"Readme.rst": "mine\n"}])
+@pytest.mark.parametrize("here", [True, False])
+def test_a_cloned_repository_is_used_and_its_files_are_kept(scaffold, files, here, workplace):
+    cloned("my-exp", files)
+    if here:
+        os.chdir("my-exp")
+    name = "." if here else "my-exp"
+    listed = json.loads(scaffold("new", name, "--dry-run", "--json").out)
+    ran = scaffold("new", name)
+    assert ran.code == 0, ran.err
+    assert ran.out.splitlines()[-1] == ("" if here else "cd my-exp && ") + "python train.py"
+    assert all(path in ran.out for path in files)
+    root = workplace / "my-exp"
+    assert {path: (root / path).read_text() for path in files} == files
+    found = {p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file()}
+    ours = {path for path in found if not path.startswith(".git/")}
+    assert (ours - {*files}, listed["kept"]) == ({*listed["files"]}, sorted(files))
+    os.chdir(root)
+    assert scaffold("undo").err.startswith("error: there is nothing to undo")
+    own = [each["path"] for each in json.loads(scaffold("diff", "--json").out)["own"]]
+    assert own == sorted({*files} & {"README.md", ".gitignore"})  # against those of the template
+    assert "Nothing to do" in scaffold("update").out
+    assert scaffold("add", "callback", "ema").code == 0
+    assert "Nothing to do" in scaffold("update").out
+    scaffold("undo")
+
+
+def test_the_current_folder_is_used_if_it_is_empty(scaffold, workplace):
+    assert scaffold("new", ".", "--no-git").code == 0
+    assert Path("workplace/model.py").exists()
+
+
+@pytest.mark.parametrize("other", ["mine.py", "README.md/", "src/", ".github/"])
+def test_a_repository_with_anything_else_is_left_alone(scaffold, other):
+    cloned("my-exp", MADE_BY_GITHUB if other != "README.md/" else {})
+    place = Path("my-exp", other)
+    place.mkdir() if other.endswith("/") else place.touch()
+    before = sorted(Path("my-exp").iterdir())
+    ran = scaffold("new", "my-exp")
+    assert (ran.code, f"`{place.name}`" in ran.err) == (1, True)
+    assert sorted(Path("my-exp").iterdir()) == before
+
+
+@pytest.mark.parametrize("killed", [True, False])
+def test_nothing_is_half_written_into_a_repository(scaffold, killed, monkeypatch):
+    """It is taken back at once, or by the next `new` if it was killed."""
+    cloned("my-exp", MADE_BY_GITHUB)
+    put = journal._put
+
+    def full(root, path, file):
+        put(root, path, file)
+        if path == "train.py" and file:
+            if killed:
+                os.kill(os.getpid(), signal.SIGKILL)
+            raise OSError(28, "No space left on device")
+
+    if (child := os.fork() if killed else 0) == 0:
+        with monkeypatch.context() as patched:
+            patched.setattr(journal, "_put", full)
+            assert scaffold("new", "my-exp").code == 1
+    else:
+        assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+        assert Path("my-exp/train.py").exists()
+        Path("my-exp/mine.txt").touch()
+        assert "`mine.txt`" in scaffold("new", "my-exp").err
+        Path("my-exp/mine.txt").unlink()
+    assert sorted(os.listdir("my-exp")) == sorted([".git", *MADE_BY_GITHUB])
+    assert scaffold("new", "my-exp").code == 0
 
 
 def test_a_link_is_not_followed(scaffold, workplace):
