@@ -204,7 +204,9 @@ class Trainer:
         settings.set_determinism(deterministic, benchmark)
 
         chosen = [] if off else select_loggers(logger, self.default_root_dir)
-        self.loggers: list[Logger] = [SilentLogger() for _ in chosen] if one else chosen
+        self.loggers: list[Logger] = [] if one else chosen
+        # What `self.logger` is where nothing is logged, so that a module may use it all the same.
+        self._stand_in = SilentLogger() if one and chosen else None
         self.callbacks: list[Callback] = default_callbacks(
             callbacks,
             max_time=max_time,
@@ -438,8 +440,9 @@ class Trainer:
         these callbacks only, no logs, no checkpoints, no output."""
         other = copy.copy(self)
         other.progress, other.metrics, other.profiler = Progress(), Metrics(), select_profiler(None)
-        other.callbacks = callbacks
-        other.loggers = [SilentLogger(SilentLogger.places_of(logger)) for logger in self.loggers]
+        other.callbacks, other.loggers = callbacks, []
+        if self.loggers:
+            other._stand_in = SilentLogger(SilentLogger.places_of(self.loggers[0]))
         other.max_steps, other.max_epochs, other.min_steps, other.min_epochs = steps, -1, None, None
         other.limit_val_batches = other.limit_test_batches = other.limit_predict_batches = steps
         other.check_val_every_n_epoch, other.val_check_interval = 1, 1.0
@@ -711,12 +714,12 @@ class Trainer:
 
     @property
     def logger(self) -> Logger | None:
-        """The first logger, if there is one; what is set takes the place of all."""
-        return self.loggers[0] if self.loggers else None
+        """The first logger, if there is one; what is set takes the place of all. A silent one in `fast_dev_run`."""
+        return self.loggers[0] if self.loggers else self._stand_in
 
     @logger.setter
     def logger(self, logger: Logger | None) -> None:
-        self.loggers = [logger] if logger is not None else []
+        self.loggers, self._stand_in = [logger] if logger is not None else [], None
 
     @property
     def checkpoint_callbacks(self) -> list[Any]:
