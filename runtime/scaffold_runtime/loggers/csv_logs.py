@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import csv
 import os
-from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-import yaml
+from torch import Tensor
 
-from scaffold_runtime.loggers.logger import FolderLogger, plain_tree
+from scaffold_runtime.loggers.logger import FolderLogger
 
 FIRST = ("epoch", "step")
 
@@ -43,7 +42,6 @@ class CSVLogger(FolderLogger):
         self._columns: list[str] = []
         self._rows: list[dict[str, Any]] = []
         self._written = 0
-        self._hparams: dict[str, Any] = {}
 
     @property
     def experiment(self) -> CSVLogger:
@@ -58,17 +56,11 @@ class CSVLogger(FolderLogger):
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         row: dict[str, Any] = {"step": len(self._rows) if step is None else step}
         for name, value in metrics.items():
-            row[name if name in FIRST else self._prefix + name] = value
+            number = value.item() if isinstance(value, Tensor) else value
+            row[name if name in FIRST else self._prefix + name] = number
         self._rows.append(row)
         if len(self._rows) >= self._flush_every:
             self.save()
-
-    def log_hyperparams(self, params: Any = None, *args: Any, **kwargs: Any) -> None:
-        given = vars(params) if isinstance(params, Namespace) else dict(params or {})
-        self._hparams.update(plain_tree(given))
-        file = Path(self.log_dir) / "hparams.yaml"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(yaml.safe_dump(self._hparams, sort_keys=False))
 
     def save(self) -> None:
         if not self._rows:
@@ -100,9 +92,10 @@ class CSVLogger(FolderLogger):
             self._replace(rows[: self._written])
 
     def _read(self) -> tuple[list[str], list[dict[str, Any]]]:
-        """The columns and rows of the file, of which the last may be torn."""
+        """The columns and rows of the file. A last line that a kill cut short is cut off: rows are appended."""
         if not self.file.exists():
             return [], []
+        os.truncate(self.file, self.file.read_bytes().rfind(b"\n") + 1)
         with self.file.open(newline="") as file:
             reader = csv.DictReader(file, restkey="", restval="")
             return list(reader.fieldnames or ()), list(reader)

@@ -11,9 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import yaml
 from torch import nn
 
 from scaffold_runtime.errors import ScaffoldRuntimeError, hide_passwords
+from scaffold_runtime.hparams import as_mapping
 from scaffold_runtime.ranks import rank_zero_only
 
 
@@ -129,10 +131,11 @@ class FolderLogger(Logger):
         name: str | None = "lightning_logs",
         version: int | str | None = None,
     ) -> None:
-        self._save_dir = os.fspath(save_dir or os.getcwd())
+        self._save_dir = os.path.expanduser(save_dir or os.getcwd())
         self._name = name or ""
         self._version = version
         self._first: Logger | None = None
+        self.hparams: dict[str, Any] = {}
 
     @property
     def save_dir(self) -> str:
@@ -157,6 +160,13 @@ class FolderLogger(Logger):
     @property
     def log_dir(self) -> str:
         return os.path.join(self.root_dir, run_name(self.version))
+
+    def log_hyperparams(self, params: Any = None, *args: Any, **kwargs: Any) -> None:
+        """Write `hparams.yaml`, with what was logged before."""
+        self.hparams.update(as_mapping(params or {}))
+        file = Path(self.log_dir) / "hparams.yaml"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(yaml.safe_dump(plain_tree(self.hparams), sort_keys=False))
 
     def follow(self, first: Logger) -> None:
         if self._version is None:
@@ -253,14 +263,14 @@ def plain_tree(params: Any) -> Any:
     return params if type(params) in known else str(params)
 
 
-def flat(params: Any, prefix: str = "") -> dict[str, Any]:
+def flat(params: dict[str, Any], join: str = "/") -> dict[str, Any]:
     """Nested hyperparameters as one level, keys joined by "/"; lists and unusual values as text."""
-    mapping = params if isinstance(params, dict) else vars(params)
     flattened: dict[str, Any] = {}
-    for key, value in mapping.items():
+    for key, value in params.items():
         if isinstance(value, dict) and value:
-            flattened.update(flat(value, f"{prefix}{key}/"))
+            inner = flat(value, join).items()
+            flattened.update({f"{key}{join}{name}": item for name, item in inner})
         else:
             plain = isinstance(value, (bool, int, float, str))
-            flattened[f"{prefix}{key}"] = value if plain else str(value)
+            flattened[str(key)] = value if plain else str(value)
     return flattened

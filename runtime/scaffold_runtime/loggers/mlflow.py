@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import re
 import time
-from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
 from scaffold_runtime.extras import require
+from scaffold_runtime.hparams import as_mapping
 from scaffold_runtime.loggers.logger import ServiceLogger, flat
 
 LONGEST = 6000  # characters of a parameter's value that MLflow's stores take
@@ -58,7 +58,7 @@ class MLFlowLogger(ServiceLogger):
         super().__init__(prefix, log_model)
         require("mlflow", "scaffold-runtime[mlflow]", "MLFlowLogger")
         given = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
-        self._tracking_uri = given or f"file:{os.fspath(save_dir or './mlruns')}"
+        self._tracking_uri = given or f"file:{os.path.expanduser(save_dir or './mlruns')}"
         self._experiment_name, self._run_name, self._tags = experiment_name, run_name, tags or {}
         self._artifact_location = artifact_location
         self._run_id = run_id
@@ -165,10 +165,11 @@ class MLFlowLogger(ServiceLogger):
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
         from mlflow.entities import Param
 
-        given = vars(params) if isinstance(params, Namespace) else dict(params)
         client, run_id = self.experiment, self.run_id
         self._known = self._known or dict(client.get_run(run_id).data.params)
-        texts = {_name(name): str(value)[:LONGEST] for name, value in flat(given).items()}
+        texts = {
+            _name(name): str(value)[:LONGEST] for name, value in flat(as_mapping(params)).items()
+        }
         fresh = {name: text for name, text in texts.items() if name not in self._known}
         # MLflow refuses to change one.
         records = [Param(name, text) for name, text in fresh.items()]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import warnings
-from argparse import Namespace
 from typing import Any
 
 import torch
@@ -48,7 +47,6 @@ class TensorBoardLogger(FolderLogger):
         self._sub_dir, self._kwargs = sub_dir, kwargs
         self._open_writer: Any = None
         self._next_step = 0
-        self.hparams: dict[str, Any] = {}
 
     @property
     def log_dir(self) -> str:
@@ -70,14 +68,16 @@ class TensorBoardLogger(FolderLogger):
         writer = self.experiment
         self._next_step = max(self._next_step, (step or 0) + 1)
         for name, value in metrics.items():
-            writer.add_scalar(self._prefix + name, value, step, new_style=True)
+            add = writer.add_scalars if isinstance(value, dict) else writer.add_scalar
+            add(self._prefix + name, value, step)
 
-    def log_hyperparams(self, params: Any, metrics: Any = None, *args: Any, **kwargs: Any) -> None:
+    def log_hyperparams(
+        self, params: Any = None, metrics: Any = None, *args: Any, **kwargs: Any
+    ) -> None:
         """Write hyperparameters, with `metrics` (a dict or one number) beside them."""
         from torch.utils.tensorboard.summary import hparams
 
-        given = vars(params) if isinstance(params, Namespace) else dict(params)
-        self.hparams.update(given)
+        super().log_hyperparams(params)
         if metrics is None and self._default_hp_metric:
             metrics = {"hp_metric": -1}
         if isinstance(metrics, (int, float)):
@@ -86,7 +86,7 @@ class TensorBoardLogger(FolderLogger):
             return
         writer = self.experiment
         for name, value in metrics.items():
-            writer.add_scalar(name, value, 0, new_style=True)
+            writer.add_scalar(name, value, 0)
         for summary in hparams(flat(self.hparams), dict(metrics)):
             writer._get_file_writer().add_summary(summary)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import secrets
 import warnings
-from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from torch import nn
 
 from scaffold_runtime.errors import MisconfigurationException
 from scaffold_runtime.extras import require
+from scaffold_runtime.hparams import as_mapping
 from scaffold_runtime.loggers.logger import ServiceLogger, plain_tree
 
 STEP = "trainer/global_step"
@@ -72,7 +72,7 @@ class WandbLogger(ServiceLogger):
                 "Leave one out."
             )
         self._run_name, self._offline = name, offline
-        self._save_dir = os.fspath(dir if dir is not None else save_dir)
+        self._save_dir = os.path.expanduser(dir if dir is not None else save_dir)
         self._id = id or version
         self._project = project or os.environ.get("WANDB_PROJECT", "lightning_logs")
         self._checkpoint_name, self._policy = checkpoint_name, add_file_policy
@@ -164,8 +164,7 @@ class WandbLogger(ServiceLogger):
         self.experiment.log(named if step is None else {**named, STEP: step})
 
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        given = vars(params) if isinstance(params, Namespace) else dict(params)
-        self.experiment.config.update(plain_tree(given), allow_val_change=True)
+        self.experiment.config.update(plain_tree(as_mapping(params)), allow_val_change=True)
 
     def watch(
         self,

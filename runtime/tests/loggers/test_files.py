@@ -33,7 +33,7 @@ def events(folder: str | Path) -> EventAccumulator:
 
 def scalars(folder: str | Path, tag: str) -> list[tuple[int, float]]:
     accumulator = events(folder)
-    return [(e.step, e.tensor_proto.float_val[0]) for e in accumulator.Tensors(tag)]
+    return [(e.step, e.value) for e in accumulator.Scalars(tag)]
 
 
 class Color(enum.Enum):
@@ -104,10 +104,12 @@ def test_csv_prefix_and_versions() -> None:
     assert CSVLogger("logs", "").log_dir == "logs/version_0"
 
 
+@pytest.mark.parametrize("kind", [CSVLogger, TensorBoardLogger])
 @pytest.mark.parametrize("given", [ODD, Namespace(**ODD)])
-def test_csv_hyperparameters_are_plain_yaml(given: Any) -> None:
-    logger = CSVLogger("logs")
+def test_hyperparameters_are_plain_yaml(given: Any, kind: Any) -> None:
+    logger = kind("logs")
     logger.log_hyperparams(given)
+    logger.finalize("success")
 
     assert yaml.safe_load(Path(logger.log_dir, "hparams.yaml").read_text()) == {
         "lr": 0.1,
@@ -136,6 +138,37 @@ def test_csv_goes_on_in_the_same_file_when_resumed(regression, make_loader, make
     assert [row["step"] for row in rows("logs/exp/mine/metrics.csv") if row["loss"]] == list(
         map(str, range(9))
     )
+
+
+def test_csv_tensors_are_numbers() -> None:
+    logger = CSVLogger("logs")
+    logger.log_metrics({"loss": torch.tensor(1.5)}, 0)
+    logger.save()
+
+    assert rows(logger.file) == [{"step": "0", "loss": "1.5"}]
+
+
+@pytest.mark.parametrize("torn", ["2,0.2", "2", "st"])
+def test_csv_cuts_off_a_row_that_a_kill_cut_short(torn: str) -> None:
+    whole = "step,loss\n1,0.5\n" if torn != "st" else ""
+    logger = CSVLogger("logs", version="mine")
+    logger.file.parent.mkdir(parents=True)
+    logger.file.write_text(whole + torn)
+    logger.log_metrics({"loss": 0.25}, 2)
+    logger.save()
+
+    before = [{"step": "1", "loss": "0.5"}] if whole else []
+    assert rows(logger.file) == [*before, {"step": "2", "loss": "0.25"}]
+
+
+@pytest.mark.parametrize("kind", [CSVLogger, TensorBoardLogger])
+def test_a_tilde_is_the_home_folder(kind: Any, monkeypatch) -> None:
+    monkeypatch.setenv("HOME", str(Path.cwd() / "home"))
+    logger = kind("~/logs")
+    logger.log_metrics({"loss": 1.0}, 0)
+    logger.finalize("success")
+
+    assert len(list(Path("home/logs/lightning_logs/version_0").iterdir())) == 1
 
 
 def test_csv_survives_a_kill_while_columns_grow(monkeypatch) -> None:
@@ -184,6 +217,15 @@ def test_tensorboard_hyperparameters_are_read_back() -> None:
     assert hparams["path"].string_value == "a/b"
     assert scalars(logger.log_dir, "hp_metric") == [(0, -1.0)]
     assert scalars(logger.log_dir, "best") == [(0, pytest.approx(0.9))]
+
+
+def test_tensorboard_draws_a_dict_as_several_lines_of_one_chart() -> None:
+    logger = TensorBoardLogger("logs")
+    logger.log_metrics({"loss": {"train": 1.0, "val": 2.0}}, 3)  # type: ignore[dict-item]
+    logger.finalize("success")
+
+    assert scalars(f"{logger.log_dir}/loss_train", "loss") == [(3, 1.0)]
+    assert scalars(f"{logger.log_dir}/loss_val", "loss") == [(3, 2.0)]
 
 
 def test_tensorboard_graph_and_histograms(regression, make_loader, make_trainer) -> None:
