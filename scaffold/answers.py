@@ -138,10 +138,8 @@ def from_yaml(data: bytes) -> Answers:
         ) from None
     for kind in EXCLUSIVE:
         if len(on := answers.on(kind)) > 1:
-            raise ScaffoldError(
-                f"`.scaffold/answers.yml`: `features` has {kind} {' and '.join(on)}, and one can be on\n"
-                "delete the other line, then `scaffold update`"
-            )
+            what = f"`features` has {kind} {' and '.join(on)}, and one can be on"
+            raise ScaffoldError(f"`.scaffold/answers.yml`: {what}\ndelete the other line")
     if schema > SCHEMA or numbers(answers.version) > numbers(__version__):
         version = one_line(answers.version)
         raise ScaffoldError(

@@ -42,10 +42,11 @@ def change(headline: str, make: "Callable[[Path, Catalogue], Proposal]", manner:
         if not manner.while_pending:
             check_nothing_pending(root)
         proposal = make(root, packaged())
-        if manner.dry_run:
+        if manner.dry_run and not manner.conflict:
             pending = list(proposal.plan.conflicts)
         else:
             pending = settle(proposal.plan, policy)
+        if not manner.dry_run:
             carry_out(proposal, pending)
     console.changed(headline, proposal, pending, dry_run=manner.dry_run, as_json=manner.as_json)
     if pending:

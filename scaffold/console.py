@@ -69,7 +69,8 @@ def fail(error: Exception) -> None:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
-        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+        place = error.filename2 or error.filename  # of a rename, what it was for
+        return f"{error.strerror}: {place}" if place else error.strerror
     return str(error)
 
 

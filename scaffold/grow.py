@@ -7,8 +7,10 @@ from pathlib import Path
 from scaffold.catalogue import Catalogue
 from scaffold.errors import ScaffoldError
 from scaffold.files import Disk, File, Odd
+from scaffold.git import unmerged
 from scaffold.journal import last_change
 from scaffold.lock import Entry, Lock, from_json, to_json
+from scaffold.merge import has_git_markers
 from scaffold.names import package_name
 from scaffold.plan import make_plan
 from scaffold.project import LOCK, Project
@@ -30,10 +32,8 @@ def add(project: Project, kind: str, name: str, catalogue: Catalogue) -> Proposa
     disk = Disk(project.root)
     for path in owned:
         if disk.get(path) is Odd.BLOCKED:
-            raise ScaffoldError(
-                f"cannot write `{path}`: `{disk.blocker(path)}` is a link or a file\n"
-                "make it a folder of the project, then try again; nothing was written"
-            )
+            what = f"`{disk.blocker(path)}` is a link or a file"
+            raise ScaffoldError(f"cannot write `{path}`: {what}\nmake it a folder of the project")
     return propose(project, answers, catalogue, [path for path in owned if not disk.get(path)])
 
 
@@ -98,6 +98,12 @@ def undo(root: Path) -> Proposal:
     kept = [change for change in ours if change.path != PENDING]  # `resolve` deletes that one
     if edited := [change.path for change in kept if disk.get(change.path) != change.after]:
         raise ScaffoldError(f"cannot undo: `{edited[0]}` was changed since, by hand or by git")
+    marked = {each.path for each in ours if each.before and has_git_markers(each.before.data)}
+    if merged := sorted(marked - {*unmerged(root)}):
+        raise ScaffoldError(
+            f"cannot undo: git's conflict markers would be back in `{merged[0]}`\n"
+            "the merge has ended since: take it back with git"
+        )
     theirs = [change for change in changes if change not in ours]
     base = {each.path: Entry(each.after) for each in theirs if each.after}
     target = {each.path: each.before for each in theirs if each.before}

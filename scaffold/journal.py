@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from stat import S_IMODE
 from typing import Any
 
 from scaffold.errors import ScaffoldError
@@ -107,9 +108,18 @@ def _durably(root: Path, path: Path, file: File) -> None:
         out.write(file.data)
         out.flush()
         os.fsync(out.fileno())
-    aside.chmod(file.mode)
+    aside.chmod(_mode(root / path, file))
     (root / path).parent.mkdir(parents=True, exist_ok=True)
     os.replace(aside, root / path)
+
+
+def _mode(place: Path, file: File) -> int:
+    """As it is there; only whether the file can be run is part of a change."""
+    if not place.exists():
+        return file.mode
+    mode = S_IMODE(place.stat().st_mode)
+    runs = mode | (mode & 0o444) >> 2 if file.executable else mode & ~0o111
+    return mode if bool(mode & 0o100) == file.executable else runs
 
 
 def _packed(changes: Sequence[Change]) -> bytes:

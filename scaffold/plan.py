@@ -72,6 +72,8 @@ def make_plan(
         old, user, new = base.get(origin), disk.get(home), target.get(path)
         outcome = decide(home, old, user, new)
         place = path if home == origin else home
+        if path != origin and old and new and disk.get(origin) is None:
+            outcome, place = _both_moved(origin, home, old, user, new), path
         _record(plan, path, outcome, old, new)
         _place(plan, place, outcome, disk)
         if outcome.verb == "conflict" and isinstance(user, File) and new and outcome.file:
@@ -152,6 +154,18 @@ def _three_files(path: str, base: File, user: File, target: File) -> Outcome:
         return Outcome("merge", file=file)
     many = "1 place" if merged.conflicts == 1 else f"{merged.conflicts} places"
     return Outcome("conflict", file=file, note=f"both changed {many}")
+
+
+def _both_moved(origin: str, home: str, base: Entry, user: Found, target: File) -> Outcome:
+    """Yours stays where your code looks for it; other generated files look for the template's."""
+    if base.state != "managed":
+        return Outcome("same", "deleted")
+    if not isinstance(user, File):
+        return Outcome("gone", "deleted", note=f"was `{origin}`, which you deleted")
+    outcome = _three_files(home, base.file, user, target)
+    note = f"was `{origin}`, with your edits; yours stays at `{home}`"
+    verb: Verb = "conflict" if outcome.verb == "conflict" else "create"
+    return Outcome(verb, file=outcome.file or user, note=note)
 
 
 def _record(

@@ -18,7 +18,7 @@ from scaffold.git import unmerged
 from scaffold.journal import write
 from scaffold.lock import Entry, Lock, is_safe
 from scaffold.merge import has_markers
-from scaffold.plan import Conflict, Plan, decide, make_plan
+from scaffold.plan import Conflict, Plan, Verb, decide, make_plan
 from scaffold.project import Project, state_files
 from scaffold.render import paths, render
 
@@ -26,6 +26,10 @@ ALIKE = 0.6
 PENDING = ".scaffold/work/pending.json"
 SKIPPED = {"__pycache__", "build", "data", "dist", "node_modules", "runs", "venv"}
 LARGEST = 256 * 1024
+WON: dict[str, tuple[Verb, str]] = {
+    "mine": ("keep", "in conflict, stays as you have it"),
+    "template": ("update", "in conflict, now the template's; `scaffold undo` brings yours back"),
+}
 Policy = Callable[[str, Conflict], str]  # path, conflict -> mine, template, markers or fail
 
 
@@ -80,6 +84,10 @@ def settle(plan: Plan, policy: Policy) -> list[str]:
             refused.append(f"`{path}`: {conflict.note}")
             continue
         plan.changes[path] = getattr(conflict, choice)
+        won = WON.get(choice, ("conflict", conflict.note))
+        plan.said[:] = [
+            (p, *won) if (p, v) == (path, "conflict") else (p, v, n) for p, v, n in plan.said
+        ]
         pending += [path] if choice == "markers" else []
     if refused:
         raise ConflictError(
@@ -101,10 +109,10 @@ def pending_conflicts(root: Path) -> list[str]:
     """Files that still hold markers of an earlier change."""
     listed = root / PENDING
     try:
-        paths = json.loads(listed.read_bytes()) if listed.exists() else []
-    except ValueError:
+        paths = [str(path) for path in json.loads(listed.read_bytes())] if listed.exists() else []
+    except (ValueError, TypeError):
         return []
-    return [path for path in paths if is_safe(str(path)) and _unresolved(root / path)]
+    return [path for path in paths if is_safe(path) and _unresolved(root / path)]
 
 
 def check_nothing_pending(root: Path) -> None:
@@ -157,7 +165,7 @@ def _base(project: Project, catalogue: Catalogue) -> Lock:
 
 def _renamed(base: Lock, target: Tree, disk: Disk, said: Mapping[str, str]) -> dict[str, str]:
     """Files that the templates moved: said in `moves.yml`, else by likeness."""
-    gone = [path for path in base if path not in target]
+    gone = [path for path in base if path not in target and base[path].state != "kept"]
     new = [path for path in target if path not in base and disk.get(path) is None]
     moves: dict[str, str] = {}
     for old in gone:
@@ -176,7 +184,7 @@ def _homes(base: Lock, target: Tree, disk: Disk, renamed: Mapping[str, str]) -> 
         for path, entry in base.items()
         if entry.state == "managed"
         and disk.get(path) is None
-        and target.get(renamed.get(path, path)) not in (None, entry.file)
+        and (path in renamed or target.get(path) not in (None, entry.file))
     ]
     if not lost:
         return {}

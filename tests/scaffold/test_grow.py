@@ -1,5 +1,6 @@
 """add, remove, update, undo and resolve, beyond the 27 scenarios."""
 
+import errno
 import json
 import os
 import subprocess
@@ -231,6 +232,75 @@ def test_a_side_can_be_chosen(project, generation, policy, steps):
     assert "Nothing to do" in project("update").out
     assert project("undo").code == 0
     assert "STEPS = 11" in Path("train.py").read_text()
+
+
+@pytest.mark.parametrize(
+    ("policy", "said"),
+    [("mine", "stays as you have it"), ("template", "now the template's; `scaffold undo` brings")],
+)
+def test_the_report_says_who_won(project, generation, policy, said):
+    in_conflict(generation)
+    before = files()
+    dry = project("update", "--conflict", policy, "--dry-run")
+    assert files() == before
+    ran = project("update", "--conflict", policy)
+    assert ran.code == dry.code == 0
+    assert ran.out.count(said) == dry.out.count(said) == 2
+
+
+def test_moved_by_the_user_and_renamed_by_the_template(project, generation):
+    """Whichever imports win in a conflict, what they name is there, edits and all."""
+    swap("my_exp/layers.py", "return x * x * x", "return x**3")
+    Path("my_exp/nets").mkdir()
+    os.rename("my_exp/layers.py", "my_exp/nets/layers.py")
+    generation("0.0.2")
+    ran = project("update")
+    assert ran.code == 0
+    assert "yours stays at `my_exp/nets/layers.py`" in ran.out
+    assert "return x**3" in Path("my_exp/nets/layers.py").read_text()
+    assert "return x**3" in Path("my_exp/blocks.py").read_text()
+    assert "Nothing to do" in project("update").out
+
+
+def test_deleted_by_the_user_and_renamed_by_the_template(project, generation):
+    os.remove("run.sh")
+    generation("0.0.3")
+    assert "scripts/run.sh  (was `run.sh`, which you deleted)" in project("update").out
+    assert not Path("scripts").exists()
+    project("undo")
+    assert not Path("run.sh").exists()
+
+
+@pytest.mark.parametrize("text", ["5", "null", "[5]", "[[]]", '{"a": 1}', "x", '["../x"]'])
+def test_a_damaged_list_of_conflicts(project, text):
+    Path(".scaffold/work").mkdir()
+    Path(".scaffold/work/pending.json").write_text(text)
+    assert project("add", "callback", "ema").code == 0
+
+
+def test_an_error_of_the_disk_names_the_users_file(project, monkeypatch):
+    """A stand-in for a folder on another disk; a read-only one does not stop an administrator."""
+    replace, before = os.replace, files()
+
+    def other_disk(old, new):
+        if str(new).endswith(str(EMA)):
+            raise OSError(errno.EXDEV, "Invalid cross-device link", str(old), None, str(new))
+        replace(old, new)
+
+    monkeypatch.setattr(os, "replace", other_disk)
+    ran = project("add", "callback", "ema")
+    assert (ran.code, files()) == (1, before)
+    assert ran.err == f"error: Invalid cross-device link: {Path.cwd() / EMA}\n"
+
+
+def test_permissions_stay(project):
+    os.chmod("pyproject.toml", 0o600)
+    os.chmod("settings.yaml", 0o640)
+    project("add", "callback", "ema")
+    assert Path("pyproject.toml").stat().st_mode & 0o777 == 0o600
+    project("undo")
+    assert Path("pyproject.toml").stat().st_mode & 0o777 == 0o600
+    assert Path("settings.yaml").stat().st_mode & 0o777 == 0o640
 
 
 def test_many_conflicts_in_one_file(project, generation):

@@ -81,6 +81,17 @@ def test_a_change_is_written(root):
     assert not (root / "gone").exists()
 
 
+@pytest.mark.parametrize(
+    ("mode", "runs", "becomes"),
+    [(0o600, True, 0o700), (0o640, True, 0o750), (0o750, False, 0o640), (0o700, True, 0o700)],
+)
+def test_what_can_be_run_changes_no_other_permission(root, mode, runs, becomes):
+    (root / "mode.sh").chmod(mode)
+    with journal.alone(root):
+        journal.write(root, {"mode.sh": File(b"new", executable=runs)}, Disk(root))
+    assert (root / "mode.sh").stat().st_mode & 0o777 == becomes
+
+
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_killed_at_every_call_the_next_command_takes_it_back(root, when):
     call, ends = 1, []

@@ -60,8 +60,13 @@ def test_what_was_deleted_or_moved_does_not_come_back(project):
     assert "wandb" in requirements
     assert "mlflow" in requirements
     assert "<<<<" not in requirements
+    assert project("undo", "--dry-run").code == 0
     commit("merged")
     assert "Nothing to do" in project("update").out
+    ended = project("undo")
+    assert ended.code == 1
+    assert "git's conflict markers would be back in `.scaffold/answers.yml`" in ended.err
+    assert "<<<<" not in Path(".scaffold/answers.yml").read_text()
 
 
 def test_files_that_went_their_own_way_do_so_after_it(project):
