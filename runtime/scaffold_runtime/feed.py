@@ -159,8 +159,7 @@ class Feed:
         while goes_on:
             batch, last = next(batches, (None, True))
             have = torch.tensor([batch is not None, not last], device=device).int()
-            more = reduce(have, reduce_op="min")
-            has, goes_on = more.tolist()
+            has, goes_on = reduce(have, reduce_op="min").tolist()
             if has:
                 yield batch, not goes_on
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -475,10 +476,7 @@ class LightningModule(WithHyperparameters, nn.Module):
     def all_gather(self, data: Any, group: Any = None, sync_grads: bool = False) -> Any:
         """Tensors and numbers of all processes, stacked along a new first dimension; tensors as they are with
         one process."""
-
-        def on_device(value: Any) -> Tensor:
-            return torch.as_tensor(value, device=self.device)
-
+        on_device = partial(torch.as_tensor, device=self.device)
         tensors = tree_map_only((Tensor, bool, int, float), on_device, data)
         return self.trainer.strategy.all_gather(tensors, group, sync_grads)
 

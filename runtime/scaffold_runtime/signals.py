@@ -22,7 +22,8 @@ CODES = (130, 143)  # how a process exits at a signal
 
 class Signals:
     """Watches while it is entered. Only the main thread can, and only the process that entered obeys:
-    workers, which are forked with these handlers, leave a signal to it."""
+    workers, which are forked with these handlers, leave a signal to it. A handler that was there before is called,
+    too; one for the requeue signal stays alone, since it does that work."""
 
     def __init__(self, slurm: SLURMEnvironment) -> None:
         self._slurm = slurm
@@ -33,8 +34,8 @@ class Signals:
     def __enter__(self) -> Signals:
         if threading.current_thread() is threading.main_thread():
             for number in (*WATCHED, self._slurm.requeue_signal):
-                if number is not None:
-                    self._previous[number] = signal.signal(number, self._take)
+                if number in WATCHED or (number and not callable(signal.getsignal(number))):
+                    self._previous.setdefault(number, signal.signal(number, self._take))
         return self
 
     def __exit__(self, kind: object, error: object, traceback: object) -> None:
@@ -51,6 +52,9 @@ class Signals:
         if self.received is not None:
             leave(number)
         self.received = number
+        previous = self._previous.get(number)
+        if callable(previous) and previous is not signal.default_int_handler:
+            previous(number, frame)
 
     def obey(self, run: Run, number: int) -> NoReturn:
         """Save beside the other checkpoints, where there are any, put the job back into the queue, and leave.

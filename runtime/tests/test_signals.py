@@ -220,6 +220,21 @@ def test_handlers_are_put_back_and_only_the_main_thread_has_them(train: Any) -> 
     assert seen[1] == before
 
 
+@pytest.mark.parametrize("number", CODES)
+def test_a_handler_of_ones_own_is_called(tmp_path: Path, train: Any, number: int) -> None:
+    """It is left alone with the signal for requeueing; for the others training is saved and stopped, too."""
+
+    def life() -> None:
+        signal.signal(number, lambda *args: (tmp_path / "called").write_text(str(args[0])))
+        train(Sender("on_train_batch_start", number))
+
+    left_alone = number == signal.SIGUSR1
+    code, text = finish(*start(life))
+    assert (tmp_path / "called").read_text() == str(int(number)), text
+    assert code == (0 if left_alone else CODES[number])
+    assert (tmp_path / "kept" / INTERRUPTED).exists() != left_alone
+
+
 def test_without_checkpoints_it_only_stops(
     make_trainer: Any, regression: Any, make_loader: Any
 ) -> None:
