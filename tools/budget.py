@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 # raise them only with a reason.
 BUDGETS = {
     "runtime/scaffold_runtime": {
-        "files": 4355,
+        "files": 4370,
         "callbacks": 2475,
         "strategies": 1870,
         "cli": 1270,

@@ -12,7 +12,10 @@ import json
 import platform
 import sys
 import time
+import warnings
 from array import array
+from collections.abc import Callable
+from contextlib import suppress
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +27,7 @@ import yaml
 from scaffold_runtime.errors import MisconfigurationException, ScaffoldRuntimeError
 from scaffold_runtime.extras import require
 from scaffold_runtime.hooks import Callback
+from scaffold_runtime.loggers.logger import flat
 
 if TYPE_CHECKING:
     from scaffold_runtime.module import LightningModule
@@ -83,6 +87,12 @@ class RunReport(Callback):
         """Last, as other callbacks may still draw pictures when training ends."""
         if stage != "fit" or not trainer.is_global_zero or not trainer.loggers:
             return
+        try:
+            self._write(trainer)
+        except Exception as error:  # training is done, and the page can be made by hand
+            warnings.warn(f"RunReport: {type(error).__name__}: {error}", stacklevel=2)
+
+    def _write(self, trainer: Trainer) -> None:
         self._spent_on("after training")
         for logger in trainer.loggers:
             logger.attempt("save")
@@ -120,27 +130,37 @@ class RunFolder:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.name = folder, folder.resolve().name
-        if not (folder / "config.yaml").exists() and not (folder / "metrics.csv").exists():
+        if not any((folder / name).exists() for name in ("config.yaml", "metrics.csv", FACTS)):
             raise MisconfigurationException(
                 f"{folder} is not the folder of a run: it has neither config.yaml nor metrics.csv."
             )
-        self.config: dict[str, Any] = yaml.safe_load(self.text("config.yaml")) or {}
-        self.facts: dict[str, Any] = json.loads(self.text(FACTS) or "{}")
+        self.config = self.parsed("config.yaml", yaml.safe_load)
+        self.facts = self.parsed(FACTS, json.loads)
         self.curves = read_curves(folder / "metrics.csv")
         self.pictures = sorted(folder.glob("pictures/*.png"))
         self.checkpoints = sorted(folder.glob("checkpoints/*"))
 
     def text(self, name: str) -> str:
         path = self.folder / name
-        return path.read_text() if path.exists() else ""
+        return path.read_text(errors="replace") if path.exists() else ""
+
+    def parsed(self, name: str, parse: Callable[[str], Any]) -> dict[str, Any]:
+        try:
+            found = parse(self.text(name) or "{}")
+        except (ValueError, yaml.YAMLError) as error:
+            reason = " ".join(str(error).split())
+            raise MisconfigurationException(
+                f"{self.folder / name} cannot be read ({reason}): mend it, or move it away."
+            ) from error
+        return found if isinstance(found, dict) else {}
 
 
 def read_curves(path: Path) -> Curves:
-    """Steps and values of each metric; a row that a crash cut short is left out."""
+    """Steps and values of each metric, without what is no number, and a last row that a crash cut short."""
     if not path.exists():
         return {}
-    with path.open(newline="") as file:
-        rows = csv.reader(file)
+    with path.open(newline="", errors="replace") as file:
+        rows = csv.reader(line for line in file if line.endswith("\n"))
         header = next(rows, [])
         at = {name: place for place, name in enumerate(header)}
         step_at = at.pop("step", -1)
@@ -150,11 +170,13 @@ def read_curves(path: Path) -> Curves:
         for row in rows:
             if len(row) != len(header):
                 continue
-            step = float("nan") if step_at < 0 else float(row[step_at] or "nan")
+            step = row[step_at] or "nan" if step_at >= 0 else "nan"
             for place, (steps, values) in lines.items():
                 if row[place]:
-                    steps.append(step)
-                    values.append(float(row[place]))
+                    with suppress(ValueError):  # it is no number
+                        point = float(step), float(row[place])
+                        steps.append(point[0])
+                        values.append(point[1])
     found = {name: lines[place] for name, place in at.items() if lines[place][1]}
     return {name: tuple(map(np.array, points)) for name, points in found.items()}
 
@@ -234,26 +256,19 @@ def table(rows: list[tuple[Any, ...]], head: tuple[Any, ...] = ()) -> str:
     return "<table>" + "".join(f"<tr>{line}</tr>" for line in lines) + "</table>"
 
 
-def flat(config: Any, prefix: str = "") -> dict[str, Any]:
-    """`{"model": {"lr": 1}}` as `{"model.lr": 1}`."""
-    if not isinstance(config, dict) or not config:
-        return {prefix: config}
-    parts = (flat(value, f"{prefix}.{key}".lstrip(".")) for key, value in config.items())
-    return {name: value for part in parts for name, value in part.items()}
-
-
 def metrics_table(runs: list[RunFolder]) -> str:
     """The last, lowest and highest value of each metric, per run."""
-    rows = [
-        (run.name, name, *(f"{value:.4g}" for value in (values[-1], min(values), max(values))))
+    found = [
+        (run.name, name, values[-1], np.fmin.reduce(values), np.fmax.reduce(values))
         for run in runs
         for name, (_, values) in sorted(run.curves.items())
     ]
+    rows = [(*row[:2], *(f"{value:.4g}" for value in row[2:])) for row in found]
     return table(rows, ("run", "metric", "last", "lowest", "highest"))
 
 
 def differences(runs: list[RunFolder]) -> str:
-    settings = [flat(run.config) for run in runs]
+    settings = [flat(run.config, ".") for run in runs]
     names = sorted({name for each in settings for name in each})
     rows = [(name, *(each.get(name, "") for each in settings)) for name in names]
     differing = [row for row in rows if len({*map(str, row[1:])}) > 1]
@@ -295,7 +310,7 @@ def write_report(folders: list[Path], path: Path) -> Path:
         for run in runs:
             run.name = str(run.folder)
     title = escape(", ".join(run.name for run in runs))
-    nothing = "<p>No metrics.csv: switch on the CSV logger to see curves.</p>"
+    nothing = "<p>No numbers in a metrics.csv: switch on the CSV logger to see curves.</p>"
     curves = charts(runs) if any(run.curves for run in runs) else nothing
     parts = [f"<h1>{title}</h1>", curves, metrics_table(runs)]
     if len(runs) > 1:
@@ -304,6 +319,7 @@ def write_report(folders: list[Path], path: Path) -> Path:
         parts += [f"<h2>{escape(run.name)}</h2>"] * (len(runs) > 1) + [of_one_run(run)]
     head = f'<meta charset="utf-8"><title>{title}</title><style>{STYLE}</style>'
     body = "\n".join(parts)
+    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     partial.write_text(f"<!doctype html><html><head>{head}</head><body>{body}</body></html>\n")
     partial.replace(path)
@@ -320,7 +336,7 @@ def main(words: list[str] | None = None) -> int:
     usual = (first if len(given.runs) == 1 else first.parent) / REPORT
     try:
         sys.stdout.write(f"{write_report(given.runs, given.output or usual)}\n")
-    except ScaffoldRuntimeError as error:
+    except (ScaffoldRuntimeError, OSError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
     return 0

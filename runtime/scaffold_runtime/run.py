@@ -94,8 +94,6 @@ class Run:
         self.last_validation = trainer.strategy.now()
         self.several = trainer.world_size > 1  # processes
         self.step_limit = math.inf if trainer.max_steps == -1 else trainer.max_steps
-        self.predictions: list[list[Any]] = []
-        self.predicted_batches: list[list[Any]] = []
         self._unchecked = True
         self.warned_not_finite = False
 

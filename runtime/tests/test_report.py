@@ -15,11 +15,19 @@ import torch
 from scaffold_runtime import LightningModule, Trainer
 from scaffold_runtime.callbacks import ModelCheckpoint
 from scaffold_runtime.errors import MisconfigurationException
-from scaffold_runtime.loggers import CSVLogger
+from scaffold_runtime.loggers import CSVLogger, TensorBoardLogger
 
 pytest.importorskip("plotly")
 
-from scaffold_runtime.report import RunFolder, RunReport, main, panel_of, thinned, write_report
+from scaffold_runtime.report import (
+    RunFolder,
+    RunReport,
+    main,
+    metrics_table,
+    panel_of,
+    thinned,
+    write_report,
+)
 
 PIXEL = bytes.fromhex(
     "89504e470d0a1a0a0000000d4948445200000001000000010804000000b51c0c02"
@@ -131,6 +139,51 @@ def test_no_run_is_one_clear_error(tmp_path, capsys):
         RunFolder(tmp_path)
     assert main([str(tmp_path)]) == 2
     assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("name", "text"), [("config.yaml", "lr: [1\n"), ("run.json", '{"best":')])
+def test_a_damaged_file_is_one_clear_line(name, text, tmp_path, capsys):
+    (tmp_path / name).write_text(text)
+    assert main([str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: {tmp_path / name} cannot be read (") and said.count("\n") == 1
+
+
+def test_the_page_may_go_into_a_new_folder(tmp_path):
+    (tmp_path / "metrics.csv").write_text("step,loss\n0,1\n")
+    assert main([str(tmp_path), "--output", str(tmp_path / "a" / "b" / "page.html")]) == 0
+    assert (tmp_path / "a" / "b" / "page.html").exists()
+
+
+@pytest.mark.parametrize("kind", [CSVLogger, TensorBoardLogger])
+def test_a_run_that_logs_nothing_still_has_a_page(kind, regression, make_loader, make_trainer):
+    class Quiet(regression):
+        def training_step(self, batch, batch_idx):
+            return self.loss(batch)
+
+    trainer = make_trainer(logger=kind("logs"), callbacks=RunReport())
+    trainer.fit(Quiet(), make_loader(2))
+    assert "switch on the CSV logger" in Path(trainer.log_dir, "report.html").read_text()
+
+
+def test_a_page_that_cannot_be_made_does_not_fail_the_training(
+    regression, make_loader, make_trainer
+):
+    trainer = make_trainer(logger=CSVLogger("logs", version="mine"), callbacks=RunReport())
+    Path("logs/lightning_logs/mine").mkdir(parents=True)
+    Path("logs/lightning_logs/mine/config.yaml").write_text("lr: [1\n")
+    with pytest.warns(UserWarning, match="RunReport: .*config.yaml cannot be read"):
+        trainer.fit(regression(), make_loader(2))
+    assert trainer.state.finished
+
+
+def test_what_is_no_number_is_left_out(tmp_path):
+    cells = "0,1,nan,2\n0,2,tensor(1),\n0,3,5,x\n0,4,0.5,"
+    (tmp_path / "metrics.csv").write_text(f"epoch,step,loss,acc\n{cells}")
+    curves = RunFolder(tmp_path).curves
+    assert np.array_equal(curves["loss"], ([1, 3], [np.nan, 5]), equal_nan=True)
+    assert np.array_equal(curves["acc"], ([1], [2]))
+    assert "<td>loss</td><td>5</td><td>5</td><td>5</td>" in metrics_table([RunFolder(tmp_path)])
 
 
 def test_gaps_and_what_is_not_finite_are_drawn_around(tmp_path):

@@ -19,7 +19,6 @@ def predict(run: Run, limit: int | float, keep: bool) -> list[Any] | None:
     loaders = len(run.feed.evaluated("predict"))
     step = step_of(run, "predict", loaders)
     kept: list[list[Any]] = [[] for _ in range(loaders)]
-    run.predictions, run.predicted_batches = kept, [[] for _ in range(loaders)]
     run.metrics.leave("while predicting, where outputs are returned instead")
     with not_training(run, "predict", limit):
         for call in (*hooks.start, *hooks.epoch_start):
