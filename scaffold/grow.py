@@ -11,7 +11,7 @@ from scaffold.git import unmerged
 from scaffold.journal import last_change
 from scaffold.lock import Entry, Lock, from_json, to_json
 from scaffold.merge import has_git_markers
-from scaffold.names import package_name
+from scaffold.names import one_line, package_name
 from scaffold.plan import make_plan
 from scaffold.project import LOCK, Project
 from scaffold.render import paths
@@ -70,6 +70,10 @@ def _check_not_own(project: Project, kind: str, name: str, catalogue: Catalogue)
     known = name in catalogue.features.get(kind, {}) or path in project.lock
     if not known and isinstance(Disk(project.root).get(path), File):
         raise ScaffoldError(f"{kind} `{name}` is your own: delete `{path}`, and it is off")
+    if kind in folder and kind not in catalogue.features:
+        raise ScaffoldError(
+            f"there is no {kind} `{one_line(name)}`: `{one_line(path)}` is not there"
+        )
 
 
 def update(

@@ -78,6 +78,9 @@ def make_plan(
         _place(plan, place, outcome, disk)
         if outcome.verb == "conflict" and isinstance(user, File) and new and outcome.file:
             plan.conflicts[place] = Conflict(user, new, outcome.file, outcome.note)
+        beside = f"{path}.new"
+        if old and old.state == "ejected" and new is None and disk.get(beside) == old.file:
+            _place(plan, beside, Outcome("delete"), disk)
         if origin not in (path, *plan.changes):
             _leave(plan, origin, path, disk.get(origin))
     return plan

@@ -114,11 +114,8 @@ def _known(locks: list[Lock]) -> dict[str, Entry]:
 
 def _base(known: Lock, disk: Disk, target: Tree) -> Lock:
     """As if it had been generated now, so that nothing the user has, or has no more, changes."""
-    there = {path: Entry(file) for path, file in target.items() if path in known or disk.get(path)}
-    return {
-        **known,
-        **{p: replace(known.get(p, entry), file=entry.file) for p, entry in there.items()},
-    }
+    now = {path: Entry(file) for path, file in target.items() if path in known or disk.get(path)}
+    return {**known, **{p: replace(known.get(p, new), file=new.file) for p, new in now.items()}}
 
 
 def _repair(plan: Plan, path: str, file: File, both: Sides | None, locks: list[Lock]) -> None:

@@ -217,7 +217,7 @@ def _most_alike(path: str, file: File, others: Mapping[str, File]) -> str | None
         if Path(name).suffix != Path(path).suffix or not lines:
             continue
         match = SequenceMatcher(None, lines, other.data.splitlines(), autojunk=False)
-        if match.real_quick_ratio() >= best and match.quick_ratio() >= best:
-            likeness = match.ratio()
-            best, place = (likeness, name) if likeness >= best else (best, place)
+        ratios = (match.real_quick_ratio, match.quick_ratio, match.ratio)  # the quick ones first
+        if all(ratio() >= best for ratio in ratios):
+            best, place = match.ratio(), name
     return place

@@ -119,6 +119,19 @@ def test_an_ejected_file_stays_ejected_over_updates(project, generation):
     assert not Path(f"{EMA}.new2").exists()
 
 
+@pytest.mark.parametrize("edited", [False, True])
+def test_what_lay_beside_an_ejected_file_goes_with_the_feature(project, edited):
+    EMA.parent.mkdir(parents=True)
+    EMA.write_text("mine: 1\n")
+    project("add", "callback", "ema")
+    beside = Path(f"{EMA}.new")
+    if edited:
+        append(str(beside), "# mine\n")
+    assert (f"delete    {beside}" in project("remove", "callback", "ema").out) is not edited
+    assert beside.exists() is edited
+    assert EMA.read_text() == "mine: 1\n"
+
+
 def test_a_needed_feature_comes_along_and_cannot_be_removed_first(project):
     project("add", "callback", "stop")
     assert EMA.exists()
@@ -141,6 +154,7 @@ def test_one_strategy_at_a_time(project):
         (("add", "callback", "emma"), "did you mean `ema`"),
         (("add", "colour", "red"), "there is no kind `colour`"),
         (("remove", "callback", "ema"), "is not on"),
+        (("remove", "module", "x"), "no module `x`: `configs/model/x.yaml` is not there"),
         (("undo",), "nothing to undo"),
         (("update", "--conflict", "min"), "did you mean `mine`"),
     ],
