@@ -70,7 +70,6 @@ class DDPStrategy(DistributedStrategy):
             return self._by_hand(module, precision, trains)
         self._wrapped = wrapped = self._wrap(StepRouter(module))
         frozen = [p for p in module.parameters() if not p.requires_grad]
-        synced: nullcontext[Any] = nullcontext()
 
         def backward(loss: Tensor, run_backward: Callable[[Tensor], None]) -> None:
             """DDP averages gradients of what was trained when it wrapped the model, and of nothing else."""
@@ -83,7 +82,7 @@ class DDPStrategy(DistributedStrategy):
             return partial(wrapped, name) if name == "training_step" else getattr(module, name)
 
         def syncing(last: bool) -> AbstractContextManager[Any]:
-            return synced if last else wrapped.no_sync()
+            return nullcontext() if last else wrapped.no_sync()
 
         others: dict[str, Any] = {"backward": backward} if frozen else {}
         others["average"] = lambda: average_gradients(list(module.parameters()))

@@ -303,16 +303,18 @@ def _start(
     method: str, here: list[Place], name: str, call: Callable[[], Any], folder: Path
 ) -> Children:
     context: Any = multiprocessing.get_context(method)
-    work: Any = call
+    works: list[Any] = [call] * len(here)
     if method != "fork":  # a file, and not an argument, which torch would put into shared memory
-        work = folder / "call"
-        save_call(call, work, f"ddp_{method}")
+        works = [folder / f"call-{number}" for number in range(len(here))]
+        save_call(call, works[0], f"ddp_{method}")
+        for other in works[1:]:  # each removes its own, and the last one all of it
+            os.link(works[0], other)
     # Threads of this process's own computing are not there in a forked one, which would wait for them.
     alone = method == "fork" and torch.get_num_threads() > 1
     threads = 1 if alone else _threads(len(here))
 
     def starting() -> Iterator[Any]:
-        for place in here:
+        for work, place in zip(works, here, strict=True):
             arguments = (work, variables(place, name), place is here[0], str(folder), threads)
             process = context.Process(target=_enter, args=arguments)
             process.start()
@@ -351,6 +353,8 @@ def _enter(
     torch.set_num_threads(threads)
     try:
         call = work if callable(work) else torch.load(work, weights_only=False)
+        if not callable(work):
+            work.unlink()  # it may be large, and a launcher that is killed removes nothing
         returned = call()
         if returns:
             torch.save(returned, Path(folder) / "returned")

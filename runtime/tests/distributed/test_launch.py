@@ -234,3 +234,36 @@ def test_a_fork_server_starts_processes(tmp_path: Path) -> None:
     while survivors(tmp_path) and time.monotonic() < until:
         time.sleep(0.1)
     assert not survivors(tmp_path)
+
+
+def test_a_killed_launcher_leaves_nothing_large_behind(tmp_path: Path) -> None:
+    """What it sent to its processes is gone when they have read it, and they end with it."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from scaffold_runtime.strategies.launch import places, run_in_processes\n"
+        "from datetime import timedelta\n"
+        "from pathlib import Path\n"
+        "import os, time\n"
+        "def call():\n"
+        "    Path('here-' + os.environ['RANK']).touch()\n"
+        "    time.sleep(60)\n"
+        "if __name__ == '__main__':\n"
+        "    run_in_processes('spawn', places(2, 1, 0), call, timedelta(seconds=60))\n"
+    )
+    (tmp_path / "temporary").mkdir()
+    environment = {**os.environ, "TMPDIR": str(tmp_path / "temporary"), "OMP_NUM_THREADS": "1"}
+    launcher = subprocess.Popen([sys.executable, script], cwd=tmp_path, env=environment)
+    until = time.monotonic() + 60
+    try:
+        while len(list(tmp_path.glob("here-*"))) < 2 and time.monotonic() < until:
+            time.sleep(0.1)
+    finally:
+        launcher.kill()
+        launcher.wait(10)
+    assert len(list(tmp_path.glob("here-*"))) == 2
+    assert len(list((tmp_path / "temporary").glob("scaffold-*"))) == 1
+    assert not list((tmp_path / "temporary").glob("scaffold-*/*"))
+    until = time.monotonic() + 5
+    while survivors(tmp_path) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert not survivors(tmp_path)
