@@ -12,9 +12,14 @@ FEATURES = 64
 
 def digits_backbone() -> nn.Sequential:
     return nn.Sequential(
-        *(nn.Conv2d(1, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
-        *(nn.Conv2d(32, 64, 3, padding=1), nn.ReLU(), nn.Flatten()),
-        *(nn.Linear(1024, FEATURES), nn.ReLU()),
+        nn.Conv2d(1, 32, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(32, 64, 3, padding=1),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(1024, FEATURES),
+        nn.ReLU(),
     )
 
 

@@ -10,10 +10,16 @@ def generator(channels: int, size: int, noise: int, width: int) -> nn.Sequential
     """Noise (N, noise) to images (N, channels, size, size) from 0 to 1."""
     small = size // 4
     return nn.Sequential(
-        *(nn.Linear(noise, 2 * width * small**2), nn.Unflatten(1, (-1, small, small))),
-        *(nn.BatchNorm2d(2 * width), nn.ReLU(), nn.Upsample(scale_factor=2)),
-        *(nn.Conv2d(2 * width, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU()),
-        *(nn.Upsample(scale_factor=2), nn.Conv2d(width, channels, 3, padding=1)),
+        nn.Linear(noise, 2 * width * small**2),
+        nn.Unflatten(1, (-1, small, small)),
+        nn.BatchNorm2d(2 * width),
+        nn.ReLU(),
+        nn.Upsample(scale_factor=2),
+        nn.Conv2d(2 * width, width, 3, padding=1),
+        nn.BatchNorm2d(width),
+        nn.ReLU(),
+        nn.Upsample(scale_factor=2),
+        nn.Conv2d(width, channels, 3, padding=1),
         nn.Sigmoid(),
     )
 
@@ -21,9 +27,13 @@ def generator(channels: int, size: int, noise: int, width: int) -> nn.Sequential
 def critic(channels: int, size: int, width: int) -> nn.Sequential:
     """Images to scores (N, 1): high for what looks real."""
     return nn.Sequential(
-        *(nn.Conv2d(channels, width, 3, stride=2, padding=1), nn.LeakyReLU(0.2)),
-        *(nn.Conv2d(width, 2 * width, 3, stride=2, padding=1), nn.LeakyReLU(0.2)),
-        *(nn.Flatten(), nn.Dropout(0.3), nn.Linear(2 * width * (size // 4) ** 2, 1)),
+        nn.Conv2d(channels, width, 3, stride=2, padding=1),
+        nn.LeakyReLU(0.2),
+        nn.Conv2d(width, 2 * width, 3, stride=2, padding=1),
+        nn.LeakyReLU(0.2),
+        nn.Flatten(),
+        nn.Dropout(0.3),
+        nn.Linear(2 * width * (size // 4) ** 2, 1),
     )
 
 

@@ -11,11 +11,11 @@ class ImageClassifier(LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
-        self.backbone = nn.Sequential(
-            *(nn.Conv2d(channels, width, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
-            *(nn.Conv2d(width, 2 * width, 3, padding=1), nn.ReLU()),
-            *(nn.AdaptiveMaxPool2d(4), nn.Flatten(), nn.Dropout(0.1)),
-        )
+        first = nn.Conv2d(channels, width, 3, padding=1)
+        second = nn.Conv2d(width, 2 * width, 3, padding=1)
+        layers = [first, nn.ReLU(), nn.MaxPool2d(2), second, nn.ReLU()]
+        pooling = [nn.AdaptiveMaxPool2d(4), nn.Flatten(), nn.Dropout(0.1)]
+        self.backbone = nn.Sequential(*layers, *pooling)
         self.head = nn.Linear(32 * width, classes)
 
     def forward(self, images: Tensor) -> Tensor:

@@ -12,8 +12,11 @@ from torch.nn.functional import (
 
 def block(channels: int, width: int) -> nn.Sequential:
     return nn.Sequential(
-        *(nn.Conv2d(channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width)),
-        *(nn.ReLU(), nn.Conv2d(width, width, 3, padding=1), nn.ReLU()),
+        nn.Conv2d(channels, width, 3, padding=1, bias=False),
+        nn.BatchNorm2d(width),
+        nn.ReLU(),
+        nn.Conv2d(width, width, 3, padding=1),
+        nn.ReLU(),
     )
 
 

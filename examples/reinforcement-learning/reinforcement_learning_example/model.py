@@ -22,12 +22,10 @@ class PolicyGradient(LightningModule):
         self.save_hyperparameters()
         self.policy, self.value = (
             nn.Sequential(
-                *(
-                    nn.Linear(sees, width),
-                    nn.Tanh(),
-                    nn.Linear(width, width),
-                    nn.Tanh(),
-                ),
+                nn.Linear(sees, width),
+                nn.Tanh(),
+                nn.Linear(width, width),
+                nn.Tanh(),
                 nn.Linear(width, out),
             )
             for out in (actions, 1)

@@ -14,8 +14,12 @@ class TabularModel(LightningModule):
         super().__init__()
         self.save_hyperparameters()
         self.backbone = nn.Sequential(
-            *(nn.Linear(features, width), nn.GELU(), nn.Dropout(0.2)),
-            *(nn.Linear(width, width), nn.GELU(), nn.Dropout(0.2)),
+            nn.Linear(features, width),
+            nn.GELU(),
+            nn.Dropout(0.2),
+            nn.Linear(width, width),
+            nn.GELU(),
+            nn.Dropout(0.2),
         )
         self.head = nn.Linear(width, classes or 1)
 
