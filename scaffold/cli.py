@@ -46,7 +46,7 @@ def main(words: list[str] | None = None) -> None:
     try:
         app(words)
     except (ScaffoldError, OSError) as error:
-        console.fail(error)
+        console.fail(error, as_json="--json" in (sys.argv if words is None else words))
         sys.exit(getattr(error, "exit_code", 1))
 
 
@@ -132,6 +132,7 @@ def new(
     started = not dry_run and not no_git and git.init(target)
     to = "" if here else f"cd {name} && "
     console.created(answers, tree, to, kept, dry_run=dry_run, git=started, as_json=as_json)
+    console.misplaced(target, tree)
 
 
 @app.command(epilog="Examples: `scaffold add callback ema`, `scaffold add module resnet`")
@@ -243,7 +244,14 @@ def diff(as_json: Json = False) -> None:
     from scaffold.project import find_root, open_project
 
     project = open_project(find_root(Path.cwd()))
-    console.compared(look.own_changes(project), look.coming_changes(project, packaged()), as_json)
+    own, coming = look.own_changes(project), list[look.Difference]()
+    try:
+        coming = look.coming_changes(project, packaged())
+    except ScaffoldError as error:
+        if not project.answers.template:
+            raise
+        console.warn(f"what `update` would change cannot be said: {error}")
+    console.compared(own, coming, as_json)
 
 
 @app.command(epilog="Example: `scaffold doctor`")

@@ -5,8 +5,9 @@ import os
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import groupby
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -15,6 +16,7 @@ from scaffold import __version__
 from scaffold.answers import Answers
 from scaffold.errors import CancelledError
 from scaffold.files import Tree
+from scaffold.git import out_of_place
 
 if TYPE_CHECKING:
     from scaffold.doctor import Finding
@@ -59,12 +61,20 @@ def warn(text: str) -> None:
     print(f"note: {text}", file=sys.stderr)
 
 
-def fail(error: Exception) -> None:
+def misplaced(project: Path, paths: Iterable[str]) -> None:
+    for path, fix in out_of_place(project, paths).items():
+        warn(f"`{path}` does nothing here: {fix}")
+
+
+def fail(error: Exception, *, as_json: bool) -> None:
+    if as_json:
+        return say_json({"error": _reason(error)})
     first, *rest = _reason(error).splitlines() or ["unknown error"]
     mark = "" if isinstance(error, CancelledError) else "error: "
     coloured = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
     red = typer.style(mark, fg="red") if coloured else mark
     print(f"{red}{first}", *(f"  {line}" for line in rest[:2]), sep="\n", file=sys.stderr)
+    return None
 
 
 def _reason(error: Exception) -> str:

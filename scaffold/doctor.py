@@ -16,6 +16,7 @@ from typing import Any, Literal
 from scaffold.answers import numbers
 from scaffold.catalogue import Catalogue
 from scaffold.errors import ScaffoldError
+from scaffold.git import out_of_place
 from scaffold.journal import WORK
 from scaffold.package import is_gone
 from scaffold.project import Project, open_project
@@ -176,6 +177,8 @@ def of_project(project: Project, catalogue: Catalogue) -> Iterator[Finding]:
         )
     if (root / WORK / "journal.json").exists():
         yield to_fix("a change was cut short", "any changing command takes it back, as `undo`")
+    for path, fix in out_of_place(root, [p for p in project.lock if (root / p).exists()]).items():
+        yield Finding("note", f"`{path}` does nothing here", fix)
     if numbers(project.answers.version) < numbers(catalogue.version):
         what = f"made by {project.answers.version}, the templates are {catalogue.version}"
         yield Finding("note", what, "scaffold update")

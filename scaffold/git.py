@@ -2,8 +2,15 @@
 
 import os
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+
+AT_THE_TOP = {
+    ".github/workflows/ci.yml": "GitHub runs those of {top} alone: move it to .github/workflows/ there, "
+    "with `defaults: {{run: {{working-directory: {here}}}}}` in it",
+    ".pre-commit-config.yaml": "pre-commit reads that of {top} alone: move it there, "
+    "with `files: ^{here}/` and `exclude: ^{here}/[.]scaffold/`",
+}
 
 
 def git(
@@ -25,6 +32,18 @@ def init(project: Path) -> bool:
         return False
     started = git("init", "--quiet", "--initial-branch=main", inside=project)
     return started is not None and started.returncode == 0
+
+
+def out_of_place(project: Path, paths: Iterable[str]) -> dict[str, str]:
+    """Those that count only at the root of the repository, where the project is below it; with the fix."""
+    found = {path: fix for path, fix in AT_THE_TOP.items() if path in paths}
+    inside = project if project.is_dir() else project.parent
+    shown = git("rev-parse", "--show-toplevel", inside=inside) if found else None
+    if shown is None or shown.returncode:
+        return {}
+    top = os.fsdecode(shown.stdout).rstrip("\n")
+    here = Path(os.path.relpath(project.resolve(), top)).as_posix()
+    return {path: fix.format(top=top, here=here) for path, fix in found.items() if here != "."}
 
 
 def unmerged(project: Path) -> list[str]:

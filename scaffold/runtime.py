@@ -1,5 +1,6 @@
 """How a project is linked to its runtime: a range, a version, a folder, or a copy of its own."""
 
+import re
 from pathlib import Path
 
 from scaffold import __version__
@@ -45,7 +46,13 @@ def copied(runtime: str) -> Tree:
 
 def check_runtime(runtime: str) -> str:
     """The answer to keep: an absolute folder for a folder."""
-    if not runtime or runtime == VENDORED or runtime[0].isdigit():
+    if not runtime or runtime == VENDORED:
+        return runtime
+    if runtime[0].isdigit():
+        series = __version__.rpartition(".")[0]  # that these templates are written for
+        if not re.fullmatch(rf"{re.escape(series)}(\.\w+)*", runtime):
+            fits = requirements("")[0]
+            raise ScaffoldError(f"--runtime {one_line(runtime)}: these templates need {fits}")
         return runtime
     folder = Path(runtime).expanduser().resolve()
     if not (folder / PACKAGE).is_dir():

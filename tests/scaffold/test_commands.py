@@ -77,3 +77,16 @@ def test_a_dry_run_says_what_is_then_done(scaffold, words):
     else:
         said = {step["path"] for step in done["steps"] if step["verb"] != "keep"}
     assert changed == said
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [(("new", "class"), 1), (("list", "--x"), 2), (("update",), 3), (("add", "callback", "no"), 3)],
+)
+def test_an_error_in_json_is_an_object(scaffold, words, code):
+    ran = scaffold(*words, "--json")
+    assert ran.code == code
+    if code != 2:  # the command line itself is wrong: that is said to a person
+        assert ran.err == ""
+        assert list(json.loads(ran.out)) == ["error"]
+        assert scaffold(*words).err.startswith(f"error: {json.loads(ran.out)['error'][:40]}")

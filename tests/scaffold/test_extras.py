@@ -150,3 +150,36 @@ def test_the_notebook_trains_and_draws(project):
     rows = (root / "runs/version_0/metrics.csv").read_text().splitlines()
     assert len(rows) > 2
     assert sorted(path.name for path in (root / "runs").iterdir()) == ["version_0"]
+
+
+@pytest.mark.parametrize("extra", ["ci", "pre-commit"])
+def test_what_counts_at_the_root_of_the_repository_alone_is_said(scaffold, extra):
+    """A project in a folder of a larger repository: by `new`, `add` and `doctor`, with root and fix."""
+    path = {"ci": ".github/workflows/ci.yml", "pre-commit": ".pre-commit-config.yaml"}[extra]
+    subprocess.run(["git", "init", "-q", "mono"], check=True)
+    Path("mono/packages").mkdir()
+    top = Path("mono").resolve()
+    os.chdir("mono/packages")
+    for words in (("--dry-run",), ()):
+        said = scaffold("new", "m1", "--task", "blank", "--extras", extra, *words).err
+        assert f"note: `{path}` does nothing here" in said
+        assert str(top) in said
+        assert "packages/m1" in said
+    assert scaffold("new", "m2", "--task", "blank").err == ""
+    os.chdir("m2")
+    assert "packages/m2" in scaffold("add", "extra", extra).err
+    assert scaffold("add", "callback", "ema").err == ""
+    assert f"`{path}` does nothing here" in scaffold("doctor").out
+    (top / path).parent.mkdir(parents=True, exist_ok=True)
+    Path(path).rename(top / path)
+    assert "does nothing here" not in scaffold("doctor").out
+
+
+@pytest.mark.parametrize("extra", ["ci", "pre-commit"])
+def test_at_the_root_nothing_is_said(project, extra, capsys):
+    project(extra)
+    assert capsys.readouterr().err == ""
+
+
+def test_the_script_for_torchrun_can_be_started_by_its_name(project):
+    assert os.access(project("torchrun") / "scripts/train.torchrun.sh", os.X_OK)

@@ -1,6 +1,8 @@
 """`--template`: a team's own Copier template. What would run in it does not; hostile ones do nothing."""
 
+import json
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import pytest
 import yaml
 
 from scaffold.files import read_tree
+from scaffold.own import fetch
 
 # Copier leaves a directory iterator open when a template fails
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -53,8 +56,6 @@ def commit(team: Path, tag: str) -> None:
 @pytest.fixture(autouse=True)
 def fetch_anew():
     """In one process several commands run here, and the template changes between them."""
-    from scaffold.own import fetch
-
     fetch.cache_clear()
     yield
     fetch.cache_clear()
@@ -71,8 +72,6 @@ def test_a_folder(scaffold, team):
 
 
 def test_a_git_address_with_a_ref_and_an_update(scaffold, team):
-    from scaffold.own import fetch
-
     commit(team, "v1")
     (team / "model.py.jinja").write_text(MODEL.replace("depth = 1", "depth = 2"))
     commit(team, "v2")
@@ -88,8 +87,6 @@ def test_a_git_address_with_a_ref_and_an_update(scaffold, team):
 
 
 def test_a_changed_folder_updates(scaffold, team):
-    from scaffold.own import fetch
-
     scaffold("new", "my-exp", "--template", "../team", "--no-git")
     os.chdir("my-exp")
     (team / "model.py.jinja").write_text(MODEL.replace("depth = 1", "depth = 2"))
@@ -213,8 +210,6 @@ def test_copiers_own_answers_file_is_the_same_each_time(team, scaffold, monkeypa
     monkeypatch.chdir("my-exp")
     said = yaml.safe_load(Path(".copier-answers.yml").read_text())
     assert said["_src_path"] == str(team)
-    from scaffold.own import fetch
-
     fetch.cache_clear()
     assert "Nothing to do" in scaffold("update").out
 
@@ -225,3 +220,24 @@ def test_a_ref_of_a_folder_named_without_a_slash(team, scaffold, monkeypatch):
     assert scaffold("new", "my-exp", "--template", "team@v1", "--no-git").code == 0
     refused = scaffold("new", "other", "--template", "team@v9", "--no-git")
     assert "it has no tag, branch or commit v9" in refused.err
+
+
+def test_stubs_are_not_for_them_either(scaffold, team):
+    scaffold("new", "my-exp", "--template", str(team), "--no-git")
+    os.chdir("my-exp")
+    for words in (("module", "x"), ("callback", "x", "--custom"), ("callback", "ema")):
+        assert "has a template of its own" in scaffold("add", *words).err
+
+
+def test_your_own_changes_are_shown_when_the_template_is_gone(scaffold, team):
+    scaffold("new", "my-exp", "--template", str(team), "--no-git")
+    os.chdir("my-exp")
+    edited = sorted(path for path in Path().iterdir() if path.is_file())[0]
+    edited.write_text("mine\n")
+    shutil.rmtree(team)
+    fetch.cache_clear()
+    ran = scaffold("diff", "--json")
+    assert ran.code == 0
+    assert [each["path"] for each in json.loads(ran.out)["own"]] == [edited.name]
+    assert ran.err.startswith("note: what `update` would change cannot be said: cannot get")
+    assert scaffold("update").code == 1

@@ -75,3 +75,20 @@ def test_update_links_otherwise_and_keeps_edits(vendored):
     assert vendored("update", "--runtime", "vendored").code == 0
     assert own.read_text().endswith("# mine\n")
     assert Path("scaffold_runtime/module.py").exists()
+
+
+@pytest.mark.parametrize("version", ["99", "0", "0.2.0", "1.1", "0.10", "0.1.0;x", "0.1.0 "])
+def test_a_version_that_the_templates_do_not_fit_is_refused(scaffold, version):
+    scaffold("new", "my-exp", "--no-git")
+    os.chdir("my-exp")
+    ran = scaffold("update", "--runtime", version)
+    assert (ran.code, "these templates need scaffold-runtime>=0.1,<0.2" in ran.err) == (1, True)
+    assert "scaffold-runtime>=0.1,<0.2" in dependencies()
+    assert scaffold("new", "other", "--runtime", version).code == 1
+
+
+@pytest.mark.parametrize("version", ["0.1", "0.1.0rc1", "0.1.3.post1"])
+def test_a_version_in_the_range_is_taken(scaffold, version):
+    scaffold("new", "my-exp", "--no-git", "--runtime", version)
+    os.chdir("my-exp")
+    assert f"scaffold-runtime=={version}" in dependencies()

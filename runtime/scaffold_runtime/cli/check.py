@@ -43,7 +43,8 @@ def check(make: Callable[[list[str]], Made], folder: Path, words: list[str]) -> 
     if errors:
         sys.stderr.write("".join(errors))
         raise SystemExit(2)
-    sys.stdout.write(f"configs: {len(choices)} ways to run, all can be made\n")
+    ways = f"{len(choices)} ways to run, all" if len(choices) > 1 else "1 way to run, it"
+    sys.stdout.write(f"configs: {ways} can be made\n")
     return made[0]
 
 
