@@ -2,13 +2,14 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from scaffold import __version__, complete, console
 from scaffold.catalogue import packaged
 from scaffold.change import Manner, change
+from scaffold.complete import several
 from scaffold.errors import ScaffoldError
 
 app = typer.Typer(
@@ -21,18 +22,16 @@ app = typer.Typer(
 )
 
 
+def _option(text: str, complete: Any = None) -> Any:
+    return typer.Option(help=text, autocompletion=complete)
+
+
+Text = str | None
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, write nothing")]
 Conflicts = Annotated[
-    str,
-    typer.Option(
-        "--conflict",
-        help="Where both changed a line: markers, mine or template",
-        autocompletion=complete.policies,
-    ),
+    str, _option("Where both changed a line: markers, mine or template", complete.policies)
 ]
 Json = Annotated[bool, typer.Option("--json", help="Answer in JSON")]
-
-
 KindArgument = Annotated[
     str, typer.Argument(help="callback, logger, strategy or extra", autocompletion=complete.kinds)
 ]
@@ -68,42 +67,20 @@ def scaffold(
 @app.command(epilog="Example: `scaffold new my-exp --callbacks early-stopping --loggers csv`")
 def new(
     name: Annotated[
-        str, typer.Argument(help="Of the folder, or `.`; `my-exp` has the package `my_exp`")
+        str, typer.Argument(help="Of the folder, or `.`; `my-exp` has package `my_exp`")
     ],
-    task: Annotated[
-        str | None, typer.Option(help="What to train", autocompletion=complete.tasks)
-    ] = None,
-    callbacks: Annotated[
-        str | None,
-        typer.Option(
-            help="Comma-separated, or `none`", autocompletion=complete.several("callback")
-        ),
-    ] = None,
-    loggers: Annotated[
-        str | None,
-        typer.Option(help="Comma-separated, or `none`", autocompletion=complete.several("logger")),
-    ] = None,
-    strategy: Annotated[
-        str | None,
-        typer.Option(
-            help="How to use several devices", autocompletion=complete.several("strategy")
-        ),
-    ] = None,
-    extras: Annotated[
-        str | None, typer.Option(help="Comma-separated", autocompletion=complete.several("extra"))
-    ] = None,
-    author: Annotated[str | None, typer.Option(help="Your name")] = None,
-    description: Annotated[str | None, typer.Option(help="One line")] = None,
-    runtime: Annotated[
-        str, typer.Option(help="A folder, a version, or `vendored`: a copy of it")
-    ] = "",
+    task: Annotated[Text, _option("What to train", complete.tasks)] = None,
+    callbacks: Annotated[Text, _option("Comma-separated, or `none`", several("callback"))] = None,
+    loggers: Annotated[Text, _option("Comma-separated, or `none`", several("logger"))] = None,
+    strategy: Annotated[Text, _option("How to use several devices", several("strategy"))] = None,
+    extras: Annotated[Text, _option("Comma-separated", several("extra"))] = None,
+    author: Annotated[Text, _option("Your name")] = None,
+    description: Annotated[Text, _option("One line")] = None,
+    runtime: Annotated[str, _option("A folder, a version, or `vendored`: a copy of it")] = "",
     template: Annotated[
-        str,
-        typer.Option(help="A Copier template of your own: a folder or a git address, with @ref"),
+        str, _option("A Copier template of your own: a folder or a git address, with @ref")
     ] = "",
-    data: Annotated[
-        list[str] | None, typer.Option(help="An answer for that template, as key=value")
-    ] = None,
+    data: Annotated[list[str] | None, _option("An answer for that template, as key=value")] = None,
     defaults: Annotated[bool, typer.Option("--defaults", help="Ask nothing")] = False,
     no_git: Annotated[bool, typer.Option("--no-git", help="Start no repository")] = False,
     dry_run: DryRun = False,
@@ -183,9 +160,9 @@ def remove(
 
 @app.command(epilog="Example: `scaffold update --dry-run`")
 def update(
-    ref: Annotated[str, typer.Option(help="For a template of your own: the version to go to")] = "",
+    ref: Annotated[str, _option("For a template of your own: the version to go to")] = "",
     runtime: Annotated[
-        str | None, typer.Option(help="Link the runtime otherwise: a folder, a version, `vendored`")
+        Text, _option("Link the runtime otherwise: a folder, a version, `vendored`")
     ] = None,
     conflict: Conflicts = "",
     dry_run: DryRun = False,

@@ -30,7 +30,7 @@ BUDGETS = {
         "profilers": 500,
         "names": 300,  # of Lightning: core, demos, plugins, utilities
     },
-    "scaffold": {"files": 2695},
+    "scaffold": {"files": 2710},
 }
 NAMES = ("core", "demos", "plugins", "utilities")
 FILE_GOAL, FUNCTION_GOAL = 250, 50
