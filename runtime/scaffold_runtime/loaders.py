@@ -53,6 +53,11 @@ def as_train_loader(source: Any) -> Any:
     return source
 
 
+def parts_of(loader: Any) -> list[Any]:
+    """The loaders that a combined one draws from, or the one."""
+    return loader.flattened if isinstance(loader, CombinedLoader) else [loader]
+
+
 def as_eval_loaders(source: Any) -> list[Any]:
     """Evaluation runs over one loader after another."""
     if source is None:
@@ -70,8 +75,7 @@ class TrainSource:
     def __init__(self, loader: Any, limit: Limit) -> None:
         self.loader = loader
         self._combined = isinstance(loader, CombinedLoader)
-        inner = loader.flattened if self._combined else [loader]
-        self.parts = [Part(part) for part in inner]
+        self.parts = [Part(part) for part in parts_of(loader)]
         self.length = limited(loader_length(loader), limit, "limit_train_batches")
         self.over = False  # whether a run was resumed after the last batch of its epoch
         self._kept: dict[str, Any] | None = None

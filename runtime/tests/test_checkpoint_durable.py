@@ -43,6 +43,15 @@ def faulty_save(path: Path, number: int, action: Any) -> FaultyCalls:
     return calls
 
 
+@pytest.mark.parametrize("letter", ["a", "\u00e4"])
+def test_a_name_as_long_as_names_can_be(tmp_path: Path, letter: str) -> None:
+    name = letter * (250 // len(letter.encode())) + ".ckpt"
+    for checkpoint in (OLD, NEW):
+        write_checkpoint(checkpoint, tmp_path / name)
+    link_atomically(tmp_path / name, tmp_path / f"b{name[1:]}")
+    assert [step_in(file) for file in tmp_path.iterdir()] == [2, 2]
+
+
 @pytest.mark.parametrize("code", ERRORS, ids=errno.errorcode.get)
 def test_a_failing_call_is_named_and_the_old_file_stays(tmp_path: Path, code: int) -> None:
     path, tried = tmp_path / "a.ckpt", []

@@ -394,6 +394,12 @@ def unfinished_checkpoint(kit: Any) -> None:
 
 
 @case
+def hyperparameters_file_of_no_kind(kit: Any) -> None:
+    Path("tags.csv").write_text("key,value\nlr,0.7\n")
+    Keeping.load_from_checkpoint(saved(kit), hparams_file="tags.csv")
+
+
+@case
 def damaged_checkpoint(kit: Any) -> None:
     path = saved(kit)
     content = bytearray(path.read_bytes())

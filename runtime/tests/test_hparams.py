@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from argparse import Namespace
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -265,6 +266,17 @@ def test_load_from_checkpoint_makes_the_module_again(saved: Any) -> None:
     assert all(
         torch.equal(a, b) for a, b in zip(module.parameters(), again.parameters(), strict=True)
     )
+
+
+def test_load_from_an_open_file(saved: Any) -> None:
+    path = saved(Net(3))
+    with open(path, "rb") as file:
+        assert Net.load_from_checkpoint(file).hparams.width == 3
+    memory = io.BytesIO(path.read_bytes())
+    memory.seek(0, io.SEEK_END)  # as whoever wrote it left it
+    assert Net.load_from_checkpoint(memory).hparams.width == 3
+    with pytest.raises(CheckpointError, match="damaged"):
+        Net.load_from_checkpoint(io.BytesIO(path.read_bytes()[:500]))
 
 
 def test_arguments_override_what_was_saved(saved: Any, tmp_path: Path) -> None:

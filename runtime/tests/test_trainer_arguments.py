@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import inspect
 import math
+import os
 import re
 import time
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -519,6 +521,19 @@ def test_default_root_dir_is_where_things_go(
     trainer.fit(regression(), make_loader(60))
     (saved,) = root.rglob("*.ckpt")
     assert saved.relative_to(root).as_posix() == "checkpoints/epoch=0-step=60.ckpt"
+
+
+def test_a_tilde_is_the_home_folder(
+    regression: Any, make_loader: Any, make_trainer: Any, monkeypatch: Any
+) -> None:
+    monkeypatch.setenv("HOME", os.path.abspath("home"))
+    trainer = make_trainer(default_root_dir="~/runs", enable_checkpointing=True)
+    trainer.fit(regression(), make_loader(2))
+    trainer.save_checkpoint("~/a.ckpt")
+    trainer.test(regression(), make_loader(1), ckpt_path="~/a.ckpt", verbose=False)
+    regression.load_from_checkpoint("~/a.ckpt")
+    files = sorted(str(p) for p in Path().rglob("*.ckpt"))
+    assert files == ["home/a.ckpt", "home/runs/checkpoints/epoch=0-step=2.ckpt"]
 
 
 def test_one_logger_or_several(make_trainer: Any, recorder: Any, tmp_path: Any) -> None:

@@ -285,6 +285,32 @@ def test_a_search_changes_nothing_else(regression, make_loader, make_trainer) ->
     assert same(*ends)
 
 
+def test_a_search_puts_back_what_the_state_dict_leaves_out(
+    regression, make_loader, make_trainer
+) -> None:
+    class Filtered(regression):
+        def __init__(self) -> None:
+            super().__init__()
+            self.strict_loading = False
+            self.register_buffer("seen", torch.zeros(1), persistent=False)
+
+        def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+            kept = super().state_dict(*args, **kwargs)
+            return {name: value for name, value in kept.items() if not name.startswith("net.0")}
+
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            self.seen += 1
+            return super().training_step(batch, batch_idx)
+
+    module = Filtered()
+    before = [p.clone() for p in (*module.parameters(), module.seen)]
+    finder = LearningRateFinder(num_training_steps=20, update_attr=False)
+    make_trainer(max_epochs=1, max_steps=0, callbacks=finder).fit(module, make_loader(6))
+    tensors = (*module.parameters(), module.seen)
+    assert finder.optimal_lr is not None
+    assert all(torch.equal(a, b) for a, b in zip(before, tensors, strict=True))
+
+
 def test_a_resumed_run_does_not_search_again(regression, make_loader, make_trainer) -> None:
     def train(**arguments: Any) -> Any:
         torch.manual_seed(0)

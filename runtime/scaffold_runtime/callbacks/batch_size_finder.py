@@ -12,7 +12,7 @@ from scaffold_runtime.checkpoint.snapshot import Snapshot
 from scaffold_runtime.errors import MisconfigurationException, check_choice
 from scaffold_runtime.feed import STAGES
 from scaffold_runtime.hooks import Callback
-from scaffold_runtime.loaders import as_eval_loaders, as_train_loader
+from scaffold_runtime.loaders import as_eval_loaders, as_train_loader, parts_of
 
 if TYPE_CHECKING:
     from scaffold_runtime.module import LightningModule
@@ -150,7 +150,7 @@ class BatchSizeFinder(Callback):
 def _samples(source: Any, stage: str) -> int | None:
     """How many samples there are to put into one batch; None where the loaders do not say."""
     loaders = [as_train_loader(source)] if stage == "train" else as_eval_loaders(source)
-    parts = [part for loader in loaders for part in getattr(loader, "flattened", [loader])]
+    parts = [part for loader in loaders for part in parts_of(loader)]
     try:
         return max(len(part.dataset) for part in parts)
     except (AttributeError, TypeError, NotImplementedError):

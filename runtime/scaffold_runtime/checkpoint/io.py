@@ -42,7 +42,7 @@ def write_atomically(path: Path, write: Callable[[Any], None]) -> None:
     Raises:
         CheckpointError: with path and cause; the old file, if any, is still there.
     """
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}{SUFFIX}")
+    temporary = _temporary(path)
     cause: list[OSError] = []
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -60,6 +60,11 @@ def write_atomically(path: Path, write: Callable[[Any], None]) -> None:
             reason = cause[0] if cause else error
             raise CheckpointError(f"cannot write the checkpoint {path}: {reason}.") from error
         raise
+
+
+def _temporary(path: Path) -> Path:
+    """A name beside `path`, not too long where that is almost."""
+    return path.with_name(f".{path.name[:50]}.{uuid.uuid4().hex[:8]}{SUFFIX}")
 
 
 class _Remembering:
@@ -86,7 +91,7 @@ def link_atomically(target: Path, link: Path, symbolic: bool = False) -> None:
     Raises:
         CheckpointError: with path and cause; the old file, if any, is still there.
     """
-    temporary = link.with_name(f".{link.name}.{uuid.uuid4().hex[:8]}{SUFFIX}")
+    temporary = _temporary(link)
     folder = target.is_dir() and not symbolic
     try:
         if link.exists() and not link.is_symlink() and link.is_dir() != folder:
@@ -154,7 +159,7 @@ def move_aside(path: Path, folder: bool) -> None:
 
 def drop_aside(path: Path) -> None:
     """The new one is there: remove what had the name."""
-    if _aside(path).exists():
+    if os.path.exists(_aside(path)):  # or has a name too long to exist
         remove(_aside(path))
 
 
@@ -171,14 +176,14 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def read_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
-    """Read a checkpoint, a file or a folder of parts: `verify` first, then tensors and plain values.
+def read_checkpoint(path: Path | IO[bytes], map_location: Any = "cpu") -> dict[str, Any]:
+    """Read a checkpoint, a file (open, too) or a folder of parts: `verify` first, then tensors and plain values.
 
     Raises:
         CheckpointError: with file and reason, if it is missing, damaged, of another format, or holds
             anything but tensors and plain values.
     """
-    if path.is_dir():
+    if isinstance(path, Path) and path.is_dir():
         from scaffold_runtime.checkpoint.folder import read_parts
 
         return read_parts(path, map_location)
@@ -211,22 +216,26 @@ def warn_of_hole() -> None:
         )
 
 
-def verify(path: Path) -> None:
+def verify(path: Path | IO[bytes]) -> None:
     """Check that `path` is a zip file as torch writes it, whole, whose parts have the checksums they were
     written with. torch checks none of this.
 
     Raises:
         CheckpointError: with file and reason.
     """
-    if not path.exists():
+    if not isinstance(path, Path):
+        path.seek(0)
+    elif not path.exists():
         raise CheckpointError(f"there is no checkpoint at {path}.")
-    if not path.is_file():
+    elif not path.is_file():
         raise CheckpointError(f"{path} is not a file, so it cannot be a checkpoint.")
-    if path.stat().st_size == 0:
+    elif path.stat().st_size == 0:
         raise CheckpointError(f"the checkpoint {path} is empty.")
     try:
         with zipfile.ZipFile(path) as archive:
             reason = _oddity(archive) or _damage(archive)
+        if not isinstance(path, Path):
+            path.seek(0)
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, RuntimeError) as error:
         raise CheckpointError(
             f"the checkpoint {path} is damaged or not in torch's zip format ({error})."

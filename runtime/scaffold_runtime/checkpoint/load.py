@@ -78,13 +78,14 @@ def object_from_checkpoint(
     overrides: dict[str, Any],
 ) -> Any:
     """Make a module or data module from a checkpoint; see `load_from_checkpoint`."""
-    path = Path(checkpoint_path)
+    opened = hasattr(checkpoint_path, "read")
+    path = checkpoint_path if opened else Path(checkpoint_path).expanduser()
     checkpoint = read_checkpoint(path, map_location or "cpu")
     is_module = issubclass(cls, nn.Module)
     prefix = "" if is_module else "datamodule_"
     kept = dict(checkpoint.get(f"{prefix}hyper_parameters", {}))
     if hparams_file is not None:
-        kept.update(yaml.safe_load(Path(hparams_file).read_text()) or {})
+        kept.update(_hparams_in(Path(hparams_file).expanduser()))
     name = checkpoint.get(f"{prefix}hparams_name", "kwargs")
     made_of = {key: kept.pop(key, None) for key in checkpoint.get(f"{prefix}hparams_made", [])}
     missing = made_of.keys() - overrides.keys()
@@ -106,6 +107,18 @@ def object_from_checkpoint(
     elif cls.__qualname__ in checkpoint:
         made.load_state_dict(checkpoint[cls.__qualname__])
     return made
+
+
+def _hparams_in(file: Path) -> dict[str, Any]:
+    try:
+        found = yaml.safe_load(file.read_text()) or {}
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise MisconfigurationException(f"hparams_file={str(file)!r}: {error}.") from error
+    if not isinstance(found, dict):
+        raise MisconfigurationException(
+            f"hparams_file={str(file)!r} holds no mapping: write YAML, each line as `lr: 0.1`."
+        )
+    return found
 
 
 def _arguments(

@@ -59,4 +59,4 @@ def loaders_and_data(
 def path_of(path: str | Path | None) -> str | None:
     if path is not None and not isinstance(path, (str, os.PathLike)):
         raise MisconfigurationException(f'ckpt_path={path!r}: give a path, "best" or "last".')
-    return None if path is None else os.fspath(path)
+    return None if path is None else os.path.expanduser(path)

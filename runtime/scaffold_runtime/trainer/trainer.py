@@ -198,7 +198,7 @@ class Trainer:
         self.reload_dataloaders_every_n_epochs = settings.count(
             "reload_dataloaders_every_n_epochs", reload_dataloaders_every_n_epochs, 0
         )
-        self.default_root_dir = os.fspath(default_root_dir or Path.cwd())
+        self.default_root_dir = os.path.expanduser(default_root_dir or Path.cwd())
         self.enable_autolog_hparams = enable_autolog_hparams
         self.deterministic, self.benchmark = deterministic, benchmark
         settings.set_determinism(deterministic, benchmark)
@@ -402,7 +402,7 @@ class Trainer:
                 "ddp_notebook), take the file of the ModelCheckpoint."
             )
         write = partial(self.checkpoint_io.save_checkpoint, storage_options=storage_options)
-        save(self.strategy, collect(run, bool(weights_only)), Path(filepath), write)
+        save(self.strategy, collect(run, bool(weights_only)), Path(filepath).expanduser(), write)
 
     def print(self, *args: Any, **kwargs: Any) -> None:
         """Print from the first process only, without tearing the progress bar."""
