@@ -12,7 +12,6 @@ from scaffold.errors import ScaffoldError
 from scaffold.names import check_name, one_line, package_name
 
 SCHEMA = 1
-PARTS = ("model", "data")
 EXCLUSIVE = {"strategy"}  # of which one at a time is on
 FLAGS = {"callbacks": "callback", "loggers": "logger", "strategy": "strategy", "extras": "extra"}
 
@@ -31,7 +30,9 @@ class Answers:
     template: str = ""  # a team's own, as SOURCE or SOURCE@REF
     template_answers: Mapping[str, Any] = field(default_factory=dict)
     other: Mapping[str, Any] = field(default_factory=dict)  # keys of later versions, kept
-    trained: Mapping[str, str] = field(default_factory=dict)  # as `train.py` says, not kept here
+    trained: Mapping[str, tuple[str, str]] = field(
+        default_factory=dict
+    )  # as `train.py` says, not kept here
 
     @property
     def package(self) -> str:
@@ -42,10 +43,9 @@ class Answers:
 
     def classes(self, task: Part) -> dict[str, tuple[str, str]]:
         """Module and name of what is trained, by `model` and `data`."""
-        ours = {part: f"{self.package}.{part}.{getattr(task, part)}" for part in ("model", "data")}
-        named = {**ours, **self.trained}
-        split = {part: name.rpartition(".") for part, name in named.items()}
-        return {part: (module, name) for part, (module, _, name) in split.items()}
+        ours = {"model": (f"{self.package}.model", task.model)}
+        ours |= {"data": (f"{self.package}.data", task.data)}
+        return {**ours, **self.trained}
 
     def parts(self, catalogue: Catalogue) -> list[Part]:
         """The folders to render, the more special ones later."""

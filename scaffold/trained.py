@@ -9,19 +9,15 @@ from pathlib import Path
 from scaffold.errors import ScaffoldError
 
 
-def trained(root: Path) -> dict[str, str]:
-    """What `run(Model, Data)` in `train.py` names, such as `{"model": "my_exp.model.Net"}`."""
+def trained(root: Path) -> dict[str, tuple[str, str]]:
+    """Module and name of what `run(Model, Data)` in `train.py` gets, by `model` and `data`."""
     tree = _parsed(root / "train.py")
     meant = dict(_bound(tree, "train", "train"))
     for call in ast.walk(tree):
         if isinstance(call, ast.Call) and _full(call.func, meant).startswith("scaffold_runtime."):
-            given = (_full(argument, meant) for argument in call.args)
-            named = {
-                part: name
-                for part, name in zip(("model", "data"), given, strict=False)
-                if "." in name
-            }
-            if named:
+            given = (_full(argument, meant).rpartition(".") for argument in call.args)
+            pairs = zip(("model", "data"), given, strict=False)
+            if named := {part: (module, name) for part, (module, _, name) in pairs if module}:
                 return named
     return {}
 
@@ -100,5 +96,5 @@ def _parsed(path: Path) -> ast.Module:
     """Empty where there is no such file, or it is not Python."""
     try:
         return ast.parse(path.read_bytes())
-    except (OSError, ValueError, SyntaxError):
+    except (OSError, ValueError, SyntaxError, RecursionError):
         return ast.Module([], [])
