@@ -156,9 +156,7 @@ def _own(answers: Answers) -> dict[str, Any]:
 
 
 def _by_kind(features: Iterable[str]) -> dict[str, tuple[str, ...]]:
-    pairs = sorted(
-        {(str(each).partition("/")[0], str(each).partition("/")[2]) for each in features}
-    )
+    pairs = sorted({str(each).partition("/")[::2] for each in features})
     return {kind: tuple(name for each, name in pairs if each == kind) for kind in KINDS}
 
 

@@ -53,13 +53,9 @@ def remove(project: Project, kind: str, name: str, catalogue: Catalogue) -> Prop
     answers = project.answers
     if name not in answers.on(kind):
         raise ScaffoldError(f"{kind} `{name}` is not on; `scaffold list` shows what is")
-    needing = [
-        f"{part.kind} `{part.name}`"
-        for part in answers.parts(catalogue)
-        if f"{kind}/{name}" in part.needs
-    ]
-    if needing:
-        raise ScaffoldError(f"{' and '.join(needing)} needs {kind} `{name}`")
+    if needing := [part for part in answers.parts(catalogue) if f"{kind}/{name}" in part.needs]:
+        said = " and ".join(f"{part.kind} `{part.name}`" for part in needing)
+        raise ScaffoldError(f"{said} needs {kind} `{name}`")
     return propose(project, answers.without_feature(kind, name), catalogue)
 
 

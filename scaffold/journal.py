@@ -42,9 +42,7 @@ def alone(root: Path) -> Iterator[None]:
         except ImportError:  # Windows has no flock; there the journal alone must do
             pass
         except OSError:
-            raise ScaffoldError(
-                "another `scaffold` is at work in this project, try again"
-            ) from None
+            raise ScaffoldError("another `scaffold` is at work here, try again") from None
         recover(root)
         yield
 

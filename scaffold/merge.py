@@ -4,7 +4,7 @@ import ast
 import json
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from pathlib import Path
@@ -39,6 +39,16 @@ def is_same_text(mine: bytes, other: bytes) -> bool:
     """But for line ends, a byte order mark and a final newline, which are the user's to choose."""
     text = not is_binary(mine) and not is_binary(other)
     return mine == other or (text and _in_style_of(mine, _normal(other)) == mine)
+
+
+def are_crlf(files: Iterable[bytes]) -> bool:
+    """Whether all that have lines have them so, as in a checkout on Windows."""
+    texts = [data for data in files if b"\n" in data and not is_binary(data)]
+    return bool(texts) and all(map(_is_crlf, texts))
+
+
+def in_crlf(data: bytes) -> bytes:
+    return data if is_binary(data) else _normal(data).replace(b"\n", b"\r\n")
 
 
 def merge(path: str, base: bytes, mine: bytes, template: bytes) -> Merged:

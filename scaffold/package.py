@@ -43,7 +43,7 @@ def renamed(base: Lock, target: Tree, disk: Disk, package: str) -> Lock:
     found = {}
     for path, entry in base.items():
         place = package + path.removeprefix(old) if path.startswith(f"{old}/") else path
-        found[place] = _in_words_of(disk, place, entry, word, package)
+        found[place] = _reworded(disk, place, entry, word, package)
     return found
 
 
@@ -58,9 +58,7 @@ def _old_name(base: Lock, target: Tree, package: str) -> str:
     return folders.most_common(1)[0][0] if folders else ""
 
 
-def _in_words_of(
-    disk: Disk, path: str, entry: Entry, old: re.Pattern[bytes], package: str
-) -> Entry:
+def _reworded(disk: Disk, path: str, entry: Entry, old: re.Pattern[bytes], package: str) -> Entry:
     """Where the user has replaced the name already, so has the base: that is no edit to merge."""
     user = disk.get(path)
     if not isinstance(user, File) or old.search(user.data):

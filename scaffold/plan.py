@@ -5,12 +5,12 @@ The first case that fits a path decides; nothing that a user wrote is overwritte
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
 from scaffold.files import File, Found, Odd, Tree
 from scaffold.lock import Entry, Lock, State
-from scaffold.merge import is_binary, is_same_text, merge
+from scaffold.merge import are_crlf, in_crlf, is_binary, is_same_text, merge
 
 Verb = Literal[
     "same", "create", "update", "merge", "move", "delete", "keep", "gone", "beside", "conflict"
@@ -66,11 +66,14 @@ def make_plan(
     """`renamed`: old to new path in the templates; `homes`: where the user moved a file to."""
     plan, renamed, homes = Plan(), renamed or {}, homes or {}
     came_from = {new: old for old, new in renamed.items()}
+    crlf = are_crlf([file.data for file in map(disk.get, base) if isinstance(file, File)])
     for path in sorted({*base, *target} - {*renamed}):
         origin = came_from.get(path, path)
         home = homes.get(origin, origin)
         old, user, new = base.get(origin), disk.get(home), target.get(path)
         outcome = decide(home, old, user, new)
+        if outcome.verb == "create" and outcome.file and crlf:
+            outcome = replace(outcome, file=replace(outcome.file, data=in_crlf(outcome.file.data)))
         place = path if home == origin else home
         if path != origin and old and new and disk.get(origin) is None:
             outcome, place = _both_moved(origin, home, old, user, new), path

@@ -96,6 +96,18 @@ def test_a_checkout_with_other_line_ends_is_no_edit(project):
     assert {path: data.replace(b"\r\n", b"\n") for path, data in files().items()} == start
 
 
+def test_where_all_files_have_other_line_ends_new_ones_have_them(project):
+    for path in (path for path in files() if not path.startswith(".scaffold")):
+        data = Path(path).read_bytes()
+        Path(path).write_bytes(data if b"\0" in data else data.replace(b"\n", b"\r\n"))
+    start = files()
+    project("add", "callback", "ema")
+    assert EMA.read_bytes() == b"class_path: Ema\r\n\r\ndecay: 0.9\r\n\r\nevery: 1\r\n"
+    assert "on      ema" in project("list").out
+    assert project("remove", "callback", "ema").code == 0
+    assert files() == start
+
+
 def test_an_own_file_with_the_very_text_of_a_feature_but_other_line_ends(project):
     project("add", "callback", "ema")
     crlf = EMA.read_bytes().replace(b"\n", b"\r\n")
