@@ -44,8 +44,7 @@ def bring_back(trainer: Trainer, arguments: tuple[Any, ...], outcome: dict[str, 
         if outcome["callbacks"].get(callback.state_key):
             callback.load_state_dict(outcome["callbacks"][callback.state_key])
     for logger, version in zip(trainer.loggers, outcome["versions"], strict=True):
-        if hasattr(logger, "decide_version"):
-            logger.decide_version(version)
+        logger.decide_version(version)
     metrics = trainer.metrics
     metrics.callback_values, metrics.logged_values, metrics.bar_values = outcome["values"]
     return outcome["returned"]

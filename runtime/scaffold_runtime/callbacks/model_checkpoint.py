@@ -193,6 +193,7 @@ class ModelCheckpoint(Checkpoint):
         self.best_model_path = state_dict["best_model_path"]
         score = state_dict["best_model_score"]
         self.best_model_score = None if score is None else torch.as_tensor(score)
+        self.dirpath = self.dirpath or state_dict["dirpath"]  # of a run in processes of its own
         if self.dirpath == state_dict["dirpath"]:  # otherwise the others belong to another folder
             self.best_k_models = {k: float(v) for k, v in state_dict["best_k_models"].items()}
             self.last_model_path = state_dict["last_model_path"]
@@ -204,7 +205,7 @@ class ModelCheckpoint(Checkpoint):
             self._candidates = state_dict.get("candidates")
             self.asked = self._candidates is not None
             self._continues = True
-        elif self.dirpath:
+        else:
             warnings.warn(
                 f"ModelCheckpoint now saves into {self.dirpath}, and not into {state_dict['dirpath']} as the run it "
                 "goes on from: of its checkpoints there, only the best is remembered, and none is removed.",
@@ -237,10 +238,9 @@ class ModelCheckpoint(Checkpoint):
         if self._on_train_epoch_end is None:
             once = trainer.validates_each_epoch
             self._on_train_epoch_end = once or not trainer._live().validates
-        if self.dirpath and trainer.is_global_zero:
+        if self.dirpath and trainer.is_global_zero and not trainer.fast_dev_run:
             self._finish_what_was_killed(trainer, Path(self.dirpath))
-            if not trainer.fast_dev_run:
-                remember_job(Path(self.dirpath))
+            remember_job(Path(self.dirpath))
         self._writing, self._leaving = [], []
 
     def _finish_what_was_killed(self, trainer: Trainer, folder: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import os
+import re
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,10 +51,22 @@ def read_for_run(run: Run, ckpt_path: str | None) -> dict[str, Any] | None:
             "what would have followed. A checkpoint saved between steps resumes exactly.",
             stacklevel=2,
         )
-    if run.fn == "fit":
+    version = _version_of(path, trainer.runs_dir) if run.fn == "fit" else None
+    if version is not None:
         for logger in trainer.loggers:
-            logger.continue_run_of(path)
+            logger.decide_version(version)
     return own_part(trainer, checkpoint)
+
+
+def _version_of(checkpoint: Path, runs_dir: str) -> int | str | None:
+    """The version of the run that saved a checkpoint; None where it lies in no run folder."""
+    root, file = Path(os.path.realpath(runs_dir)), Path(os.path.realpath(checkpoint))
+    if root not in file.parents or root == file.parent:
+        return None
+    name = file.relative_to(root).parts[0]
+    if number := re.fullmatch(r"version_(\d+)", name):
+        return int(number[1])
+    return name if root / name != file.parent else None  # else `root` is itself a run folder
 
 
 def _read(run: Run, wanted: str) -> tuple[Path, dict[str, Any]]:

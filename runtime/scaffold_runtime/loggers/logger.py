@@ -81,8 +81,8 @@ class Logger(abc.ABC):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The run goes on from a checkpoint: what was logged after it will be logged again."""
 
-    def continue_run_of(self, checkpoint: Path) -> None:
-        """The run goes on from this file: log into its run folder, where the logger has one."""
+    def decide_version(self, version: int | str) -> None:
+        """Continue the run of this name, unless another was chosen already."""
 
     def follow(self, first: Logger) -> None:
         """Use the run name that `first`, the first of several loggers, decides on."""
@@ -173,17 +173,8 @@ class FolderLogger(Logger):
             self._first = first
 
     def decide_version(self, version: int | str) -> None:
-        """Continue the run of this name, unless another was chosen already."""
         if self._version is None and self._first is None:
             self._version = version
-
-    def continue_run_of(self, checkpoint: Path) -> None:
-        root = Path(os.path.realpath(self.root_dir))
-        folder = Path(os.path.realpath(checkpoint))
-        if root in folder.parents and len(parts := folder.relative_to(root).parts) > 1:
-            number = re.fullmatch(r"version_(\d+)", parts[0])
-            if number or (root / parts[0]) != folder.parent:  # else `root` is itself a run folder
-                self.decide_version(int(number[1]) if number else parts[0])
 
     def __getstate__(self) -> dict[str, Any]:
         """Open files stay behind when the logger is copied to another process."""

@@ -131,6 +131,10 @@ class MLFlowLogger(ServiceLogger):
         """The run's id."""
         return self.run_id
 
+    def decide_version(self, version: int | str) -> None:
+        if self._run_id is None and self._first is None and isinstance(version, str):
+            self._run_id = version
+
     @property
     def save_dir(self) -> str | None:
         """The folder of a local file store; None for other stores."""

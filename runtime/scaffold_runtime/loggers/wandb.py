@@ -117,7 +117,6 @@ class WandbLogger(ServiceLogger):
         return os.path.join(self.root_dir, self.version)
 
     def decide_version(self, version: int | str) -> None:
-        """Continue the run of this id, unless another was chosen already."""
         if self._id is None and self._first is None and isinstance(version, str):
             self._id = version
 

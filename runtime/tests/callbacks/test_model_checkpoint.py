@@ -358,6 +358,15 @@ def test_two_runs_from_one_checkpoint_save_in_their_own_folders(train) -> None:
     assert "epoch=1.ckpt" in files("first/exp/version_0/checkpoints")
 
 
+def test_the_state_of_a_run_elsewhere_brings_its_folder(train) -> None:
+    save, again = ModelCheckpoint(monitor="score"), ModelCheckpoint(monitor="score")
+    train(save)
+    again.load_state_dict(save.state_dict())
+
+    assert again.dirpath == save.dirpath
+    assert again.best_k_models == save.best_k_models
+
+
 def test_a_resumed_run_knows_what_is_best(train) -> None:
     arguments: dict[str, Any] = {"monitor": "score", "save_top_k": 2, "save_last": True}
     train(ModelCheckpoint("saved", "{epoch}", **arguments), max_epochs=4)

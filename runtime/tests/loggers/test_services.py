@@ -161,6 +161,26 @@ def test_wandb_goes_on_in_its_run_folder_when_resumed(
     assert len(files) == 2 and {file.stem for file in files} == {f"run-{first}"}
 
 
+@pytest.mark.parametrize("kind", ["wandb", "mlflow"])
+def test_alone_it_goes_on_in_the_run_of_the_checkpoint(
+    kind: str, configured, make_loader, make_trainer, store
+) -> None:
+    def train(epochs: int, resume: str | None = None) -> tuple[str, str]:
+        logger: Any = (
+            WandbLogger(save_dir="logs", project="exp", offline=True)
+            if kind == "wandb"
+            else MLFlowLogger("exp", tracking_uri=store)
+        )
+        trainer = make_trainer(max_epochs=epochs, logger=logger, enable_checkpointing=True)
+        trainer.fit(configured(), make_loader(2), ckpt_path=resume)
+        end_wandb()
+        assert f"/{logger.version}/checkpoints/" in trainer.checkpoint_callback.best_model_path
+        return str(logger.version), trainer.checkpoint_callback.best_model_path
+
+    first, path = train(1)
+    assert train(2, path)[0] == train(3, "last")[0] == first
+
+
 def test_others_take_the_id_of_wandb(configured, make_loader, make_trainer) -> None:
     first = WandbLogger(save_dir="logs", project="exp", id="run7", offline=True)
     loggers = [first, CSVLogger("logs", "exp")]
