@@ -114,8 +114,8 @@ def created(
         more = "" if answers.template else "; `scaffold list` shows what can be added"
         say(f"  {len(tree)} files{repository}{more}")
         _kept(kept)
-        say()
-        say(next_command, bold=True)
+        if next_command:
+            say(f"\n{next_command}", bold=True)
 
 
 def _kept(paths: list[str]) -> None:

@@ -241,3 +241,15 @@ def test_your_own_changes_are_shown_when_the_template_is_gone(scaffold, team):
     assert [each["path"] for each in json.loads(ran.out)["own"]] == [edited.name]
     assert ran.err.startswith("note: what `update` would change cannot be said: cannot get")
     assert scaffold("update").code == 1
+
+
+def test_into_a_repository_that_is_there(scaffold, team, workplace):
+    (team / "README.md.jinja").write_text("{{ project_name }}\n")
+    git("init", "-q", "my-exp", inside=workplace)
+    Path("my-exp/README.md").write_text("mine\n")
+    os.chdir("my-exp")
+    ran = scaffold("new", ".", "--template", str(team))
+    assert ran.out.splitlines()[-1] == "  kept yours: README.md"
+    assert Path("README.md").read_text() == "mine\n"
+    assert Path("my-exp.txt").read_text() == "verbatim {{ width }}\n"
+    assert "Nothing to do" in scaffold("update").out
