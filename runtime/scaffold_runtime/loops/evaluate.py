@@ -26,7 +26,7 @@ def evaluate(
     loaders = len(run.feed.evaluated(stage))
     step = step_of(run, stage, loaders)
     run.evaluated = 0
-    with not_training(run, stage, limit):
+    with not_training(run, stage):
         metrics.enter(stage, in_batch=False)
         for call in hooks.start:
             call()

@@ -20,7 +20,7 @@ def predict(run: Run, limit: int | float, keep: bool) -> list[Any] | None:
     step = step_of(run, "predict", loaders)
     kept: list[list[Any]] = [[] for _ in range(loaders)]
     run.metrics.leave("while predicting, where outputs are returned instead")
-    with not_training(run, "predict", limit):
+    with not_training(run, "predict"):
         for call in (*hooks.start, *hooks.epoch_start):
             call()
         for position, batches, loader_args in batches_of(run, "predict", limit):

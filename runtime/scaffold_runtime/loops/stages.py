@@ -30,10 +30,12 @@ def batches_of(
     run: Run, stage: str, limit: int | float
 ) -> Iterator[tuple[int, Iterable[Any], tuple[int, ...]]]:
     """For each loader: its number, its batches, and what hooks get of the number where there are several."""
-    loaders = run.feed.evaluated(stage)
-    for position, (loader, iterable) in enumerate(loaders):
-        batches = eval_batches(loader, iterable, limit, LIMITS[stage])
-        yield position, batches, (position,) if len(loaders) > 1 else ()
+    loaders, strategy = run.feed.evaluated(stage), run.trainer.strategy
+    # Now, and not before: a hook may have put other weights and buffers in place, as averages are.
+    with strategy.evaluating(run.module, lambda: run.feed.batches_of(stage, limit)):
+        for position, (loader, iterable) in enumerate(loaders):
+            batches = eval_batches(loader, iterable, limit, LIMITS[stage])
+            yield position, batches, (position,) if len(loaders) > 1 else ()
 
 
 def step_of(run: Run, stage: str, loaders: int) -> Callable[[Any, int, int], Any]:
@@ -69,7 +71,7 @@ def positional(function: Callable[..., Any], needed: bool = False) -> int:
 
 
 @contextmanager
-def not_training(run: Run, stage: str, limit: int | float) -> Iterator[None]:
+def not_training(run: Run, stage: str) -> Iterator[None]:
     """Evaluation mode without gradients; afterwards each part is as it was, so frozen parts stay frozen."""
     module, strategy = run.module, run.trainer.strategy
     modes = {part: part.training for part in module.modules()}
@@ -78,10 +80,7 @@ def not_training(run: Run, stage: str, limit: int | float) -> Iterator[None]:
     leaks = strategy.evaluates_in_step or not strategy.infers
     inference = run.trainer.inference_mode and run.fn != "fit" and not leaks
     try:
-        with (
-            torch.inference_mode() if inference else torch.no_grad(),
-            strategy.evaluating(module, lambda: run.feed.batches_of(stage, limit)),
-        ):
+        with torch.inference_mode() if inference else torch.no_grad():
             yield
     finally:  # also where it failed or was interrupted: the next run may train this module
         own = f"on_{stage}_model_train"

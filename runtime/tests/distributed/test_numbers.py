@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, TensorDataset
 
 from scaffold_runtime import Callback, LightningDataModule, LightningModule
-from scaffold_runtime.callbacks import BaseFinetuning
+from scaffold_runtime.callbacks import BaseFinetuning, EMAWeightAveraging
 from scaffold_runtime.errors import RankFailed
 from scaffold_runtime.strategies import DDPStrategy
 from scaffold_runtime.strategies.environments import Place
@@ -511,7 +511,7 @@ def test_what_each_process_counted_is_that_of_the_first_in_an_evaluation(
         def on_train_batch_end(self, *args: Any) -> None:
             self.trained = self.own()
 
-        def on_validation_start(self) -> None:
+        def on_validation_batch_start(self, *args: Any) -> None:
             note(tmp_path, "counted", [self.trained, self.own()])
 
     trainer = ddp(max_epochs=1, options={"broadcast_buffers": shared})
@@ -523,6 +523,27 @@ def test_what_each_process_counted_is_that_of_the_first_in_an_evaluation(
     mean, count, (one, others) = *of_first[:2], (of_first[2][::2], second[2][1::2])
     expected = [mean, count, [one[0], others[0], one[1], others[1]]] if shared else second
     assert of_second == expected
+
+
+def test_averages_are_evaluated_with_what_the_first_process_counted(
+    ddp: Any, tmp_path: Path
+) -> None:
+    class Counts(Seen):
+        def __init__(self) -> None:
+            super().__init__(tmp_path)
+            self.norm = nn.BatchNorm1d(1)
+
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            return super().training_step([self.norm(batch[0].float()[:, None])], batch_idx)
+
+        def on_validation_batch_start(self, *args: Any) -> None:
+            note(tmp_path, "mean", self.norm.running_mean.tolist())
+
+    average = EMAWeightAveraging(decay=0.5)
+    ddp(max_epochs=1, callbacks=average).fit(Counts(), numbered(4, 2), numbered(4, 2))
+
+    first, second = notes(tmp_path, "mean")
+    assert first == second
 
 
 @pytest.mark.parametrize("interval", ["step", "epoch"])
