@@ -19,10 +19,10 @@ ROOT = Path(__file__).parent.parent
 # raise them only with a reason.
 BUDGETS = {
     "runtime/scaffold_runtime": {
-        "files": 4370,
+        "files": 4382,
         "callbacks": 2475,
         "strategies": 1872,
-        "cli": 1270,
+        "cli": 1255,
         "checkpoint": 1210,
         "loggers": 740,
         "trainer": 650,

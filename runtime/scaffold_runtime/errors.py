@@ -13,14 +13,19 @@ A message says what was given, what is allowed, and what to do.
 from __future__ import annotations
 
 import difflib
+import os
 import re
 import sys
-from collections.abc import Iterable
+import traceback
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 
 class ScaffoldRuntimeError(Exception):
     """Root of the tree: catch this to catch everything the runtime raises on purpose."""
+
+    exit_code = 1  # of a command that it ends
 
 
 class MisconfigurationException(ScaffoldRuntimeError):  # noqa: N818 - the name people catch
@@ -85,6 +90,29 @@ def leave_to_launcher(error: BaseException) -> None:
 def said_elsewhere(error: BaseException | None) -> bool:
     """Whether another process prints `error`."""
     return getattr(error, "said_elsewhere", False)
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """Turn errors that the runtime raises on purpose into one line and an exit code.
+
+    Raises:
+        SystemExit: with 2 for a wrong configuration, 1 for any other error of ours, 130 for Ctrl-C.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        _leave("\ninterrupted", 130)
+    except ScaffoldRuntimeError as error:
+        _leave(f"error: {error}", error.exit_code)
+
+
+def _leave(line: str, code: int) -> None:
+    if not said_elsewhere(sys.exc_info()[1]):
+        if os.environ.get("SCAFFOLD_TRACEBACK"):
+            traceback.print_exc()
+        sys.stderr.write(f"{line}\n")
+    raise SystemExit(code) from None
 
 
 def hide_passwords(text: str) -> str:

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 import yaml
 
-from scaffold_runtime.errors import MisconfigurationException, ScaffoldRuntimeError
+from scaffold_runtime.errors import MisconfigurationException, plain_errors
 from scaffold_runtime.extras import require
 from scaffold_runtime.hooks import Callback
 from scaffold_runtime.loggers.logger import flat
@@ -326,7 +326,7 @@ def write_report(folders: list[Path], path: Path) -> Path:
     return path
 
 
-def main(words: list[str] | None = None) -> int:
+def main(words: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m scaffold_runtime.report", description=__doc__)
     parser.add_argument("runs", nargs="+", type=Path, help="folders of runs, as runs/version_0")
     where = "the page; report.html in the run, or beside it for several"
@@ -334,13 +334,9 @@ def main(words: list[str] | None = None) -> int:
     given = parser.parse_args(words)
     first = given.runs[0]
     usual = (first if len(given.runs) == 1 else first.parent) / REPORT
-    try:
+    with plain_errors():
         sys.stdout.write(f"{write_report(given.runs, given.output or usual)}\n")
-    except (ScaffoldRuntimeError, OSError) as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -13,7 +13,7 @@ from torch import Tensor
 from scaffold_runtime.checkpoint.engine import with_weights
 from scaffold_runtime.checkpoint.io import read_checkpoint, write_checkpoint
 from scaffold_runtime.compare import difference
-from scaffold_runtime.errors import CheckpointError
+from scaffold_runtime.errors import plain_errors
 
 COMMANDS = {
     "show": "print what a checkpoint holds",
@@ -24,7 +24,11 @@ COMMANDS = {
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command; 0 if all is well, 1 if files differ or one is bad, 2 for a wrong command line."""
+    """Run a command; 0 if all is well, 1 if files differ or one is bad, 2 for a wrong command line.
+
+    Raises:
+        SystemExit: if a file is bad.
+    """
     parser = argparse.ArgumentParser(prog="python -m scaffold_runtime.checkpoint")
     commands = parser.add_subparsers(dest="command", required=True)
     for name, text in COMMANDS.items():
@@ -32,13 +36,10 @@ def main(arguments: list[str] | None = None) -> int:
         two = name in ("diff", "consolidate")
         command.add_argument("file", type=Path, nargs=2 if two else 1)
     given = parser.parse_args(arguments)
-    try:
+    with plain_errors():
         if given.command == "consolidate":
             return _consolidate(*given.file)
         checkpoints = [read_checkpoint(file) for file in given.file]
-    except CheckpointError as error:
-        sys.stderr.write(f"{error}\n")
-        return 1
     if given.command == "diff":
         found = difference(*checkpoints)
         _say(f"They differ: {found}." if found else "They are identical.")

@@ -1,51 +1,21 @@
-"""How a project's command ends: a table, a file, or one line about an error."""
+"""How a project's command ends: a table, or a file."""
 
 from __future__ import annotations
 
 import builtins
 import os
 import sys
-import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from scaffold_runtime.cli.sources import ConfigError
 from scaffold_runtime.data import batch_size_of
-from scaffold_runtime.errors import ScaffoldRuntimeError, said_elsewhere
 
 if TYPE_CHECKING:
     from scaffold_runtime.trainer import Trainer
 
 MOST_METRICS = 7
-TRACEBACK = "SCAFFOLD_TRACEBACK"
-
-
-@contextmanager
-def plain_errors() -> Iterator[None]:
-    """Turn errors that the runtime raises on purpose into one line and an exit code.
-
-    Raises:
-        SystemExit: with 2 for a wrong configuration, 1 for any other error of ours, 130 for Ctrl-C.
-    """
-    try:
-        yield
-    except KeyboardInterrupt:
-        _leave("interrupted", 130)
-    except ScaffoldRuntimeError as error:
-        _leave(f"error: {error}", 2 if isinstance(error, ConfigError) else 1)
-
-
-def _leave(line: str, code: int) -> None:
-    if said_elsewhere(sys.exc_info()[1]):
-        raise SystemExit(code) from None
-    if os.environ.get(TRACEBACK):
-        traceback.print_exc()
-    sys.stderr.write(f"\n{line}\n" if code == 130 else f"{line}\n")
-    raise SystemExit(code) from None
 
 
 def report_fit(trainer: Trainer, started_in: Path, options: str = "") -> None:

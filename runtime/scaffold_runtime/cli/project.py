@@ -16,13 +16,13 @@ from scaffold_runtime.checkpoint.find import find_checkpoint
 from scaffold_runtime.cli.check import CHECK, check
 from scaffold_runtime.cli.help import ProjectParser
 from scaffold_runtime.cli.lightning import SUBCOMMANDS, LightningCLI
-from scaffold_runtime.cli.outcome import plain_errors, report_fit, save_predictions
+from scaffold_runtime.cli.outcome import report_fit, save_predictions
 from scaffold_runtime.cli.parser import LightningArgumentParser
 from scaffold_runtime.cli.save import write_config
 from scaffold_runtime.cli.settings import KINDS, Settings
 from scaffold_runtime.cli.sources import ConfigError, read_yaml
 from scaffold_runtime.data import LightningDataModule
-from scaffold_runtime.errors import did_you_mean
+from scaffold_runtime.errors import did_you_mean, plain_errors
 from scaffold_runtime.module import LightningModule
 
 DESCRIPTION = """Train, validate, test or predict; without a command, train.

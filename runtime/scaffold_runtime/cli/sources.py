@@ -14,6 +14,8 @@ from scaffold_runtime.errors import MisconfigurationException
 class ConfigError(MisconfigurationException):
     """A configuration file cannot be used; the message names it."""
 
+    exit_code = 2
+
 
 class Sources:
     """The files a configuration came from, to tell where a key was written; the last one wins."""
