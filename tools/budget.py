@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 # raise them only with a reason.
 BUDGETS = {
     "runtime/scaffold_runtime": {
-        "files": 4382,
+        "files": 4425,
         "callbacks": 2475,
         "strategies": 1872,
         "cli": 1255,

@@ -317,7 +317,9 @@ HookTable = SimpleNamespace  # hook name -> tuple of calls
 
 
 def overridden(name: str, owner: object, base: type) -> bool:
-    """Whether `owner` brings its own `name`, in its class or on the instance."""
+    """Whether `owner` brings its own `name`, in its class or on the instance; None switches off an inherited one."""
+    if getattr(owner, name, None) is None:
+        return False
     if name in vars(owner):
         return True
     return getattr(type(owner), name, None) is not getattr(base, name, None)
@@ -413,14 +415,22 @@ def methods_of(owner: object) -> Iterator[tuple[str, CodeType]]:
 
 def _check_arguments(owner: object, hook: Hook, arguments: tuple[str, ...]) -> None:
     function = getattr(owner, hook.name)
+    where = f"{type(owner).__name__}.{hook.name}"
+    later = inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function)
+    if later or not callable(function):
+        raise MisconfigurationException(
+            f"`{where}` is {'async, or yields,' if later else repr(function)}, and not a function that can be called. "
+            "Write `def` and return, or None to switch it off."
+        )
     shortest = [argument for argument in arguments if argument != "dataloader_idx"]
     try:
         signature = inspect.signature(function)
+    except ValueError:
+        return  # a builtin or a mock without a signature: let the call decide
+    try:
         signature.bind(*shortest)
     except TypeError:
         raise MisconfigurationException(
-            f"`{type(owner).__name__}.{hook.name}{signature}` cannot be called: "
+            f"`{where}{signature}` cannot be called: "
             f"it receives ({', '.join(arguments)}), by position. Change its arguments to match."
         ) from None
-    except ValueError:
-        return  # a builtin or a mock without a signature: let the call decide

@@ -55,6 +55,9 @@ class LightningModule(WithHyperparameters, nn.Module):
     @trainer.setter
     def trainer(self, trainer: Trainer | None) -> None:
         self._trainer = trainer
+        for child in self.children():
+            if isinstance(child, LightningModule):
+                child.trainer = trainer
 
     @property
     def device(self) -> torch.device:
@@ -345,7 +348,7 @@ class LightningModule(WithHyperparameters, nn.Module):
                 with other options.
         """
         if self._metrics is None:
-            _warn_unlogged(type(self).__name__, self._trainer)
+            _not_logged(type(self).__name__, self._trainer)
             return
         options = (prog_bar, logger, on_step, on_epoch, reduce_fx, sync_dist, add_dataloader_idx)
         self._metrics.log(name, value, options, batch_size, rank_zero_only)
@@ -516,6 +519,13 @@ class LightningModule(WithHyperparameters, nn.Module):
         return {**self.__dict__, "_trainer": None, "_metrics": None}
 
 
-def _warn_unlogged(owner: str, trainer: Trainer | None) -> None:
-    why = "under Trainer(barebones=True)" if trainer and trainer.barebones else "without a trainer"
+def _not_logged(owner: str, trainer: Trainer | None) -> None:
+    why = "outside of a run"
+    if trainer is not None and trainer.barebones:
+        why = "under Trainer(barebones=True)"
+    elif trainer is not None and trainer.fn is not None:
+        raise MisconfigurationException(
+            f"`{owner}.log` was called, and that module is a part of the one that runs, which alone can log. Call "
+            "its `log`, or give it to the part: `self.part.log = self.log`."
+        )
     warnings.warn(f"`{owner}.log` was called {why}, so nothing is logged.", stacklevel=3)

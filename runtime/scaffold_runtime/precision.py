@@ -65,7 +65,11 @@ class TruePrecision(Precision):
         self.dtype = dtype
 
     def convert_module(self, module: nn.Module) -> nn.Module:
-        return module if self.dtype is torch.float32 else module.to(dtype=self.dtype)
+        if self.dtype is torch.float32:
+            return module
+        # What is complex stays so; `module.to` would keep its real part.
+        module._apply(lambda t: t.to(self.dtype) if t.is_floating_point() else t)
+        return module
 
     @property
     def converts_inputs(self) -> bool:

@@ -20,14 +20,25 @@ def rank() -> int:
     return next((int(value) for value in found if value), 0)
 
 
-def rank_zero_only(function: Callable[..., R], default: R | None = None) -> Callable[..., R | None]:
-    """Call `function` in the first process only; elsewhere return `default`."""
+class _RankZeroOnly:
+    """Call a function in the first process only; elsewhere return `default`. `rank_zero_only.rank` is which this is."""
 
-    @functools.wraps(function)
-    def wrapped(*args: Any, **kwargs: Any) -> R | None:
-        return function(*args, **kwargs) if rank() == 0 else default
+    @property
+    def rank(self) -> int:
+        return rank()
 
-    return wrapped
+    def __call__(
+        self, function: Callable[..., R], default: R | None = None
+    ) -> Callable[..., R | None]:
+        @functools.wraps(function)
+        def wrapped(*args: Any, **kwargs: Any) -> R | None:
+            return function(*args, **kwargs) if rank() == 0 else default
+
+        return wrapped
+
+
+rank_zero_only = _RankZeroOnly()
+"""Call a function in the first process only; elsewhere return `default`. `rank_zero_only.rank` is which this is."""
 
 
 @rank_zero_only

@@ -14,6 +14,7 @@ from scaffold_runtime.checkpoint.load import read_for_run
 from scaffold_runtime.checkpoint.state import restore_before_fit, restore_engine, restore_objects
 from scaffold_runtime.checks import check_run
 from scaffold_runtime.data import LightningDataModule
+from scaffold_runtime.errors import MisconfigurationException
 from scaffold_runtime.hooks import Callback, Checkpoint, build_table, check_hooks, overridden
 from scaffold_runtime.hparams import hparams_to_log
 from scaffold_runtime.loggers.silent import SilentLogger
@@ -100,7 +101,7 @@ def _set_up(run: Run, ckpt_path: str | None) -> None:
         check_hooks(datamodule, LightningDataModule)
     trainer.strategy.first_per_node(lambda: _prepare_data(run))
     if datamodule is not None:
-        datamodule.setup(run.fn)
+        _call(datamodule, "setup", run.fn)
     known = list(run.callbacks)
     for call in run.hooks.setup:
         call(run.fn)
@@ -108,7 +109,7 @@ def _set_up(run: Run, ckpt_path: str | None) -> None:
     run.hooks = build_table(trainer, module, run.callbacks, LightningModule, measured)
     run.precision = trainer.precision_plugin
     with run.precision.init_context():
-        module.configure_model()
+        _call(module, "configure_model")
     if checkpoint is not None and run.restore.resumes:
         restore_objects(run, checkpoint)
     elif checkpoint is not None:
@@ -139,8 +140,14 @@ def _set_up(run: Run, ckpt_path: str | None) -> None:
 
 def _prepare_data(run: Run) -> None:
     if run.datamodule is not None:
-        run.datamodule.prepare_data()
-    run.module.prepare_data()
+        _call(run.datamodule, "prepare_data")
+    _call(run.module, "prepare_data")
+
+
+def _call(owner: Any, name: str, *arguments: Any) -> Any:
+    """Call a method that somebody may have switched off with None."""
+    method = getattr(owner, name)
+    return None if method is None else method(*arguments)
 
 
 def _share(run: Run) -> None:
@@ -189,8 +196,12 @@ def _take_newcomers(run: Run, known: list[Callback]) -> None:
 
 def _callbacks(trainer: Trainer, module: LightningModule) -> list[Callback]:
     """The trainer's callbacks, those of `configure_callbacks` in place of others of the same type."""
-    brought = module.configure_callbacks()
+    brought = _call(module, "configure_callbacks") or []
     brought = [brought] if isinstance(brought, Callback) else list(brought)
+    for other in (each for each in brought if not isinstance(each, Callback)):
+        raise MisconfigurationException(
+            f"{type(module).__name__}.configure_callbacks returned {other!r}, which is not a Callback."
+        )
     kinds = {type(callback) for callback in brought}
     kept = [c for c in trainer.callbacks if type(c) not in kinds or c in brought]
     return kept + [c for c in brought if c not in kept]
@@ -226,7 +237,7 @@ def _tear_down(run: Run) -> None:
         for call in run.hooks.on_fit_end:
             call()
     if run.datamodule is not None:
-        run.datamodule.teardown(run.fn)
+        _call(run.datamodule, "teardown", run.fn)
     for call in run.hooks.teardown:
         call(run.fn)
     for logger in run.trainer.loggers:

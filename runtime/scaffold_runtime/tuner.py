@@ -36,6 +36,8 @@ class Tuner:
         dataloaders: Any = None,
         datamodule: LightningDataModule | None = None,
         method: str = "fit",
+        min_lr: float = 1e-8,
+        max_lr: float = 1,
         num_training: int = 100,
         **search: Any,
     ) -> LRFinder | None:
@@ -49,9 +51,11 @@ class Tuner:
             dataloaders: accepted; for methods other than "fit", which find no learning rate.
             datamodule: where loaders come from, if not passed.
             method: "fit".
+            min_lr: the first rate.
+            max_lr: the last rate.
             num_training: how many steps to take.
-            **search: the other arguments of `LearningRateFinder`: `min_lr`, `max_lr`, `mode`,
-                `early_stop_threshold`, `update_attr`, `attr_name`.
+            **search: the other arguments of `LearningRateFinder`: `mode`, `early_stop_threshold`,
+                `update_attr`, `attr_name`.
 
         Raises:
             MisconfigurationException: if there is not exactly one optimizer, or no such attribute.
@@ -60,7 +64,7 @@ class Tuner:
             raise MisconfigurationException(
                 f"lr_find(method={method!r}): a learning rate is found in 'fit' only."
             )
-        finder = LearningRateFinder(num_training_steps=num_training, **search)
+        finder = LearningRateFinder(min_lr, max_lr, num_training, **search)
         self._run("fit", finder, model, train_dataloaders, val_dataloaders, datamodule)
         return finder.optimal_lr
 

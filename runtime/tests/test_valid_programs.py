@@ -21,6 +21,7 @@ from scaffold_runtime.callbacks import (
 )
 from scaffold_runtime.data import batch_size_of
 from scaffold_runtime.errors import MisconfigurationException
+from scaffold_runtime.ranks import rank_zero_only
 
 # -- precision ------------------------------------------------------------------------------------
 
@@ -496,3 +497,124 @@ def test_averaging_of_weights_stepped_by_hand_with_batch_norm(
     averaging = StochasticWeightAveraging(swa_lrs=0.01, swa_epoch_start=1)
     with pytest.warns(UserWarning, match="not taken anew"):
         make_trainer(max_epochs=3, callbacks=averaging).fit(ByHand(), make_loader(3))
+
+
+# -- modules --------------------------------------------------------------------------------------
+
+
+def test_layers_of_configure_model_are_loaded(
+    regression, make_loader, make_trainer, tmp_path
+) -> None:
+    class Late(regression):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = None
+
+        def configure_model(self) -> None:
+            if self.net is None:
+                self.net = nn.Linear(4, 1)
+
+        def configure_optimizers(self) -> Any:
+            return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    module, trainer = Late(), make_trainer()
+    trainer.fit(module, make_loader(2))
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+
+    loaded = Late.load_from_checkpoint(tmp_path / "a.ckpt")
+    assert torch.equal(loaded.net.weight, module.net.weight)
+
+
+def test_a_module_inside_another_knows_the_trainer(
+    regression, make_loader, make_trainer, recorder
+) -> None:
+    class Inner(regression):
+        def forward(self, x: Tensor) -> Tensor:
+            self.logger.log_metrics({"seen": float(self.current_epoch)})
+            return super().forward(x)
+
+    class Outer(regression):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = Inner()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.inner(x)
+
+    make_trainer(max_epochs=2, logger=recorder).fit(Outer(), make_loader(1))
+    assert recorder.values("seen") == [0.0, 1.0]
+
+
+def test_a_part_cannot_log_and_is_told_who_can(regression, make_loader, make_trainer) -> None:
+    class Outer(regression):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = regression()
+
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            return self.inner.training_step(batch, batch_idx)
+
+    with pytest.raises(MisconfigurationException, match=r"self.part.log = self.log"):
+        make_trainer().fit(Outer(), make_loader(1))
+
+
+@pytest.mark.parametrize(
+    ("precision", "dtype"), [("64-true", torch.float64), ("bf16-true", torch.bfloat16)]
+)
+def test_complex_weights_stay_complex(
+    precision: str, dtype: torch.dtype, regression, make_loader, make_trainer
+) -> None:
+    class Waves(regression):
+        def __init__(self) -> None:
+            super().__init__()
+            self.phase = nn.Parameter(torch.tensor([1 + 2j]))
+
+    module = Waves()
+    make_trainer(precision=precision).fit(module, make_loader(1))
+    assert module.phase.dtype is torch.complex64 and module.phase.item() == 1 + 2j
+    assert module.net[0].weight.dtype is dtype
+
+
+def test_none_switches_an_inherited_hook_off(regression, make_loader, make_trainer) -> None:
+    class Loud(regression):
+        def on_train_start(self) -> None:
+            raise AssertionError
+
+        configure_model = configure_callbacks = on_train_end = on_train_start
+
+    class Quiet(Loud):
+        on_train_start = on_train_end = configure_model = configure_callbacks = None
+        prepare_data = setup = val_dataloader = None
+
+    class Still(Callback):
+        on_train_start = setup = None
+
+    make_trainer(callbacks=Still()).fit(Quiet(), make_loader(1))
+
+
+@pytest.mark.parametrize("hook", ["async", "yields", 5])
+def test_what_is_no_hook_is_refused(hook: Any, regression, make_loader, make_trainer) -> None:
+    async def later(self: Any) -> None: ...
+
+    def yields(self: Any) -> Any:
+        yield
+
+    own = {"async": later, "yields": yields}.get(hook, hook)
+    module = type("Odd", (regression,), {"on_train_start": own})()
+    with pytest.raises(MisconfigurationException, match=r"Odd\.on_train_start.*switch it off"):
+        make_trainer().fit(module, make_loader(1))
+
+
+def test_what_configure_callbacks_returns_is_checked(regression, make_loader, make_trainer) -> None:
+    class Odd(regression):
+        def configure_callbacks(self) -> Any:
+            return [3]
+
+    with pytest.raises(MisconfigurationException, match="returned 3, which is not a Callback"):
+        make_trainer().fit(Odd(), make_loader(1))
+
+
+def test_the_rank_by_its_idiom(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "3")
+    assert rank_zero_only.rank == 3
+    assert rank_zero_only(lambda: 1)() is None

@@ -64,7 +64,7 @@ class Throughput:
         """Take in totals since the start: seconds, batches, samples, items; and the operations of this batch."""
         totals: dict[str, float] = {"time": time, "batches": batches, "samples": samples}
         if lengths is not None:
-            totals["items"] = lengths
+            totals["lengths"] = lengths
         self._window.append(totals)
         if flops is not None:
             self._flops.append(flops)
@@ -78,7 +78,8 @@ class Throughput:
         elapsed = last["time"] - first["time"]
         if elapsed <= 0:
             return values
-        rates = {f"{k}_per_sec": (last[k] - first[k]) / elapsed for k in last if k != "time"}
+        counted = {"items" if k == "lengths" else k: last[k] - first[k] for k in last}
+        rates = {f"{k}_per_sec": n / elapsed for k, n in counted.items() if k != "time"}
         if len(self._flops) > 1:
             rates["flops_per_sec"] = sum(list(self._flops)[1:]) / elapsed
             if self.available_flops:

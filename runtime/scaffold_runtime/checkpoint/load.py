@@ -116,6 +116,7 @@ def object_from_checkpoint(
             f"cannot make a {cls.__name__} from {path}: {error}. Pass what is missing as a keyword argument."
         ) from error
     if is_module:
+        made.configure_model()
         made.on_load_checkpoint(checkpoint)
         load_weights(made, checkpoint, strict)
     elif cls.__qualname__ in checkpoint:

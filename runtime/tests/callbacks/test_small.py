@@ -316,5 +316,5 @@ def test_throughput_is_logged_per_stage(regression, make_loader, make_trainer, r
 
     assert recorder.values("train/samples") == [8, 16, 24, 32, 40, 48]
     assert recorder.values("validate/batches") == [2, 4, 2, 4]
-    assert recorder.values("test/items") == [32, 64]
+    assert recorder.values("test/lengths") == [32, 64]
     assert all(rate > 0 for rate in recorder.values("train/device/flops_per_sec"))
