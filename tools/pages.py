@@ -96,10 +96,10 @@ def public_objects(source: str) -> list[str]:
         module = importlib.import_module(source)
     except ModuleNotFoundError:
         return [source]
-    named = {name: getattr(module, name) for name in exported(module)}
+    named = [getattr(module, name) for name in exported(module)]
     own = "scaffold_runtime"  # leaves out aliases of types
-    objects = {n: t for n, t in named.items() if getattr(t, "__module__", "").startswith(own)}
-    return [f"{t.__module__}.{getattr(t, '__qualname__', name)}" for name, t in objects.items()]
+    objects = [t for t in named if getattr(t, "__module__", "").startswith(own)]
+    return [f"{thing.__module__}.{thing.__qualname__}" for thing in objects]
 
 
 def exported(module: object) -> list[str]:

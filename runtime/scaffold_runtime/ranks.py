@@ -23,6 +23,9 @@ def rank() -> int:
 class _RankZeroOnly:
     """Call a function in the first process only; elsewhere return `default`. `rank_zero_only.rank` is which this is."""
 
+    def __init__(self) -> None:
+        self.__qualname__ = "rank_zero_only"
+
     @property
     def rank(self) -> int:
         return rank()
@@ -38,7 +41,6 @@ class _RankZeroOnly:
 
 
 rank_zero_only = _RankZeroOnly()
-"""Call a function in the first process only; elsewhere return `default`. `rank_zero_only.rank` is which this is."""
 
 
 @rank_zero_only
