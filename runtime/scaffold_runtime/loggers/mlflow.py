@@ -29,9 +29,10 @@ class MLFlowLogger(ServiceLogger):
         experiment_name: the experiment; made if there is none of this name.
         run_name: the run's display name.
         tracking_uri: where runs are kept: "http://...", "sqlite:///mlflow.db", "file:./mlruns";
-            MLFLOW_TRACKING_URI, or the folder `save_dir`.
+            MLFLOW_TRACKING_URI, or in the folder `save_dir`.
         tags: tags of the run.
-        save_dir: a folder for runs, where neither `tracking_uri` nor the variable is given.
+        save_dir: where neither `tracking_uri` nor the variable is given, the folder of a database, `mlflow.db`, or of
+            a store of files that is there already.
         log_model: store checkpoints as artifacts: False, True (at the end), or "all" (as they are saved).
         prefix: put before every name.
         artifact_location: where the experiment's artifacts go, if it is made.
@@ -58,7 +59,7 @@ class MLFlowLogger(ServiceLogger):
         super().__init__(prefix, log_model)
         require("mlflow", "scaffold-runtime[mlflow]", "MLFlowLogger")
         given = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
-        self._tracking_uri = given or f"file:{os.path.expanduser(save_dir or './mlruns')}"
+        self._tracking_uri = given or _store_in(os.path.expanduser(save_dir or "./mlruns"))
         self._experiment_name, self._run_name, self._tags = experiment_name, run_name, tags or {}
         self._artifact_location = artifact_location
         self._run_id = run_id
@@ -195,3 +196,11 @@ class MLFlowLogger(ServiceLogger):
 def _name(name: str) -> str:
     """A name MLflow takes: other characters become spaces."""
     return re.sub(r"[^a-zA-Z0-9_/. -]", " ", name)
+
+
+def _store_in(folder: str) -> str:
+    """A database, since MLflow begins no stores of files any more."""
+    kind, place = (
+        ("file:", "") if any(Path(folder).glob("*/meta.yaml")) else ("sqlite:///", "/mlflow.db")
+    )
+    return f"{kind}{folder}{place}"

@@ -248,6 +248,21 @@ def test_mlflow_stores_a_real_run(configured, make_loader, make_trainer, store, 
     assert logger.version == logger.run_id and logger.save_dir is None and logger.log_dir is None
 
 
+def test_mlflow_without_an_address_keeps_a_database(configured, make_loader, make_trainer) -> None:
+    logger = MLFlowLogger("exp")
+    make_trainer(logger=logger).fit(configured(), make_loader(1))
+
+    assert Path("mlruns/mlflow.db").is_file()
+    again = MLFlowLogger("exp", save_dir="./mlruns")
+    assert again.experiment_id == logger.experiment_id
+
+
+def test_mlflow_goes_on_in_a_store_of_files(tmp_path) -> None:
+    (tmp_path / "mlruns/0").mkdir(parents=True)
+    (tmp_path / "mlruns/0/meta.yaml").write_text("")
+    assert MLFlowLogger().save_dir == "./mlruns"
+
+
 def test_mlflow_takes_odd_names_and_many_parameters(store, client) -> None:
     logger = MLFlowLogger(tracking_uri=store)
     logger.log_metrics({"loss (mean)/dataloader_idx_0": 1.0}, 2)
