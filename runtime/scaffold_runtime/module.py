@@ -520,7 +520,7 @@ class LightningModule(WithHyperparameters, nn.Module):
 
 
 def _not_logged(owner: str, trainer: Trainer | None) -> None:
-    why = "outside of a run"
+    why = "without a trainer" if trainer is None else "outside of a run"
     if trainer is not None and trainer.barebones:
         why = "under Trainer(barebones=True)"
     elif trainer is not None and trainer.fn is not None:
