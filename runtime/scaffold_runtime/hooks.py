@@ -325,6 +325,12 @@ def overridden(name: str, owner: object, base: type) -> bool:
     return getattr(type(owner), name, None) is not getattr(base, name, None)
 
 
+def ask(owner: Any, name: str, *arguments: Any) -> Any:
+    """Call a method that is no hook of the table, unless None switches it off."""
+    method = getattr(owner, name)
+    return None if method is None else method(*arguments)
+
+
 def build_table(
     trainer: Trainer,
     module: LightningModule,

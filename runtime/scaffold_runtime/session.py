@@ -15,7 +15,7 @@ from scaffold_runtime.checkpoint.state import restore_before_fit, restore_engine
 from scaffold_runtime.checks import check_run
 from scaffold_runtime.data import LightningDataModule
 from scaffold_runtime.errors import MisconfigurationException
-from scaffold_runtime.hooks import Callback, Checkpoint, build_table, check_hooks, overridden
+from scaffold_runtime.hooks import Callback, Checkpoint, ask, build_table, check_hooks, overridden
 from scaffold_runtime.hparams import hparams_to_log
 from scaffold_runtime.loggers.silent import SilentLogger
 from scaffold_runtime.loops.step import step_optimizer
@@ -101,7 +101,7 @@ def _set_up(run: Run, ckpt_path: str | None) -> None:
         check_hooks(datamodule, LightningDataModule)
     trainer.strategy.first_per_node(lambda: _prepare_data(run))
     if datamodule is not None:
-        _call(datamodule, "setup", run.fn)
+        ask(datamodule, "setup", run.fn)
     known = list(run.callbacks)
     for call in run.hooks.setup:
         call(run.fn)
@@ -109,7 +109,7 @@ def _set_up(run: Run, ckpt_path: str | None) -> None:
     run.hooks = build_table(trainer, module, run.callbacks, LightningModule, measured)
     run.precision = trainer.precision_plugin
     with run.precision.init_context():
-        _call(module, "configure_model")
+        ask(module, "configure_model")
     if checkpoint is not None and run.restore.resumes:
         restore_objects(run, checkpoint)
     elif checkpoint is not None:
@@ -140,14 +140,8 @@ def _set_up(run: Run, ckpt_path: str | None) -> None:
 
 def _prepare_data(run: Run) -> None:
     if run.datamodule is not None:
-        _call(run.datamodule, "prepare_data")
-    _call(run.module, "prepare_data")
-
-
-def _call(owner: Any, name: str, *arguments: Any) -> Any:
-    """Call a method that somebody may have switched off with None."""
-    method = getattr(owner, name)
-    return None if method is None else method(*arguments)
+        ask(run.datamodule, "prepare_data")
+    ask(run.module, "prepare_data")
 
 
 def _share(run: Run) -> None:
@@ -176,13 +170,10 @@ def _attach(run: Run) -> None:
 
 
 def _take(run: Run, callbacks: list[Callback]) -> None:
-    run.callbacks = run.trainer.callbacks = sorted(callbacks, key=_saves)
-    run.checkpoints = [c for c in run.callbacks if isinstance(c, Checkpoint)]
+    run.checkpoints = [c for c in callbacks if isinstance(c, Checkpoint)]
+    others = [c for c in callbacks if not isinstance(c, Checkpoint)]
+    run.callbacks = run.trainer.callbacks = [*others, *run.checkpoints]
     _lend(run)
-
-
-def _saves(callback: Callback) -> bool:
-    return isinstance(callback, Checkpoint)
 
 
 def _take_newcomers(run: Run, known: list[Callback]) -> None:
@@ -196,7 +187,7 @@ def _take_newcomers(run: Run, known: list[Callback]) -> None:
 
 def _callbacks(trainer: Trainer, module: LightningModule) -> list[Callback]:
     """The trainer's callbacks, those of `configure_callbacks` in place of others of the same type."""
-    brought = _call(module, "configure_callbacks") or []
+    brought = ask(module, "configure_callbacks") or []
     brought = [brought] if isinstance(brought, Callback) else list(brought)
     for other in (each for each in brought if not isinstance(each, Callback)):
         raise MisconfigurationException(
@@ -237,7 +228,7 @@ def _tear_down(run: Run) -> None:
         for call in run.hooks.on_fit_end:
             call()
     if run.datamodule is not None:
-        _call(run.datamodule, "teardown", run.fn)
+        ask(run.datamodule, "teardown", run.fn)
     for call in run.hooks.teardown:
         call(run.fn)
     for logger in run.trainer.loggers:

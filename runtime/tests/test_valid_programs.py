@@ -589,7 +589,10 @@ def test_none_switches_an_inherited_hook_off(regression, make_loader, make_train
     class Still(Callback):
         on_train_start = setup = None
 
-    make_trainer(callbacks=Still()).fit(Quiet(), make_loader(1))
+    trainer = make_trainer(callbacks=Still())
+    trainer.fit(Quiet(), make_loader(1))
+    trainer.save_checkpoint("a.ckpt")
+    Quiet.load_from_checkpoint("a.ckpt")
 
 
 @pytest.mark.parametrize("hook", ["async", "yields", 5])

@@ -2,10 +2,10 @@
 
 import json
 import os
-import subprocess
 from pathlib import Path
 
 import pytest
+from repository import commit, git
 
 from scaffold import doctor
 from scaffold.catalogue import packaged
@@ -175,16 +175,6 @@ def test_the_environment_of_the_project_comes_first(project):
     Path(".venv/bin").mkdir(parents=True)
     Path(".venv/bin/python").touch()
     assert doctor.interpreter(Path.cwd()) == str(Path.cwd() / ".venv/bin/python")
-
-
-def git(*words: str) -> int:
-    identity = ("-c", "user.name=a", "-c", "user.email=a@b.c")
-    return subprocess.run(["git", *identity, *words], capture_output=True).returncode
-
-
-def commit(message: str) -> None:
-    git("add", "-A")
-    assert git("commit", "-qm", message) == 0
 
 
 def merged_branches(scaffold) -> None:

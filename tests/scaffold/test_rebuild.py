@@ -2,23 +2,13 @@
 
 import json
 import os
-import subprocess
 from pathlib import Path
 
 import pytest
 import yaml
+from repository import commit, git
 
 EMA = Path("configs/callbacks/ema.yaml")
-
-
-def git(*words: str) -> int:
-    identity = ("-c", "user.name=a", "-c", "user.email=a@b.c")
-    return subprocess.run(["git", *identity, *words], capture_output=True).returncode
-
-
-def commit(message: str) -> None:
-    git("add", "-A")
-    assert git("commit", "-qm", message) == 0
 
 
 def merge_of(scaffold, one: tuple[str, ...], two: tuple[str, ...]) -> None:

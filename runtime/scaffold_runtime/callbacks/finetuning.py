@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
 from scaffold_runtime.errors import MisconfigurationException
-from scaffold_runtime.hooks import Callback
+from scaffold_runtime.hooks import Callback, ask
 
 if TYPE_CHECKING:
     from scaffold_runtime.module import LightningModule
@@ -56,7 +56,7 @@ class BaseFinetuning(Callback, abc.ABC):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._module = pl_module
         with trainer.precision_plugin.init_context():
-            pl_module.configure_model()  # what is made there is to be frozen, too; it may be called often
+            ask(pl_module, "configure_model")  # what is made there is to be frozen, too
         self.freeze_before_training(pl_module)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -170,13 +170,14 @@ class StochasticWeightAveraging(Callback):
 def refresh_batch_norm(trainer: Trainer, pl_module: LightningModule) -> None:
     """Take running statistics anew, in one pass over the training data without learning."""
     layers = [m for m in pl_module.modules() if isinstance(m, _BatchNorm)]
-    if layers and not pl_module.automatic_optimization:
+    if not layers:
+        return
+    if not pl_module.automatic_optimization:
         warnings.warn(
             "running statistics of batch norm were not taken anew for the averaged weights: `training_step` steps "
             "the optimizers itself. `torch.optim.swa_utils.update_bn(loader, model)` takes them.",
             stacklevel=2,
         )
-    if not layers or not pl_module.automatic_optimization:
         return
     run, momenta = trainer._live(), [layer.momentum for layer in layers]
     for layer in layers:

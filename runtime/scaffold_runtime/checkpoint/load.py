@@ -18,6 +18,7 @@ from scaffold_runtime.checkpoint.io import read_checkpoint
 from scaffold_runtime.checkpoint.ranks import own_part
 from scaffold_runtime.checkpoint.state import load_weights
 from scaffold_runtime.errors import CheckpointError, MisconfigurationException
+from scaffold_runtime.hooks import ask
 from scaffold_runtime.hparams import AttributeDict
 
 if TYPE_CHECKING:
@@ -116,7 +117,7 @@ def object_from_checkpoint(
             f"cannot make a {cls.__name__} from {path}: {error}. Pass what is missing as a keyword argument."
         ) from error
     if is_module:
-        made.configure_model()
+        ask(made, "configure_model")
         made.on_load_checkpoint(checkpoint)
         load_weights(made, checkpoint, strict)
     elif cls.__qualname__ in checkpoint:
