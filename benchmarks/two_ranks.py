@@ -37,8 +37,6 @@ class Count(models.Watch):
         for number, batch in enumerate(super().__iter__()):
             if number == 1:  # the first step has been made
                 self.began = time.time()
-            if number == 1:  # the first step has been made
-                self.began = time.time()
             if number in (self.skip, last):
                 self.messages[number == last] = sent()
             yield batch
