@@ -82,11 +82,9 @@ def interval(value: Any, every_n_epoch: int | None) -> tuple[Limit, float | None
     Raises:
         MisconfigurationException: if it is none of these, or a fraction that crosses epochs.
     """
-    if value is None:
-        value = 1.0
     if isinstance(value, (str, timedelta, dict)):
         return 1.0, seconds("val_check_interval", value)
-    value = whole(value)
+    value = 1.0 if value is None else whole(value)
     if isinstance(value, float) and 0.0 <= value <= 1.0:
         if every_n_epoch is None:
             raise MisconfigurationException(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -41,16 +42,26 @@ class SideStream:
     """Copies batches beside the step that the device still computes, on a stream of their own.
 
     The host runs ahead of the device, so this needs no batch drawn early: the position in the data, which a
-    checkpoint holds, stays that of training.
+    checkpoint holds, stays that of training. But torch gives the memory of a batch to another one only when it
+    sees that the device is done with it, so a host that is `AHEAD` steps ahead waits for the oldest of them, as
+    FSDP does for gathered weights; the device has the others to go on with.
     """
+
+    AHEAD = 4
 
     def __init__(self, device: torch.device) -> None:
         self._device, self._module = device, torch.get_device_module(device)
         self._stream = self._module.Stream()
+        self._steps: deque[Any] = deque()  # for each that the device may still compute, its end
 
     def move(self, batch: Any) -> Any:
         """`batch` on the device; what is computed from now on waits for it."""
         computing = self._module.current_stream()
+        ended = self._module.Event()
+        ended.record(computing)
+        self._steps.append(ended)
+        if len(self._steps) > self.AHEAD:
+            self._steps.popleft().synchronize()
 
         def move(leaf: Any) -> Any:
             if not isinstance(leaf, torch.Tensor) or leaf.device.type != "cpu":

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from scaffold_runtime.callbacks.batch_size_finder import BatchSizeFinder
 from scaffold_runtime.callbacks.lr_finder import LearningRateFinder, LRFinder
-from scaffold_runtime.errors import MisconfigurationException
+from scaffold_runtime.errors import MisconfigurationException, check_choice
 from scaffold_runtime.hooks import Callback
 from scaffold_runtime.seed import isolate_rng
 
@@ -121,10 +121,7 @@ class Tuner:
             "test": lambda: trial.test(model, loaders, None, False, datamodule),
             "predict": lambda: trial.predict(model, loaders, datamodule, False),
         }
-        if method not in runs:
-            raise MisconfigurationException(
-                f"method={method!r}: choose 'fit', 'validate', 'test' or 'predict'."
-            )
+        check_choice(self, "method", method, *runs)
         try:
             with isolate_rng():
                 runs[method]()

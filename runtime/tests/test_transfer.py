@@ -47,6 +47,35 @@ def test_tensors_travel_on_the_side_stream_and_the_rest_on_the_one_that_computes
     assert torch.cpu.current_stream() is computing is not side._stream
 
 
+def test_a_host_far_ahead_waits_for_the_oldest_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or the batches of all steps that it is ahead by would lie on the device."""
+    said: list[tuple[str, int]] = []
+
+    class Event:
+        made = 0
+
+        def __init__(self) -> None:
+            Event.made += 1
+            self.number = Event.made
+
+        def record(self, stream: Any) -> None:
+            assert stream is torch.cpu.current_stream()
+            said.append(("recorded", self.number))
+
+        def synchronize(self) -> None:
+            said.append(("waited", self.number))
+
+    monkeypatch.setattr(torch.cpu, "Event", Event)
+    side = SideStream(CPU)
+    for _ in range(SideStream.AHEAD + 2):
+        side.move(torch.ones(1))
+
+    ahead = [("recorded", number) for number in range(1, SideStream.AHEAD + 1)]
+    after = SideStream.AHEAD + 1
+    rest = [("recorded", after), ("waited", 1), ("recorded", after + 1), ("waited", 2)]
+    assert said == ahead + rest
+
+
 def test_cuda_without_a_number_is_the_device_that_trains(monkeypatch: pytest.MonkeyPatch) -> None:
     chosen: list[torch.device] = []
     monkeypatch.setattr(torch.cuda, "set_device", chosen.append)

@@ -65,7 +65,8 @@ def snapshot(value: Any, device: str | None = "cpu", into: Any = None) -> Any:
         copied = type(value)(
             {key: snapshot(item, device, old.get(key)) for key, item in value.items()}
         )
-        vars(copied).update(vars(value)) if hasattr(value, "__dict__") else None  # layer versions
+        if hasattr(value, "__dict__"):  # layer versions
+            vars(copied).update(vars(value))
         return copied
     if isinstance(value, (list, tuple)):
         items = into if isinstance(into, (list, tuple)) else ()
