@@ -280,7 +280,9 @@ class DistributedStrategy(Strategy):
 
     def barrier(self, name: str | None = None) -> None:
         if not self._alone("barrier"):
-            dist.barrier()
+            # NCCL would guess the device, and warn that it does.
+            nccl = dist.get_backend() == "nccl"
+            dist.barrier(device_ids=[self.root_device.index] if nccl else None)
 
     def first_per_node(self, work: Callable[[], Any]) -> None:
         key = f"{self._name}/prepared-{self.node_rank}"

@@ -364,9 +364,8 @@ def _enter(
         Path(folder, f"error-{environment['RANK']}").write_text(traceback.format_exc())
         sys.exit(1)
     finally:
-        leave_group(
-            LET_GO if isinstance(work, Path) else 0
-        )  # a forked process ends without Python's end
+        # A forked process ends without Python's end.
+        leave_group(LET_GO if isinstance(work, Path) else 0)
 
 
 def leave_group(seconds: float = LET_GO) -> None:

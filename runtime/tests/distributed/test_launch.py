@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from scaffold_runtime.accelerators import CPUAccelerator, parse_devices
 from scaffold_runtime.errors import MisconfigurationException
@@ -267,3 +268,20 @@ def test_a_killed_launcher_leaves_nothing_large_behind(tmp_path: Path) -> None:
     while survivors(tmp_path) and time.monotonic() < until:
         time.sleep(0.1)
     assert not survivors(tmp_path)
+
+
+@pytest.mark.parametrize(("backend", "told"), [("nccl", [1]), ("gloo", None)])
+def test_nccl_is_told_which_device_waits(
+    backend: str, told: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would guess otherwise, and say so in each run."""
+    said: list[Any] = []
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_backend", lambda: backend)
+    monkeypatch.setattr(
+        torch.distributed, "barrier", lambda device_ids=None: said.append(device_ids)
+    )
+    strategy = DDPStrategy()
+    strategy.world_size, strategy.root_device = 2, torch.device("cuda", 1)
+    strategy.barrier()
+    assert said == [told]
