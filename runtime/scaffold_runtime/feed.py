@@ -14,6 +14,7 @@ from scaffold_runtime.data import LightningDataModule
 from scaffold_runtime.errors import MisconfigurationException
 from scaffold_runtime.hooks import overridden
 from scaffold_runtime.loaders import (
+    Repeatable,
     TrainSource,
     as_eval_loaders,
     as_train_loader,
@@ -79,9 +80,18 @@ class Feed:
 
     def renew(self, stage: str) -> None:
         """Ask for the loaders of a stage again when they are next needed."""
+        self.close(stage)
         self._evaluated.pop(stage, None)
         if stage == "train":
             vars(self).pop("train", None)
+
+    def close(self, *stages: str) -> None:
+        """End the workers of these stages, or of all, that live longer than a pass."""
+        for stage in stages or STAGES.values():
+            evaluated = [iterable for _, iterable in self._evaluated.get(stage, [])]
+            for source in [self.opened] if stage == "train" else evaluated:
+                if isinstance(source, (TrainSource, Repeatable)):
+                    source.close()
 
     def renew_if_due(self, epoch: int) -> None:
         """`reload_dataloaders_every_n_epochs`."""

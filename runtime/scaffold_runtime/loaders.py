@@ -136,6 +136,10 @@ class TrainSource:
             "over": False,  # whether the batch delivered last was the last of the epoch
         }
 
+    def close(self) -> None:
+        for part in self.parts:
+            part.close()
+
     def _generators(self) -> list[torch.Generator]:
         return [generator for part in self.parts for generator in part.generators()]
 
@@ -184,6 +188,9 @@ class Repeatable:
         part = self._part
         part.seed, part.passes = torch.initial_seed() & (2**63 - 1), 1
         return part.open(0)
+
+    def close(self) -> None:
+        self._part.close()
 
 
 def for_evaluation(loader: Any) -> Any:

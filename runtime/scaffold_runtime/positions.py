@@ -44,6 +44,7 @@ class Part:
         self.ended = False  # whether this epoch came to the end of the loader
         self._start: dict[str, Any] | None = None
         self._kept: dict[str, Any] | None = None
+        self._opened: Any = None
         self.plain = (
             isinstance(loader, DataLoader)
             and type(loader).__iter__ is DataLoader.__iter__
@@ -117,7 +118,17 @@ class Part:
     def _fresh(self) -> Iterator[Any]:
         if self.cursor is not None and made_here(self.iterable):
             return batches_of(self.iterable, self.cursor)
-        return iter(self.iterable)
+        self._opened = iter(self.iterable)
+        return self._opened  # type: ignore[no-any-return] # whatever a loader gives
+
+    def close(self) -> None:
+        """End the workers now. Left to Python's collector they do not hear of their end, since it closes their
+        queues before, and torch waits five seconds for each.
+        """
+        if self.plain and hasattr(self._opened, "_shutdown_workers"):
+            self._opened._shutdown_workers()
+            self.iterable.__dict__["_iterator"] = None
+        self._opened = None
 
     def _draw_seed(self) -> None:
         """Draw what torch would draw for its workers; those that live on keep their seed."""

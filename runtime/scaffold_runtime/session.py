@@ -50,11 +50,8 @@ def open_run(
         _tear_down(run)
         trainer.strategy.close()
     except BaseException as error:
-        reason = trainer.strategy.fail(error)
-        _fail(run, reason)
-        if reason is error:
-            raise
-        raise reason from None
+        _fail(run, error)
+        raise
     finally:
         _close(run)
 
@@ -237,16 +234,20 @@ def _tear_down(run: Run) -> None:
 
 
 def _fail(run: Run, error: BaseException) -> None:
+    """Tell everybody. Raises why, where that lies in another process."""
     run.torn = run.trainer.interrupted = True
+    reason = run.trainer.strategy.fail(error)
     told = run.hooks.on_exception if hasattr(run, "hooks") else ()
     if run.datamodule is not None:
         told = (*told, run.datamodule.on_exception)
     for call in told:
-        _in_passing(call, error)
+        _in_passing(call, reason)
     _in_passing(run.deliver, True)
     for logger in run.trainer.loggers:
         _in_passing(logger.attempt, "finalize", "failed")
     _in_passing(run.trainer.checkpoint_io.teardown)
+    if reason is not error:
+        raise reason from None
 
 
 def _in_passing(call: Callable[..., Any], *arguments: Any) -> None:
@@ -259,6 +260,7 @@ def _in_passing(call: Callable[..., Any], *arguments: Any) -> None:
 
 
 def _close(run: Run) -> None:
+    run.feed.close()
     run.trainer.profiler.detach(run)
     run.metrics.leave("outside of a run")
     run.module._metrics = None

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import math
+import multiprocessing
 from collections import namedtuple
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -542,3 +545,35 @@ def test_tensors_may_be_replaced_while_they_are_read() -> None:
         seen += batch[0].tolist()
         data.tensors = (torch.ones(4),)
     assert seen == [0, 0, 1, 1]
+
+
+@pytest.mark.parametrize("fails_in", ["", "training_step", "validation_step"])
+def test_workers_end_with_the_run_and_not_when_python_collects(
+    fails_in: str, regression: Any, make_trainer: Any
+) -> None:
+    """Collected later, they would not hear of it, and torch would wait five seconds for each."""
+    data = TensorDataset(torch.randn(8, 4), torch.randn(8, 1))
+    alive = {"num_workers": 1, "multiprocessing_context": "fork"}
+    train = DataLoader(data, 2, persistent_workers=True, **alive)
+    validation = DataLoader(data, 2, persistent_workers=not fails_in, **alive)
+
+    class Failing(regression):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            self.check("training_step", batch_idx)
+            return super().training_step(batch, batch_idx)
+
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            self.check("validation_step", batch_idx)
+
+        def check(self, step: str, index: int) -> None:
+            if fails_in == step and index == 1:
+                raise ValueError(step)
+
+    trainer = make_trainer(max_epochs=2)
+    gc.disable()
+    try:
+        with contextlib.suppress(ValueError):
+            trainer.fit(Failing(), train, validation)
+        assert multiprocessing.active_children() == []
+    finally:
+        gc.enable()
