@@ -1,8 +1,8 @@
 """Time per step on a GPU, in the form of every other row: `make bench-gpu`, `make bench-gpu ROWS=small`.
 
 First a fit runs under `torch.cuda.set_sync_debug_mode("error")`, in which waiting for the device between
-two log points is an error. Without a GPU it says so and ends with 2; `--device cpu` tries the script itself, with
-tiny models.
+two log points is an error. A row is printed as soon as it is done, so that a stop loses one. Without a GPU it says so
+and ends with 2; `--device cpu` tries the script itself, with tiny models.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ import warnings
 from collections.abc import Callable
 from contextlib import nullcontext, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from datetime import date
 from functools import partial
 from typing import Any
 
 import models
 import torch
-from bench import page
 from models import Watch
 from steps import OFF, Terminal
-from table import Contestant, Row, measure
+from table import Contestant, Row, markdown, measure
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -233,12 +233,16 @@ def main() -> None:
         raise SystemExit(
             f"no such row. There are: {', '.join(row.key for row in rows(device, tiny))}."
         )
+    # Each compiled row is one more of the same code; beyond eight torch would run the others as they are.
+    torch._dynamo.config.recompile_limit = 64
     check_no_waiting(device, 30 if tiny else 200)
     for row in chosen:
         row.rounds = options.rounds or row.rounds
-    measure(chosen)
+    measure(chosen, done=lambda row: print(f"{row.name}: {row.reached()}", flush=True))
     kind = torch.cuda.get_device_name() if device.type == "cuda" else "CPU, a trial of the script"
-    print(f"{kind}. {page(chosen)}")
+    print(
+        f"\n{date.today()}, {kind}, torch {torch.__version__}, `make bench-gpu`.\n\n{markdown(chosen)}"
+    )
 
 
 if __name__ == "__main__":
