@@ -17,7 +17,12 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from scaffold_runtime import Callback
-from scaffold_runtime.callbacks import EarlyStopping, LearningRateMonitor, ModelCheckpoint
+from scaffold_runtime.callbacks import (
+    EarlyStopping,
+    EMAWeightAveraging,
+    LearningRateMonitor,
+    ModelCheckpoint,
+)
 from scaffold_runtime.loggers import CSVLogger
 
 ALLOWED = "to_host.py"  # where numbers travel by themselves: on a GPU pinned, not blocking, looked at on arrival
@@ -112,7 +117,8 @@ def test_no_read_between_log_points(
     module.configure_optimizers = lambda: torch.optim.SGD(module.parameters(), lr=0.01, fused=True)
     trainer = make_trainer(
         logger=CSVLogger(tmp_path),
-        callbacks=[Chatty(), Window(mode, 20), LearningRateMonitor(), ModelCheckpoint(), EarlyStopping("mean")],
+        callbacks=[Chatty(), Window(mode, 20), LearningRateMonitor(), ModelCheckpoint(), EarlyStopping("mean"),
+                   EMAWeightAveraging()],
         enable_checkpointing=True,
         precision=precision,
         accumulate_grad_batches=accumulate,

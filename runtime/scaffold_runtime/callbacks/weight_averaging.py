@@ -46,6 +46,7 @@ class WeightAveraging(Callback):
         self._device = torch.device(device) if device is not None else None
         self._use_buffers, self._kwargs = use_buffers, kwargs
         self._average: AveragedModel | None = None
+        self._count = 0  # updates of the average
         self._swapped = False
         self._updated_step, self._updated_epoch = 0, -1
 
@@ -68,6 +69,7 @@ class WeightAveraging(Callback):
     def _open(self, trainer: Trainer, pl_module: LightningModule) -> AveragedModel:
         """The average, made when first needed: layers may be created as late as `configure_model`."""
         if self._average is None:
+            self._count = 0
             self._average = AveragedModel(
                 pl_module,
                 device=self._device or trainer.strategy.root_device,
@@ -81,14 +83,24 @@ class WeightAveraging(Callback):
     ) -> None:
         step = trainer.global_step
         if step > self._updated_step and self.should_update(step_idx=step - 1):
-            self._open(trainer, pl_module).update_parameters(pl_module)
+            self._update(trainer, pl_module)
             self._updated_step = step
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         epoch = trainer.current_epoch
         if epoch > self._updated_epoch and self.should_update(epoch_idx=epoch):
-            self._open(trainer, pl_module).update_parameters(pl_module)
+            self._update(trainer, pl_module)
             self._updated_epoch = epoch
+
+    def _update(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        average = self._open(trainer, pl_module)
+        counter = average.n_averaged
+        average._buffers["n_averaged"] = _Counter(counter, self._count)  # type: ignore[assignment]
+        try:
+            average.update_parameters(pl_module)
+        finally:
+            average._buffers["n_averaged"] = counter
+        self._count += 1
 
     # -- using the average ------------------------------------------------------------------------
 
@@ -168,6 +180,7 @@ class WeightAveraging(Callback):
         average = {f"{PREFIX}{name}": value for name, value in checkpoint["state_dict"].items()}
         self._average = self._open(trainer, pl_module)
         self._average.load_state_dict(average | checkpoint["averaging_state"])
+        self._count = int(checkpoint["averaging_state"]["n_averaged"])
         restore_transient(self._average, checkpoint.get("averaging_transient"))
         checkpoint["state_dict"] = checkpoint["current_model_state"]
 
@@ -207,6 +220,25 @@ class EMAWeightAveraging(WeightAveraging):
             return begun and every > 0 and step_idx % every == 0
         first = self.update_starting_at_epoch
         return epoch_idx is not None and first is not None and epoch_idx >= first
+
+
+class _Counter:
+    """The counter of an AveragedModel while it updates: it compares it twice, which would wait for the device."""
+
+    def __init__(self, counter: Tensor, count: int) -> None:
+        self._counter, self._count = counter, count
+
+    def __eq__(self, other: object) -> bool:
+        return self._count == other
+
+    def __gt__(self, other: int) -> bool:
+        return self._count > other
+
+    def to(self, device: Any) -> Tensor:
+        return self._counter.to(device)
+
+    def __iadd__(self, more: int) -> Tensor:
+        return self._counter.add_(more)
 
 
 def _without_prefix(state: dict[str, Any], inside: bool) -> dict[str, Any]:
