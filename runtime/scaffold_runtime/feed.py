@@ -164,11 +164,11 @@ class Feed:
 
     def in_step(self, batches: Iterator[tuple[Any, bool]]) -> Iterator[tuple[Any, bool]]:
         """Without a length, ask before each batch whether all processes have one."""
-        device, reduce = self.trainer.device, self.trainer.strategy.reduce
+        reduce = self.trainer.strategy.reduce
         goes_on = True
         while goes_on:
             batch, last = next(batches, (None, True))
-            have = torch.tensor([batch is not None, not last], device=device).int()
+            have = torch.tensor([batch is not None, not last]).int()
             has, goes_on = reduce(have, reduce_op="min").tolist()
             if has:
                 yield batch, not goes_on

@@ -20,9 +20,10 @@ from scaffold_runtime.checkpoint.transient import (
     restore_transient,
     transient,
 )
-from scaffold_runtime.data import LightningDataModule
+from scaffold_runtime.data import LightningDataModule, move_data_to_device
 from scaffold_runtime.errors import CheckpointError
 from scaffold_runtime.hooks import overridden
+from scaffold_runtime.optim import parameters_of
 from scaffold_runtime.plain import to_plain
 from scaffold_runtime.progress import UNDER_WAY
 from scaffold_runtime.seed import rng_state
@@ -211,13 +212,15 @@ def restore_before_fit(run: Run, checkpoint: dict[str, Any]) -> None:
     if run.progress.step:
         for optimizer in run.optimizers:  # it stepped, in an earlier life: torch warns otherwise
             vars(optimizer)["_opt_called"] = True
-    restore_transient(run.module, checkpoint.get("transient"))
+    device = run.trainer.device
+    restore_transient(run.module, move_data_to_device(checkpoint.get("transient"), device))
     gradients = checkpoint.get("gradients") or {}
     for name, parameter in run.module.named_parameters():
-        if (kept := gradients.get(plain_name(name))) is not None:
-            parameter.grad = kept.to(parameter.device, copy=True)
+        if (gradient := gradients.get(plain_name(name))) is not None:
+            parameter.grad = gradient.to(parameter.device, copy=True)
     if "metrics" in checkpoint:
-        run.metrics.load_state_dict(checkpoint["metrics"], metric_parts(run.module))
+        kept = move_data_to_device(checkpoint["metrics"], device)
+        run.metrics.load_state_dict(kept, metric_parts(run.module))
     for logger, state in zip(run.trainer.loggers, checkpoint.get("loggers", []), strict=False):
         logger.load_state_dict(state)
     run.resumed, run.position = True, checkpoint.get("data", {})
@@ -227,10 +230,12 @@ def restore_before_fit(run: Run, checkpoint: dict[str, Any]) -> None:
 def restore_optimizers(run: Run, states: list[dict[str, Any]]) -> None:
     _check_number(states, run.optimizers, "optimizer(s)")
     for optimizer, state in zip(run.optimizers, states, strict=True):
+        # Before it is taken to the device, which may have no room for the whole of it.
+        numbers = [number for group in state["param_groups"] for number in group["params"]]
+        for number, parameter in zip(numbers, parameters_of(optimizer), strict=False):
+            run.trainer.strategy.scatter(state["state"].get(number, {}), parameter)
         try:
             optimizer.load_state_dict(state)
-            for parameter, of_parameter in optimizer.state.items():
-                run.trainer.strategy.scatter(of_parameter, parameter)
         except ValueError as error:
             raise CheckpointError(
                 f"the optimizer state in the checkpoint does not fit {type(optimizer).__name__}: {error}."

@@ -48,7 +48,8 @@ from scaffold_runtime.strategies.strategy import DEFAULT_TIMEOUT, Strategy
 from scaffold_runtime.strategies.watch import Watch, is_consequence, rank_failed, text_of
 
 METHODS = ("popen", "spawn", "fork", "forkserver")
-BACKENDS = {"cuda": "nccl", "cpu": "gloo", "mps": "gloo"}
+# With gloo, too, as torch does by itself: what lies in main memory need not go by way of a GPU, and wait for it.
+BACKENDS = {"cuda": "cpu:gloo,cuda:nccl", "cpu": "gloo", "mps": "gloo"}
 LONG = timedelta(days=1)  # for work of one process that may take hours; the watch sees it fail
 
 
@@ -56,7 +57,8 @@ class DistributedStrategy(Strategy):
     """Several processes, one per device. Abstract; `ddp` and `fsdp` are final.
 
     Args:
-        process_group_backend: "nccl", "gloo" or another; what fits the device if not given.
+        process_group_backend: "nccl", "gloo" or another; what fits the device if not given, for GPUs NCCL, and
+            gloo beside it for what lies in main memory.
         timeout: after which a process that does not answer counts as lost.
         start_method: "popen" runs the script again for each device; "spawn" and "fork" start processes
             for one call of fit, validate, test or predict.
@@ -238,7 +240,8 @@ class DistributedStrategy(Strategy):
     def reduce(self, tensor: Tensor, group: Any = None, reduce_op: str = "mean") -> Tensor:
         if self._alone("reduce"):
             return tensor
-        reduced = tensor.detach().to(self.root_device, copy=True)
+        alone = dist.get_backend(group) == "nccl"  # which knows GPUs only
+        reduced = tensor.detach().to(self.root_device if alone else tensor.device, copy=True)
         mean = reduce_op in ("mean", "avg")  # gloo has none
         dist.all_reduce(
             reduced, getattr(dist.ReduceOp, "SUM" if mean else reduce_op.upper()), group
@@ -274,8 +277,8 @@ class DistributedStrategy(Strategy):
     def broadcast(self, value: Any, src: int = 0) -> Any:
         if self._alone("broadcast"):
             return value
-        box = [value]
-        dist.broadcast_object_list(box, src, device=self.root_device)
+        box = [tree_map_only(Tensor, Tensor.cpu, value)]  # elsewhere it would be made on that GPU
+        dist.broadcast_object_list(box, src)
         return box[0]
 
     def barrier(self, name: str | None = None) -> None:

@@ -91,9 +91,9 @@ class FSDPStrategy(DistributedStrategy):
             raise MisconfigurationException(
                 "FSDP does not scale losses. Use precision='bf16-mixed' or '32-true'."
             )
-        module.to(self.root_device)
         if ROUTER in vars(module):
-            return  # sharded in an earlier run
+            return  # sharded in an earlier run, and where it is to be
+        module.to(self.root_device)
         # Each process keeps its part of what it has: it must be the same.
         send_first((*module.parameters(), *module.buffers()))
         if self._recomputes is not None:
@@ -158,7 +158,10 @@ class FSDPStrategy(DistributedStrategy):
             raise CheckpointError(
                 "the other processes are gone, and their parts of the weights too."
             )
-        return tree_map_only(DTensor, lambda part: part.full_tensor().cpu(), state)
+        # Offloaded parts travel by way of the device that the processes are joined by.
+        return tree_map_only(
+            DTensor, lambda p: p.to(p.device_mesh.device_type).full_tensor().cpu(), state
+        )
 
     def piece(self, tensor: Tensor) -> tuple[Tensor, tuple[int, ...]] | None:
         if not isinstance(tensor, DTensor):
@@ -173,8 +176,9 @@ class FSDPStrategy(DistributedStrategy):
             if not isinstance(own, DTensor) or isinstance(value, DTensor):
                 continue
             if isinstance(value, Tensor) and value.shape == own.shape:
-                on_device = value.to(own.device)
-                whole[name] = distribute_tensor(on_device, own.device_mesh, own.placements)
+                mesh = own.device_mesh
+                there = distribute_tensor(value.to(mesh.device_type), mesh, own.placements)
+                whole[name] = there.to(own.device)
 
 
 def _anywhere(forward: Callable[..., Any], router: StepRouter) -> Callable[..., Any]:
