@@ -14,6 +14,9 @@ import torch
 from scaffold_runtime.errors import MisconfigurationException
 from scaffold_runtime.extras import require
 
+# Whether there are GPUs is asked of the system: asked of CUDA itself, no process could be forked any more.
+os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
+
 
 def xla(part: str = "") -> Any:
     """torch_xla, or a part of it such as ".runtime".

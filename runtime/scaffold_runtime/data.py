@@ -121,15 +121,22 @@ class LightningDataModule(WithHyperparameters):
 def move_data_to_device(batch: Any, device: torch.device | str) -> Any:
     """Move everything in `batch` that can move to `device`; the structure stays.
 
-    Tensors are moved without blocking where the memory is pinned, objects with a `to` method by it.
+    Tensors are moved to GPUs without blocking where the memory is pinned, objects with a `to` method by it.
     """
+    # What is not waited for on its way to the CPU may be read before it is there.
+    free = torch.device(device).type not in ("cpu", "mps")
 
     def move(leaf: Any) -> Any:
         if isinstance(leaf, torch.Tensor):
-            return leaf.to(device, non_blocking=True)
+            return leaf.to(device, non_blocking=free)
         return leaf.to(device) if _can_move(leaf) else leaf
 
     return map_leaves(batch, move)
+
+
+def in_main_memory(outputs: Any, device: torch.device) -> Any:
+    """What a step on `device` gave, where there is room for that of a whole epoch."""
+    return outputs if device.type == "cpu" else move_data_to_device(outputs, "cpu")
 
 
 def map_leaves(

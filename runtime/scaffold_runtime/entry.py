@@ -106,6 +106,8 @@ class Entry:
         if self.total is None:
             self.total = value * weight if self.reduction == "mean" else value
         elif self.reduction == "mean" and isinstance(self.total, Tensor):
+            if self.total.is_cpu and isinstance(value, Tensor) and not value.is_cpu:
+                self.total = self.total.to(value.device)
             self.total.add_(value, alpha=weight)
         elif self.reduction == "mean":
             self.total = self.total + value * weight

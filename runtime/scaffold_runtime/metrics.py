@@ -253,10 +253,12 @@ class Metrics:
         values = [entry.epoch_value() for entry in due]
         for entry in entries:
             if entry.last is not None and stage == "train":
-                self.callback_values[entry.name + entry.suffix] = entry.last
-                self.callback_values[entry.label("step")] = entry.last
+                # A CUDA graph writes its outputs where it wrote those before.
+                last: Any = detached_copy(entry.last)
+                self.callback_values[entry.name + entry.suffix] = last
+                self.callback_values[entry.label("step")] = last
                 if entry.prog_bar:
-                    self.bar_values[entry.label("step")] = entry.last
+                    self.bar_values[entry.label("step")] = last
         taken: dict[str, Scalar] = {}
         self._by_loader.clear()
         for entry, value in zip(due, values, strict=True):

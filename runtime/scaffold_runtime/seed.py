@@ -51,8 +51,8 @@ def seed_all(seed: int) -> None:
 def raw_rng() -> tuple[Any, ...]:
     """What every global generator holds, as it says it: cheap, where most of it is thrown away."""
     cuda = torch.cuda.is_available() and torch.cuda.is_initialized()
-    on_devices = torch.cuda.get_rng_state_all() if cuda else None
-    return random.getstate(), np.random.get_state(), torch.get_rng_state(), on_devices
+    on_device = torch.cuda.get_rng_state() if cuda else None  # the one this process computes on
+    return random.getstate(), np.random.get_state(), torch.get_rng_state(), on_device
 
 
 def rng_state(raw: tuple[Any, ...] | None = None) -> dict[str, Any]:
@@ -82,7 +82,7 @@ def set_rng_state(state: dict[str, Any]) -> None:
     np.random.set_state(("MT19937", keys, numpy["position"], numpy["has_gauss"], numpy["cached"]))
     torch.set_rng_state(state["torch"])
     if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(state["cuda"])
+        torch.cuda.set_rng_state(state["cuda"])
 
 
 def rng_digest() -> str:
@@ -91,8 +91,7 @@ def rng_digest() -> str:
     _, keys, *position = np.random.get_state()
     digest.update(repr((random.getstate(), position)).encode() + np.asarray(keys).tobytes())
     if torch.cuda.is_available() and torch.cuda.is_initialized():
-        for state in torch.cuda.get_rng_state_all():
-            digest.update(state.numpy().tobytes())
+        digest.update(torch.cuda.get_rng_state().numpy().tobytes())
     return digest.hexdigest()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import traceback
 from collections.abc import Callable, Iterator
@@ -49,6 +50,7 @@ def open_run(
         yield run
         _tear_down(run)
         trainer.strategy.close()
+        trainer.strategy.release(module, run.optimizers)
     except BaseException as error:
         _fail(run, error)
         raise
@@ -246,6 +248,8 @@ def _fail(run: Run, error: BaseException) -> None:
     for logger in run.trainer.loggers:
         _in_passing(logger.attempt, "finalize", "failed")
     _in_passing(run.trainer.checkpoint_io.teardown)
+    with contextlib.suppress(Exception):  # what failed may be the device
+        run.trainer.strategy.release(run.module, run.optimizers)
     if reason is not error:
         raise reason from None
 

@@ -28,7 +28,9 @@ class HostCopy:
             if isinstance(value, Tensor):
                 remote.setdefault(value.device, []).append(index)
         for device, indices in remote.items():
-            stacked = torch.stack([torch.as_tensor(self.floats[i]).float() for i in indices])
+            # Large counters stay exact where the device can.
+            wide = torch.float64 if device.type == "cuda" else torch.float32
+            stacked = torch.stack([self.floats[i].to(wide) for i in indices])
             if device.type == "cuda":
                 pinned = torch.empty(stacked.shape, dtype=stacked.dtype, pin_memory=True)
                 self.host.append((indices, pinned.copy_(stacked, non_blocking=True)))

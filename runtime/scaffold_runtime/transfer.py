@@ -64,7 +64,8 @@ class SideStream:
             self._steps.popleft().synchronize()
 
         def move(leaf: Any) -> Any:
-            if not isinstance(leaf, torch.Tensor) or leaf.device.type != "cpu":
+            dense = isinstance(leaf, torch.Tensor) and leaf.layout is torch.strided
+            if not dense or leaf.device.type != "cpu":  # `record_stream` knows no others
                 return move_data_to_device(leaf, self._device)
             with self._module.stream(self._stream):
                 moved = leaf.to(self._device, non_blocking=True)

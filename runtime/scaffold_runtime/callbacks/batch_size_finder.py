@@ -86,6 +86,11 @@ class BatchSizeFinder(Callback):
         if trainer.fast_dev_run:
             warnings.warn("no batch size is searched in fast_dev_run.", stacklevel=2)
             return
+        if trainer.world_size > 1:
+            raise MisconfigurationException(
+                "the batch size finder works in one process: where memory runs out in one of several, the others "
+                "wait for its gradients. Search with devices=1, and give the size that was found."
+            )
         attribute, run = self._attribute(trainer), trainer._live()
         stage = STAGES[run.fn]
         if run.feed.given.get(stage) is not None:

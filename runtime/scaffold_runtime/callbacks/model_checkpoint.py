@@ -311,6 +311,7 @@ class ModelCheckpoint(Checkpoint):
                 return
         self._waits_for_monitor = False
         self.asked = True
+        known = {name: value.detach().clone() for name, value in known.items()}
         self._candidates = {**known, "epoch": trainer.current_epoch, "step": trainer.global_step}
 
     def on_save_checkpoint(

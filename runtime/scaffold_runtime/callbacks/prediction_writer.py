@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch.utils.data import DataLoader, IterableDataset
 
+from scaffold_runtime.data import in_main_memory
 from scaffold_runtime.errors import check_choice
 from scaffold_runtime.hooks import Callback
 
@@ -55,8 +56,8 @@ class BasePredictionWriter(Callback):
         predictions: Sequence[Any],
         batch_indices: Sequence[Any],
     ) -> None:
-        """Write all batches: a list of them, or one such list per loader if there are several. `batch_indices`
-        is always a list per loader."""
+        """Write all batches, in main memory: a list of them, or one such list per loader if there are several.
+        `batch_indices` is always a list per loader."""
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         feed = trainer._live().feed
@@ -78,7 +79,7 @@ class BasePredictionWriter(Callback):
         recorder = self._recorders[dataloader_idx]
         indices = recorder.drawn.popleft() if recorder is not None else None
         if self._on_epoch:
-            self._predictions[dataloader_idx].append(outputs)
+            self._predictions[dataloader_idx].append(in_main_memory(outputs, trainer.device))
             self._indices[dataloader_idx].append(indices)
         if self._on_batch:
             self.write_on_batch_end(

@@ -100,7 +100,8 @@ class StochasticWeightAveraging(Callback):
         epoch = int(trainer.max_epochs * start) if isinstance(start, float) else start
         self._first, self._last = max(epoch - 1, 0), trainer.max_epochs - 1
         if self._restored is not None:  # its scheduler's own state is restored after this hook
-            self._average = self._restored
+            device = self._device or pl_module.device
+            self._average = [average.to(device) for average in self._restored]
             self._exchange_scheduler(trainer)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -156,8 +157,7 @@ class StochasticWeightAveraging(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._count = state_dict["n_averaged"]
         self._latest_epoch = state_dict["latest_update_epoch"]
-        kept = state_dict.get("average")  # not where another process trained
-        self._restored = kept and [a.to(self._device) if self._device else a for a in kept]
+        self._restored = state_dict.get("average")  # not where another process trained
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]

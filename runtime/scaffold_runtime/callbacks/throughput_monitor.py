@@ -18,16 +18,18 @@ if TYPE_CHECKING:
     from scaffold_runtime.trainer import Trainer
 
 # Dense peak of tensor cores in operations per second, from the vendor's data sheets.
-PEAKS: dict[str, dict[torch.dtype, float]] = {
-    "h200": {torch.float32: 67e12, torch.bfloat16: 989e12, torch.float16: 989e12},
-    "h100 pcie": {torch.float32: 51e12, torch.bfloat16: 756e12, torch.float16: 756e12},
-    "h100": {torch.float32: 67e12, torch.bfloat16: 989e12, torch.float16: 989e12},
-    "a100": {torch.float32: 19.5e12, torch.bfloat16: 312e12, torch.float16: 312e12},
-    "l40s": {torch.float32: 91.6e12, torch.bfloat16: 362e12, torch.float16: 362e12},
-    "l4": {torch.float32: 30.3e12, torch.bfloat16: 121e12, torch.float16: 121e12},
+TF32 = "tf32"  # what 32 bits are multiplied in, unless `torch.set_float32_matmul_precision` is "highest"
+PEAKS: dict[str, dict[Any, float]] = {
+    "h200": {torch.float32: 67e12, TF32: 494e12, torch.bfloat16: 989e12, torch.float16: 989e12},
+    "h100 pcie": {torch.float32: 51e12, TF32: 378e12, torch.bfloat16: 756e12, torch.float16: 756e12},
+    "h100": {torch.float32: 67e12, TF32: 494e12, torch.bfloat16: 989e12, torch.float16: 989e12},
+    "a100": {torch.float32: 19.5e12, TF32: 156e12, torch.bfloat16: 312e12, torch.float16: 312e12},
+    "l40s": {torch.float32: 91.6e12, TF32: 183e12, torch.bfloat16: 362e12, torch.float16: 362e12},
+    "l40": {torch.float32: 90.5e12, TF32: 90.5e12, torch.bfloat16: 181e12, torch.float16: 181e12},
+    "l4": {torch.float32: 30.3e12, TF32: 60e12, torch.bfloat16: 121e12, torch.float16: 121e12},
     "v100": {torch.float32: 15.7e12, torch.float16: 125e12},
     "t4": {torch.float32: 8.1e12, torch.float16: 65e12},
-}
+}  # fmt: skip
 
 
 class Throughput:
@@ -218,4 +220,5 @@ def get_available_flops(device: torch.device, dtype: torch.dtype) -> float | Non
         return None
     name = torch.cuda.get_device_name(device).lower()
     known = next((peaks for chip, peaks in PEAKS.items() if chip in name), {})
-    return known.get(dtype)
+    exact = dtype is not torch.float32 or torch.get_float32_matmul_precision() == "highest"
+    return known.get(dtype if exact else TF32, known.get(dtype))

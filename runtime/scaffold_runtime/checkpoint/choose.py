@@ -86,12 +86,14 @@ class Restore:
         """
         if checkpoint.get("optimizer_states") is None:
             raise CheckpointError("the checkpoint holds weights only: use restore='weights'.")
-        groups = [group for optimizer in run.optimizers for group in optimizer.param_groups]
-        settings = [{k: v for k, v in group.items() if k != "params"} for group in groups]
-        restore_optimizers(run, checkpoint["optimizer_states"])
-        groups = [group for optimizer in run.optimizers for group in optimizer.param_groups]
-        for group, configured in zip(groups, settings, strict=True):
-            group.update(configured)
+        states = checkpoint["optimizer_states"]
+        for optimizer, state in zip(run.optimizers, states, strict=False):
+            # Now, and not afterwards: some say on which device torch keeps a state.
+            for configured, kept in zip(
+                optimizer.param_groups, state["param_groups"], strict=False
+            ):
+                kept.update({k: v for k, v in configured.items() if k != "params"})
+        restore_optimizers(run, states)
 
     def learning_rate(self, run: Run) -> None:
         """Give optimizers and schedulers the new learning rate, if there is one."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from scaffold_runtime.data import in_main_memory
 from scaffold_runtime.loops.stages import batches_of, hooks_of, not_training, step_of
 
 if TYPE_CHECKING:
@@ -11,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def predict(run: Run, limit: int | float, keep: bool) -> list[Any] | None:
-    """Predict over every loader: a list of outputs, or a list of lists for several loaders.
+    """Predict over every loader: a list of outputs in main memory, or a list of lists for several loaders.
 
     With `keep=False` nothing is collected (a prediction writer takes the outputs) and None is returned.
     """
@@ -33,7 +34,7 @@ def predict(run: Run, limit: int | float, keep: bool) -> list[Any] | None:
                 for call in hooks.batch_end:
                     call(outputs, batch, index, *loader_args)
                 if keep:
-                    kept[position].append(outputs)
+                    kept[position].append(in_main_memory(outputs, run.trainer.device))
         for call in (*hooks.epoch_end, *hooks.end):
             call()
     if not keep:

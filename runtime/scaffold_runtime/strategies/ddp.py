@@ -18,7 +18,7 @@ from scaffold_runtime.errors import MisconfigurationException
 from scaffold_runtime.precision import Precision
 from scaffold_runtime.strategies.distributed import DistributedStrategy, send_first
 from scaffold_runtime.strategies.router import StepRouter
-from scaffold_runtime.strategies.strategy import Prepared, unwrapped
+from scaffold_runtime.strategies.strategy import Prepared, to_main_memory, unwrapped
 
 SPARSE, DENSE = 1, 2  # kinds of gradients; 0 is none
 
@@ -118,6 +118,10 @@ class DDPStrategy(DistributedStrategy):
             # It has gradients of its own, as large as the model. And if it let go of the process group last, holding
             # Python's lock, it would wait forever for threads of gloo that wait for the lock.
             self._wrapped.reducer = self._wrapped.logger = None  # type: ignore[assignment]
+
+    def release(self, module: nn.Module, optimizers: list[Optimizer]) -> None:
+        if self.root_device.type != "cpu":
+            to_main_memory(module, optimizers)
 
     def _by_hand(self, module: nn.Module, precision: Precision, trains: bool) -> Prepared:
         """Without DDP: its reducer expects one backward, after a forward it has seen. A module that

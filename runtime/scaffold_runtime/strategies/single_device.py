@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 from scaffold_runtime.accelerators import Accelerator
 from scaffold_runtime.precision import Precision
-from scaffold_runtime.strategies.strategy import Prepared, Strategy, unwrapped
+from scaffold_runtime.strategies.strategy import Prepared, Strategy, to_main_memory, unwrapped
 
 
 class SingleDeviceStrategy(Strategy):
@@ -25,6 +25,10 @@ class SingleDeviceStrategy(Strategy):
     def open(self) -> None:
         if self.root_device.type == "cuda":  # for what is made on "cuda", and streams
             torch.cuda.set_device(self.root_device)
+
+    def release(self, module: nn.Module, optimizers: list[Optimizer]) -> None:
+        if self.root_device.type != "cpu":
+            to_main_memory(module, optimizers)
 
     def prepare(
         self, module: nn.Module, optimizers: list[Optimizer], precision: Precision

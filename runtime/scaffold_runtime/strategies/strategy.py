@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.utils._pytree import tree_map_only
 
 from scaffold_runtime.accelerators import Accelerator
 from scaffold_runtime.errors import CheckpointError
@@ -86,6 +87,9 @@ class Strategy(abc.ABC):
 
     def close(self) -> None:
         """A run has ended."""
+
+    def release(self, module: nn.Module, optimizers: list[Optimizer]) -> None:
+        """The last thing in a run: leave the device's memory to others."""
 
     # -- the model ----------------------------------------------------------------------------------
 
@@ -188,6 +192,14 @@ class Strategy(abc.ABC):
     def now(self) -> float:
         """Seconds on a clock that shows all processes the same at the same batch."""
         return time.monotonic()
+
+
+def to_main_memory(module: nn.Module, optimizers: list[Optimizer]) -> None:
+    """Weights, and what optimizers remember of them."""
+    module.cpu()
+    for optimizer in optimizers:
+        for of_parameter in optimizer.state.values():
+            of_parameter.update(tree_map_only(Tensor, Tensor.cpu, of_parameter))
 
 
 def unwrapped(module: nn.Module, precision: Precision, **others: Any) -> Prepared:

@@ -18,7 +18,12 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from scaffold_runtime import settings
-from scaffold_runtime.accelerators import Accelerator, parse_devices, select_accelerator
+from scaffold_runtime.accelerators import (
+    Accelerator,
+    free_memory,
+    parse_devices,
+    select_accelerator,
+)
 from scaffold_runtime.callbacks import default_callbacks
 from scaffold_runtime.callbacks.early_stopping import EarlyStopping
 from scaffold_runtime.callbacks.gradient_accumulation_scheduler import GradientAccumulationScheduler
@@ -456,13 +461,16 @@ class Trainer:
 
         Weights, random numbers and whatever the steps themselves change are left changed.
         """
-        with open_trial(self.trial(callbacks, steps), self._live()) as run:
-            if run.fn == "fit":
-                fit(run)
-            elif run.fn == "predict":
-                predict(run, steps, keep=False)
-            else:
-                evaluate(run, STAGES[run.fn], steps)
+        try:
+            with open_trial(self.trial(callbacks, steps), self._live()) as run:
+                if run.fn == "fit":
+                    fit(run)
+                elif run.fn == "predict":
+                    predict(run, steps, keep=False)
+                else:
+                    evaluate(run, STAGES[run.fn], steps)
+        finally:
+            free_memory()  # its optimizers would lie there beside those of the next one
 
     # -- a run opens and closes -------------------------------------------------------------------
 

@@ -17,9 +17,10 @@ import pytest
 import torch
 
 from scaffold_runtime.accelerators import CPUAccelerator, parse_devices
-from scaffold_runtime.errors import MisconfigurationException
+from scaffold_runtime.errors import MisconfigurationException, RankFailed
 from scaffold_runtime.strategies import DDPStrategy, SingleDeviceStrategy
 from scaffold_runtime.strategies.launch import Children, places, run_in_processes, start_scripts
+from scaffold_runtime.tuner import Tuner
 
 from .test_ends import survivors
 
@@ -30,7 +31,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 from scaffold_runtime import LightningModule, Trainer
 from scaffold_runtime.callbacks import EarlyStopping, ModelCheckpoint
-from scaffold_runtime.errors import MisconfigurationException
+from scaffold_runtime.errors import MisconfigurationException, RankFailed
 from scaffold_runtime.loggers import CSVLogger
 
 class Model(LightningModule):
@@ -285,3 +286,18 @@ def test_nccl_is_told_which_device_waits(
     strategy.world_size, strategy.root_device = 2, torch.device("cuda", 1)
     strategy.barrier()
     assert said == [told]
+
+
+def test_batch_sizes_are_searched_in_one_process(
+    regression: Any, make_loader: Any, ddp: Any
+) -> None:
+    """Where one of several runs out of memory, the others would wait for it."""
+
+    class Sized(regression):
+        batch_size = 2
+
+        def train_dataloader(self) -> Any:
+            return make_loader(2)
+
+    with pytest.raises(RankFailed, match=r"works in one process: .* Search with devices=1"):
+        Tuner(ddp()).scale_batch_size(Sized())
