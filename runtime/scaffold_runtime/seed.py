@@ -50,16 +50,21 @@ def seed_all(seed: int) -> None:
 
 def raw_rng() -> tuple[Any, ...]:
     """What every global generator holds, as it says it: cheap, where most of it is thrown away."""
+    return random.getstate(), np.random.get_state(), torch.get_rng_state(), _on_gpu()
+
+
+def _on_gpu() -> dict[str, torch.Tensor]:
+    """What the generator of the GPU holds that this process computes on."""
     cuda = torch.cuda.is_available() and torch.cuda.is_initialized()
-    on_device = torch.cuda.get_rng_state() if cuda else None  # the one this process computes on
-    return random.getstate(), np.random.get_state(), torch.get_rng_state(), on_device
+    kinds = ("cuda",) * cuda + ("mps",) * torch.backends.mps.is_available()
+    return {kind: getattr(torch, kind).get_rng_state() for kind in kinds}
 
 
 def rng_state(raw: tuple[Any, ...] | None = None) -> dict[str, Any]:
     """Snapshot every global generator as tensors and plain values, safe to load without pickle."""
-    (version, words, gauss), numpy, cpu, cuda = raw or raw_rng()
+    (version, words, gauss), numpy, cpu, on_gpu = raw or raw_rng()
     _, keys, position, has_gauss, cached = numpy
-    state: dict[str, Any] = {
+    return {
         "python": {"version": version, "words": torch.tensor(words), "gauss": gauss},
         "numpy": {
             "keys": torch.from_numpy(np.asarray(keys, dtype=np.int64)),
@@ -68,10 +73,8 @@ def rng_state(raw: tuple[Any, ...] | None = None) -> dict[str, Any]:
             "cached": float(cached),
         },
         "torch": cpu,
+        **on_gpu,
     }
-    if cuda is not None:
-        state["cuda"] = cuda
-    return state
 
 
 def set_rng_state(state: dict[str, Any]) -> None:
@@ -83,6 +86,8 @@ def set_rng_state(state: dict[str, Any]) -> None:
     torch.set_rng_state(state["torch"])
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"])
+    if "mps" in state and torch.backends.mps.is_available():
+        torch.mps.set_rng_state(state["mps"])
 
 
 def rng_digest() -> str:
@@ -90,8 +95,8 @@ def rng_digest() -> str:
     digest = hashlib.blake2b(torch.get_rng_state().numpy().tobytes(), digest_size=8)
     _, keys, *position = np.random.get_state()
     digest.update(repr((random.getstate(), position)).encode() + np.asarray(keys).tobytes())
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
-        digest.update(torch.cuda.get_rng_state().numpy().tobytes())
+    for state in _on_gpu().values():
+        digest.update(state.numpy().tobytes())
     return digest.hexdigest()
 
 

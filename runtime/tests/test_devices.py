@@ -17,7 +17,7 @@ from scaffold_runtime.accelerators import Accelerator
 from scaffold_runtime.callbacks import BasePredictionWriter, ModelCheckpoint
 from scaffold_runtime.data import move_data_to_device
 from scaffold_runtime.entry import Entry
-from scaffold_runtime.seed import rng_state, set_rng_state
+from scaffold_runtime.seed import rng_digest, rng_state, set_rng_state
 
 META = torch.device("meta")
 
@@ -182,19 +182,23 @@ def test_a_run_leaves_the_device_to_others(
     assert len(moments) == 3 * len(list(model.parameters()))
 
 
+@pytest.mark.parametrize("kind", ["cuda", "mps"])
 def test_random_numbers_are_those_of_the_device_of_this_process(
-    monkeypatch: pytest.MonkeyPatch,
+    kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Others on the machine may be no longer there, or belong to somebody else."""
     put: list[Any] = []
     of_device = torch.arange(16, dtype=torch.uint8)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
-    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda: of_device)
-    monkeypatch.setattr(torch.cuda, "set_rng_state", put.append)
+    before = rng_digest()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: kind == "cuda")
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: kind == "cuda")
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: kind == "mps")
+    monkeypatch.setattr(getattr(torch, kind), "get_rng_state", lambda: of_device)
+    monkeypatch.setattr(getattr(torch, kind), "set_rng_state", put.append)
     state = rng_state()
     set_rng_state(state)
-    assert state["cuda"] is of_device and put[0] is of_device
+    assert state[kind] is of_device and put[0] is of_device
+    assert rng_digest() != before
 
 
 def test_asking_for_gpus_leaves_forking_open() -> None:
