@@ -32,9 +32,12 @@ class Sizes(Callback):
 
 @pytest.fixture
 def traced() -> Any:
+    gc.collect()
+    gc.freeze()  # what other tests left here is neither counted nor searched, again and again
     tracemalloc.start()
     yield
     tracemalloc.stop()
+    gc.unfreeze()
 
 
 def chatty(regression: Any, names: int) -> Any:
