@@ -23,6 +23,7 @@ ENVIRONMENT = {
     **os.environ,
     "OMP_NUM_THREADS": "1",
     "NO_COLOR": "1",
+    "RES_OPTIONS": "attempts:0",  # no name server is asked, as torch does where processes meet: a lost answer takes 5 s
     "PYTHONPATH": os.pathsep.join([str(ROOT / "runtime"), str(ROOT)]),
     **{f"GIT_{who}_{what}": "bench@localhost" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")},
 }  # fmt: skip
