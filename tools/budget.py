@@ -19,11 +19,11 @@ ROOT = Path(__file__).parent.parent
 # raise them only with a reason.
 BUDGETS = {
     "runtime/scaffold_runtime": {
-        "files": 4460,
+        "files": 4472,
         "callbacks": 2506,
-        "strategies": 1888,
+        "strategies": 1896,
         "cli": 1250,
-        "checkpoint": 1214,
+        "checkpoint": 1218,
         "loggers": 730,
         "trainer": 642,
         "loops": 500,

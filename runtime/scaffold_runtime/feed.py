@@ -7,8 +7,6 @@ from collections.abc import Iterator
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from scaffold_runtime.combined import loader_length
 from scaffold_runtime.data import LightningDataModule
 from scaffold_runtime.errors import MisconfigurationException
@@ -164,12 +162,11 @@ class Feed:
 
     def in_step(self, batches: Iterator[tuple[Any, bool]]) -> Iterator[tuple[Any, bool]]:
         """Without a length, ask before each batch whether all processes have one."""
-        reduce = self.trainer.strategy.reduce
+        gather = self.trainer.strategy.gather
         goes_on = True
         while goes_on:
             batch, last = next(batches, (None, True))
-            have = torch.tensor([batch is not None, not last]).int()
-            has, goes_on = reduce(have, reduce_op="min").tolist()
+            has, goes_on = map(min, zip(*gather((batch is not None, not last)), strict=True))
             if has:
                 yield batch, not goes_on
 

@@ -95,7 +95,7 @@ class TrainSource:
         if kept is not None and skip and kept["ahead"] is not None:
             put_random(kept["ahead"], self._generators())
         counted = loader_length(self.loader) != math.inf
-        flagged = _counted(batches, skip, self.length) if counted else self._ahead(batches, skip)
+        flagged = self._counted(batches, skip) if counted else self._ahead(batches, skip)
         if kept is not None:
             for generator, state in zip(self._generators(), kept["generators"], strict=True):
                 generator.set_state(state)
@@ -108,6 +108,12 @@ class TrainSource:
         if skip and not resumed:
             drop(batches, skip)
         return batches
+
+    def _counted(self, batches: Iterator[Any], start: int) -> Iterator[tuple[Any, bool]]:
+        last = int(self.length) - 1
+        for index, batch in enumerate(islice(batches, max(last + 1 - start, 0)), start):
+            yield batch, index == last
+        self.close(epoch=True)
 
     def _ahead(self, batches: Iterator[Any], skip: int) -> Iterator[tuple[Any, bool]]:
         """Without a length, only the next batch tells whether this one is the last, if a limit does not."""
@@ -127,6 +133,7 @@ class TrainSource:
             yield held, ahead is _NOTHING
             held = ahead
         self._position = None
+        self.close(epoch=True)
 
     def _here(self, ahead: bool, mid_epoch: bool = True) -> dict[str, Any]:
         in_process = ahead and any(not part.workers for part in self.parts)
@@ -136,9 +143,11 @@ class TrainSource:
             "over": False,  # whether the batch delivered last was the last of the epoch
         }
 
-    def close(self) -> None:
+    def close(self, epoch: bool = False) -> None:
+        """End the workers; at the end of an `epoch` those that do not live on."""
         for part in self.parts:
-            part.close()
+            if not (epoch and part.persistent):
+                part.close()
 
     def _generators(self) -> list[torch.Generator]:
         return [generator for part in self.parts for generator in part.generators()]
@@ -170,12 +179,6 @@ class TrainSource:
                 f"there are {here[0]} with {here[1]}. Resume with the loaders the run began with."
             )
         self._kept = state
-
-
-def _counted(batches: Iterator[Any], start: int, length: float) -> Iterator[tuple[Any, bool]]:
-    last = int(length) - 1
-    for index, batch in enumerate(islice(batches, max(last + 1 - start, 0)), start):
-        yield batch, index == last
 
 
 class Repeatable:

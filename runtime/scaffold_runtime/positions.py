@@ -118,12 +118,14 @@ class Part:
     def _fresh(self) -> Iterator[Any]:
         if self.cursor is not None and made_here(self.iterable):
             return batches_of(self.iterable, self.cursor)
+        if not self.persistent:
+            self.close()
         self._opened = iter(self.iterable)
         return self._opened  # type: ignore[no-any-return] # whatever a loader gives
 
     def close(self) -> None:
-        """End the workers now. Left to Python's collector they do not hear of their end, since it closes their
-        queues before, and torch waits five seconds for each.
+        """End the workers now, when they have loaded what they are at. Left to Python's collector they do not hear
+        of it, since it closes their queues before, and torch waits five seconds for each.
         """
         if self.plain and hasattr(self._opened, "_shutdown_workers"):
             self._opened._shutdown_workers()

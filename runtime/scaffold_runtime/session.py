@@ -24,6 +24,7 @@ from scaffold_runtime.module import LightningModule
 from scaffold_runtime.optim import LightningOptimizer, Schedules, configure
 from scaffold_runtime.run import Run
 from scaffold_runtime.sharding import Shares
+from scaffold_runtime.strategies.strategy import beside_weights
 from scaffold_runtime.transfer import make_transfer
 
 if TYPE_CHECKING:
@@ -50,10 +51,11 @@ def open_run(
         yield run
         _tear_down(run)
         trainer.strategy.close()
-        trainer.strategy.release(module, run.optimizers)
     except BaseException as error:
         _fail(run, error)
         raise
+    else:
+        _in_passing(trainer.strategy.release, module, run.optimizers)
     finally:
         _close(run)
 
@@ -74,8 +76,10 @@ def open_trial(trial: Trainer, outer: Run) -> Iterator[Run]:
             _make_optimizers(run)
         yield run
     finally:
-        _close(run)
-        _lend(outer)
+        try:
+            _close(run)
+        finally:
+            _lend(outer)
 
 
 def _lend(run: Run) -> None:
@@ -199,6 +203,7 @@ def _callbacks(trainer: Trainer, module: LightningModule) -> list[Callback]:
 
 def _make_optimizers(run: Run) -> None:
     run.optimizers, run.scheduler_configs = configure(run.module)
+    beside_weights(run.optimizers)
     run.manual_optimizers = [
         LightningOptimizer(optimizer, partial(step_optimizer, run), run.module)
         for optimizer in run.optimizers
@@ -264,7 +269,6 @@ def _in_passing(call: Callable[..., Any], *arguments: Any) -> None:
 
 
 def _close(run: Run) -> None:
-    run.feed.close()
     run.trainer.profiler.detach(run)
     run.metrics.leave("outside of a run")
     run.module._metrics = None
@@ -272,3 +276,5 @@ def _close(run: Run) -> None:
         vars(callback).pop("log", None)
         vars(callback).pop("log_dict", None)
     run.trainer.close(run)
+    with contextlib.suppress(Exception):  # of a worker: it has nothing to give any more
+        run.feed.close()

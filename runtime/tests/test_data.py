@@ -6,6 +6,7 @@ import contextlib
 import gc
 import math
 import multiprocessing
+import os
 from collections import namedtuple
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -577,3 +578,44 @@ def test_workers_end_with_the_run_and_not_when_python_collects(
         assert multiprocessing.active_children() == []
     finally:
         gc.enable()
+
+
+def test_workers_of_an_epoch_end_with_it(regression: Any, make_trainer: Any) -> None:
+    """Also where batches are left over, which were loaded ahead; the next epoch starts its own."""
+    data = TensorDataset(torch.randn(40, 4), torch.randn(40, 1))
+    loader = DataLoader(data, 2, num_workers=2, multiprocessing_context="fork")
+    seen: list[int] = []
+
+    class Count(regression):
+        def count(self, *arguments: Any) -> None:
+            seen.append(len(multiprocessing.active_children()))
+
+        on_train_batch_start = on_train_epoch_start = on_train_epoch_end = count
+
+    make_trainer(max_epochs=2, limit_train_batches=1).fit(Count(), loader)
+    assert seen == [0, 2, 0, 0, 2, 0]
+
+
+def test_a_worker_that_dies_when_all_is_done_fails_nothing(
+    regression: Any, make_trainer: Any
+) -> None:
+    """It was loading ahead."""
+
+    class Dying(Dataset[Any]):
+        def __len__(self) -> int:
+            return 40
+
+        def __getitem__(self, index: int) -> Any:
+            if index == 6:
+                os._exit(3)
+            return torch.randn(4), torch.randn(1)
+
+    alive = {"num_workers": 1, "persistent_workers": True, "multiprocessing_context": "fork"}
+    trainer = make_trainer(max_steps=1)
+
+    class Waits(regression):
+        def on_train_end(self) -> None:
+            multiprocessing.active_children()[0].join(5)
+
+    trainer.fit(Waits(), DataLoader(Dying(), 2, **alive))
+    assert trainer.state.finished

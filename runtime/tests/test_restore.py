@@ -281,3 +281,34 @@ def test_from_the_command_line(tmp_path: Path) -> None:
     assert unknown.startswith("error: restore: expected") and "'optimizers'" in unknown
     wrong = command(tmp_path, *chosen, "--restore_keys=body.*", code=1)["error"][0]
     assert wrong.startswith("error: restore_keys='body.*' chooses among weights")
+
+
+@pytest.mark.parametrize("restore", ["all", "optimizers"])
+def test_optimizers_may_write_what_they_remember_in_their_own_way(
+    restore: str, regression: Any, make_loader: Any, make_trainer: Any, tmp_path: Path
+) -> None:
+    """As those do that hold another one."""
+
+    class Outer(torch.optim.SGD):
+        steps = 0
+
+        def step(self, closure: Any = None) -> Any:
+            self.steps += 1
+            return super().step(closure)
+
+        def state_dict(self) -> dict[str, Any]:
+            return {"taken": self.steps}
+
+        def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+            self.steps = state_dict["taken"]
+
+    class Model(regression):
+        def configure_optimizers(self) -> Any:
+            return Outer(self.parameters(), lr=0.1)
+
+    first = make_trainer(max_epochs=1)
+    first.fit(Model(), make_loader(4))
+    first.save_checkpoint(tmp_path / "own.ckpt")
+    second = make_trainer(max_epochs=2)
+    second.fit(Model(), make_loader(4), ckpt_path=tmp_path / "own.ckpt", restore=restore)
+    assert second.optimizers[0].steps == {"all": 8, "optimizers": 12}[restore]

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from scaffold_runtime.trainer import Trainer
 
 # Dense peak of tensor cores in operations per second, from the vendor's data sheets.
-TF32 = "tf32"  # what 32 bits are multiplied in, unless `torch.set_float32_matmul_precision` is "highest"
+TF32 = "tf32"  # what 32 bits are multiplied in, where torch is told that it may
 PEAKS: dict[str, dict[Any, float]] = {
     "h200": {torch.float32: 67e12, TF32: 494e12, torch.bfloat16: 989e12, torch.float16: 989e12},
     "h100 pcie": {torch.float32: 51e12, TF32: 378e12, torch.bfloat16: 756e12, torch.float16: 756e12},
@@ -220,5 +220,5 @@ def get_available_flops(device: torch.device, dtype: torch.dtype) -> float | Non
         return None
     name = torch.cuda.get_device_name(device).lower()
     known = next((peaks for chip, peaks in PEAKS.items() if chip in name), {})
-    exact = dtype is not torch.float32 or torch.get_float32_matmul_precision() == "highest"
-    return known.get(dtype if exact else TF32, known.get(dtype))
+    fast = dtype is torch.float32 and torch.backends.cuda.matmul.fp32_precision == TF32
+    return known.get(TF32 if fast else dtype, known.get(dtype))

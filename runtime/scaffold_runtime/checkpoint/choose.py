@@ -86,14 +86,14 @@ class Restore:
         """
         if checkpoint.get("optimizer_states") is None:
             raise CheckpointError("the checkpoint holds weights only: use restore='weights'.")
-        states = checkpoint["optimizer_states"]
-        for optimizer, state in zip(run.optimizers, states, strict=False):
-            # Now, and not afterwards: some say on which device torch keeps a state.
-            for configured, kept in zip(
-                optimizer.param_groups, state["param_groups"], strict=False
-            ):
-                kept.update({k: v for k, v in configured.items() if k != "params"})
+        states, groups = checkpoint["optimizer_states"], _groups(run.optimizers)
+        settings = [{k: v for k, v in group.items() if k != "params"} for group in groups]
+        kept = [group for state in states for group in state.get("param_groups", ())]
+        for group, configured in zip(kept, settings, strict=False):
+            group.update(configured)  # now, too: some say on which device torch keeps a state
         restore_optimizers(run, states)
+        for group, configured in zip(_groups(run.optimizers), settings, strict=True):
+            group.update(configured)
 
     def learning_rate(self, run: Run) -> None:
         """Give optimizers and schedulers the new learning rate, if there is one."""
@@ -115,3 +115,7 @@ class Restore:
             scheduler.base_lrs = [self.lr] * len(scheduler.base_lrs)
         for inner in getattr(scheduler, "_schedulers", ()):
             self._base_of(inner)
+
+
+def _groups(optimizers: list[Any]) -> list[dict[str, Any]]:
+    return [group for optimizer in optimizers for group in optimizer.param_groups]

@@ -231,9 +231,10 @@ def restore_optimizers(run: Run, states: list[dict[str, Any]]) -> None:
     _check_number(states, run.optimizers, "optimizer(s)")
     for optimizer, state in zip(run.optimizers, states, strict=True):
         # Before it is taken to the device, which may have no room for the whole of it.
-        numbers = [number for group in state["param_groups"] for number in group["params"]]
+        groups, kept = state.get("param_groups", ()), state.get("state", {})
+        numbers = [number for group in groups for number in group["params"]]
         for number, parameter in zip(numbers, parameters_of(optimizer), strict=False):
-            run.trainer.strategy.scatter(state["state"].get(number, {}), parameter)
+            run.trainer.strategy.scatter(kept.get(number, {}), parameter)
         try:
             optimizer.load_state_dict(state)
         except ValueError as error:

@@ -120,7 +120,8 @@ class DDPStrategy(DistributedStrategy):
             self._wrapped.reducer = self._wrapped.logger = None  # type: ignore[assignment]
 
     def release(self, module: nn.Module, optimizers: list[Optimizer]) -> None:
-        if self.root_device.type != "cpu":
+        # After a failure the device may wait for processes that are gone.
+        if self.root_device.type != "cpu" and not self._failed:
             to_main_memory(module, optimizers)
 
     def _by_hand(self, module: nn.Module, precision: Precision, trains: bool) -> Prepared:

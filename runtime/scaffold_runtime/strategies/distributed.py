@@ -240,8 +240,8 @@ class DistributedStrategy(Strategy):
     def reduce(self, tensor: Tensor, group: Any = None, reduce_op: str = "mean") -> Tensor:
         if self._alone("reduce"):
             return tensor
-        alone = dist.get_backend(group) == "nccl"  # which knows GPUs only
-        reduced = tensor.detach().to(self.root_device if alone else tensor.device, copy=True)
+        # On the same device in all processes, or one of them would send by NCCL and another by gloo.
+        reduced = tensor.detach().to(self.root_device, copy=True, non_blocking=True)
         mean = reduce_op in ("mean", "avg")  # gloo has none
         dist.all_reduce(
             reduced, getattr(dist.ReduceOp, "SUM" if mean else reduce_op.upper()), group

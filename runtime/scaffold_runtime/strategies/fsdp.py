@@ -91,9 +91,11 @@ class FSDPStrategy(DistributedStrategy):
             raise MisconfigurationException(
                 "FSDP does not scale losses. Use precision='bf16-mixed' or '32-true'."
             )
-        if ROUTER in vars(module):
-            return  # sharded in an earlier run, and where it is to be
-        module.to(self.root_device)
+        sharded = ROUTER in vars(module)  # in an earlier run
+        if not (sharded and self._offload):
+            module.to(self.root_device)
+        if sharded:
+            return
         # Each process keeps its part of what it has: it must be the same.
         send_first((*module.parameters(), *module.buffers()))
         if self._recomputes is not None:

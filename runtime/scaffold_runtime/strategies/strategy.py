@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -165,7 +166,7 @@ class Strategy(abc.ABC):
         return [value]
 
     def broadcast(self, value: Any, src: int = 0) -> Any:
-        """The value process `src` has, on every process."""
+        """The value process `src` has, on every process; with several, its tensors are in main memory then."""
         return value
 
     def barrier(self, name: str | None = None) -> None:
@@ -197,9 +198,18 @@ class Strategy(abc.ABC):
 def to_main_memory(module: nn.Module, optimizers: list[Optimizer]) -> None:
     """Weights, and what optimizers remember of them."""
     module.cpu()
+    beside_weights(optimizers)
+
+
+def beside_weights(optimizers: list[Optimizer]) -> None:
+    """Bring what optimizers remember to where their weights are, an earlier run's too; but for the number of steps,
+    whose place torch chooses."""
     for optimizer in optimizers:
-        for of_parameter in optimizer.state.values():
-            of_parameter.update(tree_map_only(Tensor, Tensor.cpu, of_parameter))
+        for parameter, kept in optimizer.state.items():
+            if isinstance(parameter, Tensor) and isinstance(kept, dict):
+                move = partial(Tensor.to, device=parameter.device)
+                for name in kept.keys() - {"step"}:
+                    kept[name] = tree_map_only(Tensor, move, kept[name])
 
 
 def unwrapped(module: nn.Module, precision: Precision, **others: Any) -> Prepared:

@@ -301,3 +301,18 @@ def test_batch_sizes_are_searched_in_one_process(
 
     with pytest.raises(RankFailed, match=r"works in one process: .* Search with devices=1"):
         Tuner(ddp()).scale_batch_size(Sized())
+
+
+def test_logged_values_travel_on_one_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or a number of one process would go by gloo, and the tensor of another by NCCL, and both wait."""
+    sent: list[torch.device] = []
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda group=None: 2)
+    monkeypatch.setattr(
+        torch.distributed, "all_reduce", lambda tensor, op, group: sent.append(tensor.device)
+    )
+    strategy = DDPStrategy()
+    strategy.world_size, strategy.root_device = 2, torch.device("meta")
+    for value in (torch.tensor(0.0), torch.ones((), device="meta")):
+        strategy.reduce(value)
+    assert sent == [torch.device("meta")] * 2
