@@ -117,7 +117,7 @@ bench: $(BENCH)/.ready  ## Ratios to the plain loop and the peers; ROWS="off imp
 bench-gpu: $(BENCH)/.ready  ## Time per step on a GPU, and that nothing waits for it; ends with 2 where there is none
 	@$(BENCH)/bin/python benchmarks/gpu.py $(ROWS) $(ROW)
 
-bench-where: $(BENCH)/.ready  ## Where the time beside the plain loop goes, as a profile; ROWS="import new", WRITE=1
+bench-where: $(BENCH)/.ready  ## Where the time beside the plain loop goes, as a profile; ROWS="import new", or all with WRITE=1
 	@$(BENCH)/bin/python benchmarks/where.py $(ROWS) $(ROW) $(if $(WRITE),--write)
 
 $(DOCS)/.ready: constraints.txt

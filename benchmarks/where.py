@@ -210,6 +210,8 @@ def main() -> None:
     options = parser.parse_args()
     if unknown := set(options.rows) - set(ROWS):
         raise SystemExit(f"no row {', '.join(unknown)}. There are: {', '.join(ROWS)}.")
+    if options.write and options.rows:
+        raise SystemExit("the page shows all rows of one run: leave ROWS out with WRITE=1.")
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     parts = [f"{date.today()}, {bench.machine()}, `make bench-where`.\n"]

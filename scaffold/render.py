@@ -14,10 +14,12 @@ from scaffold.answers import Answers
 from scaffold.catalogue import DESCRIPTIONS, KINDS, Catalogue, Part
 from scaffold.errors import ScaffoldError
 from scaffold.files import File, Tree, read_tree
+from scaffold.lock import Entry, Lock
 from scaffold.own import render_own
 from scaffold.runtime import VENDORED, copied, requirements
 
 LINE_LENGTH = 88
+NOTHING: Lock = {}
 JINJA = (b"{{", b"{%", b"{#")
 SETTINGS = b"""_subdirectory: files
 _exclude: []
@@ -25,8 +27,10 @@ _envops: {undefined: jinja2.StrictUndefined, trim_blocks: true, lstrip_blocks: t
 """
 
 
-def render(answers: Answers, catalogue: Catalogue, still_used: Sequence[Part] = ()) -> Tree:
-    """`still_used`: features that are off, but whose packages the user's files need."""
+def render(
+    answers: Answers, catalogue: Catalogue, still_used: Sequence[Part] = (), base: Lock = NOTHING
+) -> Tree:
+    """`still_used`: features that are off, but whose packages the user's files need; `base`: the last render."""
     if answers.template:
         return render_own(answers.template, answers.template_answers)
     parts = answers.parts(catalogue)
@@ -36,7 +40,7 @@ def render(answers: Answers, catalogue: Catalogue, still_used: Sequence[Part] = 
         ready = _ready(template / "files")
         _copy(template, out, variables(answers, parts, still_used))
         files = sorted({**ready, **read_tree(out)}.items())
-        tree = {path: polish(path, file) for path, file in files}
+        tree = {path: polish(path, file, base.get(path)) for path, file in files}
     return {**tree, **copied(answers.runtime)}
 
 
@@ -92,9 +96,9 @@ def variables(
     }
 
 
-def polish(path: str, file: File) -> File:
-    """Format Python with black, and refuse what does not parse."""
-    if not path.endswith(".py"):
+def polish(path: str, file: File, last: Entry | None = None) -> File:
+    """Format Python with black, and refuse what does not parse. What black gave `last`, it would give again."""
+    if not path.endswith(".py") or (last and last.file == file):
         return file
     import black
 

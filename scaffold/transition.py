@@ -52,7 +52,8 @@ def propose(
     """What going to `answers` does; `restore` brings back files that the user deleted."""
     check_merged(project)
     disk = Disk(project.root)
-    target = render(answers, catalogue, still_used(project.lock, disk, answers, catalogue))
+    used = still_used(project.lock, disk, answers, catalogue)
+    target = render(answers, catalogue, used, project.lock)
     base = package.renamed(_base(project, catalogue), target, disk, answers.package)
     base = {path: entry for path, entry in base.items() if path not in set(restore)}
     said = catalogue.moves(answers.package)

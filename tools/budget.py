@@ -30,7 +30,7 @@ BUDGETS = {
         "profilers": 470,
         "names": 285,  # of Lightning: core, demos, plugins, utilities
     },
-    "scaffold": {"files": 2710},
+    "scaffold": {"files": 2713},
 }
 NAMES = ("core", "demos", "plugins", "utilities")
 FILE_GOAL, FUNCTION_GOAL = 250, 50

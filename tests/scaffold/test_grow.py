@@ -6,6 +6,7 @@ import os
 import subprocess
 from pathlib import Path
 
+import black
 import pytest
 import yaml
 
@@ -600,3 +601,18 @@ def test_a_damaged_journal(project, text):
     ran = project("add", "callback", "ema")
     assert ran.code == 1
     assert "is damaged" in ran.err
+
+
+def test_what_was_formatted_before_is_not_formatted_again(scaffold, monkeypatch):
+    """black takes a quarter of all the time."""
+    assert scaffold("new", "my-exp", "--no-git").code == 0
+    monkeypatch.chdir("my-exp")
+    asked = []
+    format_str = black.format_str
+    monkeypatch.setattr(
+        black, "format_str", lambda text, mode: asked.append(text) or format_str(text, mode=mode)
+    )
+    assert scaffold("add", "callback", "ema").code == 0
+    assert asked == []
+    assert scaffold("add", "extra", "sweep").code == 0  # which brings Python of its own
+    assert len(asked) == 2, "sweep.py and my_exp/pruning.py"

@@ -38,7 +38,9 @@ def _rendered(answers: bytes, root: Path, still_used: tuple[str, ...]):
     return render(from_yaml(answers), catalogue, [catalogue.named(each) for each in still_used])
 
 
-def rendered(answers, catalogue, still_used=()):
+def rendered(
+    answers, catalogue, still_used=(), base=None
+):  # which saves time only, as the cache does
     """Rendering gives the same for the same answers, so once is enough."""
     from scaffold.answers import to_yaml
 
