@@ -28,7 +28,7 @@ def is_binary(data: bytes) -> bool:
 
 def has_markers(data: bytes) -> bool:
     """Whether a merge of ours was left unresolved; a user's own `<<<<<<<` does not count."""
-    return any(line.rstrip() in (OPEN, CLOSE) for line in data.splitlines())
+    return any(line.rstrip() in (OPEN, MIDDLE, CLOSE) for line in data.splitlines())
 
 
 def has_git_markers(data: bytes) -> bool:

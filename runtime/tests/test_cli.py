@@ -494,8 +494,12 @@ def test_optimizers_that_contradict() -> None:
         cli("fit", "--lr_scheduler=ExponentialLR", "--lr_scheduler.gamma=0.5", model=Unconfigured)
 
 
-def test_optimizers_only_where_they_are_used(capsys: pytest.CaptureFixture[str]) -> None:
-    assert "unknown option --optimizer" in fails(capsys, "test", "--optimizer=Adam")
+def test_the_configuration_of_a_training_is_read_by_the_other_subcommands() -> None:
+    cli("fit", "--model.lr=0.3")
+    assert cli("test", "--config=config.yaml", save_config_callback=None).model.lr == 0.3
+
+
+def test_optimizers_only_where_they_are_made(capsys: pytest.CaptureFixture[str]) -> None:
     said = fails(capsys, "fit", "--optimizer=Adam", auto_configure_optimizers=False)
     assert "unknown option --optimizer" in said
 

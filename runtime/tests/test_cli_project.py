@@ -317,7 +317,7 @@ def test_a_class_is_chosen_by_the_name_of_its_file(
     assert (type(cli.model), cli.model.layer.out_features) == (Wide, 6)
     assert (type(cli.datamodule), cli.datamodule.batch_size) == (Fours, 5)
     said = capsys.readouterr().out
-    assert "test --ckpt_path best --model wide --data fours\n" in said
+    assert "test --ckpt_path best --model wide --data fours --data.count=5\n" in said
     assert type(train(choice).model) is Model  # whoever does not ask gets what the script names
 
 
@@ -635,3 +635,71 @@ def test_a_wrong_value_of_a_callback_is_one_line(
     assert said == (
         "error: callbacks.early_stopping.mode: EarlyStopping(mode='up'): choose 'min' or 'max'.\n"
     )
+
+
+def test_help_of_a_class_without_arguments(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bare = "class_path: scaffold_runtime.Callback\n"
+    (project / "configs/callbacks/bare.yaml").write_text(bare)
+    with pytest.raises(SystemExit) as left:
+        train(project, "--help")
+    assert left.value.code == 0
+    assert "callbacks.bare  scaffold_runtime." in capsys.readouterr().out
+
+
+def test_the_configuration_of_a_run_serves_every_command(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(project, "--data.batch_size=2")
+    saved = str(project / "runs/version_0/config.yaml")
+    for command in ("validate", "test", "predict"):
+        again = train(project, command, "--config", saved, "--ckpt_path=best")
+        assert again.datamodule.batch_size == 2
+    capsys.readouterr()
+    said = fails(project, capsys, "test", "--ckpt_path=best", "--restore=weights")
+    assert said == "error: --restore is an option of fit, not of test.\n"
+    with pytest.raises(SystemExit):
+        train(project, "test", "--help")
+    assert "--restore" not in capsys.readouterr().out
+
+
+def test_options_count_for_more_than_files_wherever_they_stand(
+    project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "more=x.yaml").write_text("model:\n  lr: 0.5\n")
+    words = ["--model.lr=0.25", "--config", str(tmp_path / "more=x.yaml")]
+    assert train(project, *words).model.lr == 0.25
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        train(project, "--print_config", *words[1:], *words[:1])
+    assert yaml.safe_load(capsys.readouterr().out)["model"]["lr"] == 0.25
+
+
+def test_a_resume_that_fails_leaves_the_configuration_of_the_run(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(project, "--model.width=5")
+    place = project / "runs/version_0"
+    before = (place / "config.yaml").read_text()
+    with pytest.raises(SystemExit):
+        train(project, "--ckpt_path=last", "--model.width=4")
+    assert (place / "config.yaml").read_text() == before
+    train(project, "--ckpt_path=last", "--model.width=5", "--trainer.max_epochs=3")
+    assert (place / "config.replaced.yaml").read_text() == before
+    assert yaml.safe_load((place / "config.yaml").read_text())["trainer"]["max_epochs"] == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("callbacks/early.yml", "early.yaml"), ("trainers.yaml", "trainer.yaml"), ("data.yml", "data.yaml")],
+)  # fmt: skip
+def test_a_file_that_is_not_read_is_named(
+    project: Path, capsys: pytest.CaptureFixture[str], name: str, meant: str
+) -> None:
+    configs = project / "configs"
+    if not name.startswith("callbacks"):
+        (configs / meant).unlink(missing_ok=True)
+    (configs / name).write_text("{}")
+    said = fails(project, capsys)
+    assert said == f"error: configs/{name} is not read: call it {meant}.\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import textwrap
+from argparse import SUPPRESS
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -37,7 +38,8 @@ class ProjectParser(LightningArgumentParser):
             ("--config", None, about.pop("config")),
         ]
         parts = {key: value for key, value in config.items() if isinstance(value, dict)}
-        alone = [key for key in config if key in about and key not in parts]
+        told = [key for key, text in about.items() if text != SUPPRESS]
+        alone = [key for key in config if key in told and key not in parts]
         single += [(f"--{key}", config[key], about[key]) for key in alone]
         lines += _table(single)
         for key, value in parts.items():
@@ -63,8 +65,8 @@ def _sections(key: str, value: Mapping[str, Any]) -> Iterator[tuple[str, str, Ma
 
 def _table(rows: Iterable[Row]) -> list[str]:
     shown = [(name, _text(value), about) for name, value, about in rows]
-    left = max(len(name) for name, _, _ in shown)
-    middle = max(len(value) for _, value, _ in shown)
+    left = max((len(name) for name, _, _ in shown), default=0)  # a class may have no arguments
+    middle = max((len(value) for _, value, _ in shown), default=0)
     indent = left + middle + 6
     room = shutil.get_terminal_size().columns - 1 - indent
     lines = []

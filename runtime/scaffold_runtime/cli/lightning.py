@@ -35,6 +35,10 @@ SUBCOMMANDS = {
 }
 
 
+# Lightning's `fit` has none of these, and a file of `fit` is read by other subcommands, too.
+RESTORE = ("restore", "restore_keys", "restore_strict", "restore_lr")
+
+
 class LightningCLI:
     """Parse the command line, make trainer, model and data module, and run the subcommand.
 
@@ -142,14 +146,14 @@ class LightningCLI:
         self.add_default_arguments_to_parser(parser)
         self.add_core_arguments_to_parser(parser)
         self.add_arguments_to_parser(parser)
-        if self.auto_configure_optimizers and subcommand in (None, "fit"):
+        if self.auto_configure_optimizers:
             if not parser._optimizers:
                 parser.add_optimizer_args((Optimizer,))
             if not parser._lr_schedulers:
                 parser.add_lr_scheduler_args()
         parser.link_optimizers()
         if subcommand is not None:
-            skip: set[str | int] = set(self.subcommands()[subcommand])
+            skip: set[str | int] = {*self.subcommands()[subcommand], *RESTORE}
             kind = self.trainer_class if isinstance(self.trainer_class, type) else Trainer
             parser.add_method_arguments(kind, subcommand, skip=skip)
 

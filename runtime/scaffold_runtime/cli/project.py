@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
+from argparse import SUPPRESS
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +22,7 @@ from scaffold_runtime.cli.outcome import report_fit, save_predictions
 from scaffold_runtime.cli.parser import LightningArgumentParser
 from scaffold_runtime.cli.save import write_config
 from scaffold_runtime.cli.settings import KINDS, Settings
-from scaffold_runtime.cli.sources import ConfigError, read_yaml
+from scaffold_runtime.cli.sources import ConfigError, config_words, read_yaml
 from scaffold_runtime.data import LightningDataModule
 from scaffold_runtime.errors import did_you_mean, plain_errors
 from scaffold_runtime.module import LightningModule
@@ -105,6 +107,11 @@ class ProjectCLI(LightningCLI):
         settings: Settings,
     ) -> None:
         self.command, self.settings = command, settings
+        for word in settings.words:
+            if word.startswith("--restore") and command != "fit":
+                raise ConfigError(
+                    f"{word.partition('=')[0]} is an option of fit, not of {command}."
+                )
         super().__init__(
             None if "model" in settings.by_class else model_class,
             None if "data" in settings.by_class else datamodule_class,
@@ -115,7 +122,7 @@ class ProjectCLI(LightningCLI):
                 "usage": "%(prog)s [fit|validate|test|predict|check] [--PART.KEY VALUE ...] [--config FILE]",
             },
             parser_class=ProjectParser,
-            args=["--config", yaml.safe_dump(settings.base), *settings.words],
+            args=["--config", yaml.safe_dump(settings.base), *_in_order(settings.words)],
             run=False,
         )
 
@@ -133,9 +140,14 @@ class ProjectCLI(LightningCLI):
         parser.add_argument(
             "--ckpt_path", type=str | None, default=None, help='a checkpoint, "best" or "last"'
         )
-        if self.command == "fit":
-            for name, type_, default, text in RESTORE:
-                parser.add_argument(f"--{name}", type=type_, default=default, help=text)
+        for (
+            name,
+            type_,
+            default,
+            text,
+        ) in RESTORE:  # also where they mean nothing: a run's file has them
+            shown = text if self.command == "fit" else SUPPRESS
+            parser.add_argument(f"--{name}", type=type_, default=default, help=shown)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         for kind, base in KINDS.items():
@@ -147,7 +159,12 @@ class ProjectCLI(LightningCLI):
     def instantiate_classes(self) -> None:
         """Make everything; to use a checkpoint, the model as it was configured in that run."""
         super().instantiate_classes()
-        if self.command in ("fit", CHECK) or self.config["ckpt_path"] is None:
+        if self.command in ("fit", CHECK):
+            return
+        if self.config["ckpt_path"] is None:
+            self.trainer.print(
+                "the model has the weights it begins with; --ckpt_path best takes those of the last training"
+            )
             return
         changed = self._model_of_run(find_checkpoint(self.trainer, self.config["ckpt_path"]))
         if changed:
@@ -200,10 +217,33 @@ class ProjectCLI(LightningCLI):
             return
         if self.command == "fit":
             options = [f" --{part} {name}" for part, name in self.settings.chosen.items()]
+            options += [f" {word}" for word in _data_options(self.settings.words)]
             report_fit(self.trainer, started_in, "".join(options))
         if self.command == "predict" and self.returned:
             save_predictions(self.trainer, self.returned, started_in)
             write_config(self.parser, self.config, Path(self.trainer.log_dir) / "config.yaml")
+
+
+def _in_order(words: list[str]) -> list[str]:
+    """Files first and printing last, wherever they stand: options count for more than files."""
+    places = [place for place, _ in config_words(words)]
+    alone = [words[place].startswith(("--config=", "-c=")) for place in places]
+    files = {
+        at for place, one in zip(places, alone, strict=True) for at in (place, place - (not one))
+    }
+    prints = {at for at, word in enumerate(words) if word.startswith("--print_config")}
+    rest = [word for at, word in enumerate(words) if at not in files | prints]
+    return [*(words[at] for at in sorted(files)), *rest, *(words[at] for at in sorted(prints))]
+
+
+def _data_options(words: list[str]) -> list[str]:
+    """What was said of the data, which the next command must know as well."""
+    said = []
+    for word, after in zip(words, [*words[1:], "--"], strict=False):
+        if word.startswith("--data."):
+            value = [] if "=" in word or after.startswith("--") else [after]
+            said += [shlex.quote(each) for each in (word, *value)]
+    return said
 
 
 def _command(words: list[str]) -> tuple[str, list[str]]:

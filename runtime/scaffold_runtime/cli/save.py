@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jsonargparse import Namespace
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
 class SaveConfigCallback(Callback):
     """Write the resolved configuration into the folder of the run, to be replayed with `--config`.
 
-    It is written before training starts. Validation and testing write it only if they logged
+    It is written before training starts, when the weights of a checkpoint have been taken; what is there of an earlier
+    life with other settings becomes `config.replaced.yaml`. Validation and testing write it only if they logged
     something, so that looking at a model leaves no folders behind.
 
     Args:
@@ -56,9 +58,8 @@ class SaveConfigCallback(Callback):
                 "switch it off with LightningCLI(save_config_callback=None)."
             )
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if stage == "fit":
-            self._save(trainer, pl_module, stage)
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._save(trainer, pl_module, "fit")
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if trainer.loggers and trainer.logged_metrics:
@@ -82,7 +83,11 @@ class SaveConfigCallback(Callback):
                 f"{path} exists, and belongs to an earlier run. Delete it, choose another folder, or use "
                 'LightningCLI(save_config_kwargs={"overwrite": True}).'
             )
+        before = Path(path).read_bytes() if os.path.isfile(path) else None
         write_config(self.parser, self.config, path, self.multifile)
+        if before not in (None, Path(path).read_bytes()):
+            stem, ending = os.path.splitext(path)
+            Path(f"{stem}.replaced{ending}").write_bytes(before)
 
 
 def write_config(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,20 @@ class Settings:
             self.base[kind] = {}
             for path in sorted((self.folder / kind).glob("*.yaml")):
                 self._read(path, kind, path.stem)
+        self._refuse_unread()
+
+    def _refuse_unread(self) -> None:
+        """Files that were meant to be read, by their names, and are not."""
+        absent = [f"{part}.yaml" for part in PARTS if not (self.folder / f"{part}.yaml").is_file()]
+        for path in sorted(self.folder.rglob("*.y*ml")):
+            place = path.relative_to(self.folder)
+            near = [f"{path.stem}.yaml"] if path.suffix == ".yml" else []
+            if len(place.parts) == 1:
+                near = difflib.get_close_matches(path.name, absent, n=1, cutoff=0.8)
+            elif place.parts[0] not in KINDS:
+                near = []
+            if near:
+                raise ConfigError(f"configs/{place.as_posix()} is not read: call it {near[0]}.")
 
     def _read(self, path: Path, *keys: str) -> None:
         if not path.is_file():

@@ -34,6 +34,7 @@ from scaffold_runtime.strategies.environments import (
 from scaffold_runtime.strategies.launch import (
     CALL,
     Children,
+    check_script,
     die_with_launcher,
     end_with,
     has_launcher,
@@ -114,6 +115,7 @@ class DistributedStrategy(Strategy):
         here = places(len(self._devices), self._num_nodes, self.node_rank)
         if self.start_method != "popen":
             return lambda: run_in_processes(self.start_method, here, call, self.timeout, obeys)
+        check_script(here)  # before anything is there that the advice in its error would run into
         if self.node_rank == 0:
             self._server = meeting_store(self.timeout, host=True)
         self._children = start_scripts(here)

@@ -159,17 +159,21 @@ def places(devices: int, num_nodes: int, node_rank: int) -> list[Place]:
 # -- re-running the script ------------------------------------------------------------------------
 
 
-def start_scripts(here: list[Place]) -> Children:
-    """Run this program again for every place but the first, which this process takes itself.
+def check_script(here: list[Place]) -> None:
+    """Refuse to run this program again where there is none.
 
     Raises:
-        MisconfigurationException: where there is no program to run again.
+        MisconfigurationException: in a notebook or an interactive session.
     """
     if len(here) > 1 and (hasattr(sys, "ps1") or "ipykernel" in sys.modules):
         raise MisconfigurationException(
             "strategy='ddp' runs your script again for each device, and here is no script. "
             "In a notebook or an interactive session use strategy='ddp_notebook'."
         )
+
+
+def start_scripts(here: list[Place]) -> Children:
+    """Run this program again for every place but the first, which this process takes itself."""
     command = [sys.executable, *sys.orig_argv[1:]]
     threads = {"OMP_NUM_THREADS": str(_threads(len(here)))}
     children = Children(

@@ -619,12 +619,12 @@ class Trainer:
 
     @property
     def estimated_stepping_batches(self) -> float:
-        """Optimizer steps this fit will take in all, for schedulers that must know.
+        """Optimizer steps this fit, or the last, takes in all, for schedulers that must know.
 
         Raises:
-            MisconfigurationException: if it is used outside of fit.
+            MisconfigurationException: before the first fit.
         """
-        length = self._live().feed.train.length
+        length = (self._training_record() or self._live()).feed.train.length
         limit: float = math.inf if self.max_steps == -1 else self.max_steps
         if length == math.inf or self.max_epochs == -1:
             return limit

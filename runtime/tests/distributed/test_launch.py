@@ -316,3 +316,14 @@ def test_logged_values_travel_on_one_device(monkeypatch: pytest.MonkeyPatch) -> 
     for value in (torch.tensor(0.0), torch.ones((), device="meta")):
         strategy.reduce(value)
     assert sent == [torch.device("meta")] * 2
+
+
+def test_a_script_that_is_missing_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The advice is to use another strategy, which finds the place as it was."""
+    monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)
+    before = dict(os.environ)
+    strategy = DDPStrategy()
+    strategy.attach(CPUAccelerator(), [0, 1], 1)
+    with pytest.raises(MisconfigurationException, match="ddp_notebook"):
+        strategy.launch(lambda: None, True)
+    assert dict(os.environ) == before
