@@ -106,7 +106,7 @@ def of_python(python: str, probe: dict[str, Any]) -> Iterator[Finding]:
     if tuple(probe["python"]) < OLDEST_PYTHON:
         yield to_fix(f"Python {version} is too old", "make a .venv with 3.10 or newer")
     else:
-        yield Finding("ok", f"Python {version}")
+        yield Finding("ok", f"Python {version}, {python}")
 
 
 def of_torch(probe: dict[str, Any]) -> Iterator[Finding]:

@@ -23,7 +23,7 @@ BUDGETS = {
         "callbacks": 2506,
         "strategies": 1898,
         "cli": 1305,
-        "checkpoint": 1218,
+        "checkpoint": 1219,
         "loggers": 730,
         "trainer": 642,
         "loops": 500,

@@ -293,7 +293,7 @@ def test_what_init_needs_and_the_checkpoint_lacks_is_named(saved: Any) -> None:
         def __init__(self, needed: int, **rest: Any) -> None:
             super().__init__(**rest)
 
-    with pytest.raises(CheckpointError, match=r"needed.*keyword argument"):
+    with pytest.raises(CheckpointError, match=r"needed.*keyword argument, and none"):
         Needy.load_from_checkpoint(saved(Net(3)))
     assert Needy.load_from_checkpoint(saved(Net(3)), needed=1).layer.out_features == 3
 

@@ -244,6 +244,8 @@ def test_nothing_more_happens_until_the_markers_are_gone(project, generation):
         assert ran.code == 2
         assert "train.py" in ran.err
         assert files() == stuck
+    Path("train.py").write_text("STEPS = 11\n||||||| before\nSTEPS = 10\nSTEPS = 20\n")
+    assert "train.py" in project("resolve").err, "some of the markers are no markers gone"
     Path("train.py").write_text("STEPS = 11\n")
     Path("settings.yaml").write_text("lr: 0.5\n")
     assert project("resolve").code == 0

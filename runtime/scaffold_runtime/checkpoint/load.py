@@ -114,7 +114,8 @@ def object_from_checkpoint(
         made = cls(**_arguments(cls, kept, name or "kwargs", overrides))
     except TypeError as error:
         raise CheckpointError(
-            f"cannot make a {cls.__name__} from {path}: {error}. Pass what is missing as a keyword argument."
+            f"cannot make a {cls.__name__} from {path}: {error}. Pass what is missing as a "
+            "keyword argument, and none that `__init__` does not take."
         ) from error
     if is_module:
         ask(made, "configure_model")
