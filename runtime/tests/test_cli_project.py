@@ -703,3 +703,20 @@ def test_a_file_that_is_not_read_is_named(
     (configs / name).write_text("{}")
     said = fails(project, capsys)
     assert said == f"error: configs/{name} is not read: call it {meant}.\n"
+
+
+def test_other_data_than_the_run_of_a_checkpoint_had_is_said(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With another split, or other batches, it is not the same training."""
+    train(project, "--data.batch_size=2")
+    capsys.readouterr()
+    note = "the run of the checkpoint had data.batch_size=2; now 4\n"
+    train(project, "test", "--ckpt_path=best")
+    assert note in capsys.readouterr().out
+    train(project, "test", "--ckpt_path=best", "--data.batch_size=2")
+    assert note not in capsys.readouterr().out
+    train(project, "fit", "--ckpt_path=last", "--trainer.max_epochs=3")
+    assert note in capsys.readouterr().out
+    train(project, "fit", "--ckpt_path=last", "--restore=weights", "--data.batch_size=3")
+    assert "the run of the checkpoint" not in capsys.readouterr().out

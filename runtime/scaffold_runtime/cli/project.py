@@ -24,7 +24,7 @@ from scaffold_runtime.cli.save import write_config
 from scaffold_runtime.cli.settings import KINDS, Settings
 from scaffold_runtime.cli.sources import ConfigError, config_words, read_yaml
 from scaffold_runtime.data import LightningDataModule
-from scaffold_runtime.errors import did_you_mean, plain_errors
+from scaffold_runtime.errors import CheckpointError, did_you_mean, plain_errors
 from scaffold_runtime.module import LightningModule
 
 DESCRIPTION = """Train, validate, test or predict; without a command, train.
@@ -159,20 +159,42 @@ class ProjectCLI(LightningCLI):
     def instantiate_classes(self) -> None:
         """Make everything; to use a checkpoint, the model as it was configured in that run."""
         super().instantiate_classes()
-        if self.command in ("fit", CHECK):
+        fits, wanted = self.command == "fit", self.config["ckpt_path"]
+        if self.command == CHECK or (fits and self.config["restore"] != "all"):
             return
-        if self.config["ckpt_path"] is None:
-            self.trainer.print(
-                "the model has the weights it begins with; --ckpt_path best takes those of the last training"
-            )
+        if wanted is None:
+            if not fits:
+                self.trainer.print(
+                    "the model has the weights it begins with; --ckpt_path best takes those of the last training"
+                )
             return
-        changed = self._model_of_run(find_checkpoint(self.trainer, self.config["ckpt_path"]))
+        try:
+            checkpoint = find_checkpoint(self.trainer, wanted)
+        except CheckpointError:
+            if fits:  # which says so itself, or begins
+                return
+            raise
+        self._compare_data(checkpoint)
+        changed = {} if fits else self._model_of_run(checkpoint)
         if changed:
             self.config = self.parser.parse_object({"model": changed}, self.config)
             self.model = self.parser.instantiate(self.config)["model"]
             arguments = changed.get("init_args", changed)
             shown = ", ".join(f"{key}={value}" for key, value in arguments.items())
             self.trainer.print(f"model with {shown}, as in the run of the checkpoint")
+
+    def _compare_data(self, checkpoint: Path) -> None:
+        """Say what that run was told of its data otherwise: with another split, what it was trained on may be what
+        is validated now."""
+        path = checkpoint.parent.parent / "config.yaml"
+        saved = (read_yaml(path, str(path)) if path.is_file() else {}).get("data") or {}
+        now = self.config["data"].as_dict()
+        saved, now = (each.get("init_args", each) or {} for each in (saved, now))
+        other = [key for key in saved if key in now and now[key] != saved[key]]
+        if other:
+            had = ", ".join(f"data.{key}={saved[key]}" for key in other)
+            has = ", ".join(str(now[key]) for key in other)
+            self.trainer.print(f"the run of the checkpoint had {had}; now {has}")
 
     def _model_of_run(self, checkpoint: Path) -> dict[str, Any]:
         """Arguments of the model that the run of a checkpoint had otherwise, unless given by an option.
