@@ -720,3 +720,14 @@ def test_other_data_than_the_run_of_a_checkpoint_had_is_said(
     assert note in capsys.readouterr().out
     train(project, "fit", "--ckpt_path=last", "--restore=weights", "--data.batch_size=3")
     assert "the run of the checkpoint" not in capsys.readouterr().out
+
+
+def test_data_without_arguments_has_nothing_to_compare(project: Path) -> None:
+    class Bare(Data):
+        def __init__(self) -> None:
+            super().__init__()
+
+    (project / "configs/data.yaml").unlink()
+    run(Model, Bare, project / "configs", [])
+    again = run(Model, Bare, project / "configs", ["test", "--ckpt_path=best"])
+    assert again.trainer.ckpt_path

@@ -188,7 +188,8 @@ class ProjectCLI(LightningCLI):
         is validated now."""
         path = checkpoint.parent.parent / "config.yaml"
         saved = (read_yaml(path, str(path)) if path.is_file() else {}).get("data") or {}
-        now = self.config["data"].as_dict()
+        now = self.config.get("data")  # None where it takes no arguments
+        now = {} if now is None else now.as_dict()
         saved, now = (each.get("init_args", each) or {} for each in (saved, now))
         other = [key for key in saved if key in now and now[key] != saved[key]]
         if other:
