@@ -36,7 +36,7 @@ SUBCOMMANDS = {
 
 
 # Lightning's `fit` has none of these, and a file of `fit` is read by other subcommands, too.
-RESTORE = ("restore", "restore_keys", "restore_strict", "restore_lr")
+NOT_LIGHTNINGS = ("restore", "restore_keys", "restore_strict", "restore_lr")
 
 
 class LightningCLI:
@@ -153,7 +153,7 @@ class LightningCLI:
                 parser.add_lr_scheduler_args()
         parser.link_optimizers()
         if subcommand is not None:
-            skip: set[str | int] = {*self.subcommands()[subcommand], *RESTORE}
+            skip: set[str | int] = {*self.subcommands()[subcommand], *NOT_LIGHTNINGS}
             kind = self.trainer_class if isinstance(self.trainer_class, type) else Trainer
             parser.add_method_arguments(kind, subcommand, skip=skip)
 

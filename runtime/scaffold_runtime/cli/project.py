@@ -22,7 +22,7 @@ from scaffold_runtime.cli.outcome import report_fit, save_predictions
 from scaffold_runtime.cli.parser import LightningArgumentParser
 from scaffold_runtime.cli.save import write_config
 from scaffold_runtime.cli.settings import KINDS, Settings
-from scaffold_runtime.cli.sources import ConfigError, config_words, read_yaml
+from scaffold_runtime.cli.sources import ConfigError, read_yaml
 from scaffold_runtime.data import LightningDataModule
 from scaffold_runtime.errors import CheckpointError, did_you_mean, plain_errors
 from scaffold_runtime.module import LightningModule
@@ -140,12 +140,8 @@ class ProjectCLI(LightningCLI):
         parser.add_argument(
             "--ckpt_path", type=str | None, default=None, help='a checkpoint, "best" or "last"'
         )
-        for (
-            name,
-            type_,
-            default,
-            text,
-        ) in RESTORE:  # also where they mean nothing: a run's file has them
+        # Also where they mean nothing, since the file of a run has them.
+        for name, type_, default, text in RESTORE:
             shown = text if self.command == "fit" else SUPPRESS
             parser.add_argument(f"--{name}", type=type_, default=default, help=shown)
 
@@ -174,8 +170,10 @@ class ProjectCLI(LightningCLI):
             if fits:  # which says so itself, or begins
                 return
             raise
-        self._compare_data(checkpoint)
-        changed = {} if fits else self._model_of_run(checkpoint)
+        path = checkpoint.parent.parent / "config.yaml"
+        saved = read_yaml(path, str(path)) if path.is_file() else {}
+        self._compare_data(saved.get("data") or {})
+        changed = {} if fits else self._model_of_run(checkpoint, saved.get("model"))
         if changed:
             self.config = self.parser.parse_object({"model": changed}, self.config)
             self.model = self.parser.instantiate(self.config)["model"]
@@ -183,11 +181,9 @@ class ProjectCLI(LightningCLI):
             shown = ", ".join(f"{key}={value}" for key, value in arguments.items())
             self.trainer.print(f"model with {shown}, as in the run of the checkpoint")
 
-    def _compare_data(self, checkpoint: Path) -> None:
-        """Say what that run was told of its data otherwise: with another split, what it was trained on may be what
-        is validated now."""
-        path = checkpoint.parent.parent / "config.yaml"
-        saved = (read_yaml(path, str(path)) if path.is_file() else {}).get("data") or {}
+    def _compare_data(self, saved: dict[str, Any]) -> None:
+        """Say what the run of a checkpoint was told of its data otherwise: with another split, what it was trained
+        on may be what is validated now."""
         now = self.config.get("data")  # None where it takes no arguments
         now = {} if now is None else now.as_dict()
         saved, now = (each.get("init_args", each) or {} for each in (saved, now))
@@ -197,14 +193,12 @@ class ProjectCLI(LightningCLI):
             has = ", ".join(str(now[key]) for key in other)
             self.trainer.print(f"the run of the checkpoint had {had}; now {has}")
 
-    def _model_of_run(self, checkpoint: Path) -> dict[str, Any]:
+    def _model_of_run(self, checkpoint: Path, saved: dict[str, Any] | None) -> dict[str, Any]:
         """Arguments of the model that the run of a checkpoint had otherwise, unless given by an option.
 
         Raises:
             ConfigError: if that run had a model of another class.
         """
-        path = checkpoint.parent.parent / "config.yaml"
-        saved = read_yaml(path, str(path)).get("model") if path.is_file() else None
         now = self.config["model"].as_dict()
         if saved is None:
             return {}
@@ -249,14 +243,19 @@ class ProjectCLI(LightningCLI):
 
 def _in_order(words: list[str]) -> list[str]:
     """Files first and printing last, wherever they stand: options count for more than files."""
-    places = [place for place, _ in config_words(words)]
-    alone = [words[place].startswith(("--config=", "-c=")) for place in places]
-    files = {
-        at for place, one in zip(places, alone, strict=True) for at in (place, place - (not one))
-    }
-    prints = {at for at, word in enumerate(words) if word.startswith("--print_config")}
-    rest = [word for at, word in enumerate(words) if at not in files | prints]
-    return [*(words[at] for at in sorted(files)), *rest, *(words[at] for at in sorted(prints))]
+    files: list[str] = []
+    rest: list[str] = []
+    prints: list[str] = []
+    left = iter(words)
+    for word in left:
+        value = next(left, None) if word in ("--config", "-c") else None
+        if value is not None:
+            files += [word, value]
+        elif word.startswith(("--config=", "-c=")):
+            files.append(word)
+        else:
+            (prints if word.startswith("--print_config") else rest).append(word)
+    return [*files, *rest, *prints]
 
 
 def _data_options(words: list[str]) -> list[str]:
