@@ -21,6 +21,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+PACKAGE = os.path.dirname(__file__)
+
 
 class ScaffoldRuntimeError(Exception):
     """Root of the tree: catch this to catch everything the runtime raises on purpose."""
@@ -94,10 +96,11 @@ def said_elsewhere(error: BaseException | None) -> bool:
 
 @contextmanager
 def plain_errors() -> Iterator[None]:
-    """Turn errors that the runtime raises on purpose into one line and an exit code.
+    """Turn errors that the runtime raises on purpose into one line and an exit code; also a value that a class of
+    torch refuses, such as a negative learning rate, and a file that the runtime cannot read or write.
 
     Raises:
-        SystemExit: with 2 for a wrong configuration, 1 for any other error of ours, 130 for Ctrl-C.
+        SystemExit: with 2 for a wrong configuration, 1 for any other of these errors, 130 for Ctrl-C.
     """
     try:
         yield
@@ -105,6 +108,42 @@ def plain_errors() -> Iterator[None]:
         _leave("\ninterrupted", 130)
     except ScaffoldRuntimeError as error:
         _leave(f"error: {error}", error.exit_code)
+    except ValueError as error:
+        if not _refused_by_torch(error):
+            raise
+        _leave(f"error: {_given_where(error)}{error}", 1)
+    except OSError as error:
+        if error.filename is None or not _used_by_runtime(error):
+            raise
+        _leave(f"error: {error.filename}: {error.strerror}", 1)
+
+
+def _refused_by_torch(error: ValueError) -> bool:
+    """Whether it was raised where torch makes a loader, an optimizer or a layer."""
+    raised = traceback.extract_tb(error.__traceback__)[-1]
+    return raised.name == "__init__" and f"{os.sep}torch{os.sep}" in raised.filename
+
+
+def _given_where(error: ValueError) -> str:
+    """The line of the project that gave torch the value, if it was one of the project's."""
+    calls = traceback.extract_tb(error.__traceback__)
+    given = [call for call in calls if not _of_library(call)][-1]
+    if given.filename.startswith(PACKAGE):
+        return ""
+    return f"{os.path.relpath(given.filename)}, line {given.lineno}, `{given.line}`: "
+
+
+def _used_by_runtime(error: OSError) -> bool:
+    """Whether the runtime wanted the file, not the project's own code."""
+    calls = traceback.extract_tb(error.__traceback__)
+    return [call for call in calls if not _of_library(call)][-1].filename.startswith(PACKAGE)
+
+
+def _of_library(call: traceback.FrameSummary) -> bool:
+    import sysconfig  # only where something failed
+
+    libraries = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "purelib", "platlib"))
+    return call.filename.startswith((*libraries, "<frozen")) and PACKAGE not in call.filename
 
 
 def _leave(line: str, code: int) -> None:

@@ -406,6 +406,8 @@ def test_help_of_one_class(project: Path, capsys: pytest.CaptureFixture[str]) ->
          " got 'many'"),
         ("model.yaml", "lr:\n\tx: 3\n", "configs/model.yaml, line 2: YAML is indented with spaces"),
         ("model.yaml", "- lr\n", "configs/model.yaml holds a list"),
+        ("model.yaml", "lr: 1\n# again\nlr: 2\n",
+         "configs/model.yaml, line 3, column 1: `lr` was set in line 1 already"),
         ("callbacks/early_stopping.yaml", f"class_path: {CALLBACKS}.EarlyStoping\n",
          "(in configs/callbacks/early_stopping.yaml): scaffold_runtime.callbacks has no"
          " `EarlyStoping`. Did you mean `EarlyStopping`?"),
@@ -474,6 +476,24 @@ def test_errors_of_the_runtime_are_one_line(
     assert "Traceback" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--data.batch_size=0"], "`return DataLoader(TensorDataset(torch.ones(10, 2)), self.batch_size)`:"
+         " batch_size should be a positive integer"),
+        (["--model.lr=-1"], "`return torch.optim.SGD(self.parameters(), lr=self.lr)`:"
+         " Invalid learning rate: -1"),
+        (["--loggers.csv.save_dir=a_file"], "error: a_file: File exists"),
+        (["--loggers.csv.save_dir=/dev/null/runs"], "error: /dev/null/runs: Not a directory"),
+    ],
+)  # fmt: skip
+def test_values_that_cannot_be_are_one_line(
+    project: Path, capsys: pytest.CaptureFixture[str], options: list[str], said: str
+) -> None:
+    (project / "a_file").touch()
+    assert said in fails(project, capsys, *options, code=1).splitlines()[-1]
+
+
 def test_errors_of_the_project_keep_their_traceback(project: Path) -> None:
     class Broken(Model):
         def training_step(self, batch: Any, batch_idx: int) -> Any:
@@ -483,8 +503,20 @@ def test_errors_of_the_project_keep_their_traceback(project: Path) -> None:
         def __init__(self, lr: float = 0.1) -> None:
             raise KeyError("mine too")
 
+    class Unopened(Model):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            return Path("none.txt").read_text()
+
+    class Unequal(Model):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            return nn.functional.cross_entropy(torch.ones(2, 2), torch.ones(3, dtype=torch.long))
+
     with pytest.raises(ZeroDivisionError, match="mine"):
         train(project, model=Broken)
+    with pytest.raises(FileNotFoundError, match="No such file"):
+        train(project, model=Unopened)
+    with pytest.raises(ValueError, match="batch_size"):
+        train(project, model=Unequal)
     with pytest.raises(KeyError, match="mine too"):
         train(project, model=Unmade)
 

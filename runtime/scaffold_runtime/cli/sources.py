@@ -17,6 +17,20 @@ class ConfigError(MisconfigurationException):
     exit_code = 2
 
 
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that is written twice, where the first would be lost without a word."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        lines: dict[str, int] = {}
+        for key, _ in node.value:
+            if key.value in lines:
+                said = f"`{key.value}` was set in line {lines[key.value]} already"
+                raise yaml.constructor.ConstructorError(None, None, said, key.start_mark)
+            if isinstance(key, yaml.ScalarNode):
+                lines[key.value] = key.start_mark.line + 1
+        return super().construct_mapping(node, deep)
+
+
 class Sources:
     """The files a configuration came from, to tell where a key was written; the last one wins."""
 
@@ -65,7 +79,7 @@ def read_yaml(path: Path, shown: str) -> dict[str, Any]:
     """
     try:
         text = path.read_text(encoding="utf-8")
-        content = yaml.safe_load(text)
+        content = yaml.load(text, Loader=_Loader)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{shown} cannot be read: {error}") from None
     except yaml.YAMLError as error:
