@@ -22,7 +22,7 @@ BUDGETS = {
         "files": 4472,
         "callbacks": 2506,
         "strategies": 1898,
-        "cli": 1323,
+        "cli": 1325,
         "checkpoint": 1219,
         "loggers": 730,
         "trainer": 642,

@@ -141,27 +141,16 @@ def check_whole(trainer: Trainer, callback: Callback) -> None:
         )
 
 
-def check_monitors(run: Run) -> None:
-    """After the sanity check: refuse a validation metric to be monitored that was not logged in it."""
-    if not run.validates or run.resumed or _may_log_more(run):
-        return
+def check_monitors(run: Run, trained: bool = False) -> None:
+    """Refuse a monitor that nothing is left to log: of validation, after the sanity check; of all, when a first
+    batch was trained on."""
     known = run.metrics.names("validation")
+    if run.resumed or _may_log_more(run) or (not known if run.validates else not trained):
+        return  # perhaps the sanity check was switched off, and validation has not spoken yet
+    known |= run.metrics.names("train") if trained else set()
     for callback, monitor in _monitors(run.callbacks):
-        missing = known and monitor.startswith("val") and monitor not in known
-        if missing and not _named(run, monitor):
-            raise not_logged(callback, monitor, known)
-
-
-def check_first_batch(run: Run) -> None:
-    """After the first batch: refuse a monitor that nothing is left to log."""
-    if run.resumed or _may_log_more(run):
-        return
-    seen = run.metrics.names("validation")
-    if run.validates and not seen:
-        return  # the sanity check was switched off: validation has not spoken yet
-    known = seen | run.metrics.names("train")
-    for callback, monitor in _monitors(run.callbacks):
-        if monitor not in known and not _named(run, monitor):
+        ours = trained or monitor.startswith("val")
+        if ours and monitor not in known and not _named(run, monitor):
             raise not_logged(callback, monitor, known)
 
 

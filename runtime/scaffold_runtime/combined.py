@@ -9,7 +9,7 @@ from typing import Any
 
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from scaffold_runtime.errors import MisconfigurationException
+from scaffold_runtime.errors import MisconfigurationException, check_choice
 
 MODES = ("min_size", "max_size_cycle", "max_size", "sequential")
 
@@ -27,10 +27,7 @@ class CombinedLoader:
     """
 
     def __init__(self, iterables: Any, mode: str = "min_size") -> None:
-        if mode not in MODES:
-            raise MisconfigurationException(
-                f"CombinedLoader mode {mode!r} is unknown. Choose one of: {', '.join(MODES)}."
-            )
+        check_choice(self, "mode", mode, *MODES)
         self.iterables = iterables
         self.mode = mode
         self.flattened, self._structure = tree_flatten(iterables)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
+from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from scaffold_runtime.hparams import WithHyperparameters
@@ -17,16 +19,8 @@ if TYPE_CHECKING:
     from scaffold_runtime.trainer import Trainer
 
 
-class LightningDataModule(WithHyperparameters):
-    """All about the data of an experiment: get it, split it, batch it.
-
-    `prepare_data` runs once (download, tokenize; keep no state), `setup(stage)` in every process
-    (split, build datasets); then the trainer asks for the loaders it needs.
-    """
-
-    prepare_data_per_node: bool = True
-    allow_zero_length_dataloader_with_multiple_devices: bool = False
-    trainer: Trainer | None = None
+class DataHooks:
+    """Where batches come from, and how they reach the device: of data modules, and of modules."""
 
     def prepare_data(self) -> None:
         """Get the data, once per node. Do not set attributes here: other processes lack them."""
@@ -66,6 +60,18 @@ class LightningDataModule(WithHyperparameters):
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Change a batch on the device."""
         return batch
+
+
+class LightningDataModule(WithHyperparameters, DataHooks):
+    """All about the data of an experiment: get it, split it, batch it.
+
+    `prepare_data` runs once (download, tokenize; keep no state), `setup(stage)` in every process
+    (split, build datasets); then the trainer asks for the loaders it needs.
+    """
+
+    prepare_data_per_node: bool = True
+    allow_zero_length_dataloader_with_multiple_devices: bool = False
+    trainer: Trainer | None = None
 
     def state_dict(self) -> dict[str, Any]:
         """What to save in checkpoints: tensors and plain values only."""
@@ -168,6 +174,28 @@ def map_leaves(
             )
         return twin
     return change(batch)
+
+
+def convert_floats(batch: Any, dtype: torch.dtype) -> Any:
+    """Bring the floating point tensors of a batch to `dtype`."""
+
+    def convert(leaf: Any) -> Any:
+        floating = isinstance(leaf, torch.Tensor) and leaf.is_floating_point()
+        return leaf.to(dtype) if floating else leaf
+
+    return map_leaves(batch, convert)
+
+
+@contextmanager
+def evaluation_mode(module: nn.Module) -> Iterator[None]:
+    """Statistics stay as they are; afterwards each part is in the mode it was in."""
+    modes = {part: part.training for part in module.modules()}
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes.items():
+            part.training = training
 
 
 def _can_move(thing: Any) -> bool:

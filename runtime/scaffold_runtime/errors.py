@@ -58,8 +58,9 @@ def check_choice(owner: object, argument: str, value: object, *allowed: object) 
     """
     if value not in allowed:
         *others, last = map(repr, allowed)
+        call = owner if isinstance(owner, str) else type(owner).__name__
         raise MisconfigurationException(
-            f"{type(owner).__name__}({argument}={value!r}): choose {', '.join(others)} or {last}."
+            f"{call}({argument}={value!r}): choose {', '.join(others)} or {last}."
         )
 
 

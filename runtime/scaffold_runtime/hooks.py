@@ -313,7 +313,15 @@ class Checkpoint(Callback):
         """The state of the run is whole: write what was asked for."""
 
 
-HookTable = SimpleNamespace  # hook name -> tuple of calls
+class Calls(tuple[Callable[..., Any], ...]):
+    """The calls of one hook, in order."""
+
+    def __call__(self, *arguments: Any) -> None:
+        for call in self:
+            call(*arguments)
+
+
+HookTable = SimpleNamespace  # hook name -> calls
 
 
 def overridden(name: str, owner: object, base: type) -> bool:
@@ -350,7 +358,7 @@ def build_table(
     early = [callback for callback in callbacks if not isinstance(callback, Checkpoint)]
     late = [callback for callback in callbacks if isinstance(callback, Checkpoint)]
 
-    def calls(name: str, owners: Iterable[Callback | LightningModule]) -> tuple[Any, ...]:
+    def calls(name: str, owners: Iterable[Callback | LightningModule]) -> Calls:
         found = []
         for owner in owners:
             of_callback = isinstance(owner, Callback)
@@ -358,7 +366,7 @@ def build_table(
                 call = getattr(owner, name)
                 call = partial(call, trainer, trainer.lightning_module) if of_callback else call
                 found.append(wrap(f"{type(owner).__name__}.{name}", call) if wrap else call)
-        return tuple(found)
+        return Calls(found)
 
     table = {}
     for hook in HOOKS:

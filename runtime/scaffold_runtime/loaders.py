@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import Any
 
@@ -207,9 +207,3 @@ def for_evaluation(loader: Any) -> Any:
     clone = copy.copy(loader)
     clone.__dict__.update(worker_init_fn=StaysOn(loader.worker_init_fn))
     return clone
-
-
-def eval_batches(loader: Any, iterable: Any, limit: Limit, argument: str) -> Iterable[Any]:
-    """The batches of an evaluation loader, limited."""
-    length = limited(loader_length(loader), limit, argument)
-    return iterable if length == math.inf else islice(iterable, int(length))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils._pytree import tree_map_only
 
-from scaffold_runtime.data import move_data_to_device
+from scaffold_runtime.data import DataHooks, evaluation_mode, move_data_to_device
 from scaffold_runtime.errors import MisconfigurationException
 from scaffold_runtime.hparams import WithHyperparameters
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from scaffold_runtime.trainer import Trainer
 
 
-class LightningModule(WithHyperparameters, nn.Module):
+class LightningModule(WithHyperparameters, DataHooks, nn.Module):
     """A network with its steps and optimizers.
 
     Write `training_step` (return the loss) and `configure_optimizers`; add `validation_step`,
@@ -142,31 +142,6 @@ class LightningModule(WithHyperparameters, nn.Module):
     def configure_callbacks(self) -> Any:
         """Return callbacks this module brings along; one of the same type replaces the trainer's."""
         return []
-
-    def prepare_data(self) -> None:
-        """Get data, once per node, where no data module does."""
-
-    def setup(self, stage: str) -> None:
-        """A fit, validate, test or predict begins."""
-
-    def teardown(self, stage: str) -> None:
-        """A fit, validate, test or predict ends."""
-
-    def train_dataloader(self) -> Any:
-        """The loader to train on, where no data module is given."""
-        raise NotImplementedError
-
-    def val_dataloader(self) -> Any:
-        """The loader, or loaders, to validate on, where no data module is given."""
-        raise NotImplementedError
-
-    def test_dataloader(self) -> Any:
-        """The loader, or loaders, to test on, where no data module is given."""
-        raise NotImplementedError
-
-    def predict_dataloader(self) -> Any:
-        """The loader, or loaders, to predict on, where no data module is given."""
-        raise NotImplementedError
 
     # -- hooks, in the order of `hooks.HOOKS` ----------------------------------------------------
 
@@ -302,20 +277,6 @@ class LightningModule(WithHyperparameters, nn.Module):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """A checkpoint was read and is about to be applied."""
-
-    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Change a batch before it goes to the device."""
-        return batch
-
-    def transfer_batch_to_device(
-        self, batch: Any, device: torch.device, dataloader_idx: int
-    ) -> Any:
-        """Move a batch to `device`; override it for batch types torch does not know."""
-        return move_data_to_device(batch, device)
-
-    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Change a batch on the device."""
-        return batch
 
     # -- logging --------------------------------------------------------------------------------
 
@@ -506,13 +467,9 @@ class LightningModule(WithHyperparameters, nn.Module):
                 "to_onnx needs an input: pass `input_sample` or set `example_input_array`."
             )
         sample = move_data_to_device(sample, self.device)
-        was_training = self.training
-        self.eval()
-        try:
-            arguments = sample if isinstance(sample, tuple) else (sample,)
+        arguments = sample if isinstance(sample, tuple) else (sample,)
+        with evaluation_mode(self):
             return torch.onnx.export(self, arguments, file_path, **kwargs)
-        finally:
-            self.train(was_training)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the trainer behind when pickled or copied."""

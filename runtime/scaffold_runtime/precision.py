@@ -19,16 +19,12 @@ class Precision(abc.ABC):
 
     precision: str
     dtype: torch.dtype = torch.float32  # of weights and inputs
+    converts_inputs: bool = False  # whether floating point inputs are brought to `dtype`
     scales: bool = False  # whether gradients are scaled between backward and step
 
     def convert_module(self, module: nn.Module) -> nn.Module:
         """Bring weights and buffers into the storage format."""
         return module
-
-    @property
-    def converts_inputs(self) -> bool:
-        """Whether floating point inputs must be brought to `dtype` before a step."""
-        return False
 
     def forward_context(self) -> AbstractContextManager[Any]:
         """A context in which user steps run. Made once for a run, and entered in each step."""
@@ -62,7 +58,7 @@ class TruePrecision(Precision):
 
     def __init__(self, precision: str, dtype: torch.dtype) -> None:
         self.precision = precision
-        self.dtype = dtype
+        self.dtype, self.converts_inputs = dtype, dtype is not torch.float32
 
     def convert_module(self, module: nn.Module) -> nn.Module:
         if self.dtype is torch.float32:
@@ -70,10 +66,6 @@ class TruePrecision(Precision):
         # What is complex stays so; `module.to` would keep its real part.
         module._apply(lambda t: t.to(self.dtype) if t.is_floating_point() else t)
         return module
-
-    @property
-    def converts_inputs(self) -> bool:
-        return self.dtype is not torch.float32
 
     def forward_context(self) -> AbstractContextManager[Any]:
         return nullcontext() if self.dtype is torch.float32 else default_dtype(self.dtype)

@@ -30,8 +30,7 @@ from scaffold_runtime.hooks import Callback
 from scaffold_runtime.loggers.logger import flat
 
 if TYPE_CHECKING:
-    from scaffold_runtime.module import LightningModule
-    from scaffold_runtime.trainer import Trainer
+    from scaffold_runtime import LightningModule, Trainer
 
 FACTS, REPORT = "run.json", "report.html"
 STAGES = ("train", "val", "test")
@@ -54,15 +53,11 @@ class RunReport(Callback):
         MissingExtra: if plotly is not installed.
     """
 
-    def __init__(self) -> None:
-        self._began = self._since = time.perf_counter()
-        self._seconds: dict[str, float] = {}
-
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit":
             require("plotly", "plotly", "RunReport")
-            self._began = self._since = time.perf_counter()
-            self._seconds = {}
+            self._since = time.perf_counter()
+            self._seconds: dict[str, float] = {}
 
     def _spent_on(self, phase: str) -> None:
         now = time.perf_counter()

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from scaffold_runtime.checkpoint.background import snapshot
 from scaffold_runtime.checkpoint.choose import Restore
 from scaffold_runtime.checkpoint.state import changing
-from scaffold_runtime.checks import check_first_batch, check_monitors, warn_not_finite
+from scaffold_runtime.checks import check_monitors, warn_not_finite
 from scaffold_runtime.data import LightningDataModule
 from scaffold_runtime.entry import Scalar
 from scaffold_runtime.errors import MisconfigurationException
@@ -114,8 +114,7 @@ class Run:
         self.training_step = training_step_of(self)
         self.trainer.stage = "train"
         self.metrics.enter("train", in_batch=False)
-        for call in self.hooks.on_train_start:
-            call()
+        self.hooks.on_train_start()
         if self.position is not None:
             self.feed.train.load_state_dict(self.position)
             self.position = None
@@ -202,8 +201,7 @@ class Run:
             self.feed.renew_if_due(self.progress.epoch)
             self.validate_every = validation_interval(self.trainer, self.feed.train.length)
             self.metrics.enter("train", in_batch=False)
-            for call in self.hooks.on_train_epoch_start:
-                call()
+            self.hooks.on_train_epoch_start()
         self.metrics.enter("train", in_batch=True)
         batches = self.feed.train.begin(self.progress.epoch, self.progress.batch)
         self.put_back_rng()
@@ -242,7 +240,7 @@ class Run:
             self.schedules.after_logging(progress.step)
         if self._unchecked:
             self._unchecked = False
-            check_first_batch(self)
+            check_monitors(self, trained=True)
         progress.pending = DONE
         if not self.mid_window:
             for checkpoint in self.checkpoints:
@@ -259,12 +257,10 @@ class Run:
         metrics, progress = self.metrics, self.progress
         metrics.enter("train", in_batch=False)
         with metrics.closing("train"):
-            for call in self.hooks.on_train_epoch_end:
-                call()
+            self.hooks.on_train_epoch_end()
         self._merge("train")
         values = metrics.take_epoch("train")
-        for call in self.hooks.on_train_epoch_end_monitors:
-            call()
+        self.hooks.on_train_epoch_end_monitors()
         self.schedules.after_epoch(progress.epoch + 1)
         self.send(values, max(progress.step - 1, 0))
         progress.finish_epoch()
@@ -281,8 +277,7 @@ class Run:
             checkpoint.commit(self.trainer, self.module)
 
     def end_training(self) -> None:
-        for call in self.hooks.on_train_end:
-            call()
+        self.hooks.on_train_end()
         self.metrics.leave("after training")
         self.deliver(wait=True)
         self.trainer.stage = None

@@ -106,8 +106,7 @@ def _set_up(run: Run, ckpt_path: str | None) -> None:
     if datamodule is not None:
         ask(datamodule, "setup", run.fn)
     known = list(run.callbacks)
-    for call in run.hooks.setup:
-        call(run.fn)
+    run.hooks.setup(run.fn)
     _take_newcomers(run, known)
     run.hooks = build_table(trainer, module, run.callbacks, LightningModule, measured)
     run.precision = trainer.precision_plugin
@@ -129,8 +128,7 @@ def _set_up(run: Run, ckpt_path: str | None) -> None:
     run.to_device = make_transfer(run)
     trainer.profiler.attach(run)
     if run.fn == "fit":
-        for call in run.hooks.on_fit_start:
-            call()
+        run.hooks.on_fit_start()
     _log_hyperparameters(run)
     if checkpoint is None or run.fn != "fit":
         return
@@ -229,12 +227,10 @@ def _log_hyperparameters(run: Run) -> None:
 
 def _tear_down(run: Run) -> None:
     if run.fn == "fit":
-        for call in run.hooks.on_fit_end:
-            call()
+        run.hooks.on_fit_end()
     if run.datamodule is not None:
         ask(run.datamodule, "teardown", run.fn)
-    for call in run.hooks.teardown:
-        call(run.fn)
+    run.hooks.teardown(run.fn)
     for logger in run.trainer.loggers:
         logger.attempt("finalize", "success")
     run.trainer.checkpoint_io.teardown()

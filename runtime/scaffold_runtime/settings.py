@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from scaffold_runtime.errors import MisconfigurationException
+from scaffold_runtime.errors import MisconfigurationException, check_choice
 
 Limit = int | float
 
@@ -111,10 +111,7 @@ def clipping(value: Any, algorithm: Any) -> None:
         raise MisconfigurationException(
             f"Trainer(gradient_clip_val={value!r}): give a number of at least 0, or None."
         )
-    if algorithm not in (None, "norm", "value"):
-        raise MisconfigurationException(
-            f"Trainer(gradient_clip_algorithm={algorithm!r}): choose 'norm' or 'value'."
-        )
+    check_choice("Trainer", "gradient_clip_algorithm", algorithm, None, "norm", "value")
 
 
 def max_epochs(given: int | None, max_steps: int) -> int:
@@ -150,10 +147,7 @@ def set_determinism(deterministic: bool | str | None, benchmark: bool | None) ->
     Raises:
         MisconfigurationException: if `deterministic` is none of its values.
     """
-    if deterministic not in (None, True, False, "warn"):
-        raise MisconfigurationException(
-            f"Trainer(deterministic={deterministic!r}): choose True, False or 'warn'."
-        )
+    check_choice("Trainer", "deterministic", deterministic, None, True, False, "warn")
     if deterministic is not None:
         torch.use_deterministic_algorithms(bool(deterministic), warn_only=deterministic == "warn")
         if deterministic:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from scaffold_runtime.data import map_leaves, move_data_to_device
+from scaffold_runtime.data import convert_floats, map_leaves, move_data_to_device
 
 if TYPE_CHECKING:
     from scaffold_runtime.run import Run
@@ -32,7 +32,7 @@ def make_transfer(run: Run) -> Callable[[Any, int], Any]:
         batch = move(batch, device, loader) if move else usual(batch)
         # By the device: pinned memory stays so on its way, and the host is free.
         if precision.converts_inputs:
-            batch = _convert(batch, precision.dtype)
+            batch = convert_floats(batch, precision.dtype)
         return after(batch, loader) if after else batch
 
     return transfer
@@ -81,13 +81,3 @@ class SideStream:
 def _data_hook(run: Run, name: str) -> Callable[..., Any] | None:
     owner = run.feed.owner_of(name)
     return None if owner is None else getattr(owner, name)
-
-
-def _convert(batch: Any, dtype: torch.dtype) -> Any:
-    """Bring the floating point tensors of a batch to `dtype`."""
-
-    def convert(leaf: Any) -> Any:
-        floating = isinstance(leaf, torch.Tensor) and leaf.is_floating_point()
-        return leaf.to(dtype) if floating else leaf
-
-    return map_leaves(batch, convert)

@@ -12,9 +12,8 @@ from scaffold_runtime.hooks import Callback
 from scaffold_runtime.seed import isolate_rng
 
 if TYPE_CHECKING:
+    from scaffold_runtime import LightningModule, Trainer
     from scaffold_runtime.data import LightningDataModule
-    from scaffold_runtime.module import LightningModule
-    from scaffold_runtime.trainer import Trainer
 
 
 class Tuner:

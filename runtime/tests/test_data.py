@@ -82,7 +82,7 @@ def test_combined_with_a_stream_has_no_length() -> None:
 
 
 def test_combined_mode_must_be_known() -> None:
-    with pytest.raises(MisconfigurationException, match=r"'longest' is unknown.*min_size"):
+    with pytest.raises(MisconfigurationException, match=r"mode='longest'.: choose 'min_size'"):
         CombinedLoader([], "longest")
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from scaffold_runtime import Callback
+from scaffold_runtime.callbacks import LambdaCallback
 from scaffold_runtime.errors import MisconfigurationException
 from scaffold_runtime.profilers import (
     AdvancedProfiler,
@@ -72,6 +73,24 @@ def test_simple_says_where_a_step_went(profiled, make_loader, make_trainer, caps
     assert "FIT profile" in out and "Where 6 training steps went" in out
     for line in ("data wait", "forward", "engine", "Slow.on_train_batch_start"):
         assert f"\n{line} " in out
+
+
+def test_a_run_saved_within_a_batch_goes_on_while_it_is_measured(
+    regression, make_loader, make_trainer
+) -> None:
+    def save(trainer: Any, *_: Any) -> None:
+        trainer.save_checkpoint("within.ckpt")
+
+    options: dict[str, Any] = {"enable_checkpointing": True, "default_root_dir": "root"}
+    saving = LambdaCallback(on_train_batch_end=save)
+    make_trainer(callbacks=saving, limit_train_batches=2, **options).fit(
+        regression(), make_loader(4)
+    )
+    trainer = make_trainer(profiler="simple", **options)
+    trainer.fit(regression(), make_loader(4), ckpt_path="within.ckpt")
+
+    assert trainer.global_step == 4
+    assert "commit" not in vars(trainer.checkpoint_callback)
 
 
 def test_own_time_leaves_out_what_is_inside() -> None:

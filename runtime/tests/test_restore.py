@@ -165,7 +165,7 @@ def test_strict_or_not(begin: Any, module: Any) -> None:
 @pytest.mark.parametrize(
     ("choice", "says"),
     [
-        ({"restore": "weight"}, "restore='weight': choose 'all', 'weights', 'optimizers'"),
+        ({"restore": "weight"}, "restore='weight'.: choose 'all', 'weights' or 'optimizers'"),
         ({"restore_keys": "net.*"}, "use it with restore='weights'"),
         ({"restore": "weights", "restore_lr": 0.1}, "restore_lr=0.1"),
         ({"restore_lr": -1.0}, "number above 0"),

@@ -15,8 +15,7 @@ from scaffold_runtime.hooks import Callback
 from scaffold_runtime.loaders import as_eval_loaders, as_train_loader, parts_of
 
 if TYPE_CHECKING:
-    from scaffold_runtime.module import LightningModule
-    from scaffold_runtime.trainer import Trainer
+    from scaffold_runtime import LightningModule, Trainer
 
 
 class BatchSizeFinder(Callback):

@@ -10,8 +10,7 @@ from scaffold_runtime.extras import require
 from scaffold_runtime.hooks import Callback
 
 if TYPE_CHECKING:
-    from scaffold_runtime.module import LightningModule
-    from scaffold_runtime.trainer import Trainer
+    from scaffold_runtime import LightningModule, Trainer
 
 
 class DeviceStatsMonitor(Callback):
@@ -44,12 +43,14 @@ class DeviceStatsMonitor(Callback):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        self._log(trainer, "on_train_batch_start", trainer.global_step + 1)
+        if not trainer._live().mid_window:
+            self._log(trainer, "on_train_batch_start", trainer.global_step + 1)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self._log(trainer, "on_train_batch_end", trainer.global_step)
+        if not trainer._live().mid_window:
+            self._log(trainer, "on_train_batch_end", trainer.global_step)
 
     def on_validation_batch_end(
         self,
@@ -61,18 +62,9 @@ class DeviceStatsMonitor(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         if not trainer.sanity_checking:
-            self._log(trainer, "on_validation_batch_end", batch_idx + 1)
+            self._log(trainer, f"on_{trainer.stage}_batch_end", batch_idx + 1)
 
-    def on_test_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        self._log(trainer, "on_test_batch_end", batch_idx + 1)
+    on_test_batch_end = on_validation_batch_end
 
     def _log(self, trainer: Trainer, hook: str, count: int) -> None:
         if not trainer.loggers or count == 0 or count % trainer.log_every_n_steps:

@@ -15,8 +15,7 @@ from scaffold_runtime.errors import MisconfigurationException
 from scaffold_runtime.hooks import Callback, ask
 
 if TYPE_CHECKING:
-    from scaffold_runtime.module import LightningModule
-    from scaffold_runtime.trainer import Trainer
+    from scaffold_runtime import LightningModule, Trainer
 
 Modules = nn.Module | Iterable[Any]
 """A module, or modules nested in lists."""

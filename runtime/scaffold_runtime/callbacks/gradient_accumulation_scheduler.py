@@ -8,8 +8,7 @@ from scaffold_runtime.errors import MisconfigurationException
 from scaffold_runtime.hooks import Callback
 
 if TYPE_CHECKING:
-    from scaffold_runtime.module import LightningModule
-    from scaffold_runtime.trainer import Trainer
+    from scaffold_runtime import LightningModule, Trainer
 
 
 class GradientAccumulationScheduler(Callback):
@@ -40,6 +39,7 @@ class GradientAccumulationScheduler(Callback):
                 )
         self.scheduling = {0: 1, **scheduling}
         self.epochs = sorted(self.scheduling)
+        self._applied = False
 
     def get_accumulate_grad_batches(self, epoch: int) -> int:
         """How many batches are accumulated in `epoch`."""
@@ -64,13 +64,14 @@ class GradientAccumulationScheduler(Callback):
         self._apply(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        trainer.accumulate_grad_batches = 1
+        self._applied, trainer.accumulate_grad_batches = False, 1
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        if not isinstance(exception, MisconfigurationException):
-            trainer.accumulate_grad_batches = 1
+        if self._applied:  # and did not refuse to
+            self.on_train_end(trainer, pl_module)
 
     def _apply(self, trainer: Trainer) -> None:
+        self._applied = True
         trainer.accumulate_grad_batches = self.get_accumulate_grad_batches(trainer.current_epoch)

@@ -17,8 +17,7 @@ from scaffold_runtime.extras import require
 from scaffold_runtime.hooks import Callback
 
 if TYPE_CHECKING:
-    from scaffold_runtime.module import LightningModule
-    from scaffold_runtime.trainer import Trainer
+    from scaffold_runtime import LightningModule, Trainer
 
 BETA = 0.98  # how much of the smoothed loss stays at each step
 

@@ -32,8 +32,7 @@ from scaffold_runtime.signals import INTERRUPTED
 ABANDONED = 24 * 3600.0  # seconds after which no save is still waiting for parts of other processes
 
 if TYPE_CHECKING:
-    from scaffold_runtime.module import LightningModule
-    from scaffold_runtime.trainer import Trainer
+    from scaffold_runtime import LightningModule, Trainer
 
 
 class ModelCheckpoint(Checkpoint):

@@ -13,13 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from scaffold_runtime.data import move_data_to_device
+from scaffold_runtime.data import evaluation_mode, move_data_to_device
 from scaffold_runtime.errors import MisconfigurationException
 from scaffold_runtime.hooks import Callback
 
 if TYPE_CHECKING:
-    from scaffold_runtime.module import LightningModule
-    from scaffold_runtime.trainer import Trainer
+    from scaffold_runtime import LightningModule, Trainer
 
 Shapes = list[Any] | str
 NUMERIC = (False, False, True, False, True, False, False)  # which columns are aligned to the right
@@ -137,7 +136,7 @@ def _measure(
     device = next((p.device for p in module.parameters()), torch.device("cpu"))
     example = move_data_to_device(module.example_input_array, device)
     counter = FlopCounterMode(display=False)
-    with _noting_sizes(shown, layers), _evaluating(module), torch.no_grad(), counter:
+    with _noting_sizes(shown, layers), evaluation_mode(module), torch.no_grad(), counter:
         if isinstance(example, dict):
             module(**example)
         else:
@@ -160,18 +159,6 @@ def _noting_sizes(shown: dict[str, nn.Module], layers: dict[str, Layer]) -> Iter
         for name, part in shown.items():
             noting.enter_context(part.register_forward_hook(partial(note, layers[name])))
         yield
-
-
-@contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode, so that statistics stay; then each part as it was."""
-    modes = {part: part.training for part in module.modules()}
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, training in modes.items():
-            part.training = training
 
 
 def _padded(text: str, width: int, right: bool) -> str:

@@ -12,8 +12,7 @@ from scaffold_runtime.errors import CheckpointError, MisconfigurationException
 from scaffold_runtime.hooks import Checkpoint
 
 if TYPE_CHECKING:
-    from scaffold_runtime.module import LightningModule
-    from scaffold_runtime.trainer import Trainer
+    from scaffold_runtime import LightningModule, Trainer
 
 
 class OnExceptionCheckpoint(Checkpoint):

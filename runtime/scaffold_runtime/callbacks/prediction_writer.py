@@ -14,8 +14,7 @@ from scaffold_runtime.errors import check_choice
 from scaffold_runtime.hooks import Callback
 
 if TYPE_CHECKING:
-    from scaffold_runtime.module import LightningModule
-    from scaffold_runtime.trainer import Trainer
+    from scaffold_runtime import LightningModule, Trainer
 
 
 class BasePredictionWriter(Callback):

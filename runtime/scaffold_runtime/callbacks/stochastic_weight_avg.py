@@ -18,8 +18,7 @@ from scaffold_runtime.metrics import Metrics
 from scaffold_runtime.optim import LRSchedulerConfig
 
 if TYPE_CHECKING:
-    from scaffold_runtime.module import LightningModule
-    from scaffold_runtime.trainer import Trainer
+    from scaffold_runtime import LightningModule, Trainer
 
 Average = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(average so far, current value, how many are in the average) -> new average"""

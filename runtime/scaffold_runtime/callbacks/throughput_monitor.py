@@ -14,8 +14,7 @@ from scaffold_runtime.checks import check_logs
 from scaffold_runtime.hooks import Callback
 
 if TYPE_CHECKING:
-    from scaffold_runtime.module import LightningModule
-    from scaffold_runtime.trainer import Trainer
+    from scaffold_runtime import LightningModule, Trainer
 
 # Dense peak of tensor cores in operations per second, from the vendor's data sheets.
 TF32 = "tf32"  # what 32 bits are multiplied in, where torch is told that it may
@@ -147,7 +146,8 @@ class ThroughputMonitor(Callback):
         state.batches += 1
         state.samples += self.batch_size_fn(batch)
         state.lengths += self.length_fn(batch) if self.length_fn else 0
-        due = step > 0 and step % trainer.log_every_n_steps == 0
+        whole = stage != "train" or not trainer._live().mid_window
+        due = whole and step > 0 and step % trainer.log_every_n_steps == 0
         if due and device.type == "cuda":
             torch.cuda.synchronize(device)  # only where the numbers are read
         state.throughput.update(
@@ -172,7 +172,9 @@ class ThroughputMonitor(Callback):
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.sanity_checking:
-            self._begin(trainer, "validate")
+            self._begin(trainer, str(trainer.state.stage))
+
+    on_test_start = on_validation_start
 
     def on_validation_batch_end(
         self,
@@ -184,25 +186,14 @@ class ThroughputMonitor(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         if not trainer.sanity_checking:
-            self._count(trainer, pl_module, "validate", batch, self._rates["validate"].batches + 1)
+            stage = str(trainer.state.stage)
+            self._count(trainer, pl_module, stage, batch, self._rates[stage].batches + 1)
+
+    on_test_batch_end = on_validation_batch_end
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.fn == "fit" and not trainer.sanity_checking:
             self._rates["train"].began += time.perf_counter() - self._rates["validate"].began
-
-    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._begin(trainer, "test")
-
-    def on_test_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        self._count(trainer, pl_module, "test", batch, self._rates["test"].batches + 1)
 
 
 class _Stage:

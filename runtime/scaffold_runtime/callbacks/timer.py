@@ -11,8 +11,7 @@ from scaffold_runtime.errors import check_choice
 from scaffold_runtime.hooks import Callback
 
 if TYPE_CHECKING:
-    from scaffold_runtime.module import LightningModule
-    from scaffold_runtime.trainer import Trainer
+    from scaffold_runtime import LightningModule, Trainer
 
 
 class Timer(Callback):
@@ -61,33 +60,20 @@ class Timer(Callback):
         """Seconds left before the limit; None without one."""
         return None if self._limit is None else self._limit - self.time_elapsed(stage)
 
-    def _begin(self, stage: str) -> None:
-        self._began[stage] = time.monotonic()
-        self._ended.pop(stage, None)
-
-    def _end(self, stage: str) -> None:
-        self._ended[stage] = time.monotonic()
-
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._check(trainer)  # the run that this one goes on from may have used up the time
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._begin("train")
+        stage = str(trainer.state.stage)
+        self._began[stage] = time.monotonic()
+        self._ended.pop(stage, None)
+
+    on_validation_start = on_test_start = on_train_start
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._end("train")
+        self._ended[str(trainer.state.stage)] = time.monotonic()
 
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._begin("validate")
-
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._end("validate")
-
-    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._begin("test")
-
-    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._end("test")
+    on_validation_end = on_test_end = on_train_end
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

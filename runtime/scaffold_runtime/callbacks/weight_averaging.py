@@ -16,8 +16,7 @@ from scaffold_runtime.checks import check_whole
 from scaffold_runtime.hooks import Callback
 
 if TYPE_CHECKING:
-    from scaffold_runtime.module import LightningModule
-    from scaffold_runtime.trainer import Trainer
+    from scaffold_runtime import LightningModule, Trainer
 
 KEPT = ("state_dict", "current_model_state", "averaging_state", "averaging_transient")
 PREFIX = "module."  # of the model's own names inside an AveragedModel

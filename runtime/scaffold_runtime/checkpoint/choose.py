@@ -11,7 +11,7 @@ from torch.optim.lr_scheduler import CyclicLR, OneCycleLR
 from scaffold_runtime.checkpoint.engine import with_weights
 from scaffold_runtime.checkpoint.state import load_weights, restore_optimizers
 from scaffold_runtime.checkpoint.transient import plain_name
-from scaffold_runtime.errors import CheckpointError, MisconfigurationException
+from scaffold_runtime.errors import CheckpointError, MisconfigurationException, check_choice
 
 if TYPE_CHECKING:
     from scaffold_runtime.run import Run
@@ -33,10 +33,7 @@ class Restore:
     lr: float | None = None
 
     def __post_init__(self) -> None:
-        if self.what not in WHAT:
-            raise MisconfigurationException(
-                f"restore={self.what!r}: choose {', '.join(map(repr, WHAT))}."
-            )
+        check_choice("fit", "restore", self.what, *WHAT)
         if self.keys != "*" and self.what != "weights":
             raise MisconfigurationException(
                 f"restore_keys={self.keys!r} chooses among weights: use it with restore='weights'."

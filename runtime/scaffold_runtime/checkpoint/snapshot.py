@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 from scaffold_runtime.checkpoint.background import snapshot
 from scaffold_runtime.checkpoint.transient import restore_transient, transient
 from scaffold_runtime.loaders import as_train_loader, parts_of
-from scaffold_runtime.positions import generators_of
-from scaffold_runtime.seed import rng_state, set_rng_state
+from scaffold_runtime.positions import generators_of, put_random, take_random
 
 if TYPE_CHECKING:
     from scaffold_runtime.run import Run
@@ -25,7 +24,6 @@ class Snapshot:
     def __init__(self, run: Run) -> None:
         module = run.module
         self._run = run
-        self._rng = rng_state()
         self._weights = copy.deepcopy(module.state_dict())
         named = module.named_parameters()
         self._left_out = snapshot({n: p for n, p in named if n not in self._weights}, None)
@@ -33,8 +31,8 @@ class Snapshot:
         self._attributes = {k: v for k, v in vars(module).items() if isinstance(v, PLAIN)}
         self._precision = copy.deepcopy(run.precision.state_dict())
         loaders = parts_of(as_train_loader(run.feed.source("train"))) if run.fn == "fit" else []
-        found = [generator for loader in loaders for generator in generators_of(loader)]
-        self._generators = [(generator, generator.get_state()) for generator in found]
+        self._generators = [generator for loader in loaders for generator in generators_of(loader)]
+        self._random = take_random(self._generators)
 
     def put_back(self) -> None:
         """Bring everything back to where it was."""
@@ -48,6 +46,4 @@ class Snapshot:
         vars(module).update(self._attributes)
         if self._precision:
             self._run.precision.load_state_dict(self._precision)
-        for generator, state in self._generators:
-            generator.set_state(state)
-        set_rng_state(self._rng)
+        put_random(self._random, self._generators)

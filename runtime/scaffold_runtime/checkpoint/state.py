@@ -67,8 +67,7 @@ def collect(run: Run, weights_only: bool = False) -> dict[str, Any]:
     state |= _hyperparameters("", module) | _hyperparameters("datamodule_", datamodule)
     if datamodule is not None and overridden("state_dict", datamodule, LightningDataModule):
         state[type(datamodule).__qualname__] = datamodule.state_dict()
-    for call in run.hooks.on_save_checkpoint:
-        call(state)
+    run.hooks.on_save_checkpoint(state)
     if not weights_only and not run.before_validation:
         state["rng"] = rng_state()  # after the hooks, which may draw some
     plain = {key: to_plain(value, key) for key, value in state.items()}
@@ -125,8 +124,7 @@ def _hyperparameters(prefix: str, owner: Any) -> dict[str, Any]:
 
 def restore_objects(run: Run, checkpoint: dict[str, Any]) -> None:
     """Weights, data module and callbacks: what is restored before the model reaches its device."""
-    for call in run.hooks.on_load_checkpoint:
-        call(checkpoint)
+    run.hooks.on_load_checkpoint(checkpoint)
     if ENGINE not in checkpoint or not run.trainer.strategy.reads_engine(run.fn):
         run.trainer.strategy.scatter(checkpoint.get("state_dict", {}), run.module.state_dict())
         load_weights(run.module, checkpoint)

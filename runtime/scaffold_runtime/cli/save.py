@@ -12,9 +12,8 @@ from scaffold_runtime.errors import MisconfigurationException, hide_passwords
 from scaffold_runtime.hooks import Callback, overridden
 
 if TYPE_CHECKING:
+    from scaffold_runtime import LightningModule, Trainer
     from scaffold_runtime.cli.parser import LightningArgumentParser
-    from scaffold_runtime.module import LightningModule
-    from scaffold_runtime.trainer import Trainer
 
 
 class SaveConfigCallback(Callback):

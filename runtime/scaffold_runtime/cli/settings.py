@@ -126,7 +126,7 @@ def _chosen(words: list[str]) -> tuple[dict[str, str], list[str]]:
 
 
 def _existing(words: list[str]) -> list[str]:
-    return [name for _, name in config_words(words) if Path(name).is_file()]
+    return [name for name in config_words(words) if Path(name).is_file()]
 
 
 def _check_parts(content: dict[str, Any], shown: str) -> None:

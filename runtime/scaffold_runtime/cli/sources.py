@@ -107,18 +107,13 @@ def _yaml_mistake(error: yaml.YAMLError, shown: str, text: str) -> str:
     return f"{said}\n  {line.strip()}".rstrip()
 
 
-def config_words(words: list[str]) -> list[tuple[int, str]]:
-    """Where on a command line configuration files are named, and how."""
-    found = []
-    for index, word in enumerate(words):
-        flag, _, value = word.partition("=")
-        if flag not in ("--config", "-c"):
-            continue
-        if value:
-            found.append((index, value))
-        elif index + 1 < len(words):
-            found.append((index + 1, words[index + 1]))
-    return found
+def config_words(words: list[str]) -> list[str]:
+    """The configuration files that a command line names."""
+    pairs = (
+        (*word.partition("="), after) for word, after in zip(words, [*words[1:], ""], strict=False)
+    )
+    named = [value or after for flag, _, value, after in pairs if flag in ("--config", "-c")]
+    return [name for name in named if name]
 
 
 def read_named(sources: Sources, words: list[str], sections: Iterable[str]) -> None:
@@ -132,7 +127,7 @@ def read_named(sources: Sources, words: list[str], sections: Iterable[str]) -> N
     Raises:
         ConfigError: if a file cannot be used.
     """
-    for _, name in config_words(words):
+    for name in config_words(words):
         path = Path(name)
         if "\n" not in name and path.is_file():
             content = read_yaml(path, name)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from scaffold_runtime.data import evaluation_mode
 from scaffold_runtime.extras import require
 from scaffold_runtime.loggers.logger import FolderLogger, flat
 
@@ -94,12 +95,10 @@ class TensorBoardLogger(FolderLogger):
         sample = getattr(model, "example_input_array", None) if input_array is None else input_array
         if not self._log_graph or sample is None:
             return
-        was_training = model.training
-        with torch.no_grad(), warnings.catch_warnings():
+        with evaluation_mode(model), torch.no_grad(), warnings.catch_warnings():
             # Torch's writer uses torch.jit.trace.
             warnings.simplefilter("ignore", DeprecationWarning)
-            self.experiment.add_graph(model.eval(), sample)
-        model.train(was_training)
+            self.experiment.add_graph(model, sample)
 
     def save(self) -> None:
         if vars(self).get("_open_writer") is not None:

@@ -28,10 +28,8 @@ def evaluate(
     run.evaluated = 0
     with not_training(run, stage):
         metrics.enter(stage, in_batch=False)
-        for call in hooks.start:
-            call()
-        for call in hooks.epoch_start:
-            call()
+        hooks.start()
+        hooks.epoch_start()
         for position, batches, loader_args in batches_of(run, stage, limit):
             metrics.enter(stage, True, position, loaders)
             for index, batch in enumerate(islice(batches, at_most)):
@@ -50,12 +48,10 @@ def evaluate(
             run.leave_evaluation(ended=True)
         metrics.enter(stage, in_batch=False)
         with metrics.closing(stage):
-            for call in hooks.epoch_end:
-                call()
+            hooks.epoch_end()
         results = run.publish(stage, loaders)
         metrics.leave(f"when {stage} has ended")
-        for call in hooks.end:
-            call()
+        hooks.end()
     return results
 
 
@@ -66,8 +62,6 @@ def sanity_check(run: Run) -> None:
     if not run.validates or steps == 0 or run.resumed:
         return
     with isolate_rng(), run.sanity_checking():
-        for call in run.hooks.on_sanity_check_start:
-            call()
+        run.hooks.on_sanity_check_start()
         evaluate(run, "validation", trainer.limit_val_batches, None if steps == -1 else steps)
-        for call in run.hooks.on_sanity_check_end:
-            call()
+        run.hooks.on_sanity_check_end()

@@ -22,8 +22,8 @@ def predict(run: Run, limit: int | float, keep: bool) -> list[Any] | None:
     kept: list[list[Any]] = [[] for _ in range(loaders)]
     run.metrics.leave("while predicting, where outputs are returned instead")
     with not_training(run, "predict"):
-        for call in (*hooks.start, *hooks.epoch_start):
-            call()
+        hooks.start()
+        hooks.epoch_start()
         for position, batches, loader_args in batches_of(run, "predict", limit):
             for index, batch in enumerate(batches):
                 batch = run.to_device(batch, position)
@@ -35,8 +35,8 @@ def predict(run: Run, limit: int | float, keep: bool) -> list[Any] | None:
                     call(outputs, batch, index, *loader_args)
                 if keep:
                     kept[position].append(in_main_memory(outputs, run.trainer.device))
-        for call in (*hooks.epoch_end, *hooks.end):
-            call()
+        hooks.epoch_end()
+        hooks.end()
     if not keep:
         return None
     kept = [run.feed.in_order(outputs) for outputs in kept]

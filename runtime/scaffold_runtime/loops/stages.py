@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from itertools import islice
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from scaffold_runtime.errors import MisconfigurationException
-from scaffold_runtime.feed import LIMITS
 from scaffold_runtime.hooks import overridden
-from scaffold_runtime.loaders import eval_batches
 from scaffold_runtime.module import LightningModule
 
 if TYPE_CHECKING:
@@ -30,11 +30,11 @@ def batches_of(
     run: Run, stage: str, limit: int | float
 ) -> Iterator[tuple[int, Iterable[Any], tuple[int, ...]]]:
     """For each loader: its number, its batches, and what hooks get of the number where there are several."""
-    loaders, strategy = run.feed.evaluated(stage), run.trainer.strategy
+    loaders, lengths = run.feed.evaluated(stage), run.feed.batches_of(stage, limit)
     # Now, and not before: a hook may have put other weights and buffers in place, as averages are.
-    with strategy.evaluating(run.module, lambda: run.feed.batches_of(stage, limit)):
-        for position, (loader, iterable) in enumerate(loaders):
-            batches = eval_batches(loader, iterable, limit, LIMITS[stage])
+    with run.trainer.strategy.evaluating(run.module, lengths):
+        for position, ((_, iterable), length) in enumerate(zip(loaders, lengths, strict=True)):
+            batches = iterable if length == math.inf else islice(iterable, int(length))
             yield position, batches, (position,) if len(loaders) > 1 else ()
 
 

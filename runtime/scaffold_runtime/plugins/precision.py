@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import torch
 
-from scaffold_runtime.errors import MisconfigurationException
+from scaffold_runtime.errors import MisconfigurationException, check_choice
 from scaffold_runtime.precision import Precision, ScaledPrecision, select_precision
 
 __all__ = ["DoublePrecision", "HalfPrecision", "MixedPrecision", "Precision"]
@@ -21,10 +21,7 @@ def MixedPrecision(  # noqa: N802 - Lightning's name
     Raises:
         MisconfigurationException: for another precision, or a scaler with "bf16-mixed".
     """
-    if precision not in ("16-mixed", "bf16-mixed"):
-        raise MisconfigurationException(
-            f"MixedPrecision({precision!r}): choose '16-mixed' or 'bf16-mixed'."
-        )
+    check_choice("MixedPrecision", "precision", precision, "16-mixed", "bf16-mixed")
     if precision == "16-mixed":
         return ScaledPrecision(torch.device(device), scaler)
     if scaler is not None:
@@ -36,10 +33,7 @@ def MixedPrecision(  # noqa: N802 - Lightning's name
 
 def HalfPrecision(precision: str = "16-true") -> Precision:  # noqa: N802 - Lightning's name
     """ "16-true" or "bf16-true": weights and arithmetic in 16 bits."""
-    if precision not in ("16-true", "bf16-true"):
-        raise MisconfigurationException(
-            f"HalfPrecision({precision!r}): choose '16-true' or 'bf16-true'."
-        )
+    check_choice("HalfPrecision", "precision", precision, "16-true", "bf16-true")
     return select_precision(precision, torch.device("cpu"))
 
 

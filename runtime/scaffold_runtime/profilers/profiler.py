@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import wraps
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -152,13 +151,8 @@ class Profiler(abc.ABC):
         vars(run).update(start_training=start_training, begin_epoch=begin, end_epoch=end)
         for name in ("after_step", "after_logging", "after_epoch"):
             self._measure(run.schedules, "optimizer.schedule", name)
-        commits = [self.wrap("checkpoint", checkpoint.commit) for checkpoint in run.checkpoints]
-        vars(run)["checkpoints"] = [
-            SimpleNamespace(
-                asked=True, commit=commit, decide=c.decide, dirpath=getattr(c, "dirpath", None)
-            )
-            for c, commit in zip(run.checkpoints, commits, strict=True)
-        ]
+        for checkpoint in run.checkpoints:
+            self._measure(checkpoint, "checkpoint", "commit")
 
     def _measure(self, owner: Any, label: str, name: str) -> None:
         vars(owner)[name] = self.wrap(label, getattr(owner, name))
@@ -172,6 +166,8 @@ class Profiler(abc.ABC):
         """The run ended: report, and leave what outlives it as it was."""
         for name in LOGGING:
             vars(run.metrics).pop(name, None)
+        for checkpoint in run.checkpoints:
+            vars(checkpoint).pop("commit", None)
         if self._stage is not None:
             self.describe()
             self.teardown(self._stage)

@@ -99,9 +99,7 @@ class DDPStrategy(DistributedStrategy):
             wrapped.register_comm_hook(self._comm_state, self._comm_hook)
         return wrapped
 
-    def evaluating(
-        self, module: nn.Module, batches: Callable[[], list[float]]
-    ) -> AbstractContextManager[Any]:
+    def evaluating(self, module: nn.Module, batches: list[float]) -> AbstractContextManager[Any]:
         if not self._alone("evaluating"):
             send_first(self._shared(module))
         return super().evaluating(module, batches)

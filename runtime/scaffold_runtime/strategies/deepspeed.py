@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import LBFGS, Optimizer
 
-from scaffold_runtime.data import map_leaves
+from scaffold_runtime.data import convert_floats
 from scaffold_runtime.errors import CheckpointError, MisconfigurationException, StepError
 from scaffold_runtime.extras import require
 from scaffold_runtime.precision import Precision
@@ -137,7 +137,9 @@ class DeepSpeedStrategy(DistributedStrategy):
         def call(name: str) -> Callable[..., Any]:
             routed = name == "training_step" or self.stage == 3
             step = partial(engine, name) if routed else getattr(module, name)
-            return step if dtype is torch.float32 else lambda *args: step(*_converted(args, dtype))
+            return (
+                step if dtype is torch.float32 else lambda *args: step(*convert_floats(args, dtype))
+            )
 
         def backward(loss: Tensor, run_backward: Callable[[Tensor], None]) -> None:
             if run_backward is Tensor.backward:
@@ -228,10 +230,3 @@ def only_one(optimizers: list[Optimizer]) -> Optimizer | None:
             "Return one (it may have several parameter groups), or use strategy='ddp'."
         )
     return next(iter(optimizers), None)
-
-
-def _converted(arguments: Any, dtype: torch.dtype) -> Any:
-    def convert(leaf: Any) -> Any:
-        return leaf.to(dtype) if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf
-
-    return map_leaves(arguments, convert)

@@ -21,7 +21,12 @@ from torch.distributed.rendezvous import rendezvous
 from torch.utils._pytree import tree_map_only
 
 from scaffold_runtime.accelerators import Accelerator
-from scaffold_runtime.errors import MisconfigurationException, RankFailed, leave_to_launcher
+from scaffold_runtime.errors import (
+    MisconfigurationException,
+    RankFailed,
+    check_choice,
+    leave_to_launcher,
+)
 from scaffold_runtime.signals import code_of
 from scaffold_runtime.strategies.agreement import Agreement
 from scaffold_runtime.strategies.calls import SWITCH, Calls
@@ -74,10 +79,7 @@ class DistributedStrategy(Strategy):
         timeout: timedelta | None = None,
         start_method: str = "popen",
     ) -> None:
-        if start_method not in METHODS:
-            raise MisconfigurationException(
-                f"start_method={start_method!r} is unknown: choose {', '.join(map(repr, METHODS))}."
-            )
+        check_choice(self, "start_method", start_method, *METHODS)
         self.process_group_backend, self.start_method = process_group_backend, start_method
         self.timeout = timeout or DEFAULT_TIMEOUT
         self._children: Children | None = None
@@ -204,12 +206,10 @@ class DistributedStrategy(Strategy):
         if self._watch is not None:
             self._watch.close()
 
-    def evaluating(
-        self, module: nn.Module, batches: Callable[[], list[float]]
-    ) -> AbstractContextManager[Any]:
+    def evaluating(self, module: nn.Module, batches: list[float]) -> AbstractContextManager[Any]:
         if not self.evaluates_in_step:
             return nullcontext()
-        of_each = self.gather(batches())
+        of_each = self.gather(batches)
         even = math.inf not in of_each[0] and all(own == of_each[0] for own in of_each)
         return nullcontext() if even else self.unevenly(module, of_each)
 

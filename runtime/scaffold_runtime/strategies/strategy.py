@@ -107,9 +107,7 @@ class Strategy(abc.ABC):
     ) -> Prepared:
         """Wrap `module`, which was placed, for training."""
 
-    def evaluating(
-        self, module: nn.Module, batches: Callable[[], list[float]]
-    ) -> AbstractContextManager[Any]:
+    def evaluating(self, module: nn.Module, batches: list[float]) -> AbstractContextManager[Any]:
         """The scope of an evaluation, over so many batches of each loader; all processes enter it."""
         return nullcontext()
 

@@ -98,6 +98,22 @@ def test_two_ways_to_accumulate_are_refused(regression, make_loader, make_traine
     assert trainer.accumulate_grad_batches == 2
 
 
+def test_a_schedule_ends_with_training_however_that_ends(
+    regression, make_loader, make_trainer
+) -> None:
+    class Wrong(Break):
+        def on_train_epoch_end(self, *_: Any) -> None:
+            raise MisconfigurationException("found out late")
+
+    trainer = make_trainer(callbacks=[GradientAccumulationScheduler({0: 4}), Wrong(-1)])
+    with pytest.raises(MisconfigurationException, match="found out late"):
+        trainer.fit(regression(), make_loader(4))
+    trainer.callbacks = [c for c in trainer.callbacks if not isinstance(c, Wrong)]
+    trainer.fit(regression(), make_loader(4))
+
+    assert trainer.global_step == 2  # one of each run
+
+
 # -- LambdaCallback -------------------------------------------------------------------------------
 
 
@@ -277,6 +293,25 @@ def test_device_stats_without_the_processor(
     trainer.fit(regression(), make_loader(2))
 
     assert not [row for _, row in recorder.rows if any("DeviceStats" in name for name in row)]
+
+
+@pytest.mark.parametrize(
+    ("monitor", "name"),
+    [
+        (DeviceStatsMonitor(), "DeviceStatsMonitor.on_train_batch_start/cpu_percent"),
+        (DeviceStatsMonitor(), "DeviceStatsMonitor.on_train_batch_end/cpu_percent"),
+        (ThroughputMonitor(lambda batch: len(batch[0])), "train/batches"),
+    ],
+)
+def test_monitors_log_once_per_step_not_per_batch(
+    monitor: Any, name: str, regression, make_loader, make_trainer, recorder
+) -> None:
+    options: dict[str, Any] = {"accumulate_grad_batches": 4, "log_every_n_steps": 1}
+    trainer = make_trainer(logger=recorder, callbacks=monitor, **options)
+
+    trainer.fit(regression(), make_loader(8))
+
+    assert len(recorder.values(name)) == trainer.global_step == 2
 
 
 @pytest.mark.parametrize(

@@ -232,6 +232,10 @@ def test_tensorboard_graph_and_histograms(regression, make_loader, make_trainer)
     class Drawn(regression):
         example_input_array = torch.ones(2, 4)
 
+        def __init__(self) -> None:
+            super().__init__()
+            self.net[0].eval()  # as a frozen backbone is
+
         def on_train_epoch_end(self) -> None:
             for name, weight in self.named_parameters():
                 self.logger.experiment.add_histogram(name, weight, self.current_epoch)
@@ -245,7 +249,7 @@ def test_tensorboard_graph_and_histograms(regression, make_loader, make_trainer)
     names = {node.name for node in read.Graph().node}
     assert any("Linear" in name for name in names)
     assert [e.step for e in read.Histograms("net.0.weight")] == [0, 1]
-    assert module.training
+    assert module.training and not module.net[0].training
 
 
 def test_tensorboard_prefix_and_several_fits(regression, make_loader, make_trainer) -> None:

@@ -13,8 +13,7 @@ from scaffold_runtime.errors import MisconfigurationException
 from scaffold_runtime.hooks import Callback
 
 if TYPE_CHECKING:
-    from scaffold_runtime.module import LightningModule
-    from scaffold_runtime.trainer import Trainer
+    from scaffold_runtime import LightningModule, Trainer
 
 REDRAW_SECONDS = 0.1
 FULL, EMPTY = "━", "─"
