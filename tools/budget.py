@@ -19,16 +19,16 @@ ROOT = Path(__file__).parent.parent
 # raise them only with a reason.
 BUDGETS = {
     "runtime/scaffold_runtime": {
-        "files": 4472,
-        "callbacks": 2506,
-        "strategies": 1898,
+        "files": 4533,
+        "callbacks": 2492,
+        "strategies": 1901,
         "cli": 1325,
-        "checkpoint": 1219,
-        "loggers": 730,
-        "trainer": 642,
-        "loops": 500,
-        "profilers": 470,
-        "names": 285,  # of Lightning: core, demos, plugins, utilities
+        "checkpoint": 1211,
+        "loggers": 711,
+        "trainer": 648,
+        "loops": 502,
+        "profilers": 460,
+        "names": 289,  # of Lightning: core, demos, plugins, utilities
     },
     "scaffold": {"files": 2713},
 }

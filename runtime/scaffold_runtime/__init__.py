@@ -6,17 +6,19 @@ The names are PyTorch Lightning's: `LightningModule`, `LightningDataModule`, `Tr
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+import sys
+from typing import TYPE_CHECKING
+
+from scaffold_runtime.lazy import imported_when_used
 
 __version__ = "0.1.0"
 
 _HOME = {
-    "Callback": "scaffold_runtime.hooks",
-    "LightningDataModule": "scaffold_runtime.data",
-    "LightningModule": "scaffold_runtime.module",
-    "Trainer": "scaffold_runtime.trainer",
-    "seed_everything": "scaffold_runtime.seed",
+    "Callback": "hooks",
+    "LightningDataModule": "data",
+    "LightningModule": "module",
+    "Trainer": "trainer",
+    "seed_everything": "seed",
 }
 __all__ = ["Callback", "LightningDataModule", "LightningModule", "Trainer", "seed_everything"]
 
@@ -33,12 +35,8 @@ _SUBMODULES = {
 }  # fmt: skip
 
 
-def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        return getattr(importlib.import_module(_HOME[name]), name)
-    if name in _SUBMODULES:
-        return importlib.import_module(f"scaffold_runtime.{name}")
-    raise AttributeError(f"module 'scaffold_runtime' has no attribute {name!r}")
+__getattr__ = imported_when_used(__name__, _HOME)
+pytorch = sys.modules[__name__]  # `import lightning as L` is followed by `L.pytorch.callbacks`, too
 
 
 def __dir__() -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import contextlib
 import gc
 import os
 from glob import glob
@@ -208,6 +209,24 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error means that memory ran out, on any device."""
     known = any(part in str(error) for part in OUT_OF_MEMORY)
     return isinstance(error, torch.OutOfMemoryError) or known
+
+
+def find_usable_cuda_devices(num_devices: int = -1) -> list[int]:
+    """The first `num_devices` GPUs (-1: all) that take a tensor; one in exclusive mode and in use does not.
+
+    Raises:
+        MisconfigurationException: if there are fewer.
+    """
+    usable: list[int] = []
+    for index in range(torch.cuda.device_count()):
+        with contextlib.suppress(RuntimeError):
+            torch.zeros(1, device=torch.device("cuda", index))
+            usable.append(index)
+    if len(usable) < num_devices:
+        raise MisconfigurationException(
+            f"find_usable_cuda_devices({num_devices}): {len(usable)} are usable, of {torch.cuda.device_count()} here."
+        )
+    return usable if num_devices == -1 else usable[:num_devices]
 
 
 def free_memory() -> None:

@@ -13,7 +13,6 @@ from scaffold_runtime.errors import MisconfigurationException, not_logged
 from scaffold_runtime.feed import METHODS, STAGES
 from scaffold_runtime.hooks import Callback, mentions, methods_of, overridden
 from scaffold_runtime.module import LightningModule
-from scaffold_runtime.plain import to_plain
 
 if TYPE_CHECKING:
     from scaffold_runtime.run import Run
@@ -104,12 +103,21 @@ def _check_fit(run: Run, name: str) -> None:
 
 
 def _check_hyperparameters(run: Run) -> None:
-    """A run that saves checkpoints finds out now, and not after an epoch, what cannot be in one."""
+    """A run that saves checkpoints says now, and not after an epoch, what will not be in one."""
     if not run.checkpoints or overridden("on_save_checkpoint", run.module, LightningModule):
         return  # the hook may yet take it out
-    to_plain(run.module.hparams_to_save(), "hyper_parameters")
-    if run.datamodule is not None:
-        to_plain(run.datamodule.hparams_to_save(), "datamodule_hyper_parameters")
+    for owner in (run.module, run.datamodule):
+        kept = {} if owner is None else owner.hparams_to_save()
+        types = {name: kept["hyper_parameters"][name] for name in kept.get("hparams_made", ())}
+        objects = {name: type_ for name, type_ in types.items() if isinstance(type_, str)}
+        if objects:
+            shown = ", ".join(f"{name} ({type_})" for name, type_ in objects.items())
+            warnings.warn(
+                f"no checkpoint holds these hyperparameters of {type(owner).__name__}: {shown}. `load_from_checkpoint` "
+                "will ask for them. If they need not be in `self.hparams`: "
+                f"`self.save_hyperparameters(ignore={list(objects)})`.",
+                stacklevel=2,
+            )
 
 
 def _check_state_keys(callbacks: list[Callback]) -> None:

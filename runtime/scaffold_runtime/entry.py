@@ -32,7 +32,7 @@ class Entry:
     """One logged name in one scope: how it is to be reduced, and what it holds so far."""
 
     __slots__ = (
-        "fresh", "last", "loader", "logger", "metric", "name", "on_epoch", "on_step", "options",
+        "computed", "fresh", "last", "loader", "logger", "metric", "name", "on_epoch", "on_step", "options",
         "prog_bar", "reduction", "suffix", "synced", "total", "weight",
     )  # fmt: skip
 
@@ -44,6 +44,7 @@ class Entry:
         self.prog_bar, self.logger = prog_bar, logger is not False
         self.on_step, self.on_epoch, self.reduction = on_step, on_epoch, reduction
         self.metric: Any = None
+        self.computed: Scalar | None = None  # what `metric` said, before a hook may have reset it
         self.synced = False  # whether each step's value is reduced over processes
         self.clear()
 
@@ -52,6 +53,7 @@ class Entry:
         self.total: Scalar | None
         self.weight: float
         self.last, self.total, self.weight, self.fresh = NOTHING
+        self.computed = None
 
     def held(self) -> tuple[Scalar | None, Scalar | None, float, bool]:
         """What was logged; later values do not change it."""
@@ -119,7 +121,8 @@ class Entry:
 
     def epoch_value(self) -> Scalar | None:
         if self.metric is not None:
-            return self.metric.compute() if self.fresh else None
+            fresh = self.fresh and self.computed is None
+            return self.metric.compute() if fresh else self.computed
         if self.total is None:
             return None
         if self.reduction == "mean":

@@ -64,6 +64,22 @@ def check_choice(owner: object, argument: str, value: object, *allowed: object) 
         )
 
 
+class Moved:
+    """A name of Lightning's for what is in another place here: whoever reads or sets it is told where."""
+
+    def __init__(self, place: str) -> None:
+        self.place = place
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.message = f"{owner.__name__} has no `{name}`: use {self.place}."
+
+    def __get__(self, instance: object, owner: type | None = None) -> Any:
+        raise AttributeError(self.message)
+
+    def __set__(self, instance: object, value: object) -> None:
+        raise AttributeError(self.message)
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return " Did you mean `x`?" for the nearest known name, or an empty string."""
     near = difflib.get_close_matches(name, list(known), n=1)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -393,10 +394,26 @@ def check_hooks(owner: object, base: type) -> None:
         raise MisconfigurationException(
             f"`{kind.__name__}.{name}` would never be called: there is no such hook. Rename it to `{meant}`."
         )
+    _warn_uncalled(owner)
     leading = ("trainer", "pl_module") if isinstance(owner, Callback) else ()
     for hook in HOOKS:
         if hasattr(base, hook.name) and overridden(hook.name, owner, base):
             _check_arguments(owner, hook, (*leading, *hook.arguments))
+
+
+def _warn_uncalled(owner: object) -> None:
+    """Say which methods were meant to replace one of a callback of Lightning's that ours does not have."""
+    kinds = type(owner).__mro__
+    ours = next((k for k in kinds if k.__module__.startswith("scaffold_runtime.callbacks.")), None)
+    if ours is None:
+        return
+    for name, _ in methods_of(owner):
+        private = name.startswith("_") and not name.startswith("__")
+        if private and not hasattr(ours, name) and not mentions(owner, name):
+            warnings.warn(
+                f"nobody calls `{type(owner).__name__}.{name}`: {ours.__name__} has no such method here.",
+                stacklevel=2,
+            )
 
 
 def _meant(name: str) -> str | None:

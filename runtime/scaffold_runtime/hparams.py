@@ -11,7 +11,10 @@ from functools import partial
 from types import FrameType, MappingProxyType
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
-from scaffold_runtime.errors import MisconfigurationException, did_you_mean
+from torch import nn
+
+from scaffold_runtime.errors import CheckpointError, MisconfigurationException, did_you_mean
+from scaffold_runtime.plain import to_plain
 
 T = TypeVar("T", bound="WithHyperparameters")
 
@@ -76,9 +79,24 @@ class WithHyperparameters:
         return copy.deepcopy(self._hparams_initial or AttributeDict())
 
     def hparams_to_save(self) -> dict[str, Any]:
-        """For checkpoints and loggers: in place of objects that a command line made, what it made them of."""
-        made = {k: v for k, v in self._hparams_configured.items() if k in self.hparams}
-        return {**self.hparams, **made}
+        """For checkpoints: the hyperparameters, which of them are objects, and which a Namespace.
+
+        No checkpoint holds an object: in its place is what a command line made it of, or else its type.
+        """
+        plain = {**self.hparams, **self._hparams_configured}
+        objects, parsed = list(self._hparams_configured), []
+        for name in plain.keys() - self._hparams_configured.keys():
+            value = plain[name]
+            try:
+                if isinstance(value, Namespace):
+                    plain[name] = vars(value)
+                    parsed.append(name)
+                to_plain(plain[name], name)
+            except CheckpointError:
+                plain[name] = f"{type(value).__module__}.{type(value).__qualname__}"
+                objects.append(name)
+        kept = {"hparams_name": self._hparams_name, "hyper_parameters": plain}
+        return kept | {"hparams_made": sorted(objects), "hparams_parsed": sorted(parsed)}
 
     def save_hyperparameters(
         self,
@@ -91,6 +109,7 @@ class WithHyperparameters:
 
         Without arguments, all of them; with strings, the ones named; with one mapping, Namespace or
         dataclass, its entries. `ignore` leaves names out. `logger=False` keeps them from loggers.
+        Checkpoints hold plain values and tensors; `load_from_checkpoint` asks for the others.
 
         Raises:
             MisconfigurationException: if a name is not an argument of `__init__`.
@@ -219,6 +238,8 @@ def _named(names: tuple[str, ...], given: dict[str, Any], owner: str) -> dict[st
 
 
 def _snapshot(value: Any) -> Any:
+    if isinstance(value, nn.Module):
+        return value  # its weights may fill the memory
     try:
         return copy.deepcopy(value)
     except Exception:

@@ -40,7 +40,7 @@ class Metrics:
     def __init__(self) -> None:
         self.scopes: dict[tuple[str, bool, int], dict[str, Entry]] = {}
         self.callback_values: dict[str, Scalar] = {}
-        self.logged_values: dict[str, float] = {}
+        self.logged_values: dict[str, Scalar] = {}
         self.bar_values: dict[str, Scalar] = {}
         self.batch: Any = None
         self.reduce: Callable[..., Tensor] | None = None  # over processes, where several
@@ -199,6 +199,17 @@ class Metrics:
                     merged[entry.name + entry.suffix] = entry.last
         return {name: torch.as_tensor(value) for name, value in merged.items()}
 
+    def logged_metrics(self) -> dict[str, Tensor]:
+        """The newest value of every name that loggers get, sent or not yet, as tensors."""
+        merged = dict(self.logged_values)
+        for stage, level in ((self._closing, "epoch"), ("train", "step")):
+            for entry in (entry for entry in self._entries(stage) if entry.logger):
+                on_epoch = entry.on_epoch and level == "epoch"
+                value = entry.epoch_value() if on_epoch else entry.last if entry.on_step else None
+                if value is not None:
+                    merged[entry.label(level)] = value
+        return {name: torch.as_tensor(value) for name, value in merged.items()}
+
     def progress_bar_metrics(self) -> dict[str, float]:
         """The newest values logged with `prog_bar=True` that have arrived on the host."""
         shown = dict(self.bar_values)
@@ -225,14 +236,26 @@ class Metrics:
                 taken[entry.label("step")] = entry.last
         return taken
 
-    def merge(self, stage: str, gather: Callable[[Any], list[Any]]) -> None:
+    def compute(self, stage: str) -> None:
+        """Ask the Metrics that steps of `stage` logged for their values, before a hook resets one."""
+        for entry in self._entries(stage):
+            if entry.metric is not None:
+                entry.computed = entry.epoch_value()
+
+    def merge(
+        self, stage: str, gather: Callable[[Any], list[Any]], in_batch: tuple[bool, ...]
+    ) -> None:
         """Make the values of `stage` those of all processes, in one message; names may be unknown here.
+
+        `in_batch` says which of them: those that steps logged, those that epoch hooks logged, or both.
 
         Raises:
             MisconfigurationException: if a torchmetrics Metric was logged by some processes only.
         """
         known = [(scope, e) for scope, entries in self.scopes.items() for e in entries.values()]
-        everything = gather({(s, e.name): e.packed() for s, e in known if s[0] == stage})
+        everything = gather(
+            {(s, e.name): e.packed() for s, e in known if s[0] == stage and s[1] in in_batch}
+        )
         for scope, name in dict.fromkeys(key for packed in everything for key in packed):
             parts = [packed[scope, name] for packed in everything if (scope, name) in packed]
             entries = self.scopes.setdefault(scope, {})
@@ -257,6 +280,8 @@ class Metrics:
                 last: Any = detached_copy(entry.last)
                 self.callback_values[entry.name + entry.suffix] = last
                 self.callback_values[entry.label("step")] = last
+                if entry.logger and entry.on_step:
+                    self.logged_values[entry.label("step")] = last
                 if entry.prog_bar:
                     self.bar_values[entry.label("step")] = last
         taken: dict[str, Scalar] = {}
@@ -315,7 +340,6 @@ class Metrics:
             header, copy = self._queue.popleft()
             values = dict(zip(header.pop("names"), copy.read(), strict=True))
             send(header, values)
-            self.logged_values.update(values)
 
     # -- resume ---------------------------------------------------------------------------------
 
@@ -336,7 +360,7 @@ class Metrics:
                 name: detached_copy(value) for name, value in self.callback_values.items()
             },
             "bar": {name: detached_copy(value) for name, value in self.bar_values.items()},
-            "logged": dict(self.logged_values),
+            "logged": {name: detached_copy(value) for name, value in self.logged_values.items()},
             "seen": dict(self.seen),
         }
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import enum
 import os
-from argparse import Namespace
 from collections import Counter, OrderedDict
 from typing import Any
 
@@ -72,13 +70,7 @@ def _mapping(value: dict[Any, Any], path: str) -> dict[Any, Any]:
 
 def _refusal(value: Any, path: str) -> str:
     kind = f"{type(value).__module__}.{type(value).__qualname__}"
-    advice = "Save its state as tensors, numbers, strings, lists and dicts instead."
-    if ".hyper_parameters." in f".{path}." or path.startswith("hyper_parameters"):
-        name = path.split(".")[1] if "." in path else path
-        advice = f"Leave it out with `self.save_hyperparameters(ignore=[{name!r}])`."
-        if isinstance(value, Namespace) or dataclasses.is_dataclass(value):
-            advice = f"Keep its entries instead, with `self.save_hyperparameters({name})`."
     return (
-        f"`{path}` is a {kind}, which cannot be stored safely: a checkpoint holds only tensors and plain "
-        f"values, so that loading one never runs code. {advice}"
+        f"`{path}` is a {kind}, which cannot be stored safely: a checkpoint holds only tensors and plain values, so "
+        "that loading one never runs code. Save its state as tensors, numbers, strings, lists and dicts instead."
     )

@@ -258,7 +258,7 @@ class Run:
         metrics.enter("train", in_batch=False)
         with metrics.closing("train"):
             self.hooks.on_train_epoch_end()
-        self._merge("train")
+        self._merge("train", True, False)
         values = metrics.take_epoch("train")
         self.hooks.on_train_epoch_end_monitors()
         self.schedules.after_epoch(progress.epoch + 1)
@@ -305,6 +305,7 @@ class Run:
     def send(self, values: Mapping[str, Scalar], step: int) -> None:
         if values and not self.sanity:
             self.metrics.flush(values, {"step": step, "epoch": self.progress.epoch})
+            self.metrics.logged_values.update((k, v) for k, v in values.items() if k != LOSS)
 
     def deliver(self, wait: bool) -> None:
         self.metrics.deliver(self._to_loggers, wait)
@@ -362,9 +363,14 @@ class Run:
             self.sanity, self.trainer.stage = False, None
             self.metrics.forget()
 
+    def settle(self, stage: str) -> None:
+        """Steps of an evaluation log no more: their values are those of all processes, also for epoch hooks."""
+        self._merge(stage, True)
+        self.metrics.compute(stage)
+
     def publish(self, stage: str, loaders: int) -> list[dict[str, float]]:
         """Close the metrics of an evaluation, log them, and give them per loader."""
-        self._merge(stage)
+        self._merge(stage, False)
         values = self.metrics.take_epoch(stage)
         # In a fit this is the step just taken; steps count from 0.
         counted = self.fn == "fit" and not self.mid_window
@@ -374,9 +380,9 @@ class Run:
             return []
         return [self.metrics.of_loader(position) for position in range(loaders)]
 
-    def _merge(self, stage: str) -> None:
+    def _merge(self, stage: str, *in_batch: bool) -> None:
         if self.several:
-            self.metrics.merge(stage, self.trainer.strategy.gather)
+            self.metrics.merge(stage, self.trainer.strategy.gather, in_batch)
 
 
 def validation_interval(trainer: Trainer, length: float) -> float:

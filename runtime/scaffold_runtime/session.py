@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from torch.optim import Optimizer
+
 from scaffold_runtime.checkpoint.choose import Restore
 from scaffold_runtime.checkpoint.load import read_for_run
 from scaffold_runtime.checkpoint.state import restore_before_fit, restore_engine, restore_objects
@@ -73,7 +75,7 @@ def open_trial(trial: Trainer, outer: Run) -> Iterator[Run]:
     try:
         run.hooks = build_table(trial, run.module, run.callbacks, LightningModule)
         if run.fn == "fit":
-            _make_optimizers(run)
+            make_optimizers(run)
         yield run
     finally:
         try:
@@ -121,7 +123,7 @@ def _set_up(run: Run, ckpt_path: str | None) -> None:
         trainer.strategy.sync_batchnorm(module)
     trainer.strategy.place(module, run.precision)
     if run.fn == "fit":
-        _make_optimizers(run)
+        make_optimizers(run)
     run.prepared = trainer.strategy.prepare(module, run.optimizers, run.precision)
     if checkpoint is not None and run.restore.resumes:
         restore_engine(run, checkpoint)
@@ -199,13 +201,29 @@ def _callbacks(trainer: Trainer, module: LightningModule) -> list[Callback]:
     return kept + [c for c in brought if c not in kept]
 
 
-def _make_optimizers(run: Run) -> None:
-    run.optimizers, run.scheduler_configs = configure(run.module)
-    beside_weights(run.optimizers)
+def take_optimizers(run: Run, optimizers: list[Optimizer]) -> None:
+    """Train with these from the next batch on.
+
+    Raises:
+        MisconfigurationException: if the strategy's engine has taken the first ones into itself.
+    """
+    if run.optimizers and run.trainer.strategy.owns_state:
+        raise MisconfigurationException(
+            f"{type(run.trainer.strategy).__name__} has built the optimizers into its engine: they cannot be replaced "
+            "during a fit. End it, and fit again."
+        )
+    beside_weights(optimizers)
+    run.optimizers = optimizers
     run.manual_optimizers = [
         LightningOptimizer(optimizer, partial(step_optimizer, run), run.module)
-        for optimizer in run.optimizers
+        for optimizer in optimizers
     ]
+
+
+def make_optimizers(run: Run) -> None:
+    """Ask the module for optimizers and schedulers, and train with them."""
+    optimizers, run.scheduler_configs = configure(run.module)
+    take_optimizers(run, optimizers)
     own = overridden("lr_scheduler_step", run.module, LightningModule)
     run.schedules = Schedules(
         run.scheduler_configs if run.module.automatic_optimization else [],

@@ -623,7 +623,7 @@ def test_injected_objects_are_saved_as_they_were_configured(tmp_path: Path) -> N
     assert kept["optimizer"]["init_args"]["lr"] == 0.4
     assert kept["parts"][0]["class_path"] == "torch.nn.Tanh"
     assert kept["sizes"] == [3]
-    with pytest.raises(CheckpointError, match=r"`act` of .*torch\.nn\.ELU.*act=\.\.\."):
+    with pytest.raises(CheckpointError, match=r"`act` was made by .*torch\.nn\.ELU.*act=\.\.\."):
         Saved.load_from_checkpoint(tmp_path / "a.ckpt")
     loaded = Saved.load_from_checkpoint(
         tmp_path / "a.ckpt", act=nn.ELU(), optimizer=SGD, parts=None

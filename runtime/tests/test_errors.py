@@ -411,11 +411,10 @@ def damaged_checkpoint(kit: Any) -> None:
 cases(
     hyperparameter_is_no_argument=lambda kit: Keeping(None, "backbonne"),
     hyperparameters_of_no_kind=lambda kit: Keeping(None).save_hyperparameters(3),
-    hyperparameter_is_not_plain=lambda kit: saved(kit, module=Keeping(nn.Linear(1, 1))),
-    hyperparameter_unknown=lambda kit: Keeping(None).hparams.backbonne,
-    hyperparameter_cannot_be_saved=lambda kit: kit.fit(
-        Keeping(nn.Linear(1, 1)), val=None, enable_checkpointing=True
+    hyperparameter_is_not_plain=lambda kit: Keeping.load_from_checkpoint(
+        saved(kit, module=Keeping(nn.Linear(1, 1)))
     ),
+    hyperparameter_unknown=lambda kit: Keeping(None).hparams.backbonne,
     hyperparameters_outside_of_init=lambda kit: kit.fit(
         kit.module(setup=lambda self, stage: self.save_hyperparameters())
     ),

@@ -25,7 +25,7 @@ from scaffold_runtime.utilities import (
 # What people import, by the path they write after `lightning.pytorch`.
 PATHS = {
     "": "Trainer LightningModule LightningDataModule Callback seed_everything",
-    "accelerators": "Accelerator CPUAccelerator CUDAAccelerator MPSAccelerator",
+    "accelerators": "Accelerator CPUAccelerator CUDAAccelerator MPSAccelerator find_usable_cuda_devices",
     "callbacks": "Callback Checkpoint EarlyStopping LearningRateMonitor ModelCheckpoint ModelSummary ProgressBar Timer",
     "callbacks.callback": "Callback",
     "callbacks.checkpoint": "Checkpoint",
@@ -36,10 +36,11 @@ PATHS = {
     "callbacks.progress": "ProgressBar RichProgressBar TQDMProgressBar",
     "callbacks.progress.progress_bar": "ProgressBar",
     "callbacks.progress.rich_progress": "RichProgressBar RichProgressBarTheme",
-    "callbacks.progress.tqdm_progress": "TQDMProgressBar",
+    "callbacks.progress.tqdm_progress": "TQDMProgressBar Tqdm",
     "callbacks.timer": "Timer",
     "core": "LightningModule LightningDataModule",
     "core.datamodule": "LightningDataModule",
+    "core.mixins": "HyperparametersMixin",
     "core.module": "LightningModule",
     "core.optimizer": "LightningOptimizer",
     "demos": "BoringModel BoringDataModule DemoModel",
@@ -68,11 +69,13 @@ PATHS = {
     "utilities.combined_loader": "CombinedLoader",
     "utilities.exceptions": "MisconfigurationException",
     "utilities.grads": "grad_norm",
+    "utilities.memory": "garbage_collection_cuda",
     "utilities.model_summary": "ModelSummary summarize",
     "utilities.parsing": "AttributeDict",
     "utilities.rank_zero": "rank_zero_only rank_zero_info rank_zero_warn rank_zero_deprecation",
     "utilities.seed": "isolate_rng seed_everything",
-    "utilities.types": "STEP_OUTPUT EVAL_DATALOADERS TRAIN_DATALOADERS OptimizerLRScheduler LRSchedulerTypeUnion",
+    "utilities.types": "STEP_OUTPUT EVAL_DATALOADERS TRAIN_DATALOADERS OptimizerLRScheduler LRSchedulerTypeUnion "
+    "LRSchedulerConfig _EVALUATE_OUTPUT _PREDICT_OUTPUT _METRIC",
 }  # fmt: skip
 
 

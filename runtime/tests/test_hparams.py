@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from argparse import Namespace
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -352,24 +353,49 @@ def test_data_modules_too(make_loader: Any, saved: Any) -> None:
     "value", [nn.Linear(1, 1), object(), lambda: None, {"deep": [nn.ReLU()]}],
     ids=["module", "object", "function", "nested"],
 )  # fmt: skip
-def test_what_is_not_plain_is_refused_with_its_name(value: Any, saved: Any) -> None:
+def test_what_is_not_plain_is_kept_here_and_asked_for_there(value: Any, saved: Any) -> None:
     class Any_(Net):  # noqa: N801
-        def __init__(self, backbone: Any) -> None:
-            super().__init__(3)
+        def __init__(self, backbone: Any, width: int = 3) -> None:
+            super().__init__(width)
             self.save_hyperparameters()
 
-    with pytest.raises(CheckpointError, match=r"hyper_parameters.*backbone.*ignore"):
-        saved(Any_(value))
+    module = Any_(value, 2)
+    path = saved(module)
+
+    assert module.hparams.backbone is value
+    kind = type(value).__qualname__
+    with pytest.raises(CheckpointError, match=rf"`backbone` was a .*{kind}.*\(path, backbone=\.\."):
+        Any_.load_from_checkpoint(path)
+    again = Any_.load_from_checkpoint(path, backbone=value)
+    assert again.hparams.width == 2 and again.hparams.backbone is value
 
 
-def test_a_namespace_as_one_argument_is_refused_with_what_keeps_its_entries(saved: Any) -> None:
+def test_a_run_that_saves_says_what_will_be_asked_for(make_loader: Any, make_trainer: Any) -> None:
+    class Keeping(Net):
+        def __init__(self, net: nn.Module, optimizer: Any) -> None:
+            super().__init__(3)
+            self.save_hyperparameters(logger=False)
+            self.net = net
+
+        def configure_optimizers(self) -> Any:
+            return self.hparams.optimizer(self.parameters())
+
+    trainer = make_trainer(enable_checkpointing=True, default_root_dir="root")
+    module = Keeping(nn.Linear(1, 1), partial(torch.optim.SGD, lr=0.1))
+    kept = r"of Keeping: net \(torch.nn.modules.linear.Linear\), optimizer \(functools.partial\)"
+    with pytest.warns(match=kept):
+        trainer.fit(module, make_loader(1))
+
+
+def test_a_namespace_comes_back(saved: Any) -> None:
     class Parsed(Net):
         def __init__(self, args: Namespace) -> None:
-            super().__init__(3)
+            super().__init__(args.width)
             self.save_hyperparameters()
 
-    with pytest.raises(CheckpointError, match=r"save_hyperparameters\(args\)"):
-        saved(Parsed(Namespace(lr=0.1)))
+    path = saved(Parsed(Namespace(width=2, lr=0.1)))
+
+    assert Parsed.load_from_checkpoint(path).hparams.args == Namespace(width=2, lr=0.1)
 
 
 @pytest.mark.parametrize(

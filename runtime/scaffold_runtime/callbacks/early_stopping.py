@@ -73,7 +73,7 @@ class EarlyStopping(Callback):
         self.stopping_threshold = stopping_threshold
         self.divergence_threshold = divergence_threshold
         self.log_rank_zero_only = log_rank_zero_only
-        self._on_train_epoch_end = check_on_train_epoch_end
+        self._check_on_train_epoch_end = check_on_train_epoch_end
         self.wait_count = 0
         self.stopped_epoch = 0
         self.best_score = torch.tensor(math.inf if mode == "min" else -math.inf)
@@ -100,8 +100,8 @@ class EarlyStopping(Callback):
         self.stopping_reason = EarlyStoppingReason(state_dict.get("stopping_reason", 0))
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if self._on_train_epoch_end is None and stage == "fit":
-            self._on_train_epoch_end = trainer.validates_each_epoch
+        if self._check_on_train_epoch_end is None and stage == "fit":
+            self._check_on_train_epoch_end = trainer.validates_each_epoch
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer._live().resumed:
@@ -113,14 +113,19 @@ class EarlyStopping(Callback):
             trainer.should_stop = True
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._on_train_epoch_end:
-            self._check(trainer)
+        if self._check_on_train_epoch_end and not self._should_skip_check(trainer):
+            self._run_early_stopping_check(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not self._on_train_epoch_end and trainer.fn == "fit" and not trainer.sanity_checking:
-            self._check(trainer)
+        if not self._check_on_train_epoch_end and not self._should_skip_check(trainer):
+            self._run_early_stopping_check(trainer)
 
-    def _check(self, trainer: Trainer) -> None:
+    # -- under Lightning's names, since subclasses override these -----------------------------------
+
+    def _should_skip_check(self, trainer: Trainer) -> bool:
+        return trainer.fn != "fit" or trainer.sanity_checking
+
+    def _run_early_stopping_check(self, trainer: Trainer) -> None:
         if trainer.fast_dev_run:
             return
         known = trainer.callback_metrics
@@ -128,20 +133,27 @@ class EarlyStopping(Callback):
             if self.strict and not trainer.validation_ahead:
                 raise not_logged(self, self.monitor, known)
             return
-        current = float(known[self.monitor])
-        reason, message = self._evaluate(current)
-        self.stopping_reason, self.stopping_reason_message = reason, message
-        if reason is not EarlyStoppingReason.NOT_STOPPED:
+        should_stop, message = self._evaluate_stopping_criteria(known[self.monitor])
+        self.stopping_reason_message = message
+        if should_stop:
             trainer.should_stop = True
             self.stopped_epoch = trainer.current_epoch
+        if message and (should_stop or self.verbose):
             trainer.print(message)
-        elif message and self.verbose:
-            trainer.print(message)
+
+    def _evaluate_stopping_criteria(self, current: torch.Tensor) -> tuple[bool, str | None]:
+        self.stopping_reason, message = self._judge(float(current))
+        return self.stopping_reason is not EarlyStoppingReason.NOT_STOPPED, message
+
+    @property
+    def monitor_op(self) -> Any:
+        """What compares two tensors: `torch.lt` or `torch.gt`."""
+        return torch.lt if self.mode == "min" else torch.gt
 
     def _better(self, value: float, than: float) -> bool:
         return value < than if self.mode == "min" else value > than
 
-    def _evaluate(self, current: float) -> tuple[EarlyStoppingReason, str | None]:
+    def _judge(self, current: float) -> tuple[EarlyStoppingReason, str | None]:
         name, reasons = self.monitor, EarlyStoppingReason
         if self.check_finite and not math.isfinite(current):
             return reasons.NON_FINITE_METRIC, (

@@ -26,7 +26,7 @@ from scaffold_runtime.errors import (
     check_choice,
     not_logged,
 )
-from scaffold_runtime.hooks import Checkpoint
+from scaffold_runtime.hooks import Checkpoint, overridden
 from scaffold_runtime.signals import INTERRUPTED
 
 ABANDONED = 24 * 3600.0  # seconds after which no save is still waiting for parts of other processes
@@ -97,7 +97,7 @@ class ModelCheckpoint(Checkpoint):
         self.auto_insert_metric_name = auto_insert_metric_name
         self.enable_version_counter, self.async_save = enable_version_counter, async_save
         self._set_triggers(every_n_train_steps, train_time_interval, every_n_epochs)
-        self._on_train_epoch_end = save_on_train_epoch_end
+        self._save_on_train_epoch_end = save_on_train_epoch_end
         self._check_arguments()
         self.current_score: float | None = None
         self.best_k_models: dict[str, float] = {}
@@ -105,7 +105,7 @@ class ModelCheckpoint(Checkpoint):
         self.best_model_path = ""
         self.last_model_path = ""
         self._candidates: dict[str, Any] | None = None
-        self._last_step_saved = -1
+        self._last_global_step_saved = -1
         self._writing: list[str] = []  # at this commit: names of one and the same state
         self._leaving: list[str] = []  # to be removed once that is safe on disk
         self._continues = False
@@ -181,7 +181,7 @@ class ModelCheckpoint(Checkpoint):
             "kth_best_model_path": self.kth_best_model_path,
             "kth_value": self.kth_value,
             "last_model_path": self.last_model_path,
-            "last_step_saved": self._last_step_saved,
+            "last_step_saved": self._last_global_step_saved,
             "writing": list(self._writing),
             "leaving": list(self._leaving),
             "waits_for_monitor": self._waits_for_monitor,
@@ -197,7 +197,7 @@ class ModelCheckpoint(Checkpoint):
             self.best_k_models = {k: float(v) for k, v in state_dict["best_k_models"].items()}
             self.last_model_path = state_dict["last_model_path"]
             self.current_score = state_dict["current_score"]
-            self._last_step_saved = state_dict.get("last_step_saved", -1)
+            self._last_global_step_saved = state_dict.get("last_step_saved", -1)
             self._writing = list(state_dict.get("writing", []))
             self._leaving = list(state_dict.get("leaving", []))
             self._waits_for_monitor = state_dict.get("waits_for_monitor", False)
@@ -234,9 +234,9 @@ class ModelCheckpoint(Checkpoint):
         self._last_time = trainer.strategy.now()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._on_train_epoch_end is None:
+        if self._save_on_train_epoch_end is None:
             once = trainer.validates_each_epoch
-            self._on_train_epoch_end = once or not trainer._live().validates
+            self._save_on_train_epoch_end = once or not trainer._live().validates
         if self.dirpath and trainer.is_global_zero and not trainer.fast_dev_run:
             self._finish_what_was_killed(trainer, Path(self.dirpath))
             remember_job(Path(self.dirpath))
@@ -262,20 +262,20 @@ class ModelCheckpoint(Checkpoint):
         if self.train_time_interval is not None:
             elapsed = trainer.strategy.now() - self._last_time
             due = elapsed >= self.train_time_interval.total_seconds()
-        if due and step != self._last_step_saved:
+        if due and step != self._last_global_step_saved:
             self._last_time = trainer.strategy.now()
             self._ask(trainer, wait=True)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.fn != "fit" or trainer.sanity_checking:
             return
-        due = not self._on_train_epoch_end and self._epoch_due(trainer)
+        due = not self._save_on_train_epoch_end and self._epoch_due(trainer)
         if due or self._waits_for_monitor:
             self._ask(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         arrived = self._waits_for_monitor and self.monitor in trainer.callback_metrics
-        if (self._on_train_epoch_end and self._epoch_due(trainer)) or arrived:
+        if (self._save_on_train_epoch_end and self._epoch_due(trainer)) or arrived:
             self._ask(trainer)
 
     def on_exception(
@@ -300,18 +300,22 @@ class ModelCheckpoint(Checkpoint):
 
     def _ask(self, trainer: Trainer, wait: bool = False) -> None:
         """Remember to save at the next commit, with the metrics of now."""
-        if trainer.fast_dev_run or trainer.global_step == self._last_step_saved:
+        if trainer.fast_dev_run or trainer.global_step == self._last_global_step_saved:
             return
-        known, run = trainer.callback_metrics, trainer._live()
+        run = trainer._live()
         if wait and self.monitor is not None:
-            never = self.monitor not in known and trainer.validation_ahead
+            never = self.monitor not in trainer.callback_metrics and trainer.validation_ahead
             if never or (run.validates and run.validation_due()):
                 self._waits_for_monitor = True  # validation is still to come, and will log it anew
                 return
         self._waits_for_monitor = False
         self.asked = True
-        known = {name: value.detach().clone() for name, value in known.items()}
-        self._candidates = {**known, "epoch": trainer.current_epoch, "step": trainer.global_step}
+        self._candidates = self._monitor_candidates(trainer)
+
+    def _monitor_candidates(self, trainer: Trainer) -> dict[str, Any]:
+        known = trainer.callback_metrics.items()
+        metrics = {name: value.detach().clone() for name, value in known}
+        return {**metrics, "epoch": trainer.current_epoch, "step": trainer.global_step}
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
@@ -343,24 +347,19 @@ class ModelCheckpoint(Checkpoint):
 
     def _decide(self, trainer: Trainer, candidates: dict[str, Any]) -> None:
         """Settle names and ranks before anything is written, so that every file of this commit knows them."""
-        self._last_step_saved = candidates["step"]
-        path: str | None = None
+        self._last_global_step_saved = candidates["step"]
+        self._writing, self._leaving = [], []
         # Training may end before its first validation; what that would log is not missing then.
         unranked = self.monitor not in (None, *candidates) and trainer.validation_ahead
         if self.save_top_k != 0 and not unranked:
-            path, self._leaving = self._top_k(candidates)
-        self._writing = [path] if path is not None else []
-        if self.save_last:
-            previous = self.last_model_path
-            last = self._free_path(candidates, previous, self.CHECKPOINT_NAME_LAST)
-            self.last_model_path = last
-            self._writing.append(last)
-            self._leaving += _unless(last, previous)
+            self._save_topk_checkpoint(trainer, candidates)
+        self._save_last_checkpoint(trainer, candidates)
 
     def _save(self, trainer: Trainer) -> None:
         (first, *others), removed = self._writing, self._leaving
         io = trainer.checkpoint_io
-        if self.async_save or io.in_background:
+        own = overridden("_save_checkpoint", self, ModelCheckpoint)
+        if (self.async_save or io.in_background) and not own:
             state = collect(trainer._live(), self.save_weights_only)
             self._copied = state = snapshot(state, into=self._copied)
             write = save_later(trainer.strategy, state, Path(first), io.save_checkpoint)
@@ -371,8 +370,9 @@ class ModelCheckpoint(Checkpoint):
 
             self._background.start(write_and_settle)
         else:
-            trainer.save_checkpoint(first, self.save_weights_only)
-            self._settle(trainer, first, others, removed)
+            for name in (first, *others) if own else (first,):
+                self._save_checkpoint(trainer, name)
+            self._settle(trainer, first, [] if own else others, removed)
             self._tell(trainer)
         self._writing, self._leaving = [], []
 
@@ -391,27 +391,60 @@ class ModelCheckpoint(Checkpoint):
         for logger in trainer.loggers:
             logger.attempt("after_save_checkpoint", self)
 
-    def _top_k(self, candidates: dict[str, Any]) -> tuple[str | None, list[str]]:
-        """Where to save this one (None: not good enough), and which ones to remove then."""
+    # -- under Lightning's names, since subclasses override these -----------------------------------
+
+    @property
+    def _every_n_epochs(self) -> int:
+        return self.every_n_epochs
+
+    def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
+        """Write the file."""
+        trainer.save_checkpoint(filepath, self.save_weights_only)
+
+    def _save_topk_checkpoint(self, trainer: Trainer, monitor_candidates: dict[str, Any]) -> None:
+        """Choose what is written at this commit, if it is good enough, and what is removed then."""
         if self.monitor is None:
-            previous = self.best_model_path if self.save_top_k == 1 else ""
-            self.best_model_path = path = self._free_path(candidates, previous)
-            return path, _unless(path, previous)
-        if self.monitor not in candidates:
-            raise not_logged(self, self.monitor, candidates)
-        score = float(candidates[self.monitor])
+            self._save_none_monitor_checkpoint(trainer, monitor_candidates)
+        elif self.monitor in monitor_candidates:
+            self._save_monitor_checkpoint(trainer, monitor_candidates)
+        else:
+            raise not_logged(self, self.monitor, monitor_candidates)
+
+    def _save_none_monitor_checkpoint(
+        self, trainer: Trainer, monitor_candidates: dict[str, Any]
+    ) -> None:
+        previous = self.best_model_path if self.save_top_k == 1 else ""
+        self.best_model_path = self._free_path(monitor_candidates, previous)
+        self._write(self.best_model_path, previous)
+
+    def _save_monitor_checkpoint(
+        self, trainer: Trainer, monitor_candidates: dict[str, Any]
+    ) -> None:
+        score = float(monitor_candidates[str(self.monitor)])
         self.current_score = score = self._worst if math.isnan(score) else score
         full = self.save_top_k != -1 and len(self.best_k_models) >= self.save_top_k
         if full and not self._better(score, self.kth_value):
-            return None, []
+            return
         removed = self.kth_best_model_path if full else ""
         self.best_k_models.pop(removed, None)
-        path = self._free_path(candidates, removed)
+        path = self._free_path(monitor_candidates, removed)
         self.best_k_models[path] = score
         best = min if self.mode == "min" else max
         self.best_model_path = best(self.best_k_models, key=self.best_k_models.__getitem__)
         self.best_model_score = torch.tensor(self.best_k_models[self.best_model_path])
-        return path, _unless(path, removed)
+        self._write(path, removed)
+
+    def _save_last_checkpoint(self, trainer: Trainer, monitor_candidates: dict[str, Any]) -> None:
+        if self.save_last:
+            previous = self.last_model_path
+            name = self.CHECKPOINT_NAME_LAST
+            self.last_model_path = self._free_path(monitor_candidates, previous, name)
+            self._write(self.last_model_path, previous)
+
+    def _write(self, path: str, in_place_of: str) -> None:
+        self._writing.append(path)
+        if in_place_of not in ("", path):
+            self._leaving.append(in_place_of)
 
     def _better(self, score: float, than: float) -> bool:
         return score < than if self.mode == "min" else score > than
@@ -466,11 +499,6 @@ class ModelCheckpoint(Checkpoint):
         """Write the kept checkpoints and their scores to a YAML file."""
         target = Path(filepath or os.path.join(self.dirpath or "", "best_k_models.yaml"))
         target.write_text(yaml.safe_dump(dict(self.best_k_models)))
-
-
-def _unless(same: str, path: str) -> list[str]:
-    """`path` in a list, where there is one, and not `same`."""
-    return [path] if path not in ("", same) else []
 
 
 def _older(name: str, than: str) -> bool:

@@ -6,6 +6,7 @@ import inspect
 import os
 import re
 import warnings
+from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -101,14 +102,18 @@ def object_from_checkpoint(
     kept = dict(checkpoint.get(f"{prefix}hyper_parameters", {}))
     if hparams_file is not None:
         kept.update(_hparams_in(Path(hparams_file).expanduser()))
+    for key in checkpoint.get(f"{prefix}hparams_parsed", []):
+        kept[key] = Namespace(**kept[key]) if isinstance(kept[key], dict) else kept[key]
     name = checkpoint.get(f"{prefix}hparams_name", "kwargs")
     made_of = {key: kept.pop(key, None) for key in checkpoint.get(f"{prefix}hparams_made", [])}
     missing = made_of.keys() - overrides.keys()
     if missing:
         first = min(missing)
+        was = made_of[first]
+        what = f"was a {was}" if isinstance(was, str) else f"was made by the command line, of {was}"
         raise CheckpointError(
-            f"the command line made `{first}` of {made_of[first]}; loading a checkpoint runs no code. Make it, and "
-            f"pass it: {cls.__name__}.load_from_checkpoint(path, {first}=...)."
+            f"`{first}` {what}, which no checkpoint holds, since loading one runs no code. Make it, and pass it: "
+            f"{cls.__name__}.load_from_checkpoint(path, {', '.join(f'{name}=...' for name in sorted(missing))})."
         )
     try:
         made = cls(**_arguments(cls, kept, name or "kwargs", overrides))

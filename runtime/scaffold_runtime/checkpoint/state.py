@@ -115,11 +115,7 @@ def _callback_states(run: Run) -> dict[str, Any]:
 def _hyperparameters(prefix: str, owner: Any) -> dict[str, Any]:
     if owner is None or not owner.hparams:
         return {}
-    made = owner._hparams_configured
-    return {
-        f"{prefix}hparams_name": owner._hparams_name,
-        f"{prefix}hyper_parameters": owner.hparams_to_save(),
-    } | ({f"{prefix}hparams_made": list(made)} if made else {})
+    return {f"{prefix}{name}": kept for name, kept in owner.hparams_to_save().items()}
 
 
 def restore_objects(run: Run, checkpoint: dict[str, Any]) -> None:

@@ -47,6 +47,7 @@ def evaluate(
         if run.several:
             run.leave_evaluation(ended=True)
         metrics.enter(stage, in_batch=False)
+        run.settle(stage)
         with metrics.closing(stage):
             hooks.epoch_end()
         results = run.publish(stage, loaders)

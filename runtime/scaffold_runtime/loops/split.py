@@ -27,7 +27,7 @@ def splitting(run: Run, closure: bool) -> Step:
     Raises:
         MisconfigurationException: if the optimizer evaluates the loss itself, or processes share each layer.
     """
-    optimizer, average = run.optimizers[0], run.prepared.average
+    average = run.prepared.average
     if closure or average is None:
         why = "the optimizer evaluates the loss" if closure else "FSDP shares each layer"
         raise MisconfigurationException(
@@ -43,6 +43,7 @@ def splitting(run: Run, closure: bool) -> Step:
         if not loss_seen:
             return outputs, False
         average()
+        optimizer = run.optimizers[0]
         complete(run, optimizer)
         run.prepared.step(optimizer)
         run.schedules.after_step(run.progress.step + 1)

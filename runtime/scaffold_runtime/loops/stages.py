@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 from scaffold_runtime.errors import MisconfigurationException
 from scaffold_runtime.hooks import overridden
@@ -89,3 +90,14 @@ def not_training(run: Run, stage: str) -> Iterator[None]:
         else:
             for part, training in modes.items():
                 part.training = training
+        if inference:
+            _leave_inference(module)
+
+
+def _leave_inference(module: nn.Module) -> None:
+    """Steps left tensors in the module, as torchmetrics does: a later run could not change them in place."""
+    for part in module.modules():
+        for held in (vars(part), part._buffers):
+            for name, value in held.items():
+                if isinstance(value, torch.Tensor) and value.is_inference():
+                    held[name] = value.clone()

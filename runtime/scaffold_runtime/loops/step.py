@@ -50,14 +50,13 @@ def automatic(run: Run) -> Step:
     """Forward, zero, backward, clip, step, schedule; gradients of a whole window are averaged."""
     hooks, prepared, trainer = run.hooks, run.prepared, run.trainer
     training_step, backward, zero = run.training_step, run.backward, run.zero_grad
-    optimizer = run.optimizers[0]
     watched = bool(hooks.on_train_batch_end)
     # A run may go on in the middle of a window, with the gradients that are there.
-    loss_seen = any(parameter.grad is not None for parameter in parameters_of(optimizer))
+    loss_seen = any(p.grad is not None for p in parameters_of(run.optimizers[0]))
 
     def step(batch: Any, index: int, last: bool) -> tuple[Any, bool]:
         nonlocal loss_seen
-        accumulates = trainer.accumulate_grad_batches > 1
+        optimizer, accumulates = run.optimizers[0], trainer.accumulate_grad_batches > 1
         first, closes, divisor = run.window(index, last) if accumulates else (True, True, 1)
         with prepared.syncing(closes):
             with prepared.forward:
@@ -92,10 +91,9 @@ def complete(run: Run, optimizer: Optimizer, clips: bool = True) -> None:
 def with_closure(run: Run) -> Step:
     """The same where the optimizer, or the module's `optimizer_step`, wants to evaluate the loss itself."""
     prepared, module, trainer = run.prepared, run.module, run.trainer
-    optimizer = run.optimizers[0]
 
     def step(batch: Any, index: int, last: bool) -> tuple[Any, bool]:
-        accumulates = trainer.accumulate_grad_batches > 1
+        optimizer, accumulates = run.optimizers[0], trainer.accumulate_grad_batches > 1
         first, closes, divisor = run.window(index, last) if accumulates else (True, True, 1)
         outputs: Any = None
 

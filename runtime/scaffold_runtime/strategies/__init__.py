@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from scaffold_runtime.accelerators import Accelerator
 from scaffold_runtime.errors import MisconfigurationException, did_you_mean
+from scaffold_runtime.lazy import imported_when_used
 from scaffold_runtime.strategies.ddp import DDPStrategy
 from scaffold_runtime.strategies.deepspeed import DeepSpeedStrategy
 from scaffold_runtime.strategies.distributed import DistributedStrategy
@@ -34,12 +35,8 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name == "FSDPStrategy":  # imported when asked for: its parts of torch take long to import
-        from scaffold_runtime.strategies.fsdp import FSDPStrategy
-
-        return FSDPStrategy
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+# Its parts of torch take long to import.
+__getattr__ = imported_when_used(__name__, {"FSDPStrategy": "fsdp"})
 
 
 def _fsdp(**options: Any) -> Strategy:

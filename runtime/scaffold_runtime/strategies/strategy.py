@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -18,9 +18,12 @@ from torch.optim import Optimizer
 from torch.utils._pytree import tree_map_only
 
 from scaffold_runtime.accelerators import Accelerator
-from scaffold_runtime.errors import CheckpointError
+from scaffold_runtime.errors import CheckpointError, Moved
 from scaffold_runtime.precision import Precision
 from scaffold_runtime.strategies.environments import ClusterEnvironment
+
+if TYPE_CHECKING:
+    from scaffold_runtime.trainer import Trainer
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +61,15 @@ class Strategy(abc.ABC):
     divides: bool = False  # whether each process has only its part of weights and gradients
     infers: bool = True  # whether evaluation may run in torch's inference mode
     timeout: timedelta
+
+    model = Moved("`trainer.model`")
+    lightning_module = Moved("`trainer.lightning_module`")
+    optimizers = Moved("`trainer.optimizers`, which may be set")
+    lr_scheduler_configs = Moved("`trainer.lr_scheduler_configs`")
+    precision_plugin = Moved("`trainer.precision_plugin`")
+    accelerator = Moved("`trainer.accelerator`")
+    batch_to_device = Moved("`module.transfer_batch_to_device(batch, device, dataloader_idx)`")
+    save_checkpoint = Moved("`trainer.save_checkpoint(path)`")
 
     @property
     def is_global_zero(self) -> bool:
@@ -106,6 +118,10 @@ class Strategy(abc.ABC):
         self, module: nn.Module, optimizers: list[Optimizer], precision: Precision
     ) -> Prepared:
         """Wrap `module`, which was placed, for training."""
+
+    def setup_optimizers(self, trainer: Trainer) -> None:
+        """Inside a fit: ask the module for its optimizers and schedulers anew, as when layers were unfrozen."""
+        trainer.make_optimizers()
 
     def evaluating(self, module: nn.Module, batches: list[float]) -> AbstractContextManager[Any]:
         """The scope of an evaluation, over so many batches of each loader; all processes enter it."""

@@ -33,7 +33,7 @@ from scaffold_runtime.checkpoint.folder import save
 from scaffold_runtime.checkpoint.state import collect
 from scaffold_runtime.data import LightningDataModule
 from scaffold_runtime.elsewhere import bring_back, run_here
-from scaffold_runtime.errors import MisconfigurationException
+from scaffold_runtime.errors import MisconfigurationException, Moved
 from scaffold_runtime.feed import LIMITS, STAGES
 from scaffold_runtime.hooks import Callback, Checkpoint
 from scaffold_runtime.loggers import Logger, select_loggers
@@ -50,7 +50,7 @@ from scaffold_runtime.precision import select_precision
 from scaffold_runtime.profilers import Profiler, select_profiler
 from scaffold_runtime.progress import Progress
 from scaffold_runtime.run import Run
-from scaffold_runtime.session import open_run, open_trial
+from scaffold_runtime.session import make_optimizers, open_run, open_trial, take_optimizers
 from scaffold_runtime.strategies import Prepared, Strategy, select_strategy, started_elsewhere
 from scaffold_runtime.trainer.inputs import loaders_and_data, module_of, path_of
 from scaffold_runtime.trainer.states import RunningStage, TrainerFn, TrainerState, TrainerStatus
@@ -518,8 +518,16 @@ class Trainer:
 
     @property
     def fit_loop(self) -> Trainer:
-        """Where Lightning keeps `max_epochs` and its like, to be set between two fits: here, the trainer."""
+        """Where Lightning keeps `max_epochs`, `max_steps` (in `epoch_loop`) and their like, to be set between two
+        fits: here, the trainer."""
         return self
+
+    epoch_loop = fit_loop
+    epoch_progress = Moved("`trainer.progress`, whose `epoch` may be set before a fit")
+
+    def setup_data(self) -> None:
+        """Ask for the training data now, to know in `configure_optimizers` how much there is."""
+        _ = self._live().feed.train
 
     @property
     def is_last_batch(self) -> bool:
@@ -663,9 +671,17 @@ class Trainer:
 
     @property
     def optimizers(self) -> list[Optimizer]:
-        """The optimizers of the current or last fit."""
+        """The optimizers of the current or last fit; what a hook sets takes their place from the next batch on."""
         run = self._training_record()
         return run.optimizers if run is not None else []
+
+    @optimizers.setter
+    def optimizers(self, optimizers: list[Optimizer]) -> None:
+        take_optimizers(self._live(), list(optimizers))
+
+    def make_optimizers(self) -> None:
+        """Inside a fit: ask the module for its optimizers and schedulers anew, and go on with those."""
+        make_optimizers(self._live())
 
     @property
     def manual_optimizers(self) -> list[LightningOptimizer]:
@@ -711,9 +727,9 @@ class Trainer:
         return self.metrics.callback_metrics()
 
     @property
-    def logged_metrics(self) -> dict[str, float]:
-        """The newest values sent to loggers."""
-        return self.metrics.logged_values
+    def logged_metrics(self) -> dict[str, Tensor]:
+        """The newest value of everything logged with `logger=True`, by the name loggers see."""
+        return self.metrics.logged_metrics()
 
     @property
     def progress_bar_metrics(self) -> dict[str, float]:

@@ -4,6 +4,7 @@ from scaffold_runtime.combined import CombinedLoader
 from scaffold_runtime.data import move_data_to_device
 from scaffold_runtime.errors import MisconfigurationException
 from scaffold_runtime.hparams import AttributeDict
+from scaffold_runtime.lazy import imported_when_used
 from scaffold_runtime.optim import grad_norm
 from scaffold_runtime.ranks import (
     rank_zero_debug,
@@ -25,3 +26,4 @@ __all__ = [
     "rank_zero_only",
     "rank_zero_warn",
 ]
+__getattr__ = imported_when_used(__name__, {})

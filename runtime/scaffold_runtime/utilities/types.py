@@ -9,7 +9,12 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
+from scaffold_runtime.optim import LRSchedulerConfig as LRSchedulerConfig
+
 STEP_OUTPUT = Tensor | Mapping[str, Any] | None
+_METRIC = Tensor | float
+_EVALUATE_OUTPUT = list[Mapping[str, float]]
+_PREDICT_OUTPUT = list[Any] | list[list[Any]]
 TRAIN_DATALOADERS = Any
 EVAL_DATALOADERS = Any
 LRSchedulerTypeUnion = LRScheduler | ReduceLROnPlateau

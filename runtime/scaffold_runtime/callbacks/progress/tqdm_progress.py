@@ -9,8 +9,6 @@ from typing import Any
 from scaffold_runtime.callbacks.progress.progress_bar import ProgressBar, number
 from scaffold_runtime.extras import require
 
-FORMAT = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}, {rate_fmt}{postfix}]"
-
 
 class TQDMProgressBar(ProgressBar):
     """Show progress with tqdm on a terminal; in a pipe or a file, one plain line per epoch.
@@ -23,6 +21,10 @@ class TQDMProgressBar(ProgressBar):
     Raises:
         MissingExtra: if `tqdm` is not installed.
     """
+
+    BAR_FORMAT = (
+        "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}, {rate_fmt}{postfix}]"
+    )
 
     def __init__(
         self, refresh_rate: int = 1, process_position: int = 0, leave: bool = False
@@ -44,7 +46,7 @@ class TQDMProgressBar(ProgressBar):
             delay=1e-9,  # it is not drawn before it knows how far the stage is
             dynamic_ncols=True,
             file=sys.stdout,
-            bar_format=FORMAT,
+            bar_format=self.BAR_FORMAT,
         )
 
     init_sanity_tqdm = init_validation_tqdm = init_train_tqdm
@@ -71,3 +73,10 @@ class TQDMProgressBar(ProgressBar):
         if self._bar is not None:
             self._bar.close()
             self._bar = None
+
+
+def __getattr__(name: str) -> Any:
+    """`Tqdm`, the bar to make in the `init_*_tqdm`; a package that need not be there."""
+    if name == "Tqdm":
+        return require("tqdm", "scaffold-runtime[tqdm]", "Tqdm").tqdm
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,5 @@
+"""Lightning's place for what keeps hyperparameters."""
+
+from scaffold_runtime.hparams import WithHyperparameters as HyperparametersMixin
+
+__all__ = ["HyperparametersMixin"]

@@ -1,0 +1,239 @@
+"""What public code of Lightning's does beyond its documented names: it works here, or says what to write."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torchmetrics import MeanMetric
+
+from scaffold_runtime import Callback
+from scaffold_runtime.callbacks import (
+    EarlyStopping,
+    LambdaCallback,
+    LearningRateMonitor,
+    ModelCheckpoint,
+)
+from scaffold_runtime.errors import MisconfigurationException
+
+ATTRIBUTES = """
+    pl.callbacks.early_stopping.EarlyStopping pl.callbacks.progress.TQDMProgressBar pl.core.module.LightningModule
+    pl.loggers.tensorboard.TensorBoardLogger pl.profilers.pytorch.PyTorchProfiler pl.strategies.ddp.DDPStrategy
+    pl.trainer.states.TrainerFn pl.utilities.rank_zero.rank_zero_only pl.utilities.types.STEP_OUTPUT
+    pl.pytorch.callbacks.ModelCheckpoint pl.pytorch.Trainer pl.strategies.FSDPStrategy
+"""
+
+
+@pytest.mark.parametrize("path", ATTRIBUTES.split())
+def test_modules_are_there_without_being_imported(path: str) -> None:
+    script = f"import scaffold_runtime as pl; {path}"
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
+# -- what is logged -------------------------------------------------------------------------------
+
+
+def test_a_metric_reset_in_the_hook_was_computed_before(
+    regression: Any, make_loader: Any, make_trainer: Any
+) -> None:
+    class Resetting(regression):
+        def __init__(self) -> None:
+            super().__init__()
+            self.mean = MeanMetric()
+
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            self.mean.update(torch.tensor(float(batch_idx)))
+            self.log("mean", self.mean, on_epoch=True)
+
+        def on_validation_epoch_end(self) -> None:
+            self.mean.reset()
+
+    module, trainer = Resetting(), make_trainer(max_epochs=2)
+    assert trainer.validate(module, make_loader(3), verbose=False) == [{"mean": 1.0}]
+    trainer.fit(module, make_loader(1), make_loader(5))
+    assert trainer.callback_metrics["mean"] == 2.0
+
+
+def test_logged_metrics_are_the_newest_of_each_name(
+    regression: Any, make_loader: Any, make_trainer: Any, recorder: Any
+) -> None:
+    class Both(regression):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            self.log("unseen", 1.0, logger=False)
+            self.log("both", float(batch_idx), on_step=True, on_epoch=True)
+            return super().training_step(batch, batch_idx)
+
+    seen: dict[str, dict[str, Any]] = {}
+
+    def note(name: str) -> Any:
+        return lambda trainer, module: seen.setdefault(name, dict(trainer.logged_metrics))
+
+    callback = LambdaCallback(
+        on_validation_epoch_end=note("validation"), on_train_epoch_end=note("train")
+    )
+    options: dict[str, Any] = {"log_every_n_steps": 50, "num_sanity_val_steps": 0}
+    trainer = make_trainer(logger=recorder, callbacks=callback, **options)
+    trainer.fit(Both(), make_loader(3), make_loader(2))
+
+    assert set(seen["validation"]) == {"val_loss", "loss", "both_step"}
+    assert seen["train"]["both_epoch"] == 1.0 and seen["train"]["both_step"] == 2.0
+    assert set(trainer.logged_metrics) == {"val_loss", "loss", "both_step", "both_epoch"}
+    assert all(isinstance(value, torch.Tensor) for value in trainer.logged_metrics.values())
+
+
+# -- optimizers -----------------------------------------------------------------------------------
+
+
+def test_the_length_of_an_epoch_is_known_when_optimizers_are_made(
+    regression: Any, make_loader: Any, make_trainer: Any
+) -> None:
+    class Counting(regression):
+        def configure_optimizers(self) -> Any:
+            self.trainer.fit_loop.setup_data()
+            self.steps = len(self.trainer.train_dataloader) * self.trainer.max_epochs
+            return super().configure_optimizers()
+
+    module = Counting()
+    make_trainer(max_epochs=2).fit(module, make_loader(3))
+    assert module.steps == 6
+
+
+@pytest.mark.parametrize("way", ["set", "anew"])
+def test_other_optimizers_take_over_within_a_fit(
+    way: str, regression: Any, make_loader: Any, make_trainer: Any
+) -> None:
+    class Staged(regression):
+        whole = False
+
+        def configure_optimizers(self) -> Any:
+            part = self if self.whole else self.net[2]
+            return torch.optim.SGD(part.parameters(), lr=0.1)
+
+    class Unfreeze(Callback):
+        def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+            if trainer.current_epoch == 1:
+                assert torch.equal(pl_module.net[0].weight, first)
+                pl_module.whole = True
+                if way == "set":
+                    trainer.optimizers = [pl_module.configure_optimizers()]
+                else:
+                    trainer.strategy.setup_optimizers(trainer)
+
+    module = Staged()
+    first = module.net[0].weight.detach().clone()
+    trainer = make_trainer(max_epochs=2, callbacks=Unfreeze())
+    trainer.fit(module, make_loader(2))
+
+    assert not torch.equal(module.net[0].weight, first)
+    assert len(trainer.optimizers[0].param_groups[0]["params"]) == 4
+
+
+@pytest.mark.parametrize("name", ["model", "optimizers", "precision_plugin", "save_checkpoint"])
+def test_what_the_trainer_has_is_not_looked_for_in_its_strategy(
+    name: str, make_trainer: Any
+) -> None:
+    strategy = make_trainer().strategy
+    with pytest.raises(AttributeError, match=rf"Strategy has no `{name}`: use `trainer\.{name}"):
+        getattr(strategy, name)
+    with pytest.raises(AttributeError, match=rf"use `trainer\.{name}"):
+        setattr(strategy, name, None)
+    assert not hasattr(make_trainer().fit_loop, "epoch_progress")
+
+
+# -- what subclasses of callbacks override --------------------------------------------------------
+
+
+def test_early_stopping_may_wait_for_some_epochs(
+    regression: Any, make_loader: Any, make_trainer: Any
+) -> None:
+    class Patient(EarlyStopping):
+        def _run_early_stopping_check(self, trainer: Any) -> None:
+            if trainer.current_epoch >= 3:
+                super()._run_early_stopping_check(trainer)
+
+    class Deaf(EarlyStopping):
+        def _should_skip_check(self, trainer: Any) -> bool:
+            return True
+
+    class Decided(EarlyStopping):
+        def _evaluate_stopping_criteria(self, current: torch.Tensor) -> tuple[bool, str | None]:
+            assert self.monitor_op(current, torch.tensor(torch.inf))
+            return True, "because I say so"
+
+    def epochs(kind: Any) -> int:
+        stopping = kind("val_loss", patience=1, min_delta=10.0)
+        trainer = make_trainer(max_epochs=6, callbacks=stopping)
+        trainer.fit(regression(), make_loader(1), make_loader(1))
+        return int(trainer.current_epoch)
+
+    counts = [epochs(kind) for kind in (EarlyStopping, Patient, Deaf, Decided)]
+    assert counts == [2, 5, 6, 1]
+
+
+def test_model_checkpoint_may_write_its_own_files(
+    regression: Any, make_loader: Any, make_trainer: Any, tmp_path: Path
+) -> None:
+    class Weights(ModelCheckpoint):
+        def _save_checkpoint(self, trainer: Any, filepath: str) -> None:
+            weights = trainer.lightning_module.state_dict()
+            Path(filepath).parent.mkdir(parents=True, exist_ok=True)
+            torch.save(weights, filepath)
+
+    checkpoint = Weights(tmp_path, monitor="val_loss", save_top_k=2, save_last=True)
+    make_trainer(max_epochs=3, callbacks=checkpoint, enable_checkpointing=True).fit(
+        regression(), make_loader(2), make_loader(1)
+    )
+
+    assert sorted(file.name for file in tmp_path.iterdir()) == [
+        "epoch=1-step=4.ckpt", "epoch=2-step=6.ckpt", "last.ckpt"
+    ]  # fmt: skip
+    assert set(torch.load(checkpoint.best_model_path)) == set(regression().state_dict())
+
+
+def test_model_checkpoint_may_forgive_a_missing_monitor(
+    regression: Any, make_loader: Any, make_trainer: Any, tmp_path: Path
+) -> None:
+    class Forgiving(ModelCheckpoint):
+        def _save_topk_checkpoint(self, trainer: Any, monitor_candidates: Any) -> None:
+            if self.monitor in monitor_candidates:
+                self._save_monitor_checkpoint(trainer, monitor_candidates)
+
+    class Sometimes(regression):
+        def on_train_epoch_end(self) -> None:
+            if self.current_epoch == 1:
+                self.log("rare", 1.0)
+
+    checkpoint = Forgiving(tmp_path, monitor="rare", save_on_train_epoch_end=True)
+    trainer = make_trainer(max_epochs=3, callbacks=checkpoint, enable_checkpointing=True)
+    trainer.fit(Sometimes(), make_loader(2))
+
+    assert Path(checkpoint.best_model_path).name == "epoch=1-step=4.ckpt"
+
+
+def test_a_method_that_nobody_calls_is_said(
+    regression: Any, make_loader: Any, make_trainer: Any, recorder: Any
+) -> None:
+    class Named(LearningRateMonitor):
+        def _extract_stats(self, trainer: Any, interval: str) -> dict[str, float]:
+            return {}
+
+    class Helped(LearningRateMonitor):
+        def on_train_start(self, *arguments: Any) -> None:
+            self._help()
+
+        def _help(self) -> None:
+            return None
+
+    trainer = make_trainer(logger=recorder, callbacks=Named())
+    with pytest.warns(match=r"nobody calls `Named\._extract_stats`: LearningRateMonitor has no"):
+        trainer.fit(regression(), make_loader(1))
+    make_trainer(logger=recorder, callbacks=Helped()).fit(regression(), make_loader(1))
+
+
+def test_optimizers_cannot_be_set_outside_of_a_fit(make_trainer: Any) -> None:
+    with pytest.raises(MisconfigurationException, match="no run is open"):
+        make_trainer().optimizers = []
