@@ -178,5 +178,8 @@ def with_flags(answers: Answers, flags: Mapping[str, str | None], catalogue: Cat
 
 
 def _features(kind: str, names: str, catalogue: Catalogue) -> tuple[str, ...]:
-    words = [word.strip() for word in names.split(",") if word.strip() not in ("", "none")]
+    words = [word.strip() for word in names.split(",") if word.strip()]
+    if "none" in words and len(words) > 1:
+        raise ScaffoldError(f"{kind}s {one_line(names)}: `none` cannot go with others")
+    words = [word for word in words if word != "none"]
     return tuple(sorted({catalogue.feature(kind, word).name for word in words}))

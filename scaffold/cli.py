@@ -97,6 +97,8 @@ def new(
     if not dry_run:
         create.clear(target)
     kept = create.check_target(name, target)
+    if data and not template:
+        raise ScaffoldError("--data answers the questions of a template: name it by --template")
     if template:
         answers = choose_own(name, template, data or [], catalogue, ask=ask)
     else:

@@ -20,6 +20,14 @@ from scaffold.project import LOCK, state_files
 from scaffold.render import render
 
 BEGINNING = re.compile(r"(?i)\.git(ignore|attributes)|(readme|licen[cs]e|copying)(\.\w+)?")
+BESIDE = {
+    ".git",
+    ".venv",
+    "venv",
+    ".idea",
+    ".vscode",
+    ".DS_Store",
+}  # of other tools, stays as it is
 STAGING = ".scaffold-new-"
 DAY = 24 * 60 * 60
 
@@ -40,12 +48,12 @@ def check_target(name: str, target: Path) -> list[str]:
     place = target if target.is_dir() else target.parent
     if not os.access(place, os.W_OK):
         raise ScaffoldError(f"cannot write in {place}: it is read-only for you")
-    found = sorted(path.name for path in target.iterdir()) if target.is_dir() else []
-    if others := [each for each in found if each != ".git" and not _begins(target / each)]:
+    found = {path.name for path in target.iterdir()} - BESIDE if target.is_dir() else set()
+    if others := sorted(each for each in found if not _begins(target / each)):
         raise ScaffoldError(
             f"`{target.name}` exists and is not empty: `{one_line(others[0])}`; choose another name"
         )
-    return [each for each in found if each != ".git"]
+    return sorted(found)
 
 
 def _begins(path: Path) -> bool:
@@ -64,8 +72,12 @@ def write_new(tree: Tree, target: Path) -> None:
         write_tree(tree, staging)
         staging.chmod(0o777 & ~_umask())
         os.replace(staging, target)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(staging, ignore_errors=True)
+        if isinstance(error, OSError) and target.exists():  # and holds something
+            raise ScaffoldError(
+                f"`{target.name}` was made meanwhile; nothing was written"
+            ) from None
         raise
     finally:
         if held is not None:
@@ -75,13 +87,17 @@ def write_new(tree: Tree, target: Path) -> None:
 
 def _write_into(tree: Tree, target: Path) -> None:
     """Beside what is there, by a journal: a folder that is used has no other name to be written under."""
-    try:
-        with alone(target):
-            write(target, tree, Disk(target))
-    finally:
-        shutil.rmtree(target / WORK, ignore_errors=True)  # nothing to undo: it begins here
-        with suppress(OSError):
-            (target / WORK).parent.rmdir()
+    if (target / LOCK).exists():
+        raise ScaffoldError(f"`{target.name}` became a project meanwhile; nothing was written")
+    seen = Disk(target)
+    seen.seen.update(dict.fromkeys(tree))  # none of it was there when the user was asked
+    with alone(target):
+        try:
+            write(target, tree, seen)
+        finally:
+            shutil.rmtree(target / WORK, ignore_errors=True)  # nothing to undo: it begins here
+            with suppress(OSError):
+                (target / WORK).parent.rmdir()
 
 
 def clear(target: Path) -> None:

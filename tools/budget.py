@@ -19,18 +19,18 @@ ROOT = Path(__file__).parent.parent
 # raise them only with a reason.
 BUDGETS = {
     "runtime/scaffold_runtime": {
-        "files": 4533,
+        "files": 4536,
         "callbacks": 2492,
         "strategies": 1901,
-        "cli": 1325,
-        "checkpoint": 1211,
-        "loggers": 711,
+        "cli": 1348,
+        "checkpoint": 1216,
+        "loggers": 719,
         "trainer": 648,
         "loops": 502,
         "profilers": 460,
         "names": 289,  # of Lightning: core, demos, plugins, utilities
     },
-    "scaffold": {"files": 2713},
+    "scaffold": {"files": 2734},
 }
 NAMES = ("core", "demos", "plugins", "utilities")
 FILE_GOAL, FUNCTION_GOAL = 250, 50

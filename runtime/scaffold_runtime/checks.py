@@ -35,8 +35,10 @@ def check_run(run: Run) -> None:
         )
     _check_arguments(run.module, step)
     if not _has_loader(run, stage):
+        owner = run.module if run.datamodule is None else run.datamodule
         raise MisconfigurationException(
-            f"trainer.{run.fn}() has no data: pass a loader or a data module, or define `{METHODS[stage]}` in {name}."
+            f"trainer.{run.fn}() has no data: pass a loader or a data module, or define `{METHODS[stage]}` in "
+            f"{type(owner).__name__}."
         )
     if run.fn == "fit":
         _check_fit(run, name)

@@ -104,8 +104,7 @@ class Run:
         if not self.resumed:  # also after a run that failed within an epoch
             self.progress.batch, self.progress.pending = 0, DONE
         if not self.wants_epoch():
-            if self.resumed:
-                self._say_nothing_is_left()
+            self._say_nothing_is_left()
             return False
         self.validate_every = validation_interval(self.trainer, self.feed.train.length)
         check_monitors(self)
@@ -124,10 +123,12 @@ class Run:
 
     def _say_nothing_is_left(self) -> None:
         trainer, progress = self.trainer, self.progress
-        trainer.print(
-            f"Nothing is left to train: the checkpoint is at epoch {progress.epoch} and step {progress.step}, and the "
-            f"trainer has max_epochs={trainer.max_epochs} and max_steps={trainer.max_steps}. Raise them to go on."
-        )
+        where = "checkpoint" if self.resumed else "trainer"
+        if progress.epoch or progress.step:
+            trainer.print(
+                f"Nothing is left to train: the {where} is at epoch {progress.epoch} and step {progress.step}, with "
+                f"max_epochs={trainer.max_epochs} and max_steps={trainer.max_steps}. Raise them to go on."
+            )
 
     def put_back_rng(self) -> None:
         """Restore random numbers: the last thing before training goes on."""

@@ -406,6 +406,10 @@ def test_help_of_one_class(project: Path, capsys: pytest.CaptureFixture[str]) ->
          " got 'many'"),
         ("model.yaml", "lr:\n\tx: 3\n", "configs/model.yaml, line 2: YAML is indented with spaces"),
         ("model.yaml", "- lr\n", "configs/model.yaml holds a list"),
+        ("model.yaml", "lr:\n", "model.lr (in configs/model.yaml): `lr` is empty: expected float, got null"),
+        ("model.yaml", "1: 2\n", "configs/model.yaml: the key 1 is no name"),
+        ("callbacks/early_stopping.yaml", f"class_path: {CALLBACKS}.EarlyStopping\ninit_args: [loss]\n",
+         "configs/callbacks/early_stopping.yaml: `init_args` must hold `key: value` lines"),
         ("model.yaml", "lr: 1\n# again\nlr: 2\n",
          "configs/model.yaml, line 3, column 1: `lr` was set in line 1 already"),
         ("callbacks/early_stopping.yaml", f"class_path: {CALLBACKS}.EarlyStoping\n",
@@ -752,6 +756,34 @@ def test_other_data_than_the_run_of_a_checkpoint_had_is_said(
     assert note in capsys.readouterr().out
     train(project, "fit", "--ckpt_path=last", "--restore=weights", "--data.batch_size=3")
     assert "the run of the checkpoint" not in capsys.readouterr().out
+
+
+def test_another_rate_than_the_run_had_is_said_and_how_to_have_it(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(project, "--model.lr=0.5")
+    more = ["--ckpt_path=last", "--trainer.max_epochs=3"]
+    capsys.readouterr()
+    train(project, *more, "--model.lr=0.25")
+    note = "the run of the checkpoint had model.lr=0.5; now 0.25; its optimizer goes on with its own rate (--restore_lr"
+    assert note in capsys.readouterr().out
+    train(project, *more, "--model.lr=0.25")
+    assert "the run of the checkpoint" not in capsys.readouterr().out
+
+
+def test_arguments_that_are_all_commented_out_are_none(project: Path) -> None:
+    text = f"class_path: {CALLBACKS}.LearningRateMonitor\ninit_args:\n  # logging_interval: step\n"
+    (project / "configs/callbacks/rate.yaml").write_text(text)
+    train(project, "check")
+
+
+def test_help_of_check_is_that_of_training(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as left:
+        train(project, "check", "--help")
+    assert left.value.code == 0
+    assert "--trainer.max_epochs" in capsys.readouterr().out
 
 
 def test_data_without_arguments_has_nothing_to_compare(project: Path) -> None:

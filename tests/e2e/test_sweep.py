@@ -135,6 +135,7 @@ def add_good_trials(project: Path, like: optuna.trial.FrozenTrial) -> None:
         ("model.lr: {choices: [0.1, fast]}", [], "configs/sweep.yaml: model.lr: expected float"),
         ("model.lr: {low: 2, high: 1}", [], "configs/sweep.yaml: model.lr is not like {low"),
         ("model.lr: {low: 1}", [], "configs/sweep.yaml: model.lr is not like {low"),
+        ("- x", [], "configs/sweep.yaml: each line must be like model.lr: {low"),
         ("model.lr: 0.1", [], "configs/sweep.yaml: model.lr is not like {low"),
         (SPACE, ["--trails", "3"], "error: unknown option --trails"),
     ],

@@ -165,6 +165,18 @@ def test_good_names(name):
     assert package_name(name).isidentifier()
 
 
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--callbacks", "none,ema"], "callbacks none,ema: `none` cannot go with others"),
+        (["--data", "a=b"], "--data answers the questions of a template"),
+    ],
+)
+def test_options_that_would_be_ignored_are_refused(scaffold, words, says):
+    ran = scaffold("new", "my-exp", *words)
+    assert (ran.code, says in ran.err, os.listdir()) == (1, True, [])
+
+
 def test_an_existing_folder_is_left_alone(scaffold):
     Path("my-exp").mkdir()
     Path("my-exp/mine.txt").write_text("mine")
@@ -174,7 +186,7 @@ def test_an_existing_folder_is_left_alone(scaffold):
 
 
 def test_an_empty_folder_is_used(scaffold):
-    Path("my-exp").mkdir()
+    Path("my-exp/.venv/bin").mkdir(parents=True)  # nearly empty
     assert scaffold("new", "my-exp").code == 0
     assert Path("my-exp/train.py").exists()
 
@@ -213,6 +225,45 @@ def test_a_cloned_repository_is_used_and_its_files_are_kept(scaffold, files, her
     assert scaffold("add", "callback", "ema").code == 0
     assert "Nothing to do" in scaffold("update").out
     scaffold("undo")
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_what_appears_while_it_asks_is_not_written_over(scaffold, there, monkeypatch):
+    plan = create.plan_new
+
+    def slowly(*arguments):
+        Path("my-exp").mkdir(exist_ok=True)
+        Path("my-exp/train.py").write_text("mine")
+        return plan(*arguments)
+
+    if there:
+        Path("my-exp").mkdir()
+    with monkeypatch.context() as patched:
+        patched.setattr(create, "plan_new", slowly)
+        ran = scaffold("new", "my-exp")
+    assert (ran.code, ran.err) == (
+        1, "error: `train.py` was changed meanwhile; nothing was written, try again\n"
+    )  # fmt: skip
+    assert os.listdir("my-exp") == ["train.py"]
+    assert Path("my-exp/train.py").read_text() == "mine"
+
+
+def test_two_at_once_make_one_project(scaffold):
+    command = [sys.executable, "-m", "scaffold", "new", "my-exp", "--defaults", "--no-git"]
+    tasks = ("tabular", "image-classification")
+    running = [
+        subprocess.Popen([*command, "--task", task], stderr=subprocess.PIPE, text=True)
+        for task in tasks
+    ]
+    said = [each.communicate(timeout=60)[1] for each in running]
+    codes = [each.returncode for each in running]
+    assert sorted(codes) == [0, 1], said
+    assert said[codes.index(1)].splitlines()[0].startswith("error: `my-exp` ")
+    assert len(os.listdir()) == 1
+    kept = tasks[codes.index(0)]
+    os.chdir("my-exp")
+    assert kept in Path(".scaffold/answers.yml").read_text()
+    assert json.loads(scaffold("diff", "--json").out)["own"] == []
 
 
 def test_the_current_folder_is_used_if_it_is_empty(scaffold, workplace):

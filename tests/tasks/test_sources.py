@@ -248,6 +248,7 @@ WRONG = [
     ("tabular", TABLE, cut_parquet, "t.parquet", "cannot be read"),
     ("tabular", TABLE, holds("t.csv", "a,b\n" + MANY), "t.csv", "no column 'goal'.* a, b"),
     ("tabular", TABLE, holds("t.csv", "a,goal\n1,2\n"), "t.csv", "1 rows: too few"),
+    ("tabular", TABLE, holds("t.csv", "a,goal\n"), "t.csv", "t.csv has no rows"),
     ("tabular", TABLE, holds("t.csv", "a,goal\nx,2\n" + MANY), "t.csv", "'a' .* holds text"),
     ("tabular", TABLE, holds("t.csv", "a,goal\n,2\n" + MANY), "t.csv", "'a' .* has gaps"),
     ("time-series", SERIES, nothing, "t.csv", "there is no file"),
@@ -310,7 +311,7 @@ def test_tables_in_files(load, tmp_path, suffix):
     module = data.TabularDataModule(str(file), target="kind", classify=True, batch_size=8)
     fit(model.TabularModel(features=2, classes=2), module)
     file.write_bytes(b"\0broken")
-    with pytest.raises(MisconfigurationException, match=r"cannot be read|no column"):
+    with pytest.raises(MisconfigurationException, match=r"cannot be read|no column|no rows"):
         module.prepare_data()
 
 
@@ -325,6 +326,10 @@ def test_more_classes_than_the_model_has_are_one_clear_error(load, tmp_path):
     with pytest.raises(MisconfigurationException, match=r"2 classes.* set model\.classes to 2"):
         fit(model.ImageClassifier(classes=1, channels=3), photos, counts)
     fit(model.ImageClassifier(classes=3, channels=3), photos, counts)
+    with pytest.raises(
+        MisconfigurationException, match=r"have 3 channels.* set model\.channels to 3"
+    ):
+        fit(model.ImageClassifier(classes=3, channels=1), photos, counts)
 
     data, model = load("text-classification", "data", "model")
     file = tmp_path / "texts.csv"

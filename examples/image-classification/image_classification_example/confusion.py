@@ -14,8 +14,15 @@ class ConfusionMatrix(Callback):
     """Counts in each validation; the picture of the last one stays."""
 
     def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
-        classes = pl_module.hparams.classes
-        found = getattr(trainer.datamodule, "classes", 0)
+        data, classes = trainer.datamodule, pl_module.hparams.classes
+        found = getattr(data, "channels", 0)
+        channels = getattr(pl_module.hparams, "channels", found)
+        if found not in (0, channels):
+            raise MisconfigurationException(
+                f"the images have {found} channels, and the model takes {channels}: "
+                f"set model.channels to {found}."
+            )
+        found = getattr(data, "classes", 0)
         if found > classes:
             raise MisconfigurationException(
                 f"the data have {found} classes, and the model has {classes}: "

@@ -26,7 +26,7 @@ class ImageDataModule(LightningDataModule):
 
     def setup(self, stage: str) -> None:
         self.train, self.val, self.test = split_images(*self.images)
-        self.classes = self.train.dataset.classes
+        self.classes, self.channels = self.train.dataset.classes, len(self.train[0][0])
 
     def train_dataloader(self) -> DataLoader:
         return DataLoader(self.train, self.batch_size, shuffle=True, **self.options)

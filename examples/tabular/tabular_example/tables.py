@@ -71,11 +71,14 @@ def read(source: str) -> pandas.DataFrame:
             "or a file that ends in .csv or .parquet."
         )
     try:
-        return reader(source)
+        frame = reader(source)
     except FileNotFoundError:
         raise MisconfigurationException(f"there is no file {source}.") from None
     except (ValueError, OSError, ImportError) as error:
         raise MisconfigurationException(f"{source} cannot be read: {error}") from None
+    if frame.empty:
+        raise MisconfigurationException(f"{source} has no rows.")
+    return frame
 
 
 def check(source: str, name: str, column: pandas.Series) -> None:

@@ -8,6 +8,7 @@ checkpoint, verified and loaded the same way: nothing in a folder can run code.
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import time
@@ -250,8 +251,10 @@ def _manifest(folder: Path) -> list[tuple[str, int]]:
     """
     path = folder / MANIFEST
     if not path.is_file() or path.is_symlink():
+        inside = max(folder.rglob("*.ckpt"), key=os.path.getmtime, default=None)
         raise CheckpointError(
             f"{folder} is a folder without a {MANIFEST}, so it is no checkpoint, or one that was never finished."
+            + (f" There is {inside} in it." if inside else "")
         )
     try:
         manifest = json.loads(path.read_bytes()[:10_000_000])

@@ -236,6 +236,8 @@ def verify(path: Path | IO[bytes]) -> None:
             reason = _oddity(archive) or _damage(archive)
         if not isinstance(path, Path):
             path.seek(0)
+    except PermissionError as error:
+        raise CheckpointError(f"the checkpoint {path} cannot be read: {error.strerror}.") from error
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, RuntimeError) as error:
         raise CheckpointError(
             f"the checkpoint {path} is damaged or not in torch's zip format ({error})."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_type_hints
 
 import torch
 from jsonargparse import ArgumentParser, Namespace
@@ -143,6 +143,7 @@ class LightningArgumentParser(ArgumentParser):
             key = self._groups.get(kind) or key_of(kind, namespace) or kind.__name__
             try:
                 with blaming(key, arguments, self.sources):
+                    _refuse_nothing(kind, arguments)
                     return kind(*given, **arguments)
             except Exception as error:
                 failed.append(error)
@@ -160,6 +161,19 @@ class LightningArgumentParser(ArgumentParser):
         if not self.exit_on_error:  # a parser inside of this one, whose message is part of ours
             super().error(message, ex)
         self.exit(2, f"error: {explain(message, self)}\n")
+
+
+def _refuse_nothing(kind: type, arguments: dict[str, Any]) -> None:
+    """Jsonargparse lets a key without a value pass where the argument has a default."""
+    try:
+        hints = get_type_hints(getattr(kind, "__init__", None))
+    except Exception:  # names that are imported for annotations only
+        return
+    for name, value in arguments.items():
+        if value is None and hints.get(name) in (int, float, bool, str):
+            raise MisconfigurationException(
+                f"`{name}` is empty: expected {hints[name].__name__}, got null"
+            )
 
 
 def _describe(kind: type) -> Callable[[Any], dict[str, Any]]:

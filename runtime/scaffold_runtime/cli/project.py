@@ -89,7 +89,7 @@ def run(
         def made(words: list[str]) -> ProjectCLI:
             return ProjectCLI(model_class, datamodule_class, command, Settings(folder, words))
 
-        if command == CHECK:
+        if command == CHECK and not {"-h", "--help"}.intersection(words):
             return check(made, folder, words)
         cli = made(words)
         cli.run_command(started_in)
@@ -172,7 +172,8 @@ class ProjectCLI(LightningCLI):
             raise
         path = checkpoint.parent.parent / "config.yaml"
         saved = read_yaml(path, str(path)) if path.is_file() else {}
-        self._compare_data(saved.get("data") or {})
+        for part in ("data", "model") if fits else ("data",):
+            self._compare(part, saved.get(part) or {})
         changed = {} if fits else self._model_of_run(checkpoint, saved.get("model"))
         if changed:
             self.config = self.parser.parse_object({"model": changed}, self.config)
@@ -181,17 +182,19 @@ class ProjectCLI(LightningCLI):
             shown = ", ".join(f"{key}={value}" for key, value in arguments.items())
             self.trainer.print(f"model with {shown}, as in the run of the checkpoint")
 
-    def _compare_data(self, saved: dict[str, Any]) -> None:
-        """Say what the run of a checkpoint was told of its data otherwise: with another split, what it was trained
-        on may be what is validated now."""
-        now = self.config.get("data")  # None where it takes no arguments
+    def _compare(self, part: str, saved: dict[str, Any]) -> None:
+        """Say what the run of a checkpoint was told otherwise: with another split, what it was trained on may be what
+        is validated now, and of a model the weights and optimizers go on as they were."""
+        now = self.config.get(part)  # None where it takes no arguments
         now = {} if now is None else now.as_dict()
         saved, now = (each.get("init_args", each) or {} for each in (saved, now))
         other = [key for key in saved if key in now and now[key] != saved[key]]
         if other:
-            had = ", ".join(f"data.{key}={saved[key]}" for key in other)
+            had = ", ".join(f"{part}.{key}={saved[key]}" for key in other)
             has = ", ".join(str(now[key]) for key in other)
-            self.trainer.print(f"the run of the checkpoint had {had}; now {has}")
+            kept = "; its optimizer goes on with its own rate (--restore_lr changes it)"
+            rate = part == "model" and any(key in ("lr", "learning_rate") for key in other)
+            self.trainer.print(f"the run of the checkpoint had {had}; now {has}{kept * rate}")
 
     def _model_of_run(self, checkpoint: Path, saved: dict[str, Any] | None) -> dict[str, Any]:
         """Arguments of the model that the run of a checkpoint had otherwise, unless given by an option.

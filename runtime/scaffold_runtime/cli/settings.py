@@ -77,6 +77,10 @@ class Settings:
             return
         shown = path.relative_to(self.folder.parent).as_posix()
         content = read_yaml(path, shown)
+        if not isinstance(content.get("init_args") or {}, dict):
+            raise ConfigError(f"{shown}: `init_args` must hold `key: value` lines.")
+        if content.get("init_args", {}) is None:  # all of its lines are comments
+            del content["init_args"]
         target = self.base
         for key in keys[:-1]:
             target = target[key]

@@ -89,6 +89,11 @@ def read_yaml(path: Path, shown: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         kind = type(content).__name__
         raise ConfigError(f"{shown} holds a {kind}, but must hold `key: value` lines.")
+    for key in content:
+        if not isinstance(key, str):
+            raise ConfigError(
+                f"{shown}: the key {key!r} is no name; put it in quotes if it is one."
+            )
     return content
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from scaffold_runtime.errors import MisconfigurationException
 from scaffold_runtime.lazy import imported_when_used
@@ -58,7 +58,8 @@ def select_loggers(choice: bool | Logger | Iterable[Logger] | None, root: str) -
         return [default_logger(root)]
     if choice is False:
         return []
-    loggers = [choice] if isinstance(choice, (Logger, str)) else list(choice)
+    several = isinstance(choice, Iterable) and not isinstance(choice, (Logger, str))
+    loggers: list[Any] = list(choice) if several else [choice]  # type: ignore[arg-type] # it is
     for logger in loggers:
         if not isinstance(logger, Logger):
             raise MisconfigurationException(

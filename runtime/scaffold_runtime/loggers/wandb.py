@@ -142,7 +142,14 @@ class WandbLogger(ServiceLogger):
         settings = {"dir": folder, "project": self._project, "id": self.version, **mode}
         if self._first is not None and self._run_name is None:
             self._run_name = f"{self._first.name}-{self._first.version}"
-        run = self._wandb.init(name=self._run_name, resume="allow", **{**settings, **self._kwargs})
+        try:
+            run = self._wandb.init(
+                name=self._run_name, resume="allow", **{**settings, **self._kwargs}
+            )
+        except self._wandb.errors.UsageError as error:  # not logged in, mostly
+            raise MisconfigurationException(
+                f"WandbLogger: {error} Without an account: WandbLogger(offline=True), or WANDB_MODE=offline."
+            ) from error
         run.define_metric(STEP)
         run.define_metric("*", step_metric=STEP, step_sync=True)
         return run

@@ -117,6 +117,17 @@ def client(store: str) -> Any:
 # -- W&B ------------------------------------------------------------------------------------------
 
 
+def test_wandb_without_an_account_says_what_to_do(
+    regression, make_loader, make_trainer, monkeypatch
+) -> None:
+    for name in ("WANDB_MODE", "WANDB_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NETRC", "no_such_file")
+    trainer = make_trainer(logger=WandbLogger(save_dir="logs"))
+    with pytest.raises(MisconfigurationException, match=r"No API key.*WandbLogger\(offline=True\)"):
+        trainer.fit(regression(), make_loader(1))
+
+
 def test_wandb_writes_a_real_offline_run(configured, make_loader, make_trainer) -> None:
     logger = WandbLogger("my run", "logs", project="exp", offline=True, prefix="big", tags=["x"])
     save = ModelCheckpoint()
