@@ -25,7 +25,7 @@ BUDGETS = {
         "cli": 1348,
         "checkpoint": 1216,
         "loggers": 719,
-        "trainer": 648,
+        "trainer": 701,
         "loops": 502,
         "profilers": 460,
         "names": 289,  # of Lightning: core, demos, plugins, utilities

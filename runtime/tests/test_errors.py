@@ -414,6 +414,8 @@ cases(
     hyperparameter_is_not_plain=lambda kit: Keeping.load_from_checkpoint(
         saved(kit, module=Keeping(nn.Linear(1, 1)))
     ),
+    removed_argument=lambda kit: kit.trainer(gpus=1),
+    misspelt_argument=lambda kit: kit.trainer(max_epoch=1),
     hyperparameter_unknown=lambda kit: Keeping(None).hparams.backbonne,
     hyperparameters_outside_of_init=lambda kit: kit.fit(
         kit.module(setup=lambda self, stage: self.save_hyperparameters())

@@ -53,6 +53,7 @@ from scaffold_runtime.run import Run
 from scaffold_runtime.session import make_optimizers, open_run, open_trial, take_optimizers
 from scaffold_runtime.strategies import Prepared, Strategy, select_strategy, started_elsewhere
 from scaffold_runtime.trainer.inputs import loaders_and_data, module_of, path_of
+from scaffold_runtime.trainer.removed import explained
 from scaffold_runtime.trainer.states import RunningStage, TrainerFn, TrainerState, TrainerStatus
 
 
@@ -107,6 +108,12 @@ class Trainer:
         MisconfigurationException: if an argument is wrong, or two contradict each other.
     """
 
+    from_argparse_args = Moved(
+        "`Trainer(**vars(args))`, with arguments of yours only, or LightningCLI"
+    )
+    add_argparse_args = Moved("LightningCLI, which knows all arguments")
+
+    @explained
     def __init__(
         self,
         *,
