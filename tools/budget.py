@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 # raise them only with a reason.
 BUDGETS = {
     "runtime/scaffold_runtime": {
-        "files": 4536,
+        "files": 4554,
         "callbacks": 2492,
         "strategies": 1901,
         "cli": 1348,

@@ -17,6 +17,7 @@ import os
 import re
 import sys
 import traceback
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -113,12 +114,13 @@ def said_elsewhere(error: BaseException | None) -> bool:
 
 @contextmanager
 def plain_errors() -> Iterator[None]:
-    """Turn errors that the runtime raises on purpose into one line and an exit code; also a value that a class of
+    """Turn errors and warnings of the runtime into one line, and errors into an exit code; also a value that a class of
     torch refuses, such as a negative learning rate, and a file that the runtime cannot read or write.
 
     Raises:
         SystemExit: with 2 for a wrong configuration, 1 for any other of these errors, 130 for Ctrl-C.
     """
+    formatted, warnings.formatwarning = warnings.formatwarning, _plain_warning
     try:
         yield
     except KeyboardInterrupt:
@@ -133,6 +135,20 @@ def plain_errors() -> Iterator[None]:
         if error.filename is None or not _used_by_runtime(error):
             raise
         _leave(f"error: {error.filename}: {error.strerror}", 1)
+    finally:
+        warnings.formatwarning = formatted
+
+
+def _plain_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    line: str | None = None,
+) -> str:
+    """Where it is in the runtime says nothing to its users; where it is in their project does."""
+    here = "" if filename.startswith(PACKAGE) else f"{_shown(filename)}, line {lineno}: "
+    return f"warning: {here}{message}\n"
 
 
 def _refused_by_torch(error: ValueError) -> bool:
@@ -147,7 +163,14 @@ def _given_where(error: ValueError) -> str:
     given = [call for call in calls if not _of_library(call)][-1]
     if given.filename.startswith(PACKAGE):
         return ""
-    return f"{os.path.relpath(given.filename)}, line {given.lineno}, `{given.line}`: "
+    return f"{_shown(given.filename)}, line {given.lineno}, `{given.line}`: "
+
+
+def _shown(file: str) -> str:
+    try:
+        return os.path.relpath(file)
+    except ValueError:  # on another drive
+        return file
 
 
 def _used_by_runtime(error: OSError) -> bool:

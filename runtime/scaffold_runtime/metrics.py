@@ -239,7 +239,7 @@ class Metrics:
     def compute(self, stage: str) -> None:
         """Ask the Metrics that steps of `stage` logged for their values, before a hook resets one."""
         for entry in self._entries(stage):
-            if entry.metric is not None:
+            if entry.metric is not None and entry.on_epoch:
                 entry.computed = entry.epoch_value()
 
     def merge(

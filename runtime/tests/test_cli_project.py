@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,10 @@ import yaml
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+import scaffold_runtime
 from scaffold_runtime import LightningDataModule, LightningModule
 from scaffold_runtime.cli import run
+from scaffold_runtime.errors import plain_errors
 
 CALLBACKS = "scaffold_runtime.callbacks"
 FILES = {
@@ -496,6 +499,15 @@ def test_values_that_cannot_be_are_one_line(
 ) -> None:
     (project / "a_file").touch()
     assert said in fails(project, capsys, *options, code=1).splitlines()[-1]
+
+
+def test_warnings_are_one_line() -> None:
+    before, ours = warnings.formatwarning, str(Path(scaffold_runtime.__file__).parent / "run.py")
+    with plain_errors():
+        assert warnings.formatwarning("loud", UserWarning, ours, 3) == "warning: loud\n"
+        mine = warnings.formatwarning("mine", UserWarning, os.path.abspath("model.py"), 3)
+    assert mine == "warning: model.py, line 3: mine\n"
+    assert warnings.formatwarning is before
 
 
 def test_errors_of_the_project_keep_their_traceback(project: Path) -> None:
