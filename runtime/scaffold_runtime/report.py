@@ -56,8 +56,8 @@ class RunReport(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit":
             require("plotly", "plotly", "RunReport")
-            self._since = time.perf_counter()
-            self._seconds: dict[str, float] = {}
+        self._since = time.perf_counter()
+        self._seconds: dict[str, float] = {}
 
     def _spent_on(self, phase: str) -> None:
         now = time.perf_counter()
