@@ -20,14 +20,7 @@ from scaffold.project import LOCK, state_files
 from scaffold.render import render
 
 BEGINNING = re.compile(r"(?i)\.git(ignore|attributes)|(readme|licen[cs]e|copying)(\.\w+)?")
-BESIDE = {
-    ".git",
-    ".venv",
-    "venv",
-    ".idea",
-    ".vscode",
-    ".DS_Store",
-}  # of other tools, stays as it is
+BESIDE = {".git", ".venv", "venv", ".DS_Store"}  # of other tools: they stay as they are
 STAGING = ".scaffold-new-"
 DAY = 24 * 60 * 60
 

@@ -19,18 +19,18 @@ ROOT = Path(__file__).parent.parent
 # raise them only with a reason.
 BUDGETS = {
     "runtime/scaffold_runtime": {
-        "files": 4554,
-        "callbacks": 2492,
+        "files": 4589,
+        "callbacks": 2504,
         "strategies": 1901,
-        "cli": 1348,
+        "cli": 1353,
         "checkpoint": 1216,
         "loggers": 719,
-        "trainer": 701,
-        "loops": 502,
-        "profilers": 460,
+        "trainer": 707,
+        "loops": 513,
+        "profilers": 457,
         "names": 289,  # of Lightning: core, demos, plugins, utilities
     },
-    "scaffold": {"files": 2734},
+    "scaffold": {"files": 2727},
 }
 NAMES = ("core", "demos", "plugins", "utilities")
 FILE_GOAL, FUNCTION_GOAL = 250, 50

@@ -110,13 +110,12 @@ def _check_hyperparameters(run: Run) -> None:
         return  # the hook may yet take it out
     for owner in (run.module, run.datamodule):
         kept = {} if owner is None else owner.hparams_to_save()
-        types = {name: kept["hyper_parameters"][name] for name in kept.get("hparams_made", ())}
-        objects = {name: type_ for name, type_ in types.items() if isinstance(type_, str)}
+        made = {name: kept["hyper_parameters"][name] for name in kept.get("hparams_made", ())}
+        objects = {name: what for name, what in made.items() if isinstance(what, str)}
         if objects:
-            shown = ", ".join(f"{name} ({type_})" for name, type_ in objects.items())
             warnings.warn(
-                f"no checkpoint holds these hyperparameters of {type(owner).__name__}: {shown}. `load_from_checkpoint` "
-                "will ask for them. If they need not be in `self.hparams`: "
+                f"of the hyperparameters of {type(owner).__name__}, {', '.join(objects.values())}, which no checkpoint "
+                "holds: `load_from_checkpoint` will ask for them. If they need not be in `self.hparams`: "
                 f"`self.save_hyperparameters(ignore={list(objects)})`.",
                 stacklevel=2,
             )

@@ -66,7 +66,7 @@ def check_choice(owner: object, argument: str, value: object, *allowed: object) 
 
 
 class Moved:
-    """A name of Lightning's for what is in another place here: whoever reads or sets it is told where."""
+    """A name of Lightning's for what is in another place here: whoever reads it is told where."""
 
     def __init__(self, place: str) -> None:
         self.place = place
@@ -76,6 +76,10 @@ class Moved:
 
     def __get__(self, instance: object, owner: type | None = None) -> Any:
         raise AttributeError(self.message)
+
+
+class MovedAway(Moved):
+    """One that cannot be set either: it would do nothing."""
 
     def __set__(self, instance: object, value: object) -> None:
         raise AttributeError(self.message)
@@ -153,8 +157,15 @@ def _plain_warning(
 
 def _refused_by_torch(error: ValueError) -> bool:
     """Whether it was raised where torch makes a loader, an optimizer or a layer."""
-    raised = traceback.extract_tb(error.__traceback__)[-1]
-    return raised.name == "__init__" and f"{os.sep}torch{os.sep}" in raised.filename
+    raised, torch = traceback.extract_tb(error.__traceback__)[-1], _folder_of_torch()
+    places = tuple(
+        os.path.join(torch, *place) for place in (("nn",), ("optim",), ("utils", "data"))
+    )
+    return bool(torch) and raised.name == "__init__" and raised.filename.startswith(places)
+
+
+def _folder_of_torch() -> str:
+    return str(sys.modules["torch"].__path__[0]) if "torch" in sys.modules else ""
 
 
 def _given_where(error: ValueError) -> str:
@@ -182,8 +193,10 @@ def _used_by_runtime(error: OSError) -> bool:
 def _of_library(call: traceback.FrameSummary) -> bool:
     import sysconfig  # only where something failed
 
-    libraries = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "purelib", "platlib"))
-    return call.filename.startswith((*libraries, "<frozen")) and PACKAGE not in call.filename
+    libraries = [sysconfig.get_paths()[name] for name in ("stdlib", "purelib", "platlib")]
+    beside_torch = os.path.dirname(_folder_of_torch()) or libraries[0]
+    theirs = call.filename.startswith((*libraries, beside_torch, "<frozen"))
+    return theirs and not call.filename.startswith(PACKAGE)
 
 
 def _leave(line: str, code: int) -> None:

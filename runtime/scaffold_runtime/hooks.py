@@ -401,15 +401,23 @@ def check_hooks(owner: object, base: type) -> None:
             _check_arguments(owner, hook, (*leading, *hook.arguments))
 
 
+# Private methods of Lightning's callbacks that people override.
+THEIRS = {
+    "_extract_stats", "_find_names_from_schedulers", "_get_lr_stat", "_get_optimizer_stats", "_format_checkpoint_name",
+    "_link_checkpoint", "_remove_checkpoint", "_should_remove_checkpoint", "_should_save_on_train_epoch_end",
+    "_should_skip_saving_checkpoint", "_update_best_and_save", "_improvement_message", "_init_bar", "_update_bar",
+    "_log_stats", "_get_and_log_device_stats",
+}  # fmt: skip
+
+
 def _warn_uncalled(owner: object) -> None:
-    """Say which methods were meant to replace one of a callback of Lightning's that ours does not have."""
+    """Say which methods were meant to replace one of a callback of Lightning's that is not there in ours."""
     kinds = type(owner).__mro__
     ours = next((k for k in kinds if k.__module__.startswith("scaffold_runtime.callbacks.")), None)
     if ours is None:
         return
     for name, _ in methods_of(owner):
-        private = name.startswith("_") and not name.startswith("__")
-        if private and not hasattr(ours, name) and not mentions(owner, name):
+        if name in THEIRS and not hasattr(ours, name) and not mentions(owner, name):
             warnings.warn(
                 f"nobody calls `{type(owner).__name__}.{name}`: {ours.__name__} has no such method here.",
                 stacklevel=2,

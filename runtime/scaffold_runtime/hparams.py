@@ -76,15 +76,18 @@ class WithHyperparameters:
     @property
     def hparams_initial(self) -> AttributeDict:
         """The hyperparameters as they were when saved, whatever was changed since."""
-        return copy.deepcopy(self._hparams_initial or AttributeDict())
+        kept = self._hparams_initial or AttributeDict()
+        return AttributeDict({key: _snapshot(value) for key, value in kept.items()})
 
     def hparams_to_save(self) -> dict[str, Any]:
         """For checkpoints: the hyperparameters, which of them are objects, and which a Namespace.
 
-        No checkpoint holds an object: in its place is what a command line made it of, or else its type.
+        No checkpoint holds an object: in its place is what a command line made it of, or else what it is. One
+        that `__init__` takes by default is left out.
         """
         plain = {**self.hparams, **self._hparams_configured}
         objects, parsed = list(self._hparams_configured), []
+        taken = inspect.signature(type(self).__init__).parameters
         for name in plain.keys() - self._hparams_configured.keys():
             value = plain[name]
             try:
@@ -92,8 +95,11 @@ class WithHyperparameters:
                     plain[name] = vars(value)
                     parsed.append(name)
                 to_plain(plain[name], name)
-            except CheckpointError:
-                plain[name] = f"{type(value).__module__}.{type(value).__qualname__}"
+            except CheckpointError as error:
+                if name in taken and taken[name].default is value:
+                    del plain[name]
+                    continue
+                plain[name] = str(error).partition(", which")[0]
                 objects.append(name)
         kept = {"hparams_name": self._hparams_name, "hyper_parameters": plain}
         return kept | {"hparams_made": sorted(objects), "hparams_parsed": sorted(parsed)}

@@ -172,7 +172,8 @@ class Metrics:
             entry.last = detached_copy(getattr(metric, "_forward_cache", None))
 
     def _batch_size(self) -> int:
-        return 1 if self.batch is None else batch_size_of(self.batch)
+        in_batch = self._scope[1] and self.batch is not None
+        return batch_size_of(self.batch) if in_batch else 1
 
     # -- reading --------------------------------------------------------------------------------
 
@@ -204,8 +205,10 @@ class Metrics:
         merged = dict(self.logged_values)
         for stage, level in ((self._closing, "epoch"), ("train", "step")):
             for entry in (entry for entry in self._entries(stage) if entry.logger):
-                on_epoch = entry.on_epoch and level == "epoch"
-                value = entry.epoch_value() if on_epoch else entry.last if entry.on_step else None
+                if level == "epoch":
+                    value = entry.epoch_value() if entry.on_epoch else None
+                else:
+                    value = entry.last if entry.on_step and entry.fresh else None  # not sent yet
                 if value is not None:
                     merged[entry.label(level)] = value
         return {name: torch.as_tensor(value) for name, value in merged.items()}
@@ -238,9 +241,10 @@ class Metrics:
 
     def compute(self, stage: str) -> None:
         """Ask the Metrics that steps of `stage` logged for their values, before a hook resets one."""
-        for entry in self._entries(stage):
-            if entry.metric is not None and entry.on_epoch:
-                entry.computed = entry.epoch_value()
+        for (name, in_batch, _), entries in self.scopes.items():
+            for entry in entries.values() if name == stage and in_batch else ():
+                if entry.metric is not None and entry.on_epoch:
+                    entry.computed = entry.epoch_value()
 
     def merge(
         self, stage: str, gather: Callable[[Any], list[Any]], in_batch: tuple[bool, ...]
@@ -280,7 +284,7 @@ class Metrics:
                 last: Any = detached_copy(entry.last)
                 self.callback_values[entry.name + entry.suffix] = last
                 self.callback_values[entry.label("step")] = last
-                if entry.logger and entry.on_step:
+                if entry.logger and entry.on_step and entry.fresh:
                     self.logged_values[entry.label("step")] = last
                 if entry.prog_bar:
                     self.bar_values[entry.label("step")] = last

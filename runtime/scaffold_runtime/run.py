@@ -15,7 +15,7 @@ from scaffold_runtime.checkpoint.choose import Restore
 from scaffold_runtime.checkpoint.state import changing
 from scaffold_runtime.checks import check_monitors, warn_not_finite
 from scaffold_runtime.data import LightningDataModule
-from scaffold_runtime.entry import Scalar
+from scaffold_runtime.entry import Scalar, detached_copy
 from scaffold_runtime.errors import MisconfigurationException
 from scaffold_runtime.feed import Feed
 from scaffold_runtime.hooks import Callback, Checkpoint, HookTable
@@ -275,7 +275,10 @@ class Run:
         for checkpoint in self.checkpoints:
             checkpoint.decide(self.trainer, self.module)
         for checkpoint in self.checkpoints:
-            checkpoint.commit(self.trainer, self.module)
+            self.write(checkpoint)
+
+    def write(self, checkpoint: Checkpoint) -> None:
+        checkpoint.commit(self.trainer, self.module)
 
     def end_training(self) -> None:
         self.hooks.on_train_end()
@@ -306,7 +309,8 @@ class Run:
     def send(self, values: Mapping[str, Scalar], step: int) -> None:
         if values and not self.sanity:
             self.metrics.flush(values, {"step": step, "epoch": self.progress.epoch})
-            self.metrics.logged_values.update((k, v) for k, v in values.items() if k != LOSS)
+            kept: dict[str, Any] = {k: detached_copy(v) for k, v in values.items() if k != LOSS}
+            self.metrics.logged_values.update(kept)
 
     def deliver(self, wait: bool) -> None:
         self.metrics.deliver(self._to_loggers, wait)

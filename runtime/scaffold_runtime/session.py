@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from torch.optim import Optimizer
+from torch.optim import LBFGS, Optimizer
 
 from scaffold_runtime.checkpoint.choose import Restore
 from scaffold_runtime.checkpoint.load import read_for_run
@@ -202,22 +202,36 @@ def _callbacks(trainer: Trainer, module: LightningModule) -> list[Callback]:
 
 
 def take_optimizers(run: Run, optimizers: list[Optimizer]) -> None:
-    """Train with these from the next batch on.
+    """Train with these, from the next batch on.
 
     Raises:
-        MisconfigurationException: if the strategy's engine has taken the first ones into itself.
+        MisconfigurationException: if they cannot take the place of those that the run began with.
     """
-    if run.optimizers and run.trainer.strategy.owns_state:
-        raise MisconfigurationException(
-            f"{type(run.trainer.strategy).__name__} has built the optimizers into its engine: they cannot be replaced "
-            "during a fit. End it, and fit again."
-        )
+    if run.optimizers:
+        _check_successors(run, optimizers)
     beside_weights(optimizers)
     run.optimizers = optimizers
     run.manual_optimizers = [
         LightningOptimizer(optimizer, partial(step_optimizer, run), run.module)
         for optimizer in optimizers
     ]
+
+
+def _check_successors(run: Run, optimizers: list[Optimizer]) -> None:
+    """A step was chosen, and perhaps an engine built, for optimizers of a kind."""
+    reason = ""
+    if run.trainer.strategy.owns_state:
+        reason = f"{type(run.trainer.strategy).__name__} has built them into its engine"
+    elif not optimizers or not all(isinstance(each, Optimizer) for each in optimizers):
+        reason = f"{optimizers!r} is no list of optimizers"
+    elif run.module.automatic_optimization and len(optimizers) > 1:
+        reason = "several need manual optimization"
+    elif isinstance(optimizers[0], LBFGS) != isinstance(run.optimizers[0], LBFGS):
+        reason = "a step with LBFGS is another one than a step without"
+    if reason:
+        raise MisconfigurationException(
+            f"the optimizers cannot be replaced within this fit: {reason}. End it, and fit again."
+        )
 
 
 def make_optimizers(run: Run) -> None:

@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import scaffold_runtime
 from scaffold_runtime import LightningDataModule, LightningModule
 from scaffold_runtime.cli import run
+from scaffold_runtime.cli.sources import ConfigError, read_yaml
 from scaffold_runtime.errors import plain_errors
 
 CALLBACKS = "scaffold_runtime.callbacks"
@@ -523,6 +524,10 @@ def test_errors_of_the_project_keep_their_traceback(project: Path) -> None:
         def training_step(self, batch: Any, batch_idx: int) -> Any:
             return Path("none.txt").read_text()
 
+    class Diverging(Model):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            return torch.distributions.Normal(torch.zeros(()), torch.tensor(-1.0)).entropy()
+
     class Unequal(Model):
         def training_step(self, batch: Any, batch_idx: int) -> Any:
             return nn.functional.cross_entropy(torch.ones(2, 2), torch.ones(3, dtype=torch.long))
@@ -533,6 +538,8 @@ def test_errors_of_the_project_keep_their_traceback(project: Path) -> None:
         train(project, model=Unopened)
     with pytest.raises(ValueError, match="batch_size"):
         train(project, model=Unequal)
+    with pytest.raises(ValueError, match="satisfy the constraint"):
+        train(project, model=Diverging)
     with pytest.raises(KeyError, match="mine too"):
         train(project, model=Unmade)
 
@@ -781,6 +788,24 @@ def test_another_rate_than_the_run_had_is_said_and_how_to_have_it(
     assert note in capsys.readouterr().out
     train(project, *more, "--model.lr=0.25")
     assert "the run of the checkpoint" not in capsys.readouterr().out
+
+
+def test_a_default_of_none_may_stay_whatever_the_annotation(project: Path) -> None:
+    class Implicit(Model):
+        def __init__(self, lr: float = 0.1, hidden: int = None) -> None:  # noqa: RUF013
+            super().__init__(lr)
+            self.hidden = hidden
+
+    assert train(project, model=Implicit).model.hidden is None
+
+
+def test_anchors_and_merges_are_no_keys_written_twice(project: Path) -> None:
+    text = "base: &base {lr: 0.5}\nmore: &more\n  <<: *base\n  lr: 0.25\nmodel:\n  <<: *more\n"
+    (project / "all.yaml").write_text(text)
+    assert read_yaml(project / "all.yaml", "all.yaml")["model"] == {"lr": 0.25}
+    (project / "all.yaml").write_text("lr: {{lr}}\n")
+    with pytest.raises(ConfigError, match=r"all.yaml, line 1, column \d+: found unhashable key"):
+        read_yaml(project / "all.yaml", "all.yaml")
 
 
 def test_arguments_that_are_all_commented_out_are_none(project: Path) -> None:

@@ -58,6 +58,49 @@ def test_a_metric_reset_in_the_hook_was_computed_before(
     assert trainer.callback_metrics["mean"] == 2.0
 
 
+def test_what_evaluation_leaves_can_be_trained_with(
+    regression: Any, make_loader: Any, make_trainer: Any
+) -> None:
+    class Keeping(regression):
+        def __init__(self) -> None:
+            super().__init__()
+            self.kept: list[torch.Tensor] = []
+            self.by_name: dict[str, torch.Tensor] = {}
+            self.unused = torch.nn.LazyBatchNorm1d()
+
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            self.kept.append(self(batch[0]))
+            self.last = self.by_name["last"] = self.kept[-1]
+
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            return super().training_step(batch, batch_idx) + (self.net[2].bias * self.kept[0]).sum()
+
+    module = Keeping()
+    make_trainer().validate(module, make_loader(2), verbose=False)
+    assert module.last is module.by_name["last"] is module.kept[-1]
+    make_trainer().fit(module, make_loader(2))
+
+
+def test_logged_metrics_are_values_of_their_own(
+    regression: Any, make_loader: Any, make_trainer: Any, recorder: Any
+) -> None:
+    class Moving(regression):
+        def on_train_start(self) -> None:
+            self.large = torch.zeros(1000)
+
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            if batch_idx == 0:
+                self.log("first", self.large[0])
+            else:
+                self.large += 1
+            return super().training_step(batch, batch_idx)
+
+    trainer = make_trainer(logger=recorder)
+    trainer.fit(Moving(), make_loader(3))
+    value = trainer.logged_metrics["first"]
+    assert value == 0 and value.untyped_storage().nbytes() == 4
+
+
 def test_logged_metrics_are_the_newest_of_each_name(
     regression: Any, make_loader: Any, make_trainer: Any, recorder: Any
 ) -> None:
@@ -139,9 +182,35 @@ def test_what_the_trainer_has_is_not_looked_for_in_its_strategy(
     strategy = make_trainer().strategy
     with pytest.raises(AttributeError, match=rf"Strategy has no `{name}`: use `trainer\.{name}"):
         getattr(strategy, name)
-    with pytest.raises(AttributeError, match=rf"use `trainer\.{name}"):
-        setattr(strategy, name, None)
+    if name == "optimizers":
+        with pytest.raises(AttributeError, match="which may be set"):
+            strategy.optimizers = []
+    else:  # a class of somebody's own may keep one
+        setattr(strategy, name, "own")
+        assert getattr(strategy, name) == "own"
     assert not hasattr(make_trainer().fit_loop, "epoch_progress")
+
+
+@pytest.mark.parametrize(
+    ("others", "reason"),
+    [
+        (lambda p: [], "no list of optimizers"),
+        (lambda p: ["adam"], "no list of optimizers"),
+        (lambda p: [torch.optim.SGD(p, 0.1), torch.optim.SGD(p, 0.1)], "several need manual"),
+        (lambda p: [torch.optim.LBFGS(p)], "a step with LBFGS is another one"),
+    ],
+)
+def test_what_cannot_take_over_is_refused(
+    others: Any, reason: str, regression: Any, make_loader: Any, make_trainer: Any
+) -> None:
+    def replace(trainer: Any, module: Any) -> None:
+        trainer.optimizers = others(list(module.parameters()))
+
+    for hook, said in (("setup", "no optimizers yet"), ("on_train_start", reason)):
+        arguments: dict[str, Any] = {hook: lambda t, m, stage=None: replace(t, m)}
+        trainer = make_trainer(callbacks=LambdaCallback(**arguments))
+        with pytest.raises(MisconfigurationException, match=said):
+            trainer.fit(regression(), make_loader(1))
 
 
 # -- what subclasses of callbacks override --------------------------------------------------------
@@ -170,8 +239,22 @@ def test_early_stopping_may_wait_for_some_epochs(
         trainer.fit(regression(), make_loader(1), make_loader(1))
         return int(trainer.current_epoch)
 
-    counts = [epochs(kind) for kind in (EarlyStopping, Patient, Deaf, Decided)]
-    assert counts == [2, 5, 6, 1]
+    class Copied(EarlyStopping):
+        def _run_early_stopping_check(self, trainer: Any) -> None:
+            logs = trainer.callback_metrics
+            if trainer.fast_dev_run or not self._validate_condition_metric(logs):
+                return
+            current = logs[self.monitor].squeeze()
+            should_stop, reason = self._evaluate_stopping_criteria(current)
+            should_stop = trainer.strategy.reduce_boolean_decision(should_stop, all=False)
+            trainer.should_stop = trainer.should_stop or should_stop
+            if should_stop:
+                self.stopped_epoch = trainer.current_epoch
+            if reason and self.verbose:
+                self._log_info(trainer, reason, self.log_rank_zero_only)
+
+    counts = [epochs(kind) for kind in (EarlyStopping, Patient, Deaf, Decided, Copied)]
+    assert counts == [2, 5, 6, 1, 2]
 
 
 def test_model_checkpoint_may_write_its_own_files(
@@ -192,6 +275,27 @@ def test_model_checkpoint_may_write_its_own_files(
         "epoch=1-step=4.ckpt", "epoch=2-step=6.ckpt", "last.ckpt"
     ]  # fmt: skip
     assert set(torch.load(checkpoint.best_model_path)) == set(regression().state_dict())
+
+
+def test_an_own_save_keeps_the_rest(
+    regression: Any, make_loader: Any, make_trainer: Any, tmp_path: Path
+) -> None:
+    class Loud(ModelCheckpoint):
+        written = 0
+
+        def _save_checkpoint(self, trainer: Any, filepath: str) -> None:
+            self.written += 1
+            super()._save_checkpoint(trainer, filepath)
+
+    checkpoint = Loud(tmp_path, save_last="link")
+    checkpoint._every_n_epochs = 2
+    make_trainer(max_epochs=4, callbacks=checkpoint, enable_checkpointing=True).fit(
+        regression(), make_loader(1)
+    )
+    assert checkpoint.written == 2
+    assert (tmp_path / "last.ckpt").is_symlink()
+    with pytest.warns(match="async_save is without effect"):
+        Loud(async_save=True)
 
 
 def test_model_checkpoint_may_forgive_a_missing_monitor(
@@ -223,10 +327,10 @@ def test_a_method_that_nobody_calls_is_said(
 
     class Helped(LearningRateMonitor):
         def on_train_start(self, *arguments: Any) -> None:
-            self._help()
+            self.values = [self._help(value) for value in (1, 2)]
 
-        def _help(self) -> None:
-            return None
+        def _help(self, value: int) -> int:
+            return value
 
     trainer = make_trainer(logger=recorder, callbacks=Named())
     with pytest.warns(match=r"nobody calls `Named\._extract_stats`: LearningRateMonitor has no"):

@@ -106,6 +106,14 @@ def test_training_ends_with_a_report(runs):
         assert word in shown
 
 
+def test_evaluation_by_itself_writes_none(tmp_path):
+    data = torch.ones(4, 2)
+    options = {"max_epochs": 1, "accelerator": "cpu"}
+    trainer = Trainer(logger=CSVLogger(tmp_path), callbacks=RunReport(), **options)
+    trainer.validate(Line(), data, verbose=False)
+    assert not list(tmp_path.rglob("report.html"))
+
+
 def test_pictures_and_samples_are_inside_and_nothing_is_run(runs):
     (runs[0] / "pictures").mkdir(exist_ok=True)
     (runs[0] / "pictures" / "seen.png").write_bytes(PIXEL)

@@ -126,20 +126,25 @@ class EarlyStopping(Callback):
         return trainer.fn != "fit" or trainer.sanity_checking
 
     def _run_early_stopping_check(self, trainer: Trainer) -> None:
-        if trainer.fast_dev_run:
+        logs = trainer.callback_metrics
+        early = self.monitor not in logs and trainer.validation_ahead
+        if trainer.fast_dev_run or early or not self._validate_condition_metric(logs):
             return
-        known = trainer.callback_metrics
-        if self.monitor not in known:
-            if self.strict and not trainer.validation_ahead:
-                raise not_logged(self, self.monitor, known)
-            return
-        should_stop, message = self._evaluate_stopping_criteria(known[self.monitor])
+        should_stop, message = self._evaluate_stopping_criteria(logs[self.monitor])
         self.stopping_reason_message = message
         if should_stop:
             trainer.should_stop = True
             self.stopped_epoch = trainer.current_epoch
         if message and (should_stop or self.verbose):
-            trainer.print(message)
+            self._log_info(trainer, message, self.log_rank_zero_only)
+
+    def _validate_condition_metric(self, logs: dict[str, torch.Tensor]) -> bool:
+        if self.monitor not in logs and self.strict:
+            raise not_logged(self, self.monitor, logs)
+        return self.monitor in logs
+
+    def _log_info(self, trainer: Trainer, message: str, log_rank_zero_only: bool) -> None:
+        trainer.print(message)
 
     def _evaluate_stopping_criteria(self, current: torch.Tensor) -> tuple[bool, str | None]:
         self.stopping_reason, message = self._judge(float(current))

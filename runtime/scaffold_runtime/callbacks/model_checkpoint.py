@@ -8,6 +8,7 @@ import re
 import time
 import warnings
 from datetime import timedelta
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,11 @@ ABANDONED = 24 * 3600.0  # seconds after which no save is still waiting for part
 
 if TYPE_CHECKING:
     from scaffold_runtime import LightningModule, Trainer
+
+
+def _same(name: str) -> Any:
+    """Another name of an attribute."""
+    return property(attrgetter(name), lambda self, value: setattr(self, name, value))
 
 
 class ModelCheckpoint(Checkpoint):
@@ -149,6 +155,12 @@ class ModelCheckpoint(Checkpoint):
             raise MisconfigurationException(
                 f"ModelCheckpoint(monitor=None, save_top_k={self.save_top_k}): without a monitor none is better "
                 "than another. Give a monitor, or save_top_k of -1, 0 or 1."
+            )
+        if self.async_save and overridden("_save_checkpoint", self, ModelCheckpoint):
+            warnings.warn(
+                f"{type(self).__name__} has a `_save_checkpoint` of its own, which writes within training: async_save "
+                "is without effect.",
+                stacklevel=4,
             )
         if self.save_last is not None:
             check_choice(self, "save_last", self.save_last, True, False, "link")
@@ -370,9 +382,11 @@ class ModelCheckpoint(Checkpoint):
 
             self._background.start(write_and_settle)
         else:
-            for name in (first, *others) if own else (first,):
-                self._save_checkpoint(trainer, name)
-            self._settle(trainer, first, [] if own else others, removed)
+            self._save_checkpoint(trainer, first)
+            if own and not trainer.strategy.broadcast(os.path.exists(first)):  # it lies elsewhere
+                while others:
+                    self._save_checkpoint(trainer, others.pop())
+            self._settle(trainer, first, others, removed)
             self._tell(trainer)
         self._writing, self._leaving = [], []
 
@@ -393,9 +407,7 @@ class ModelCheckpoint(Checkpoint):
 
     # -- under Lightning's names, since subclasses override these -----------------------------------
 
-    @property
-    def _every_n_epochs(self) -> int:
-        return self.every_n_epochs
+    _every_n_epochs, _every_n_train_steps = _same("every_n_epochs"), _same("every_n_train_steps")
 
     def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
         """Write the file."""

@@ -107,12 +107,12 @@ def object_from_checkpoint(
     name = checkpoint.get(f"{prefix}hparams_name", "kwargs")
     made_of = {key: kept.pop(key, None) for key in checkpoint.get(f"{prefix}hparams_made", [])}
     missing = made_of.keys() - overrides.keys()
-    if missing:
+    if missing and name not in overrides:  # which is all of them in one argument
         first = min(missing)
         was = made_of[first]
-        what = f"was a {was}" if isinstance(was, str) else f"was made by the command line, of {was}"
+        what = was if isinstance(was, str) else f"`{first}` was made by the command line, of {was}"
         raise CheckpointError(
-            f"`{first}` {what}, which no checkpoint holds, since loading one runs no code. Make it, and pass it: "
+            f"{what}, which no checkpoint holds, since loading one runs no code. Make it, and pass it: "
             f"{cls.__name__}.load_from_checkpoint(path, {', '.join(f'{name}=...' for name in sorted(missing))})."
         )
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any, NoReturn, get_type_hints
 
@@ -169,8 +170,10 @@ def _refuse_nothing(kind: type, arguments: dict[str, Any]) -> None:
         hints = get_type_hints(getattr(kind, "__init__", None))
     except Exception:  # names that are imported for annotations only
         return
+    taken = inspect.signature(kind).parameters
     for name, value in arguments.items():
-        if value is None and hints.get(name) in (int, float, bool, str):
+        filled = name in taken and taken[name].default is not None
+        if value is None and filled and hints.get(name) in (int, float, bool, str):
             raise MisconfigurationException(
                 f"`{name}` is empty: expected {hints[name].__name__}, got null"
             )

@@ -193,7 +193,8 @@ class ProjectCLI(LightningCLI):
             had = ", ".join(f"{part}.{key}={saved[key]}" for key in other)
             has = ", ".join(str(now[key]) for key in other)
             kept = "; its optimizer goes on with its own rate (--restore_lr changes it)"
-            rate = part == "model" and any(key in ("lr", "learning_rate") for key in other)
+            rate = part == "model" and not {"lr", "learning_rate"}.isdisjoint(other)
+            rate = rate and self.config["restore_lr"] is None
             self.trainer.print(f"the run of the checkpoint had {had}; now {has}{kept * rate}")
 
     def _model_of_run(self, checkpoint: Path, saved: dict[str, Any] | None) -> dict[str, Any]:

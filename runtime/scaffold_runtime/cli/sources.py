@@ -20,15 +20,16 @@ class ConfigError(MisconfigurationException):
 class _Loader(yaml.SafeLoader):
     """Refuses a key that is written twice, where the first would be lost without a word."""
 
-    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-        lines: dict[str, int] = {}
+    def compose_mapping_node(self, anchor: Any) -> Any:
+        node, lines = super().compose_mapping_node(anchor), dict[str, int]()
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode) or key.tag == "tag:yaml.org,2002:merge":
+                continue
             if key.value in lines:
                 said = f"`{key.value}` was set in line {lines[key.value]} already"
-                raise yaml.constructor.ConstructorError(None, None, said, key.start_mark)
-            if isinstance(key, yaml.ScalarNode):
-                lines[key.value] = key.start_mark.line + 1
-        return super().construct_mapping(node, deep)
+                raise yaml.composer.ComposerError(None, None, said, key.start_mark)
+            lines[key.value] = key.start_mark.line + 1
+        return node
 
 
 class Sources:

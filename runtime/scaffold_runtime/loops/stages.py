@@ -96,8 +96,21 @@ def not_training(run: Run, stage: str) -> Iterator[None]:
 
 def _leave_inference(module: nn.Module) -> None:
     """Steps left tensors in the module, as torchmetrics does: a later run could not change them in place."""
+    seen: dict[int, tuple[Any, Any]] = {}  # by id: the thing, and what takes its place
+
+    def usable(thing: Any) -> Any:
+        if id(thing) in seen:
+            return seen[id(thing)][1]
+        if type(thing) is torch.Tensor and thing.is_inference():
+            seen[id(thing)] = thing, thing.clone()
+        elif type(thing) in (list, dict):
+            seen[id(thing)] = thing, thing
+            for key in range(len(thing)) if type(thing) is list else thing:
+                thing[key] = usable(thing[key])
+        else:
+            return thing
+        return seen[id(thing)][1]
+
     for part in module.modules():
-        for held in (vars(part), part._buffers):
-            for name, value in held.items():
-                if isinstance(value, torch.Tensor) and value.is_inference():
-                    held[name] = value.clone()
+        for name, value in vars(part).items():
+            vars(part)[name] = usable(value)

@@ -151,8 +151,7 @@ class Profiler(abc.ABC):
         vars(run).update(start_training=start_training, begin_epoch=begin, end_epoch=end)
         for name in ("after_step", "after_logging", "after_epoch"):
             self._measure(run.schedules, "optimizer.schedule", name)
-        for checkpoint in run.checkpoints:
-            self._measure(checkpoint, "checkpoint", "commit")
+        self._measure(run, "checkpoint", "write")
 
     def _measure(self, owner: Any, label: str, name: str) -> None:
         vars(owner)[name] = self.wrap(label, getattr(owner, name))
@@ -166,8 +165,6 @@ class Profiler(abc.ABC):
         """The run ended: report, and leave what outlives it as it was."""
         for name in LOGGING:
             vars(run.metrics).pop(name, None)
-        for checkpoint in run.checkpoints:
-            vars(checkpoint).pop("commit", None)
         if self._stage is not None:
             self.describe()
             self.teardown(self._stage)

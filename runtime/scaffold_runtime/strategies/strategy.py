@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 from torch.utils._pytree import tree_map_only
 
 from scaffold_runtime.accelerators import Accelerator
-from scaffold_runtime.errors import CheckpointError, Moved
+from scaffold_runtime.errors import CheckpointError, Moved, MovedAway
 from scaffold_runtime.precision import Precision
 from scaffold_runtime.strategies.environments import ClusterEnvironment
 
@@ -64,7 +64,7 @@ class Strategy(abc.ABC):
 
     model = Moved("`trainer.model`")
     lightning_module = Moved("`trainer.lightning_module`")
-    optimizers = Moved("`trainer.optimizers`, which may be set")
+    optimizers = MovedAway("`trainer.optimizers`, which may be set")
     lr_scheduler_configs = Moved("`trainer.lr_scheduler_configs`")
     precision_plugin = Moved("`trainer.precision_plugin`")
     accelerator = Moved("`trainer.accelerator`")

@@ -53,7 +53,7 @@ def explained(init: Callable[Concatenate[T, P], None]) -> Callable[Concatenate[T
 
     @wraps(init)
     def checked(self: T, /, *args: P.args, **given: P.kwargs) -> None:
-        for name in given.keys() - known.keys():
+        for name in (name for name in given if name not in known):
             place = IN_ITS_PLACE.get(name)
             meant = f" Write: {place}" if place else did_you_mean(name, known)
             raise MisconfigurationException(f"Trainer has no argument `{name}`.{meant}")

@@ -684,7 +684,13 @@ class Trainer:
 
     @optimizers.setter
     def optimizers(self, optimizers: list[Optimizer]) -> None:
-        take_optimizers(self._live(), list(optimizers))
+        run = self._live()
+        if not run.optimizers:
+            raise MisconfigurationException(
+                "there are no optimizers yet, or `configure_optimizers` returned none, so they cannot be replaced: "
+                "set others from `on_fit_start` on."
+            )
+        take_optimizers(run, list(optimizers))
 
     def make_optimizers(self) -> None:
         """Inside a fit: ask the module for its optimizers and schedulers anew, and go on with those."""

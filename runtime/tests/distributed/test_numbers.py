@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, TensorDataset
+from torchmetrics import MeanMetric
 
 from scaffold_runtime import Callback, LightningDataModule, LightningModule
 from scaffold_runtime.callbacks import BaseFinetuning, EMAWeightAveraging
@@ -250,6 +251,41 @@ def test_loaders_of_different_length_end_together(ddp: Any, tmp_path: Path) -> N
     trainer.fit(Seen(tmp_path), datamodule=Uneven())
 
     assert [len(seen) for seen in notes(tmp_path, "fit")] == [4, 4]
+
+
+class EndsUnevenly(Seen):
+    """Logs in the hooks of an epoch: its rank, and perhaps a Metric in one process only."""
+
+    alone = False
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.metric = MeanMetric()
+
+    def on_validation_epoch_start(self) -> None:
+        if self.alone and self.global_rank == 0:
+            self.metric.update(torch.tensor(1.0))
+            self.log("alone", self.metric)
+
+    def on_validation_epoch_end(self) -> None:
+        self.log("rank", float(self.global_rank))
+        if not self.alone:
+            note(self.folder, "seen", float(self.trainer.callback_metrics["mean"]))
+
+
+def test_values_of_epoch_hooks_count_once_for_each_process(ddp: Any, tmp_path: Path) -> None:
+    trainer = ddp()
+    (values,) = trainer.validate(EndsUnevenly(tmp_path), numbered(6, 2), verbose=False)
+
+    assert values["rank"] == 0.5  # though the last batches have different sizes
+    assert notes(tmp_path, "seen") == [values["mean"]] * 2 == [2.5] * 2
+
+
+def test_a_metric_of_one_process_is_an_error_and_no_hang(ddp: Any, tmp_path: Path) -> None:
+    module = EndsUnevenly(tmp_path)
+    module.alone = True
+    with pytest.raises(RankFailed, match="by 1 of 2 processes only"):
+        ddp().validate(module, numbered(6, 2))
 
 
 def test_manual_optimization_averages_gradients(
