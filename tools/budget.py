@@ -19,16 +19,17 @@ ROOT = Path(__file__).parent.parent
 # raise them only with a reason.
 BUDGETS = {
     "runtime/scaffold_runtime": {
-        "files": 4589,
+        "files": 4545,
         "callbacks": 2504,
         "strategies": 1901,
         "cli": 1353,
-        "checkpoint": 1216,
-        "loggers": 719,
-        "trainer": 707,
+        "checkpoint": 1227,
+        "loggers": 722,
+        "trainer": 709,
         "loops": 513,
         "profilers": 457,
-        "names": 289,  # of Lightning: core, demos, plugins, utilities
+        "tuner": 78,
+        "names": 308,  # of Lightning: core, demos, plugins, utilities
     },
     "scaffold": {"files": 2727},
 }

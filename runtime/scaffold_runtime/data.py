@@ -69,6 +69,8 @@ class LightningDataModule(WithHyperparameters, DataHooks):
     (split, build datasets); then the trainer asks for the loaders it needs.
     """
 
+    CHECKPOINT_HYPER_PARAMS_KEY = "datamodule_hyper_parameters"
+    CHECKPOINT_HYPER_PARAMS_NAME = "datamodule_hparams_name"
     prepare_data_per_node: bool = True
     allow_zero_length_dataloader_with_multiple_devices: bool = False
     trainer: Trainer | None = None

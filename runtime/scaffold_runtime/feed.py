@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from scaffold_runtime.combined import loader_length
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from scaffold_runtime.combined import CombinedLoader, loader_length
 from scaffold_runtime.data import LightningDataModule
 from scaffold_runtime.errors import MisconfigurationException
 from scaffold_runtime.hooks import overridden
@@ -53,6 +55,7 @@ class Feed:
         self.trainer, self.module, self.datamodule = trainer, module, datamodule
         self.given = given  # loaders passed to fit, validate, test or predict
         self.shares = shares  # which part of the data is for this process
+        self._sources: dict[str, Any] = {}  # of evaluations, as given
         self._evaluated: dict[str, list[tuple[Any, Any]]] = {}
 
     def source(self, stage: str) -> Any:
@@ -103,7 +106,8 @@ class Feed:
     def evaluated(self, stage: str) -> list[tuple[Any, Any]]:
         """The loaders of an evaluation stage, each with what to iterate in its place."""
         if stage not in self._evaluated:
-            loaders = [self._in_order(each, stage) for each in as_eval_loaders(self.source(stage))]
+            self._sources[stage] = source = self.source(stage)
+            loaders = [self._in_order(each, stage) for each in as_eval_loaders(source)]
             if self.shares is not None:
                 loaders = [self.shares.of_evaluation(loader) for loader in loaders]
             self.replace(stage, loaders)
@@ -115,6 +119,19 @@ class Feed:
 
     def eval_loaders(self, stage: str) -> list[Any]:
         return [loader for loader, _ in self.evaluated(stage)]
+
+    def as_given(self, stage: str) -> Any:
+        """The loaders of a stage in the list, dict or other structure that they were given in; None if there are
+        none yet."""
+        if stage == "train":
+            loader = self.opened.loader if self.opened is not None else None
+            return loader.iterables if isinstance(loader, CombinedLoader) else loader
+        loaders, source = self.eval_loaders(stage), self._sources.get(stage)
+        if isinstance(source, CombinedLoader) and source.mode == "sequential":
+            source = source.iterables
+        if isinstance(source, (Mapping, list, tuple)):
+            return tree_unflatten(loaders, tree_flatten(source)[1])
+        return loaders[0] if loaders else None
 
     def batches_of(self, stage: str, limit: int | float) -> list[float]:
         """How many batches of each evaluation loader run."""

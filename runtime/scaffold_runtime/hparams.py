@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 from torch import nn
 
 from scaffold_runtime.errors import CheckpointError, MisconfigurationException, did_you_mean
-from scaffold_runtime.plain import to_plain
+from scaffold_runtime.plain import opened, to_plain
 
 T = TypeVar("T", bound="WithHyperparameters")
 
@@ -60,6 +60,8 @@ def _refuse(owner: str, method: str, *arguments: Any, **options: Any) -> NoRetur
 class WithHyperparameters:
     """Base of modules and data modules: `save_hyperparameters`, `hparams`, `load_from_checkpoint`."""
 
+    CHECKPOINT_HYPER_PARAMS_KEY = "hyper_parameters"
+    CHECKPOINT_HYPER_PARAMS_NAME = "hparams_name"
     _hparams: AttributeDict | None = None
     _hparams_initial: AttributeDict | None = None
     _hparams_name: str | None = None
@@ -79,22 +81,27 @@ class WithHyperparameters:
         kept = self._hparams_initial or AttributeDict()
         return AttributeDict({key: _snapshot(value) for key, value in kept.items()})
 
+    def _set_hparams(self, hparams: Any) -> None:
+        """Under Lightning's name: take these in the place of all."""
+        self._hparams = AttributeDict(as_mapping(hparams))
+
     def hparams_to_save(self) -> dict[str, Any]:
-        """For checkpoints: the hyperparameters, which of them are objects, and which a Namespace.
+        """For checkpoints: the hyperparameters, which of them are objects, and which a Namespace or OmegaConf's.
 
         No checkpoint holds an object: in its place is what a command line made it of, or else what it is. One
         that `__init__` takes by default is left out.
         """
         plain = {**self.hparams, **self._hparams_configured}
-        objects, parsed = list(self._hparams_configured), []
+        objects: list[str] = list(self._hparams_configured)
+        kinds: dict[str, str] = {}
         taken = inspect.signature(type(self).__init__).parameters
         for name in plain.keys() - self._hparams_configured.keys():
             value = plain[name]
             try:
-                if isinstance(value, Namespace):
-                    plain[name] = vars(value)
-                    parsed.append(name)
+                plain[name] = opened(value)
                 to_plain(plain[name], name)
+                if plain[name] is not value:
+                    kinds[name] = type(value).__name__
             except CheckpointError as error:
                 if name in taken and taken[name].default is value:
                     del plain[name]
@@ -102,7 +109,7 @@ class WithHyperparameters:
                 plain[name] = str(error).partition(", which")[0]
                 objects.append(name)
         kept = {"hparams_name": self._hparams_name, "hyper_parameters": plain}
-        return kept | {"hparams_made": sorted(objects), "hparams_parsed": sorted(parsed)}
+        return kept | {"hparams_made": sorted(objects), "hparams_kinds": kinds}
 
     def save_hyperparameters(
         self,

@@ -198,7 +198,7 @@ class Metrics:
                 merged[entry.label("step")] = entry.last
                 if self._closing != "train":
                     merged[entry.name + entry.suffix] = entry.last
-        return {name: torch.as_tensor(value) for name, value in merged.items()}
+        return {name: _as_float(value) for name, value in merged.items()}
 
     def logged_metrics(self) -> dict[str, Tensor]:
         """The newest value of every name that loggers get, sent or not yet, as tensors."""
@@ -381,3 +381,9 @@ class Metrics:
         self.bar_values = dict(state["bar"])
         self.logged_values = dict(state["logged"])
         self.seen = dict(state.get("seen", {}))
+
+
+def _as_float(value: Scalar) -> Tensor:
+    """Of 32 bits, or of 64 where it is: what is compared and averaged."""
+    tensor = torch.as_tensor(value)
+    return tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import enum
 import os
+import sys
+from argparse import Namespace
 from collections import Counter, OrderedDict
 from typing import Any
 
@@ -49,6 +51,19 @@ def to_plain(value: Any, path: str = "checkpoint") -> Any:
         if isinstance(value, kind):
             return kind(value)
     raise CheckpointError(_refusal(value, path))
+
+
+def opened(value: Any, resolve: bool = False) -> Any:
+    """A Namespace, or a configuration of OmegaConf, as what it holds; anything else as it is.
+
+    `resolve` says whether values that refer to others are those, as in logs, or the reference, as in files.
+    """
+    if isinstance(value, Namespace):
+        return vars(value)
+    omegaconf = sys.modules.get("omegaconf")
+    if omegaconf is not None and omegaconf.OmegaConf.is_config(value):
+        return omegaconf.OmegaConf.to_container(value, resolve=resolve)
+    return value
 
 
 def _mapping(value: dict[Any, Any], path: str) -> dict[Any, Any]:

@@ -42,6 +42,7 @@ PATHS = {
     "core.datamodule": "LightningDataModule",
     "core.mixins": "HyperparametersMixin",
     "core.module": "LightningModule",
+    "core.saving": "load_hparams_from_yaml save_hparams_to_yaml",
     "core.optimizer": "LightningOptimizer",
     "demos": "BoringModel BoringDataModule DemoModel",
     "demos.boring_classes": "DemoModel BoringModel BoringDataModule RandomDataset RandomIterableDataset",
@@ -65,6 +66,7 @@ PATHS = {
     "trainer.states": "TrainerFn RunningStage TrainerState TrainerStatus",
     "trainer.trainer": "Trainer",
     "tuner": "Tuner",
+    "tuner.tuning": "Tuner",
     "utilities": "CombinedLoader AttributeDict grad_norm move_data_to_device rank_zero_only rank_zero_info",
     "utilities.combined_loader": "CombinedLoader",
     "utilities.exceptions": "MisconfigurationException",
@@ -74,6 +76,7 @@ PATHS = {
     "utilities.parsing": "AttributeDict",
     "utilities.rank_zero": "rank_zero_only rank_zero_info rank_zero_warn rank_zero_deprecation",
     "utilities.seed": "isolate_rng seed_everything",
+    "utilities.warnings": "PossibleUserWarning disable_possible_user_warnings",
     "utilities.types": "STEP_OUTPUT EVAL_DATALOADERS TRAIN_DATALOADERS OptimizerLRScheduler LRSchedulerTypeUnion "
     "LRSchedulerConfig _EVALUATE_OUTPUT _PREDICT_OUTPUT _METRIC",
 }  # fmt: skip

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+import sys
 from argparse import Namespace
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +17,7 @@ from torch import nn
 
 from scaffold_runtime import LightningDataModule, LightningModule
 from scaffold_runtime.errors import CheckpointError, MisconfigurationException
+from scaffold_runtime.loggers.logger import flat, plain_tree
 
 
 @dataclass
@@ -367,6 +370,44 @@ def test_what_is_not_plain_is_kept_here_and_asked_for_there(value: Any, saved: A
         Any_.load_from_checkpoint(path)
     again = Any_.load_from_checkpoint(path, backbone=value)
     assert again.hparams.width == 2 and again.hparams.backbone is value
+
+
+class DictConfig(dict[str, Any]):
+    """As OmegaConf's: no plain dict, with values that refer to others."""
+
+
+class OmegaConf:
+    @staticmethod
+    def is_config(value: Any) -> bool:
+        return isinstance(value, DictConfig)
+
+    @staticmethod
+    def to_container(config: DictConfig, resolve: bool) -> dict[str, Any]:
+        return {k: config["width"] if resolve and v == "${width}" else v for k, v in config.items()}
+
+    @staticmethod
+    def create(value: dict[str, Any]) -> DictConfig:
+        return DictConfig(value)
+
+
+def test_a_configuration_of_omegaconf_comes_back(
+    saved: Any, recorder: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "omegaconf", SimpleNamespace(OmegaConf=OmegaConf))
+
+    class Configured(Net):
+        def __init__(self, config: Any) -> None:
+            super().__init__(config["width"])
+            self.save_hyperparameters("config")
+
+    path = saved(Configured(DictConfig(width=2, out="${width}")))
+
+    kept = torch.load(path, weights_only=True)["hyper_parameters"]["config"]
+    assert kept == {"width": 2, "out": "${width}"}
+    again = Configured.load_from_checkpoint(path).hparams.config
+    assert type(again) is DictConfig and again == kept
+    assert flat({"config": again}) == {"config/width": 2, "config/out": 2}
+    assert plain_tree({"config": again}) == {"config": {"width": 2, "out": 2}}
 
 
 def test_objects_that_need_not_be_asked_for(saved: Any) -> None:

@@ -213,6 +213,84 @@ def test_what_cannot_take_over_is_refused(
             trainer.fit(regression(), make_loader(1))
 
 
+@pytest.mark.parametrize("emptied", ["optimizer_states", "both"])
+def test_a_checkpoint_without_optimizer_states_begins_with_fresh_ones(
+    emptied: str, regression: Any, make_loader: Any, make_trainer: Any, tmp_path: Path
+) -> None:
+    class Reset(regression):
+        def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+            checkpoint["optimizer_states"] = []
+            if emptied == "both":
+                checkpoint["lr_schedulers"] = []
+                checkpoint["epoch"] = checkpoint["global_step"] = 0
+
+        def configure_optimizers(self) -> Any:
+            optimizer = torch.optim.SGD(self.parameters(), lr=0.1, momentum=0.9)
+            return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, 1)]
+
+        def on_train_start(self) -> None:
+            self.began = (self.trainer.current_epoch, len(self.optimizers().optimizer.state))
+
+    trainer = make_trainer(max_epochs=2)
+    trainer.fit(Reset(), make_loader(3))
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    module, trainer = Reset(), make_trainer(max_epochs=3)
+    trainer.fit(module, make_loader(3), ckpt_path=tmp_path / "a.ckpt")
+
+    assert module.began == (0 if emptied == "both" else 2, 0)
+    assert trainer.global_step == 9
+    assert len(module.optimizers().optimizer.state) == 4  # also after the fit
+
+
+@pytest.mark.parametrize("shape", [lambda a, b: [a], lambda a, b: {"x": a, "y": b}, lambda a, b: a])
+def test_loaders_are_shown_as_they_were_given(
+    shape: Any, regression: Any, make_loader: Any, make_trainer: Any
+) -> None:
+    class Several(regression):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            batch = batch["x"] if isinstance(batch, dict) else batch
+            return super().training_step(batch[0] if len(batch) == 1 else batch, batch_idx)
+
+        def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+            super().validation_step(batch, batch_idx)
+
+    given = shape(make_loader(2), make_loader(2))
+    trainer = make_trainer()
+    trainer.fit(Several(), given, given)
+    for shown in (trainer.train_dataloader, trainer.val_dataloaders):
+        assert type(shown) is type(given)
+        assert shown == given
+    assert trainer.test_dataloaders is None
+
+
+def test_the_default_checkpoint_is_there_in_a_fast_dev_run(
+    regression: Any, make_loader: Any, make_trainer: Any, tmp_path: Path
+) -> None:
+    trainer = make_trainer(fast_dev_run=True, enable_checkpointing=True, default_root_dir=tmp_path)
+    trainer.fit(regression(), make_loader(1))
+    assert trainer.checkpoint_callback.best_model_path == ""
+    assert not list(tmp_path.iterdir())
+
+
+def test_callback_metrics_are_floats(regression: Any, make_loader: Any, make_trainer: Any) -> None:
+    class Counting(regression):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            self.log_dict({"count": torch.tensor(3), "right": torch.tensor(True), "plain": 2})
+            return super().training_step(batch, batch_idx)
+
+    trainer = make_trainer()
+    trainer.fit(Counting(), make_loader(1))
+    kinds = {trainer.callback_metrics[name].dtype for name in ("count", "right", "plain")}
+    assert kinds == {torch.float32}
+
+
+def test_callbacks_of_other_packages_see_whether_there_are_several_processes(
+    make_trainer: Any,
+) -> None:
+    connector = make_trainer()._accelerator_connector
+    assert (connector.is_distributed, connector.use_distributed_sampler) == (False, True)
+
+
 # -- what subclasses of callbacks override --------------------------------------------------------
 
 

@@ -96,7 +96,6 @@ def default_callbacks(
     checkpointing: bool,
     progress_bar: bool,
     summary: bool,
-    fast_dev_run: bool,
 ) -> list[Callback]:
     """The callbacks of a Trainer: those given, and the usual ones where none of their kind is given.
 
@@ -113,7 +112,8 @@ def default_callbacks(
         if not isinstance(callback, Callback):
             raise MisconfigurationException(
                 f"Trainer(callbacks=...): {callback!r} is not a Callback. "
-                "Subclass `scaffold_runtime.Callback`, and pass instances, not classes."
+                "Subclass `scaffold_runtime.Callback`, and pass instances, not classes. One of another package's: "
+                "`class Mine(Theirs, scaffold_runtime.Callback): pass`."
             )
 
     def has(kind: type[Callback]) -> bool:
@@ -134,6 +134,6 @@ def default_callbacks(
     if max_time is not None and not has(Timer):
         limit = settings.seconds("max_time", max_time)
         callbacks.append(Timer(timedelta(seconds=limit)))
-    if checkpointing and not has(Checkpoint) and not fast_dev_run:
+    if checkpointing and not has(Checkpoint):  # idle in `fast_dev_run`
         callbacks.append(ModelCheckpoint())
     return sorted(callbacks, key=lambda callback: isinstance(callback, Checkpoint))

@@ -19,6 +19,7 @@ from scaffold_runtime.checkpoint.io import read_checkpoint
 from scaffold_runtime.checkpoint.ranks import own_part
 from scaffold_runtime.checkpoint.state import load_weights
 from scaffold_runtime.errors import CheckpointError, MisconfigurationException
+from scaffold_runtime.extras import require
 from scaffold_runtime.hooks import ask
 from scaffold_runtime.hparams import AttributeDict
 
@@ -102,8 +103,8 @@ def object_from_checkpoint(
     kept = dict(checkpoint.get(f"{prefix}hyper_parameters", {}))
     if hparams_file is not None:
         kept.update(_hparams_in(Path(hparams_file).expanduser()))
-    for key in checkpoint.get(f"{prefix}hparams_parsed", []):
-        kept[key] = Namespace(**kept[key]) if isinstance(kept[key], dict) else kept[key]
+    for key, kind in checkpoint.get(f"{prefix}hparams_kinds", {}).items():
+        kept[key] = _closed(kept[key], kind)
     name = checkpoint.get(f"{prefix}hparams_name", "kwargs")
     made_of = {key: kept.pop(key, None) for key in checkpoint.get(f"{prefix}hparams_made", [])}
     missing = made_of.keys() - overrides.keys()
@@ -129,6 +130,13 @@ def object_from_checkpoint(
     elif cls.__qualname__ in checkpoint:
         made.load_state_dict(checkpoint[cls.__qualname__])
     return made
+
+
+def _closed(value: Any, kind: str) -> Any:
+    """What `plain.opened` opened, as it was."""
+    if kind == "Namespace":
+        return Namespace(**value)
+    return require("omegaconf", "omegaconf", "load_from_checkpoint").OmegaConf.create(value)
 
 
 def _hparams_in(file: Path) -> dict[str, Any]:

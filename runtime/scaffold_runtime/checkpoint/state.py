@@ -202,7 +202,8 @@ def restore_before_fit(run: Run, checkpoint: dict[str, Any]) -> None:
     _restore_schedulers(run, checkpoint.get("lr_schedulers", []))
     if checkpoint.get("precision"):
         run.precision.load_state_dict(checkpoint["precision"])
-    run.progress.load_state_dict(checkpoint.get("progress") or _progress_of_lightning(checkpoint))
+    progress, begun = _progress(checkpoint)
+    run.progress.load_state_dict(progress)
     if run.progress.step:
         for optimizer in run.optimizers:  # it stepped, in an earlier life: torch warns otherwise
             vars(optimizer)["_opt_called"] = True
@@ -217,13 +218,13 @@ def restore_before_fit(run: Run, checkpoint: dict[str, Any]) -> None:
         run.metrics.load_state_dict(kept, metric_parts(run.module))
     for logger, state in zip(run.trainer.loggers, checkpoint.get("loggers", []), strict=False):
         logger.load_state_dict(state)
-    run.resumed, run.position = True, checkpoint.get("data", {})
+    run.resumed, run.position = True, checkpoint.get("data", {}) if begun else {}
     run.rng_to_restore = checkpoint.get("rng")
 
 
 def restore_optimizers(run: Run, states: list[dict[str, Any]]) -> None:
     _check_number(states, run.optimizers, "optimizer(s)")
-    for optimizer, state in zip(run.optimizers, states, strict=True):
+    for optimizer, state in zip(run.optimizers, states, strict=bool(states)):
         # Before it is taken to the device, which may have no room for the whole of it.
         groups, kept = state.get("param_groups", ()), state.get("state", {})
         numbers = [number for group in groups for number in group["params"]]
@@ -239,18 +240,25 @@ def restore_optimizers(run: Run, states: list[dict[str, Any]]) -> None:
 
 def _restore_schedulers(run: Run, states: list[dict[str, Any]]) -> None:
     _check_number(states, run.scheduler_configs, "learning rate scheduler(s)")
-    for config, state in zip(run.scheduler_configs, states, strict=True):
+    for config, state in zip(run.scheduler_configs, states, strict=bool(states)):
         config.scheduler.load_state_dict(state)
 
 
 def _check_number(states: list[Any], made: list[Any], kind: str) -> None:
-    if len(states) != len(made):
+    """None at all is what `on_load_checkpoint` leaves to begin with fresh ones."""
+    if states and len(states) != len(made):
         raise CheckpointError(
             f"the checkpoint has the state of {len(states)} {kind}, "
             f"but `configure_optimizers` returned {len(made)}."
         )
 
 
-def _progress_of_lightning(checkpoint: dict[str, Any]) -> dict[str, int]:
-    """A checkpoint Lightning wrote: training goes on with the next epoch."""
-    return {"epoch": int(checkpoint["epoch"]) + 1, "step": int(checkpoint["global_step"])}
+def _progress(checkpoint: dict[str, Any]) -> tuple[dict[str, int], bool]:
+    """Where training goes on, and whether that is where it was saved: `on_load_checkpoint` may have put other
+    numbers there. A checkpoint Lightning wrote goes on with the next epoch."""
+    epoch, step = int(checkpoint["epoch"]), int(checkpoint["global_step"])
+    kept = checkpoint.get("progress")
+    if kept is None:
+        return {"epoch": epoch + 1, "step": step}, True
+    same = (epoch, step) == (kept["epoch"], kept["step"])
+    return (kept, True) if same else ({"epoch": epoch, "step": step}, False)

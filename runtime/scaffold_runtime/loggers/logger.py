@@ -16,6 +16,7 @@ from torch import nn
 
 from scaffold_runtime.errors import ScaffoldRuntimeError, hide_passwords
 from scaffold_runtime.hparams import as_mapping
+from scaffold_runtime.plain import opened
 from scaffold_runtime.ranks import rank_zero_only
 
 
@@ -242,6 +243,7 @@ def claim_version(root: Path) -> int:
 
 def plain_tree(params: Any) -> Any:
     """Hyperparameters as nested dicts and lists of plain values; anything unusual as text."""
+    params = opened(params, resolve=True)
     if isinstance(params, dict):
         return {str(key): plain_tree(value) for key, value in params.items()}
     if isinstance(params, (list, tuple)):
@@ -258,6 +260,7 @@ def flat(params: dict[str, Any], join: str = "/") -> dict[str, Any]:
     """Nested hyperparameters as one level, keys joined by "/"; lists and unusual values as text."""
     flattened: dict[str, Any] = {}
     for key, value in params.items():
+        value = opened(value, resolve=True)
         if isinstance(value, dict) and value:
             inner = flat(value, join).items()
             flattened.update({f"{key}{join}{name}": item for name, item in inner})

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import torch
@@ -225,7 +226,6 @@ class Trainer:
             checkpointing=settings.switch("enable_checkpointing", enable_checkpointing, barebones),
             progress_bar=settings.switch("enable_progress_bar", enable_progress_bar, barebones),
             summary=settings.switch("enable_model_summary", enable_model_summary, barebones),
-            fast_dev_run=bool(one),
         )
 
         self.progress = Progress()
@@ -532,6 +532,12 @@ class Trainer:
     epoch_loop = fit_loop
     epoch_progress = Moved("`trainer.progress`, whose `epoch` may be set before a fit")
 
+    @property
+    def _accelerator_connector(self) -> SimpleNamespace:
+        """Where callbacks of others look whether there are several processes."""
+        several, sampler = self.world_size > 1, self.use_distributed_sampler
+        return SimpleNamespace(is_distributed=several, use_distributed_sampler=sampler)
+
     def setup_data(self) -> None:
         """Ask for the training data now, to know in `configure_optimizers` how much there is."""
         _ = self._live().feed.train
@@ -699,7 +705,7 @@ class Trainer:
     @property
     def manual_optimizers(self) -> list[LightningOptimizer]:
         """The same, as `LightningModule.optimizers()` gives them."""
-        return self._live().manual_optimizers
+        return (self._training_record() or self._live()).manual_optimizers
 
     @property
     def lr_scheduler_configs(self) -> list[LRSchedulerConfig]:
@@ -709,30 +715,28 @@ class Trainer:
 
     @property
     def train_dataloader(self) -> Any:
-        """The training loader of the current or last fit."""
+        """The training loader of the current or last fit, or several as they were given."""
         run = self._training_record()
-        train = run.feed.opened if run is not None else None
-        return None if train is None else train.loader
+        return None if run is None else run.feed.as_given("train")
 
     @property
     def val_dataloaders(self) -> Any:
-        """The validation loader, or a list of several."""
+        """The validation loader, or several as they were given."""
         return self._dataloaders("validation")
 
     @property
     def test_dataloaders(self) -> Any:
-        """The test loader, or a list of several."""
+        """The test loader, or several as they were given."""
         return self._dataloaders("test")
 
     @property
     def predict_dataloaders(self) -> Any:
-        """The prediction loader, or a list of several."""
+        """The prediction loader, or several as they were given."""
         return self._dataloaders("predict")
 
     def _dataloaders(self, stage: str) -> Any:
         run = self._record()
-        loaders = run.feed.eval_loaders(stage) if run is not None else []
-        return loaders[0] if len(loaders) == 1 else loaders
+        return None if run is None else run.feed.as_given(stage)
 
     @property
     def callback_metrics(self) -> dict[str, Tensor]:
