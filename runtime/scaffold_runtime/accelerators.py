@@ -219,6 +219,8 @@ def find_usable_cuda_devices(num_devices: int = -1) -> list[int]:
     """
     usable: list[int] = []
     for index in range(torch.cuda.device_count()):
+        if len(usable) == num_devices:
+            break  # to try one takes memory of it
         with contextlib.suppress(RuntimeError):
             torch.zeros(1, device=torch.device("cuda", index))
             usable.append(index)
@@ -226,7 +228,7 @@ def find_usable_cuda_devices(num_devices: int = -1) -> list[int]:
         raise MisconfigurationException(
             f"find_usable_cuda_devices({num_devices}): {len(usable)} are usable, of {torch.cuda.device_count()} here."
         )
-    return usable if num_devices == -1 else usable[:num_devices]
+    return usable
 
 
 def free_memory() -> None:

@@ -108,10 +108,10 @@ def _check_hyperparameters(run: Run) -> None:
     """A run that saves checkpoints says now, and not after an epoch, what will not be in one."""
     if not run.checkpoints or overridden("on_save_checkpoint", run.module, LightningModule):
         return  # the hook may yet take it out
-    for owner in (run.module, run.datamodule):
-        kept = {} if owner is None else owner.hparams_to_save()
-        made = {name: kept["hyper_parameters"][name] for name in kept.get("hparams_made", ())}
-        objects = {name: what for name, what in made.items() if isinstance(what, str)}
+    for owner in [run.module] if run.datamodule is None else [run.module, run.datamodule]:
+        kept = owner.hparams_to_save()
+        plain = kept["hyper_parameters"]
+        objects = {n: plain[n] for n in kept["hparams_made"] if isinstance(plain[n], str)}
         if objects:
             warnings.warn(
                 f"of the hyperparameters of {type(owner).__name__}, {', '.join(objects.values())}, which no checkpoint "
@@ -154,8 +154,9 @@ def check_monitors(run: Run, trained: bool = False) -> None:
     """Refuse a monitor that nothing is left to log: of validation, after the sanity check; of all, when a first
     batch was trained on."""
     known = run.metrics.names("validation")
-    if run.resumed or _may_log_more(run) or (not known if run.validates else not trained):
-        return  # perhaps the sanity check was switched off, and validation has not spoken yet
+    early = not known if run.validates else not trained  # the sanity check may be switched off
+    if run.resumed or _may_log_more(run) or early:
+        return
     known |= run.metrics.names("train") if trained else set()
     for callback, monitor in _monitors(run.callbacks):
         ours = trained or monitor.startswith("val")

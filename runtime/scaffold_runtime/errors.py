@@ -158,9 +158,7 @@ def _plain_warning(
 def _refused_by_torch(error: ValueError) -> bool:
     """Whether it was raised where torch makes a loader, an optimizer or a layer."""
     raised, torch = traceback.extract_tb(error.__traceback__)[-1], _folder_of_torch()
-    places = tuple(
-        os.path.join(torch, *place) for place in (("nn",), ("optim",), ("utils", "data"))
-    )
+    places = tuple(os.path.join(torch, *p) for p in (("nn",), ("optim",), ("utils", "data")))
     return bool(torch) and raised.name == "__init__" and raised.filename.startswith(places)
 
 
@@ -170,11 +168,20 @@ def _folder_of_torch() -> str:
 
 def _given_where(error: ValueError) -> str:
     """The line of the project that gave torch the value, if it was one of the project's."""
+    given = _last_call(error)
+    ours = given.filename.startswith(PACKAGE)
+    return "" if ours else f"{_shown(given.filename)}, line {given.lineno}, `{given.line}`: "
+
+
+def _used_by_runtime(error: OSError) -> bool:
+    """Whether the runtime wanted the file, not the project's own code."""
+    return _last_call(error).filename.startswith(PACKAGE)
+
+
+def _last_call(error: Exception) -> traceback.FrameSummary:
+    """Of the runtime, or of the project, on the way to the error."""
     calls = traceback.extract_tb(error.__traceback__)
-    given = [call for call in calls if not _of_library(call)][-1]
-    if given.filename.startswith(PACKAGE):
-        return ""
-    return f"{_shown(given.filename)}, line {given.lineno}, `{given.line}`: "
+    return [call for call in calls if not _of_library(call)][-1]
 
 
 def _shown(file: str) -> str:
@@ -182,12 +189,6 @@ def _shown(file: str) -> str:
         return os.path.relpath(file)
     except ValueError:  # on another drive
         return file
-
-
-def _used_by_runtime(error: OSError) -> bool:
-    """Whether the runtime wanted the file, not the project's own code."""
-    calls = traceback.extract_tb(error.__traceback__)
-    return [call for call in calls if not _of_library(call)][-1].filename.startswith(PACKAGE)
 
 
 def _of_library(call: traceback.FrameSummary) -> bool:

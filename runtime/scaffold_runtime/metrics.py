@@ -203,14 +203,13 @@ class Metrics:
     def logged_metrics(self) -> dict[str, Tensor]:
         """The newest value of every name that loggers get, sent or not yet, as tensors."""
         merged = dict(self.logged_values)
-        for stage, level in ((self._closing, "epoch"), ("train", "step")):
-            for entry in (entry for entry in self._entries(stage) if entry.logger):
-                if level == "epoch":
-                    value = entry.epoch_value() if entry.on_epoch else None
-                else:
-                    value = entry.last if entry.on_step and entry.fresh else None  # not sent yet
-                if value is not None:
-                    merged[entry.label(level)] = value
+        for entry in self._entries(self._closing):
+            value = entry.epoch_value() if entry.on_epoch and entry.logger else None
+            if value is not None:
+                merged[entry.label("epoch")] = value
+        for entry in self._entries("train"):
+            if entry.logger and entry.on_step and entry.fresh and entry.last is not None:
+                merged[entry.label("step")] = entry.last  # not sent yet
         return {name: torch.as_tensor(value) for name, value in merged.items()}
 
     def progress_bar_metrics(self) -> dict[str, float]:
