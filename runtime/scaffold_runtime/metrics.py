@@ -112,8 +112,10 @@ class Metrics:
             entry = self._register(active, name, value, options)
         if isinstance(value, Tensor):
             if value.requires_grad:
-                # A parameter is another number after the optimizer's step.
-                value = value.detach().clone() if value.is_leaf else value.detach()
+                value = value.detach()
+            if entry.on_step:
+                # `loss += penalty`, an optimizer or a CUDA graph may write into it before it is read.
+                value = value.clone()
             if value.dim():
                 value = one_element(name, value)
         elif type(value) is not float and type(value) is not int:
@@ -279,14 +281,12 @@ class Metrics:
         values = [entry.epoch_value() for entry in due]
         for entry in entries:
             if entry.last is not None and stage == "train":
-                # A CUDA graph writes its outputs where it wrote those before.
-                last: Any = detached_copy(entry.last)
-                self.callback_values[entry.name + entry.suffix] = last
-                self.callback_values[entry.label("step")] = last
+                self.callback_values[entry.name + entry.suffix] = entry.last
+                self.callback_values[entry.label("step")] = entry.last
                 if entry.logger and entry.on_step and entry.fresh:
-                    self.logged_values[entry.label("step")] = last
+                    self.logged_values[entry.label("step")] = entry.last
                 if entry.prog_bar:
-                    self.bar_values[entry.label("step")] = last
+                    self.bar_values[entry.label("step")] = entry.last
         taken: dict[str, Scalar] = {}
         self._by_loader.clear()
         for entry, value in zip(due, values, strict=True):

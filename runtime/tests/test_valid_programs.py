@@ -266,6 +266,34 @@ def test_a_logged_parameter_is_what_it_was(regression, make_loader, make_trainer
     assert recorder.values("temperature") == pytest.approx([1.0, 0.5])
 
 
+@pytest.mark.parametrize("on_epoch", [False, True])
+def test_what_is_logged_stays_when_the_tensor_changes_in_place(
+    on_epoch: bool, regression, make_loader, make_trainer, recorder
+) -> None:
+    class Counts(regression):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("count", torch.zeros(()))
+
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            self.log("count", self.count, on_step=True, on_epoch=on_epoch)
+            self.count += 1
+            loss = self.loss(batch)
+            self.log("bare", loss, on_step=True, on_epoch=on_epoch)
+            self.bare = loss.item()
+            loss += 100
+            return loss
+
+        def on_train_batch_end(self, *_: Any) -> None:
+            metrics = self.trainer.callback_metrics
+            assert metrics["bare"] == pytest.approx(self.bare)
+
+    make_trainer(logger=recorder, log_every_n_steps=1).fit(Counts(), make_loader(2))
+
+    name = "count_step" if on_epoch else "count"
+    assert recorder.values(name) == [0.0, 1.0]
+
+
 def test_a_batch_without_samples_weighs_nothing(regression, make_loader, make_trainer) -> None:
     class Filters(regression):
         def validation_step(self, batch: Any, batch_idx: int) -> None:
