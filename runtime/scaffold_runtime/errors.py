@@ -119,7 +119,8 @@ def said_elsewhere(error: BaseException | None) -> bool:
 @contextmanager
 def plain_errors() -> Iterator[None]:
     """Turn errors and warnings of the runtime into one line, and errors into an exit code; also a value that a class of
-    torch refuses, such as a negative learning rate, and a file that the runtime cannot read or write.
+    torch refuses, such as a negative learning rate, and a file that the runtime cannot read or write. Of any other error
+    the traceback shows the project's calls and the libraries', not the runtime's between them.
 
     Raises:
         SystemExit: with 2 for a wrong configuration, 1 for any other of these errors, 130 for Ctrl-C.
@@ -129,18 +130,41 @@ def plain_errors() -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         _leave("\ninterrupted", 130)
-    except ScaffoldRuntimeError as error:
-        _leave(f"error: {error}", error.exit_code)
-    except ValueError as error:
-        if not _refused_by_torch(error):
+    except Exception as error:
+        said = _in_one_line(error)
+        if said is None:
+            _leave_out_engine(error)
             raise
-        _leave(f"error: {_given_where(error)}{error}", 1)
-    except OSError as error:
-        if error.filename is None or not _used_by_runtime(error):
-            raise
-        _leave(f"error: {error.filename}: {error.strerror}", 1)
+        _leave(*said)
     finally:
         warnings.formatwarning = formatted
+
+
+def _in_one_line(error: Exception) -> tuple[str, int] | None:
+    """What to say of it without a traceback, and the exit code; None where the traceback is needed."""
+    if isinstance(error, ScaffoldRuntimeError):
+        return f"error: {error}", error.exit_code
+    if isinstance(error, ValueError) and _refused_by_torch(error):
+        return f"error: {_given_where(error)}{error}", 1
+    if isinstance(error, OSError) and error.filename is not None and _used_by_runtime(error):
+        return f"error: {error.filename}: {error.strerror}", 1
+    return None
+
+
+def _leave_out_engine(error: Exception) -> None:
+    """Leave the project's and the libraries' calls in the traceback, if the project's made the error."""
+    if os.environ.get("SCAFFOLD_TRACEBACK") or _of_runtime(_last_call(error).filename):
+        return
+    call = error.__traceback__
+    while call is not None:
+        following = call.tb_next
+        while following and _of_runtime(following.tb_frame.f_code.co_filename):
+            following = following.tb_next
+        call.tb_next, call = following, call.tb_next  # what is left out leads on, too
+
+
+def _of_runtime(file: str) -> bool:
+    return file.startswith(PACKAGE)
 
 
 def _plain_warning(
@@ -151,7 +175,7 @@ def _plain_warning(
     line: str | None = None,
 ) -> str:
     """Where it is in the runtime says nothing to its users; where it is in their project does."""
-    here = "" if filename.startswith(PACKAGE) else f"{_shown(filename)}, line {lineno}: "
+    here = "" if _of_runtime(filename) else f"{_shown(filename)}, line {lineno}: "
     return f"warning: {here}{message}\n"
 
 
@@ -169,13 +193,13 @@ def _folder_of_torch() -> str:
 def _given_where(error: ValueError) -> str:
     """The line of the project that gave torch the value, if it was one of the project's."""
     given = _last_call(error)
-    ours = given.filename.startswith(PACKAGE)
+    ours = _of_runtime(given.filename)
     return "" if ours else f"{_shown(given.filename)}, line {given.lineno}, `{given.line}`: "
 
 
 def _used_by_runtime(error: OSError) -> bool:
     """Whether the runtime wanted the file, not the project's own code."""
-    return _last_call(error).filename.startswith(PACKAGE)
+    return _of_runtime(_last_call(error).filename)
 
 
 def _last_call(error: Exception) -> traceback.FrameSummary:
@@ -197,7 +221,7 @@ def _of_library(call: traceback.FrameSummary) -> bool:
     libraries = [sysconfig.get_paths()[name] for name in ("stdlib", "purelib", "platlib")]
     beside_torch = os.path.dirname(_folder_of_torch()) or libraries[0]
     theirs = call.filename.startswith((*libraries, beside_torch, "<frozen"))
-    return theirs and not call.filename.startswith(PACKAGE)
+    return theirs and not _of_runtime(call.filename)
 
 
 def _leave(line: str, code: int) -> None:

@@ -484,6 +484,25 @@ def test_errors_of_the_runtime_are_one_line(
     assert "Traceback" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_traceback_shows_the_project(
+    whole: bool, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def training_step(self: Model, batch: Any, batch_idx: int) -> Any:
+        return batch["no such key"]
+
+    monkeypatch.setattr(Model, "training_step", training_step)
+    if whole:
+        monkeypatch.setenv("SCAFFOLD_TRACEBACK", "1")
+    with pytest.raises(Exception, match="no such key|indices") as raised:
+        train(project)
+    files = [Path(str(entry.path)) for entry in raised.traceback]
+    engine = [file for file in files if "scaffold_runtime" in file.parts]
+    assert files[-1].name == Path(__file__).name
+    assert {file.name for file in engine} == {"project.py"} or whole
+    assert any(file.name == "step.py" for file in engine) is whole
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
