@@ -49,10 +49,13 @@ class Answers:
 
     def parts(self, catalogue: Catalogue) -> list[Part]:
         """The folders to render, the more special ones later."""
-        features = [catalogue.feature(kind, name) for kind in KINDS for name in self.on(kind)]
         if self.template:
             return []
-        return [catalogue.project, catalogue.task(self.task), *features]
+        try:
+            features = [catalogue.feature(kind, name) for kind in KINDS for name in self.on(kind)]
+            return [catalogue.project, catalogue.task(self.task), *features]
+        except ScaffoldError as error:  # flags were checked before
+            raise ScaffoldError(f"`.scaffold/answers.yml`: {error}") from None
 
     def with_feature(self, kind: str, name: str) -> "Answers":
         others = () if kind in EXCLUSIVE else self.on(kind)

@@ -486,6 +486,14 @@ def test_unreadable_answers_are_an_error_with_their_fix(project, text):
     assert "Traceback" not in ran.err
 
 
+def test_answers_that_no_template_knows_say_where_they_stand(project):
+    task = yaml.safe_load(Path(".scaffold/answers.yml").read_text())["task"]
+    swap(".scaffold/answers.yml", f"task: {task}", "task: nosuch")
+    ran = project("update")
+    assert ran.code == 1
+    assert "`.scaffold/answers.yml`: there is no task `nosuch`" in ran.err
+
+
 def test_unknown_answers_are_kept(project):
     append(".scaffold/answers.yml", "colour: blue\n")
     project("add", "callback", "ema")
