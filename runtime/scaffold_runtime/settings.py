@@ -122,7 +122,7 @@ def max_epochs(given: int | None, max_steps: int) -> int:
         warnings.warn(
             "`max_epochs` was not set, so training stops after 1000 epochs. "
             "Set it, or max_epochs=-1 for no limit.",
-            stacklevel=3,
+            stacklevel=4,
         )
         return 1000
     return int(count("max_epochs", given, 0, (-1,)))

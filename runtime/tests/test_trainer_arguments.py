@@ -120,8 +120,9 @@ def test_max_epochs(epochs: int, fitted: Any) -> None:
 
 
 def test_max_epochs_defaults_to_1000_and_says_so() -> None:
-    with pytest.warns(UserWarning, match="1000 epochs"):
+    with pytest.warns(UserWarning, match="1000 epochs") as said:
         assert Trainer(accelerator="cpu", logger=False).max_epochs == 1000
+    assert said[0].filename == __file__
 
 
 @pytest.mark.parametrize(("steps", "epoch"), [(0, 0), (4, 1), (6, 1), (8, 2), (12, 2)])

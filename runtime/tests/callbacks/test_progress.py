@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from scaffold_runtime.callbacks import ProgressBar, RichProgressBar, TQDMProgressBar
-from scaffold_runtime.callbacks.progress.progress_bar import REDRAW_SECONDS
+from scaffold_runtime.callbacks.progress.progress_bar import REDRAW_SECONDS, results_table
 from scaffold_runtime.errors import MisconfigurationException
 
 BARS = [ProgressBar, RichProgressBar, TQDMProgressBar]
@@ -125,6 +125,20 @@ def test_evaluation_and_prediction_have_bars_too(
     out = terminal.getvalue()
     for part in ("Testing", "Predicting", "4/4", "Test results", "test_loss"):
         assert part in out
+
+
+def test_results_show_every_value_of_every_loader() -> None:
+    nan = {"nan": float("nan")}
+    table = results_table(
+        [{"loss": 1.0, "of all": 3.0, **nan}, {"loss": 2.0, "of all": 3.0, **nan}], "test"
+    )
+    assert table.splitlines() == [
+        "Test results",
+        "  loss    1",
+        "  of all  3",
+        "  nan     nan",
+        "  loss    2",
+    ]
 
 
 @pytest.mark.parametrize("kind", BARS)

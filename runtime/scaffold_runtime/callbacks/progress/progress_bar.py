@@ -262,10 +262,10 @@ class ProgressBar(Callback):
 
 
 def results_table(results: list[dict[str, float]], stage: str) -> str:
-    """The metrics of an evaluation, a line each."""
-    rows = {name: value for result in results for name, value in result.items()}
-    width = max((len(name) for name in rows), default=0)
-    lines = [f"  {name:<{width}}  {number(value)}" for name, value in rows.items()]
+    """The metrics of an evaluation, a line each; what all loaders have in common once."""
+    shown = [(name, number(value)) for result in results for name, value in result.items()]
+    width = max((len(name) for name, _ in shown), default=0)
+    lines = [f"  {name:<{width}}  {value}" for name, value in dict.fromkeys(shown)]
     return "\n".join([f"{stage.capitalize()} results", *lines])
 
 
