@@ -30,7 +30,7 @@ class CombinedLoader:
         check_choice(self, "mode", mode, *MODES)
         self.iterables = iterables
         self.mode = mode
-        self.flattened, self._structure = tree_flatten(iterables)
+        self.flattened, self._structure = flatten(iterables)
 
     def over(self, iterables: list[Any]) -> _Batches:
         """The same combination over other loaders, yielding bare batches."""
@@ -93,6 +93,17 @@ class _Batches:
                     )
                 parts += again
             yield tree_unflatten(parts, self.structure)
+
+
+def flatten(iterables: Any) -> tuple[list[Any], Any]:
+    """The loaders in a list, a dict or another structure of them, and that structure."""
+    return tree_flatten(iterables, is_leaf=is_loader)
+
+
+def is_loader(thing: Any) -> bool:
+    """Whether it is a list of plain values, which is no list of loaders."""
+    plain = isinstance(thing, (list, tuple)) and bool(thing)
+    return plain and all(isinstance(each, (int, float, str)) for each in thing)
 
 
 def loader_length(loader: Any) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
@@ -96,7 +97,8 @@ class LightningDataModule(WithHyperparameters, DataHooks):
         num_workers: int = 0,
         **datamodule_kwargs: Any,
     ) -> LightningDataModule:
-        """A data module over ready datasets; only the training loader shuffles."""
+        """A data module over ready datasets; only the training loader shuffles. Its `__init__` gets `batch_size` and
+        `num_workers`, too, where it takes them."""
 
         def loaders(datasets: Any, shuffle: bool) -> Any:
             if isinstance(datasets, Mapping):
@@ -112,7 +114,11 @@ class LightningDataModule(WithHyperparameters, DataHooks):
                 pin_memory=torch.cuda.is_available(),
             )
 
-        module = cls(**datamodule_kwargs)
+        own = {"batch_size": batch_size, "num_workers": num_workers}
+        taken = inspect.signature(cls).parameters.values()
+        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken):
+            own = {p.name: own[p.name] for p in taken if p.name in own}
+        module = cls(**own, **datamodule_kwargs)
         given = {
             "train": train_dataset,
             "val": val_dataset,

@@ -159,7 +159,7 @@ def reduction_of(name: str, reduce_fx: Any) -> str:
     Raises:
         MisconfigurationException: if it is none that values can be reduced with as they come.
     """
-    reduction = REDUCTIONS.get(reduce_fx)
+    reduction = REDUCTIONS.get(reduce_fx.lower() if isinstance(reduce_fx, str) else reduce_fx)
     if reduction is None:
         raise MisconfigurationException(
             f"`self.log({name!r}, reduce_fx={reduce_fx!r})`: choose 'mean', 'sum', 'min' or 'max', "

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from torch.utils._pytree import tree_flatten, tree_unflatten
+from torch.utils._pytree import tree_unflatten
 
-from scaffold_runtime.combined import CombinedLoader, loader_length
+from scaffold_runtime.combined import CombinedLoader, flatten, loader_length
 from scaffold_runtime.data import LightningDataModule
 from scaffold_runtime.errors import MisconfigurationException
 from scaffold_runtime.hooks import overridden
@@ -130,7 +130,7 @@ class Feed:
         if isinstance(source, CombinedLoader) and source.mode == "sequential":
             source = source.iterables
         if isinstance(source, (Mapping, list, tuple)):
-            return tree_unflatten(loaders, tree_flatten(source)[1])
+            return tree_unflatten(loaders, flatten(source)[1])
         return loaders[0] if loaders else None
 
     def batches_of(self, stage: str, limit: int | float) -> list[float]:

@@ -377,6 +377,8 @@ def build_table(
     others = [callback for callback in callbacks if not callback.runs_last]
     table["on_train_epoch_end"] = calls("on_train_epoch_end", [*others, module])
     table["on_train_epoch_end_monitors"] = calls("on_train_epoch_end", monitors)
+    table["on_load_checkpoint"] = calls("on_load_checkpoint", [module])
+    table["on_load_checkpoint_callbacks"] = calls("on_load_checkpoint", callbacks)
     return HookTable(**table)
 
 

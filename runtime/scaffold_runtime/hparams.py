@@ -185,14 +185,24 @@ class WithHyperparameters:
 def init_arguments(owner: object, frame: FrameType | None) -> dict[str, Any]:
     """The arguments of all `__init__` frames of `owner` from `frame` outwards, outermost last."""
     collected: dict[str, Any] = {}
-    while frame is not None and frame.f_code.co_name == "__init__":
+    while frame is not None and not _makes(frame, owner):  # a method that `__init__` calls
+        frame = frame.f_back
+    while frame is not None and _makes(frame, owner):
         info = inspect.getargvalues(frame)
-        if not info.args or info.locals.get(info.args[0]) is not owner:
-            break
         collected.update({name: info.locals[name] for name in info.args[1:]})
         collected.update(info.locals[info.keywords] if info.keywords else {})
         frame = frame.f_back
+    for field in dataclasses.fields(owner) if dataclasses.is_dataclass(owner) else ():
+        if field.name in collected and field.default_factory is not dataclasses.MISSING:
+            collected[field.name] = getattr(owner, field.name)  # a mark stands for what was made
     return {key: value for key, value in collected.items() if not key.startswith("__")}
+
+
+def _makes(frame: FrameType, owner: object) -> bool:
+    """Whether it is the frame of an `__init__` of `owner`."""
+    code = frame.f_code
+    first = code.co_varnames[0] if code.co_argcount else ""
+    return code.co_name == "__init__" and bool(first) and frame.f_locals.get(first) is owner
 
 
 def hparams_to_log(

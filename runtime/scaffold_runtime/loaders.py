@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from scaffold_runtime.batches import MadeHere, made_here
-from scaffold_runtime.combined import CombinedLoader, loader_length
+from scaffold_runtime.combined import CombinedLoader, flatten, is_loader, loader_length
 from scaffold_runtime.errors import CheckpointError, MisconfigurationException
 from scaffold_runtime.positions import Part, StaysOn, drop, put_random
 from scaffold_runtime.seed import raw_rng, rng_state
@@ -48,7 +48,7 @@ def limited(length: float, limit: Limit, argument: str) -> float:
 
 def as_train_loader(source: Any) -> Any:
     """Several training loaders become one that gives a batch of each."""
-    if isinstance(source, (Mapping, list, tuple)):
+    if isinstance(source, (Mapping, list, tuple)) and not is_loader(source):
         return CombinedLoader(source, "max_size_cycle")
     return source
 
@@ -60,13 +60,9 @@ def parts_of(loader: Any) -> list[Any]:
 
 def as_eval_loaders(source: Any) -> list[Any]:
     """Evaluation runs over one loader after another."""
-    if source is None:
-        return []
     if isinstance(source, CombinedLoader) and source.mode == "sequential":
         return list(source.flattened)
-    if isinstance(source, Mapping):
-        return list(source.values())
-    return list(source) if isinstance(source, (list, tuple)) else [source]
+    return [] if source is None else flatten(source)[0]
 
 
 class TrainSource:

@@ -221,9 +221,10 @@ class Metrics:
             value = entry.epoch_value() if entry.on_epoch and entry.prog_bar else None
             if value is not None:
                 shown[entry.label("epoch")] = value
-        for entry in self._entries("train"):
-            if entry.prog_bar and entry.last is not None:
-                shown[entry.label("step")] = entry.last
+        for stage in dict.fromkeys(("train", self._scope[0])):
+            for entry in self._entries(stage):
+                if entry.prog_bar and entry.on_step and entry.last is not None:
+                    shown[entry.label("step")] = entry.last
         return self._bar.of(shown)
 
     def take_step(self, stage: str = "train", loader: int = 0) -> dict[str, Scalar]:
@@ -280,13 +281,16 @@ class Metrics:
         due = [entry for entry in entries if entry.on_epoch]
         values = [entry.epoch_value() for entry in due]
         for entry in entries:
-            if entry.last is not None and stage == "train":
+            if entry.last is None:
+                continue
+            step = entry.label("step")
+            if entry.prog_bar and entry.on_step:
+                self.bar_values[step] = entry.last
+            if stage == "train":
                 self.callback_values[entry.name + entry.suffix] = entry.last
-                self.callback_values[entry.label("step")] = entry.last
+                self.callback_values[step] = entry.last
                 if entry.logger and entry.on_step and entry.fresh:
-                    self.logged_values[entry.label("step")] = entry.last
-                if entry.prog_bar:
-                    self.bar_values[entry.label("step")] = entry.last
+                    self.logged_values[step] = entry.last
         taken: dict[str, Scalar] = {}
         self._by_loader.clear()
         for entry, value in zip(due, values, strict=True):

@@ -407,9 +407,15 @@ class LightningModule(WithHyperparameters, DataHooks, nn.Module):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip gradients by "norm" (the default) or by "value"; with None, do nothing."""
-        if gradient_clip_val is not None:
-            self.trainer.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        """Clip gradients by "norm" (the default) or by "value"; with None, as the Trainer was told.
+
+        Raises:
+            MisconfigurationException: if the Trainer was told otherwise.
+        """
+        limit = _agreed("gradient_clip_val", gradient_clip_val, self.trainer)
+        algorithm = _agreed("gradient_clip_algorithm", gradient_clip_algorithm, self.trainer)
+        if limit is not None:
+            self.trainer.clip_gradients(optimizer, limit, algorithm)
 
     def toggle_optimizer(self, optimizer: Optimizer | LightningOptimizer) -> None:
         """Let only the parameters of `optimizer` require gradients, until `untoggle_optimizer`."""
@@ -474,6 +480,16 @@ class LightningModule(WithHyperparameters, DataHooks, nn.Module):
     def __getstate__(self) -> dict[str, Any]:
         """Leave the trainer behind when pickled or copied."""
         return {**self.__dict__, "_trainer": None, "_metrics": None}
+
+
+def _agreed(setting: str, given: Any, trainer: Trainer) -> Any:
+    """What `clip_gradients` was given, or else the trainer's own setting."""
+    told = getattr(trainer, setting)
+    if given is not None and told is not None and given != told:
+        raise MisconfigurationException(
+            f"clip_gradients({setting}={given!r}) and Trainer({setting}={told!r}) differ: leave one of them out."
+        )
+    return told if given is None else given
 
 
 def _not_logged(owner: str, trainer: Trainer | None) -> None:

@@ -11,11 +11,12 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch.optim import LBFGS, Optimizer
 from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
 
 from scaffold_runtime.errors import MisconfigurationException, did_you_mean, not_logged
@@ -164,7 +165,7 @@ def _check_scheduler(
         raise MisconfigurationException(
             f"the scheduler {kind} belongs to an optimizer that `configure_optimizers` did not return: return both."
         )
-    if not callable(getattr(config.scheduler, "step", None)):
+    if module.automatic_optimization and not callable(getattr(config.scheduler, "step", None)):
         raise MisconfigurationException(
             f"`configure_optimizers` returned a {kind} as a scheduler, which has no `step()`."
         )
@@ -253,7 +254,7 @@ class LightningOptimizer:
     def __init__(
         self,
         optimizer: Optimizer,
-        step: Callable[[Optimizer, Callable[[], Any] | None], Any],
+        step: Callable[..., Any],
         module: LightningModule,
     ) -> None:
         self.optimizer = optimizer
@@ -261,8 +262,8 @@ class LightningOptimizer:
         self._module = module
 
     def step(self, closure: Callable[[], Any] | None = None, **kwargs: Any) -> Any:
-        """Take one step; `closure` re-evaluates the loss for optimizers that need it."""
-        return self._step(self.optimizer, closure)
+        """Take one step; `closure` re-evaluates the loss for optimizers that need it, `kwargs` are the optimizer's."""
+        return self._step(self.optimizer, closure, **kwargs)
 
     @contextmanager
     def toggle_model(self, sync_grad: bool = True) -> Iterator[None]:
@@ -279,6 +280,13 @@ class LightningOptimizer:
 
     def __repr__(self) -> str:
         return f"LightningOptimizer({self.optimizer!r})"
+
+
+def wants_closure(optimizer: Optimizer) -> bool:
+    """Whether it may evaluate the loss itself, as LBFGS, SAM and line searches do; those of torch do not."""
+    step = type(optimizer).step
+    own = not step.__module__.startswith("torch.optim") and "closure" in signature(step).parameters
+    return own or isinstance(optimizer, LBFGS)
 
 
 def parameters_of(optimizer: Optimizer) -> list[nn.Parameter]:

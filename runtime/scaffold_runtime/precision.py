@@ -41,9 +41,13 @@ class Precision(abc.ABC):
     def unscale(self, optimizer: Optimizer) -> None:
         """Bring gradients back to their true size, before hooks see them and clipping."""
 
-    def step(self, optimizer: Optimizer, closure: Callable[[], Any] | None = None) -> Any:
-        """Let the optimizer step, and return what it does."""
-        return optimizer.step(closure) if closure is not None else optimizer.step()
+    def step(
+        self, optimizer: Optimizer, closure: Callable[[], Any] | None = None, **given: Any
+    ) -> Any:
+        """Let the optimizer step, with what it was `given`, and return what it does."""
+        if closure is not None:
+            given["closure"] = closure
+        return optimizer.step(**given)
 
     def state_dict(self) -> dict[str, Any]:
         """What to save."""
@@ -106,10 +110,12 @@ class ScaledPrecision(Precision):
             self._unscaled.add(id(optimizer))
             self.scaler.unscale_(optimizer)
 
-    def step(self, optimizer: Optimizer, closure: Callable[[], Any] | None = None) -> Any:
-        """Let the optimizer step, and return what it does."""
+    def step(
+        self, optimizer: Optimizer, closure: Callable[[], Any] | None = None, **given: Any
+    ) -> Any:
+        """Let the optimizer step, with what it was `given`, and return what it does."""
         self._unscaled.discard(id(optimizer))
-        returned = self.scaler.step(optimizer)
+        returned = self.scaler.step(optimizer, **given)
         self.scaler.update()
         return returned
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -280,9 +281,17 @@ class Run:
     def write(self, checkpoint: Checkpoint) -> None:
         checkpoint.commit(self.trainer, self.module)
 
+    def warn_of_no_batch(self) -> None:
+        """The loader gave None, so nothing is trained on."""
+        warnings.warn(
+            "the training loader gave None in the place of a batch, which is skipped. If this was on purpose, ignore "
+            "this warning.",
+            stacklevel=2,
+        )
+
     def end_training(self) -> None:
-        self.hooks.on_train_end()
         self.metrics.leave("after training")
+        self.hooks.on_train_end()
         self.deliver(wait=True)
         self.trainer.stage = None
 

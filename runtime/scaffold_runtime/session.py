@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from torch.optim import LBFGS, Optimizer
+from torch.optim import Optimizer
 
 from scaffold_runtime.checkpoint.choose import Restore
 from scaffold_runtime.checkpoint.load import read_for_run
@@ -23,7 +23,7 @@ from scaffold_runtime.hparams import hparams_to_log
 from scaffold_runtime.loggers.silent import SilentLogger
 from scaffold_runtime.loops.step import step_optimizer
 from scaffold_runtime.module import LightningModule
-from scaffold_runtime.optim import LightningOptimizer, Schedules, configure
+from scaffold_runtime.optim import LightningOptimizer, Schedules, configure, wants_closure
 from scaffold_runtime.run import Run
 from scaffold_runtime.sharding import Shares
 from scaffold_runtime.strategies.strategy import beside_weights
@@ -189,15 +189,15 @@ def _take_newcomers(run: Run, known: list[Callback]) -> None:
 
 
 def _callbacks(trainer: Trainer, module: LightningModule) -> list[Callback]:
-    """The trainer's callbacks, those of `configure_callbacks` in place of others of the same type."""
+    """The trainer's callbacks, those of `configure_callbacks` in place of others of the same type, or of a base of it."""
     brought = ask(module, "configure_callbacks") or []
     brought = [brought] if isinstance(brought, Callback) else list(brought)
     for other in (each for each in brought if not isinstance(each, Callback)):
         raise MisconfigurationException(
             f"{type(module).__name__}.configure_callbacks returned {other!r}, which is not a Callback."
         )
-    kinds = {type(callback) for callback in brought}
-    kept = [c for c in trainer.callbacks if type(c) not in kinds or c in brought]
+    bases = {base for c in brought for base in type(c).__mro__} - set(Callback.__mro__)
+    kept = [c for c in trainer.callbacks if type(c) not in bases or c in brought]
     return kept + [c for c in brought if c not in kept]
 
 
@@ -226,8 +226,8 @@ def _check_successors(run: Run, optimizers: list[Optimizer]) -> None:
         reason = f"{optimizers!r} is no list of optimizers"
     elif run.module.automatic_optimization and len(optimizers) > 1:
         reason = "several need manual optimization"
-    elif isinstance(optimizers[0], LBFGS) != isinstance(run.optimizers[0], LBFGS):
-        reason = "a step with LBFGS is another one than a step without"
+    elif wants_closure(optimizers[0]) != wants_closure(run.optimizers[0]):
+        reason = "a step that evaluates the loss itself, as LBFGS does, is another one"
     if reason:
         raise MisconfigurationException(
             f"the optimizers cannot be replaced within this fit: {reason}. End it, and fit again."

@@ -431,7 +431,7 @@ def test_own_backward_zero_grad_and_clipping_are_used(
             self, optimizer: Any, gradient_clip_val: Any = None, gradient_clip_algorithm: Any = None
         ) -> None:
             seen.append(f"clip {gradient_clip_val} {gradient_clip_algorithm}")
-            self.clip_gradients(optimizer, 0.5, "value")
+            self.clip_gradients(optimizer, gradient_clip_algorithm="value")
 
     make_trainer(gradient_clip_val=1.5).fit(Module(), make_loader(1))
     assert seen == ["zero", "backward", "clip 1.5 None"]

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from scaffold_runtime.checkpoint.background import snapshot
+from scaffold_runtime.checkpoint.state import load_weights
 from scaffold_runtime.checkpoint.transient import restore_transient, transient
 from scaffold_runtime.checks import check_whole
 from scaffold_runtime.hooks import Callback
@@ -181,7 +182,7 @@ class WeightAveraging(Callback):
         self._average.load_state_dict(average | checkpoint["averaging_state"])
         self._count = int(checkpoint["averaging_state"]["n_averaged"])
         restore_transient(self._average, checkpoint.get("averaging_transient"))
-        checkpoint["state_dict"] = checkpoint["current_model_state"]
+        load_weights(pl_module, {"state_dict": checkpoint["current_model_state"]})
 
 
 class EMAWeightAveraging(WeightAveraging):

@@ -65,6 +65,11 @@ def _best(trainer: Trainer) -> Path:
     known = getattr(callback, "best_model_path", "")
     if known and is_checkpoint(Path(known)):
         return Path(known)
+    if trainer.global_step and not known:
+        raise CheckpointError(
+            'ckpt_path="best": this trainer has trained and kept no best checkpoint. Give it a ModelCheckpoint with '
+            "`save_top_k` of at least 1, or give the path of a file."
+        )
     newest = _last(trainer)
     if newest is None:
         raise _none_found(trainer, "best")

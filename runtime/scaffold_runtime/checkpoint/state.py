@@ -124,11 +124,12 @@ def restore_objects(run: Run, checkpoint: dict[str, Any]) -> None:
     if ENGINE not in checkpoint or not run.trainer.strategy.reads_engine(run.fn):
         run.trainer.strategy.scatter(checkpoint.get("state_dict", {}), run.module.state_dict())
         load_weights(run.module, checkpoint)
-    if run.fn != "fit":
-        return
     datamodule = run.datamodule
     if datamodule is not None and type(datamodule).__qualname__ in checkpoint:
         datamodule.load_state_dict(checkpoint[type(datamodule).__qualname__])
+    run.hooks.on_load_checkpoint_callbacks(checkpoint)
+    if run.fn != "fit":
+        return
     states = checkpoint.get("callbacks", {})
     for callback in run.callbacks:
         if callback.state_key in states:

@@ -7,7 +7,7 @@ import enum
 import os
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +116,12 @@ class Nothing:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Nothing:
         return self
+
+    def __getitem__(self, key: Any) -> Nothing:
+        return self
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(())
 
 
 def rank_zero_experiment(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -26,6 +26,12 @@ class SilentLogger(Logger):
     def __init__(self, places: dict[str, Any] | None = None) -> None:
         vars(self).update(places or {})
 
+    def __getattr__(self, name: str) -> Any:
+        """What else the other logger has is called here, too, and does nothing."""
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return Nothing()
+
     @classmethod
     def places_of(cls, logger: Logger) -> dict[str, Any]:
         return {name: getattr(logger, name) for name in PLACES}

@@ -15,7 +15,7 @@ from scaffold_runtime.errors import MisconfigurationException, StepError
 from scaffold_runtime.hooks import overridden
 from scaffold_runtime.loops.stages import positional
 from scaffold_runtime.module import LightningModule
-from scaffold_runtime.optim import parameters_of
+from scaffold_runtime.optim import parameters_of, wants_closure
 
 if TYPE_CHECKING:
     from scaffold_runtime.run import Run
@@ -36,7 +36,7 @@ def build_step(run: Run) -> Step:
             "LBFGS re-evaluates the loss inside its step, which a gradient scaler cannot follow. "
             "Use precision='bf16-mixed' or '32-true' with it."
         )
-    closure = own_step or isinstance(run.optimizers[0], LBFGS)
+    closure = own_step or wants_closure(run.optimizers[0])
     if run.trainer.accumulate_grad_batches == "auto":
         from scaffold_runtime.loops.split import splitting
 
@@ -96,9 +96,11 @@ def with_closure(run: Run) -> Step:
         optimizer, accumulates = run.optimizers[0], trainer.accumulate_grad_batches > 1
         first, closes, divisor = run.window(index, last) if accumulates else (True, True, 1)
         outputs: Any = None
+        evaluated = False
 
         def closure() -> Tensor | None:
-            nonlocal outputs
+            nonlocal outputs, evaluated
+            evaluated = True
             with prepared.syncing(closes):
                 with prepared.forward, torch.enable_grad():
                     output = run.training_step(batch, index)
@@ -113,8 +115,13 @@ def with_closure(run: Run) -> Step:
         if not closes:
             closure()
             return outputs, False
-        run.stepped = False
+        run.stepped = evaluated = False
         module.optimizer_step(run.progress.epoch, index, run.manual_optimizers[0], closure)
+        if not evaluated:
+            raise StepError(
+                f"`optimizer_step` or the optimizer {type(optimizer).__name__} did not call the closure, so there was "
+                "no forward and backward pass. Write `optimizer.step(closure=optimizer_closure)`, or call it yourself."
+            )
         if run.stepped:
             run.schedules.after_step(run.progress.step + 1)
         return outputs, run.stepped
@@ -256,21 +263,25 @@ def make_clip(run: Run) -> Callable[[Optimizer], None]:
     def clip(optimizer: Optimizer) -> None:
         limit, algorithm = trainer.gradient_clip_val, trainer.gradient_clip_algorithm
         if own:
-            module.configure_gradient_clipping(optimizer, limit, algorithm)
+            module.configure_gradient_clipping(
+                optimizer, gradient_clip_val=limit, gradient_clip_algorithm=algorithm
+            )
         elif limit:
             run.prepared.clip(parameters_of(optimizer), limit, algorithm or "norm")
 
     return clip
 
 
-def step_optimizer(run: Run, optimizer: Optimizer, closure: Callable[[], Any] | None = None) -> Any:
+def step_optimizer(
+    run: Run, optimizer: Optimizer, closure: Callable[[], Any] | None = None, **given: Any
+) -> Any:
     """What `optimizer.step()` does inside manual optimization and `optimizer_step` overrides; in a closure, hooks
     and clipping follow the gradients. Returns what the optimizer does."""
     run.stepped, by_hand = True, not run.module.automatic_optimization
     if closure is None:
         if by_hand:
             complete(run, optimizer, clips=False)
-        return run.prepared.step(optimizer)
+        return run.prepared.step(optimizer, **given)
 
     def whole() -> Any:
         loss = closure()
@@ -279,8 +290,8 @@ def step_optimizer(run: Run, optimizer: Optimizer, closure: Callable[[], Any] | 
         return loss
 
     if not run.precision.scales:
-        return run.prepared.step(optimizer, whole)
+        return run.prepared.step(optimizer, whole, **given)
     loss = whole()  # a gradient scaler must see the gradients before the step
     if loss is not None or by_hand:
-        run.prepared.step(optimizer)
+        run.prepared.step(optimizer, **given)
     return loss

@@ -152,7 +152,9 @@ class DeepSpeedStrategy(DistributedStrategy):
             engine.set_gradient_accumulation_boundary(last)
             yield
 
-        def step(optimizer: Optimizer, closure: Callable[[], Any] | None = None) -> None:
+        def step(
+            optimizer: Optimizer, closure: Callable[[], Any] | None = None, **given: Any
+        ) -> None:
             if closure is not None:
                 closure()
             engine.step()  # clips, steps, and clears gradients

@@ -125,8 +125,10 @@ class XLAStrategy(Strategy):
             if not last:
                 sync()
 
-        def step(optimizer: Optimizer, closure: Callable[[], Any] | None = None) -> None:
-            precision.step(optimizer, closure)
+        def step(
+            optimizer: Optimizer, closure: Callable[[], Any] | None = None, **given: Any
+        ) -> None:
+            precision.step(optimizer, closure, **given)
             sync()
 
         return unwrapped(

@@ -35,8 +35,8 @@ from scaffold_runtime.checkpoint.state import collect
 from scaffold_runtime.data import LightningDataModule
 from scaffold_runtime.elsewhere import bring_back, run_here
 from scaffold_runtime.errors import MisconfigurationException, Moved
-from scaffold_runtime.feed import LIMITS, STAGES
-from scaffold_runtime.hooks import Callback, Checkpoint
+from scaffold_runtime.feed import LIMITS, METHODS, STAGES
+from scaffold_runtime.hooks import Callback, Checkpoint, overridden
 from scaffold_runtime.loggers import Logger, select_loggers
 from scaffold_runtime.loggers.logger import run_name
 from scaffold_runtime.loggers.silent import SilentLogger
@@ -241,6 +241,7 @@ class Trainer:
         self._last_run: Run | None = None
         self._elsewhere_state = TrainerState()  # of a run in processes of its own
         self._last_fit: Run | None = None
+        self.tries = False  # whether it is a `trial`
 
     # -- the four things ------------------------------------------------------------------------
 
@@ -360,7 +361,9 @@ class Trainer:
         stage = STAGES[fn]
         given, datamodule = loaders_and_data(datamodule, **{stage: dataloaders})
         module, path = self._model_and_path(model, ckpt_path)
-        with open_run(self, fn, module, datamodule or self.datamodule, given, path) as run:
+        if datamodule is None and given[stage] is None and not overridden(METHODS[stage], module, LightningModule):
+            datamodule = self.datamodule  # of an earlier call
+        with open_run(self, fn, module, datamodule, given, path) as run:
             self.stage = stage
             if fn == "predict":
                 return predict(run, self._limit(stage), told)
@@ -452,7 +455,7 @@ class Trainer:
         these callbacks only, no logs, no checkpoints, no output."""
         other = copy.copy(self)
         other.progress, other.metrics, other.profiler = Progress(), Metrics(), select_profiler(None)
-        other.callbacks, other.loggers = callbacks, []
+        other.callbacks, other.loggers, other.tries = callbacks, [], True
         if self.loggers:
             other._stand_in = SilentLogger(SilentLogger.places_of(self.loggers[0]))
         other.max_steps, other.max_epochs, other.min_steps, other.min_epochs = steps, -1, None, None
