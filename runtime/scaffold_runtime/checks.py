@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import dis
 import inspect
 import warnings
 from collections.abc import Iterator
+from types import CodeType
 from typing import TYPE_CHECKING
 
 from scaffold_runtime.errors import MisconfigurationException, not_logged
@@ -158,9 +160,10 @@ def check_monitors(run: Run, trained: bool = False) -> None:
     if run.resumed or _may_log_more(run) or early:
         return
     known |= run.metrics.names("train") if trained else set()
+    known |= run.metrics.callback_values.keys()  # also what callbacks put there by themselves
     for callback, monitor in _monitors(run.callbacks):
         ours = trained or monitor.startswith("val")
-        if ours and monitor not in known and not _named(run, monitor):
+        if ours and monitor not in {*known, "epoch", "step"} and not _named(run, monitor):
             raise not_logged(callback, monitor, known)
 
 
@@ -194,9 +197,18 @@ def _may_log_more(run: Run) -> bool:
 
 
 def _named(run: Run, monitor: str) -> bool:
-    """Whether a hook or step of the user's has this name in it, and so may log it later."""
+    """Whether a hook or step of the user's has this name in it, or begins or ends one so, and may log it later."""
     return any(
-        monitor in code.co_consts and not name.startswith("configure_")
+        _may_make(code, monitor) and not name.startswith("configure_")
         for owner in (run.module, *run.callbacks)
         for name, code in methods_of(owner)
     )
+
+
+def _may_make(code: CodeType, name: str) -> bool:
+    """Whether `name` is in it, or may come of its f-strings."""
+    if name in code.co_consts:
+        return True
+    parts = [part for part in code.co_consts if isinstance(part, str) and len(part) > 1]
+    joins = dis.opmap["BUILD_STRING"] in code.co_code[::2]
+    return joins and any(name.startswith(part) or name.endswith(part) for part in parts)

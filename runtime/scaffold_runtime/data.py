@@ -211,23 +211,25 @@ def _can_move(thing: Any) -> bool:
 
 
 def batch_size_of(batch: Any) -> int:
-    """The first dimension of the first tensor in `batch`, or the length of a list of strings; 1 where there is none."""
-    size = _size_of(batch)
-    return 1 if size is None else size
+    """The first of `sizes_in`; 1 where there is none."""
+    return next(sizes_in(batch), 1)
 
 
-def _size_of(batch: Any) -> int | None:
+def sizes_in(batch: Any) -> Iterator[int]:
+    """The first dimension of each tensor in `batch`, in order; the length of a list of strings without any."""
     if isinstance(batch, torch.Tensor):
-        return int(batch.shape[0]) if batch.ndim else 1
+        yield int(batch.shape[0]) if batch.ndim else 1
+        return
     if isinstance(batch, Mapping):
-        batch = list(batch.values())
-    elif not isinstance(batch, (list, tuple)) and is_dataclass(batch):
+        batch = batch.values()
+    elif is_dataclass(batch):
         batch = [getattr(batch, field.name) for field in fields(batch)]
-    if not isinstance(batch, (list, tuple)):
-        return None
-    for value in batch:
-        if isinstance(value, (torch.Tensor, Mapping, list, tuple)) or is_dataclass(value):
-            size = _size_of(value)
-            if size is not None:
-                return size
-    return len(batch) if batch and isinstance(batch[0], str) else None
+    elif not isinstance(batch, Iterable) or isinstance(batch, (str, bytes, Iterator)):
+        return
+    bare = isinstance(batch, (list, tuple)) and bool(batch) and isinstance(batch[0], str)
+    for part in batch:
+        for size in sizes_in(part):
+            bare = False
+            yield size
+    if bare:
+        yield len(batch)

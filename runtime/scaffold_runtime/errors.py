@@ -65,6 +65,19 @@ def check_choice(owner: object, argument: str, value: object, *allowed: object) 
         )
 
 
+def check_local(owner: str, path: Any) -> None:
+    """Refuse the address of a remote store, which would become a folder of that name here.
+
+    Raises:
+        MisconfigurationException: with what to do instead.
+    """
+    if re.match(r"\w[\w+.-]+://", str(path)):
+        raise MisconfigurationException(
+            f"{owner}={str(path)!r}: only files of this machine are written and read. Mount the store, or copy what "
+            "is saved, in `on_train_end` or a CheckpointIO of your own."
+        )
+
+
 class Moved:
     """A name of Lightning's for what is in another place here: whoever reads it is told where."""
 
@@ -119,8 +132,8 @@ def said_elsewhere(error: BaseException | None) -> bool:
 @contextmanager
 def plain_errors() -> Iterator[None]:
     """Turn errors and warnings of the runtime into one line, and errors into an exit code; also a value that a class of
-    torch refuses, such as a negative learning rate, and a file that the runtime cannot read or write. Of any other error
-    the traceback shows the project's calls and the libraries', not the runtime's between them.
+    torch refuses, such as a negative learning rate, and a file that the runtime cannot read or write. Of any other
+    error the traceback shows the project's calls and the libraries', not the runtime's between them.
 
     Raises:
         SystemExit: with 2 for a wrong configuration, 1 for any other of these errors, 130 for Ctrl-C.

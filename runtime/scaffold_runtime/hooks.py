@@ -396,30 +396,45 @@ def check_hooks(owner: object, base: type) -> None:
         raise MisconfigurationException(
             f"`{kind.__name__}.{name}` would never be called: there is no such hook. Rename it to `{meant}`."
         )
-    _warn_uncalled(owner)
+    if isinstance(owner, Callback):
+        warn_uncalled(owner, OF_CALLBACKS)
     leading = ("trainer", "pl_module") if isinstance(owner, Callback) else ()
     for hook in HOOKS:
         if hasattr(base, hook.name) and overridden(hook.name, owner, base):
             _check_arguments(owner, hook, (*leading, *hook.arguments))
 
 
-# Private methods of Lightning's callbacks that people override.
-THEIRS = {
+# Methods of Lightning's classes that people override, and that are not there here: private ones of callbacks,
+OF_CALLBACKS = {
     "_extract_stats", "_find_names_from_schedulers", "_get_lr_stat", "_get_optimizer_stats", "_format_checkpoint_name",
     "_link_checkpoint", "_remove_checkpoint", "_should_remove_checkpoint", "_should_save_on_train_epoch_end",
     "_should_skip_saving_checkpoint", "_update_best_and_save", "_improvement_message", "_init_bar", "_update_bar",
     "_log_stats", "_get_and_log_device_stats",
 }  # fmt: skip
+# those of strategies, and those of precisions.
+OF_STRATEGIES = {
+    "training_step", "validation_step", "test_step", "predict_step", "backward", "optimizer_step", "setup", "teardown",
+    "setup_environment", "setup_distributed", "configure_ddp", "model_to_device", "batch_to_device",
+    "process_dataloader", "optimizer_state", "save_checkpoint", "load_checkpoint", "remove_checkpoint",
+    "lightning_module_state_dict", "load_model_state_dict", "load_optimizer_state_dict", "tensor_init_context",
+    "model_sharded_context", "pre_backward", "post_backward", "post_training_step", "on_train_start", "on_train_end",
+    "on_train_batch_start", "on_validation_start", "on_validation_end", "on_test_start", "on_test_end",
+    "on_predict_start", "on_predict_end",
+}  # fmt: skip
+OF_PRECISIONS = {
+    "optimizer_step", "convert_input", "convert_output", "clip_gradients", "clip_grad_by_norm", "clip_grad_by_value",
+    "pre_backward", "post_backward", "module_init_context", "tensor_init_context", "train_step_context",
+    "val_step_context", "test_step_context", "predict_step_context", "connect", "main_params", "on_save_checkpoint",
+    "on_load_checkpoint",
+}  # fmt: skip
 
 
-def _warn_uncalled(owner: object) -> None:
-    """Say which methods were meant to replace one of a callback of Lightning's that is not there in ours."""
+def warn_uncalled(owner: object, theirs: set[str]) -> None:
+    """Say which methods were meant to replace one of a class of Lightning's that is not there in ours."""
     kinds = type(owner).__mro__
-    ours = next((k for k in kinds if k.__module__.startswith("scaffold_runtime.callbacks.")), None)
-    if ours is None:
-        return
-    for name, _ in methods_of(owner):
-        if name in THEIRS and not hasattr(ours, name) and not mentions(owner, name):
+    ours = next((k for k in kinds if k.__module__.startswith("scaffold_runtime.")), Callback)
+    for name, _ in methods_of(owner) if ours is not Callback else ():
+        if name in theirs and not hasattr(ours, name) and not mentions(owner, name):
             warnings.warn(
                 f"nobody calls `{type(owner).__name__}.{name}`: {ours.__name__} has no such method here.",
                 stacklevel=2,

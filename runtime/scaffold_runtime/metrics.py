@@ -8,15 +8,17 @@ and plateau schedulers. Names and suffixes are Lightning's.
 
 from __future__ import annotations
 
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from scaffold_runtime.data import batch_size_of
+from scaffold_runtime.data import batch_size_of, sizes_in
 from scaffold_runtime.entry import (
     NOTHING,
     Entry,
@@ -110,6 +112,8 @@ class Metrics:
         if entry is None or (entry.options is not options and entry.options != options):
             check_weight(name, batch_size)
             entry = self._register(active, name, value, options)
+            if batch_size is None and entry.on_epoch and entry.reduction == "mean":
+                self._check_size(entry)
         if isinstance(value, Tensor):
             if value.requires_grad:
                 value = value.detach()
@@ -172,6 +176,19 @@ class Metrics:
         entry.fresh = True
         if entry.on_step:
             entry.last = detached_copy(getattr(metric, "_forward_cache", None))
+
+    def _check_size(self, entry: Entry) -> None:
+        """Say once where the mean of an epoch may weigh batches by something else than their samples."""
+        sizes = set(islice(sizes_in(self.batch), 100)) if self._scope[1] else {1}
+        if entry.metric is not None or self.batch is None or len(sizes) == 1:
+            return
+        found = f"has tensors of sizes {sorted(sizes)}" if sizes else "has no tensor"
+        taken = f"weighs it {batch_size_of(self.batch)}" if sizes else "weighs each batch the same"
+        warnings.warn(
+            f"the mean of {entry.name!r} over an epoch {taken}, since a batch ({type(self.batch).__name__}) {found}. "
+            "Say how many samples it has: self.log(..., batch_size=...).",
+            stacklevel=4,
+        )
 
     def _batch_size(self) -> int:
         in_batch = self._scope[1] and self.batch is not None

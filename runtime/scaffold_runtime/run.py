@@ -17,7 +17,7 @@ from scaffold_runtime.checkpoint.state import changing
 from scaffold_runtime.checks import check_monitors, warn_not_finite
 from scaffold_runtime.data import LightningDataModule
 from scaffold_runtime.entry import Scalar, detached_copy
-from scaffold_runtime.errors import MisconfigurationException
+from scaffold_runtime.errors import MisconfigurationException, StepError
 from scaffold_runtime.feed import Feed
 from scaffold_runtime.hooks import Callback, Checkpoint, HookTable
 from scaffold_runtime.loops.evaluate import evaluate
@@ -265,6 +265,10 @@ class Run:
         self.hooks.on_train_epoch_end_monitors()
         self.schedules.after_epoch(progress.epoch + 1)
         self.send(values, max(progress.step - 1, 0))
+        if self.trainer.tries and progress.batch and not progress.step:
+            raise StepError(
+                "`training_step` returned None for all of an epoch, so there was no step to try anything with."
+            )
         progress.finish_epoch()
         self.mid_window = False
         self.save()

@@ -101,9 +101,11 @@ def rng_digest() -> str:
 
 
 @contextmanager
-def isolate_rng() -> Iterator[None]:
-    """Leave every global generator as it was found."""
+def isolate_rng(include_cuda: bool = True) -> Iterator[None]:
+    """Leave every global generator as it was found; without `include_cuda`, not that of the GPU."""
     state = rng_state()
+    if not include_cuda:
+        state.pop("cuda", None)
     try:
         yield
     finally:

@@ -189,7 +189,7 @@ def _take_newcomers(run: Run, known: list[Callback]) -> None:
 
 
 def _callbacks(trainer: Trainer, module: LightningModule) -> list[Callback]:
-    """The trainer's callbacks, those of `configure_callbacks` in place of others of the same type, or of a base of it."""
+    """The trainer's callbacks, those of `configure_callbacks` in place of others of the same type or of its bases."""
     brought = ask(module, "configure_callbacks") or []
     brought = [brought] if isinstance(brought, Callback) else list(brought)
     for other in (each for each in brought if not isinstance(each, Callback)):

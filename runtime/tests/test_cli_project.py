@@ -494,7 +494,7 @@ def test_a_traceback_shows_the_project(
     monkeypatch.setattr(Model, "training_step", training_step)
     if whole:
         monkeypatch.setenv("SCAFFOLD_TRACEBACK", "1")
-    with pytest.raises(Exception, match="no such key|indices") as raised:
+    with pytest.raises(Exception, match=r"no such key|indices") as raised:
         train(project)
     files = [Path(str(entry.path)) for entry in raised.traceback]
     engine = [file for file in files if "scaffold_runtime" in file.parts]

@@ -255,7 +255,7 @@ def test_a_trainer_can_be_asked_where_it_is(
     trainer.test(Module(), make_loader(1))
     trainer.predict(Module(), make_loader(1))
     assert seen == {
-        "sanity": [False, True, False, False, False, False],
+        "sanity": [False, True, False, False, False, True],
         "train": [True, False, False, False, False, False],
         "validation": [False, False, True, False, False, True],
         "test": [False, False, False, True, False, True],

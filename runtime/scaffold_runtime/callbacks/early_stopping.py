@@ -67,7 +67,7 @@ class EarlyStopping(Callback):
             raise MisconfigurationException(
                 f"EarlyStopping(patience={patience}): give a number of checks, at least 0."
             )
-        self.monitor, self.min_delta, self.patience = monitor, abs(min_delta), patience
+        self.monitor, self.min_delta, self.patience = monitor, min_delta, patience
         self.verbose, self.mode, self.strict = verbose, mode, strict
         self.check_finite = check_finite
         self.stopping_threshold = stopping_threshold
@@ -147,7 +147,7 @@ class EarlyStopping(Callback):
         trainer.print(message)
 
     def _evaluate_stopping_criteria(self, current: torch.Tensor) -> tuple[bool, str | None]:
-        self.stopping_reason, message = self._judge(float(current))
+        self.stopping_reason, message = self._judge(torch.as_tensor(current).cpu())
         return self.stopping_reason is not EarlyStoppingReason.NOT_STOPPED, message
 
     @property
@@ -155,10 +155,11 @@ class EarlyStopping(Callback):
         """What compares two tensors: `torch.lt` or `torch.gt`."""
         return torch.lt if self.mode == "min" else torch.gt
 
-    def _better(self, value: float, than: float) -> bool:
-        return value < than if self.mode == "min" else value > than
+    def _better(self, value: torch.Tensor, than: Any) -> bool:
+        """In the metric's own precision: 0.6 is not above 0.5 + 0.1."""
+        return bool(self.monitor_op(value, than))
 
-    def _judge(self, current: float) -> tuple[EarlyStoppingReason, str | None]:
+    def _judge(self, current: torch.Tensor) -> tuple[EarlyStoppingReason, str | None]:
         name, reasons = self.monitor, EarlyStoppingReason
         if self.check_finite and not math.isfinite(current):
             return reasons.NON_FINITE_METRIC, (
@@ -174,10 +175,9 @@ class EarlyStopping(Callback):
                 f"EarlyStopping: {name} = {current:.4g} is beyond the divergence threshold {limit}."
             )
         delta = -self.min_delta if self.mode == "min" else self.min_delta
-        best = float(self.best_score)
-        if self._better(current, best + delta):
-            self.best_score = torch.tensor(current, dtype=torch.float64)  # comparisons are exact
-            self.wait_count = 0
+        best = self.best_score
+        if self._better(current - delta, best):
+            self.best_score, self.wait_count = current.clone(), 0
             return reasons.NOT_STOPPED, f"{name} improved from {best:.4g} to {current:.4g}"
         self.wait_count += 1
         if self.wait_count >= self.patience:

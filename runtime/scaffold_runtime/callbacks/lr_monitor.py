@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from torch.optim import Optimizer
 
 from scaffold_runtime.checks import check_logs
-from scaffold_runtime.errors import check_choice
+from scaffold_runtime.errors import MisconfigurationException, check_choice
 from scaffold_runtime.hooks import Callback
 
 if TYPE_CHECKING:
@@ -84,6 +84,11 @@ class LearningRateMonitor(Callback):
         for index, group in enumerate(groups, start=1):
             part = group.get("name", f"pg{index}" if len(groups) > 1 else None)
             label = f"{named.name}/{part}" if part else named.name
+            if label in values:
+                raise MisconfigurationException(
+                    f"two parameter groups of {type(named.optimizer).__name__} are called {part!r}: give each a "
+                    "name of its own, or none."
+                )
             values[label] = float(group["lr"])
             self.lrs.setdefault(label, []).append(values[label])
             if self.log_momentum:

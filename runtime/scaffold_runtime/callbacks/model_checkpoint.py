@@ -25,6 +25,7 @@ from scaffold_runtime.errors import (
     CheckpointError,
     MisconfigurationException,
     check_choice,
+    check_local,
     not_logged,
 )
 from scaffold_runtime.hooks import Checkpoint, overridden
@@ -93,6 +94,7 @@ class ModelCheckpoint(Checkpoint):
         enable_version_counter: bool = True,
         async_save: bool = False,
     ) -> None:
+        check_local("ModelCheckpoint(dirpath)", dirpath)
         self.dirpath = os.path.realpath(os.path.expanduser(dirpath)) if dirpath else None
         self.filename = filename
         self.monitor, self.mode = monitor, mode
@@ -105,7 +107,7 @@ class ModelCheckpoint(Checkpoint):
         self._set_triggers(every_n_train_steps, train_time_interval, every_n_epochs)
         self._save_on_train_epoch_end = save_on_train_epoch_end
         self._check_arguments()
-        self.current_score: float | None = None
+        self.current_score: torch.Tensor | None = None
         self.best_k_models: dict[str, float] = {}
         self.best_model_score: torch.Tensor | None = None
         self.best_model_path = ""
@@ -208,7 +210,8 @@ class ModelCheckpoint(Checkpoint):
         if self.dirpath == state_dict["dirpath"]:  # otherwise the others belong to another folder
             self.best_k_models = {k: float(v) for k, v in state_dict["best_k_models"].items()}
             self.last_model_path = state_dict["last_model_path"]
-            self.current_score = state_dict["current_score"]
+            score = state_dict["current_score"]
+            self.current_score = None if score is None else torch.as_tensor(score)
             self._last_global_step_saved = state_dict.get("last_step_saved", -1)
             self._writing = list(state_dict.get("writing", []))
             self._leaving = list(state_dict.get("leaving", []))
@@ -230,9 +233,9 @@ class ModelCheckpoint(Checkpoint):
         return worst(self.best_k_models, key=self.best_k_models.__getitem__, default="")
 
     @property
-    def kth_value(self) -> float:
+    def kth_value(self) -> torch.Tensor:
         """The score of the worst of those that are kept."""
-        return self.best_k_models.get(self.kth_best_model_path, self._worst)
+        return torch.tensor(self.best_k_models.get(self.kth_best_model_path, self._worst))
 
     @property
     def _worst(self) -> float:
@@ -336,7 +339,17 @@ class ModelCheckpoint(Checkpoint):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._finish(trainer)
+        if self.save_last and not self.last_model_path and trainer.global_step:
+            self._save_what_was_never_due(trainer, pl_module)
         self._copied = None
+
+    def _save_what_was_never_due(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Training has ended before the first save: the last state is there all the same."""
+        if not trainer.fast_dev_run:
+            candidates = self._monitor_candidates(trainer)
+            self._save_last_checkpoint(trainer, trainer.strategy.broadcast(candidates))
+            self.commit(trainer, pl_module)
+            self._finish(trainer)
 
     def _finish(self, trainer: Trainer) -> None:
         if self._background.wait():
@@ -396,7 +409,8 @@ class ModelCheckpoint(Checkpoint):
             return
         for name in others:
             link_atomically(Path(first), Path(name), symbolic=self.save_last == "link")
-        for old in [*removed, os.path.join(os.path.dirname(first), INTERRUPTED)]:
+        interrupted = os.path.join(os.path.dirname(first), INTERRUPTED)
+        for old in [*removed, interrupted] if os.path.exists(interrupted) else removed:
             self._remove(trainer, old)
 
     def _tell(self, trainer: Trainer) -> None:
@@ -433,9 +447,10 @@ class ModelCheckpoint(Checkpoint):
         self, trainer: Trainer, monitor_candidates: dict[str, Any]
     ) -> None:
         score = float(monitor_candidates[str(self.monitor)])
-        self.current_score = score = self._worst if math.isnan(score) else score
+        score = self._worst if math.isnan(score) else score
+        self.current_score = torch.tensor(score)
         full = self.save_top_k != -1 and len(self.best_k_models) >= self.save_top_k
-        if full and not self._better(score, self.kth_value):
+        if full and not self._better(score, self.best_k_models[self.kth_best_model_path]):
             return
         removed = self.kth_best_model_path if full else ""
         self.best_k_models.pop(removed, None)

@@ -41,12 +41,12 @@ class BasePredictionWriter(Callback):
         trainer: Trainer,
         pl_module: LightningModule,
         prediction: Any,
-        batch_indices: Sequence[int] | None,
+        batch_indices: Sequence[int],
         batch: Any,
         batch_idx: int,
         dataloader_idx: int,
     ) -> None:
-        """Write one batch. `batch_indices` are its samples' places in the data set; None if unknown."""
+        """Write one batch. `batch_indices` are its samples' places in the data set; empty if unknown."""
 
     def write_on_epoch_end(
         self,
@@ -76,7 +76,7 @@ class BasePredictionWriter(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         recorder = self._recorders[dataloader_idx]
-        indices = recorder.drawn.popleft() if recorder is not None else None
+        indices = recorder.drawn.popleft() if recorder is not None else []
         if self._on_epoch:
             self._predictions[dataloader_idx].append(in_main_memory(outputs, trainer.device))
             self._indices[dataloader_idx].append(indices)

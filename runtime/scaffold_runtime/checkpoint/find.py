@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scaffold_runtime.checkpoint.io import is_checkpoint, written
-from scaffold_runtime.errors import CheckpointError
+from scaffold_runtime.errors import CheckpointError, check_local
 from scaffold_runtime.hooks import Checkpoint, overridden
 
 if TYPE_CHECKING:
@@ -54,6 +54,7 @@ def find_checkpoint(trainer: Trainer, wanted: str) -> Path:
         if path is None:
             raise _none_found(trainer, wanted)
         return path
+    check_local("ckpt_path", wanted)
     path = Path(wanted)
     if not path.exists():
         raise CheckpointError(f"there is no checkpoint at {path} (ckpt_path={wanted!r}).")

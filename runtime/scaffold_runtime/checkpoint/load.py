@@ -18,7 +18,7 @@ from scaffold_runtime.checkpoint.find import find_checkpoint, read_newest_good
 from scaffold_runtime.checkpoint.io import read_checkpoint
 from scaffold_runtime.checkpoint.ranks import own_part
 from scaffold_runtime.checkpoint.state import load_weights
-from scaffold_runtime.errors import CheckpointError, MisconfigurationException
+from scaffold_runtime.errors import CheckpointError, MisconfigurationException, check_local
 from scaffold_runtime.extras import require
 from scaffold_runtime.hooks import ask
 from scaffold_runtime.hparams import AttributeDict
@@ -96,6 +96,7 @@ def object_from_checkpoint(
 ) -> Any:
     """Make a module or data module from a checkpoint; see `load_from_checkpoint`."""
     opened = hasattr(checkpoint_path, "read")
+    check_local("load_from_checkpoint(checkpoint_path)", checkpoint_path)
     path = checkpoint_path if opened else Path(checkpoint_path).expanduser()
     checkpoint = read_checkpoint(path, map_location or "cpu")
     is_module = issubclass(cls, nn.Module)

@@ -321,7 +321,9 @@ class LightningCLI:
         section, method = self._section(self.config_init), getattr(self.trainer, subcommand)
         names = inspect.signature(method).parameters.keys() - self.subcommands()[subcommand]
         options = {name: section[name] for name in names if name in section}
-        self.returned = method(self.model, datamodule=self.datamodule, **options)
+        if self.datamodule is not None:
+            options["datamodule"] = self.datamodule
+        self.returned = method(self.model, **options)
         getattr(self, f"after_{subcommand}", lambda: None)()
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 from torch import nn
 
-from scaffold_runtime.errors import ScaffoldRuntimeError, hide_passwords
+from scaffold_runtime.errors import ScaffoldRuntimeError, check_local, hide_passwords
 from scaffold_runtime.hparams import as_mapping
 from scaffold_runtime.plain import opened
 from scaffold_runtime.ranks import rank_zero_only
@@ -138,7 +138,8 @@ class FolderLogger(Logger):
         name: str | None = "lightning_logs",
         version: int | str | None = None,
     ) -> None:
-        self._save_dir = os.path.expanduser(save_dir or os.getcwd())
+        check_local(f"{type(self).__name__}(save_dir)", save_dir)
+        self._save_dir = os.path.expandvars(os.path.expanduser(save_dir or os.getcwd()))
         self._name = name or ""
         self._version = version
         self._first: Logger | None = None
@@ -154,7 +155,7 @@ class FolderLogger(Logger):
 
     @property
     def root_dir(self) -> str:
-        return os.path.join(self._save_dir, self._name)
+        return os.path.join(self.save_dir, self.name)
 
     @property
     def version(self) -> int | str:

@@ -86,6 +86,8 @@ class MLFlowLogger(ServiceLogger):
     @property
     def experiment_id(self) -> str:
         """The experiment's id; it is made if there is none."""
+        if self._experiment_id is None and self._run_id is not None:
+            self._experiment_id = self._client.get_run(self._run_id).info.experiment_id
         if self._experiment_id is None:
             found = self._client.get_experiment_by_name(self._experiment_name)
             self._experiment_id = (

@@ -73,9 +73,14 @@ class TensorBoardLogger(FolderLogger):
             add(self._prefix + name, value, step)
 
     def log_hyperparams(
-        self, params: Any = None, metrics: Any = None, *args: Any, **kwargs: Any
+        self,
+        params: Any = None,
+        metrics: Any = None,
+        step: int | None = None,
+        *args: Any,
+        **kwargs: Any,
     ) -> None:
-        """Write hyperparameters, with `metrics` (a dict or one number) beside them."""
+        """Write hyperparameters, with `metrics` (a dict or one number) of a step beside them."""
         from torch.utils.tensorboard.summary import hparams
 
         super().log_hyperparams(params)
@@ -87,7 +92,7 @@ class TensorBoardLogger(FolderLogger):
             return
         writer = self.experiment
         for name, value in metrics.items():
-            writer.add_scalar(name, value, 0)
+            writer.add_scalar(name, value, step or 0)
         for summary in hparams(flat(self.hparams), dict(metrics)):
             writer._get_file_writer().add_summary(summary)
 

@@ -139,13 +139,12 @@ class WandbLogger(ServiceLogger):
         mode = {"mode": "offline"} if self._offline else {}
         # W&B's own process has a working folder of its own.
         folder = os.path.abspath(self.save_dir)
-        settings = {"dir": folder, "project": self._project, "id": self.version, **mode}
         if self._first is not None and self._run_name is None:
             self._run_name = f"{self._first.name}-{self._first.version}"
+        own: dict[str, Any] = {"dir": folder, "project": self._project, "id": self.version, **mode}
+        settings = {**own, "name": self._run_name, "resume": "allow", **self._kwargs}
         try:
-            run = self._wandb.init(
-                name=self._run_name, resume="allow", **{**settings, **self._kwargs}
-            )
+            run = self._wandb.init(**settings)
         except self._wandb.errors.UsageError as error:  # not logged in, mostly
             raise MisconfigurationException(
                 f"WandbLogger: {error} Without an account: WandbLogger(offline=True), or WANDB_MODE=offline."
@@ -249,6 +248,20 @@ class WandbLogger(ServiceLogger):
         add = artifact.add_dir if file.is_dir() else artifact.add_file
         add(str(file), name="model.ckpt", policy=self._policy)
         self.experiment.log_artifact(artifact, aliases=["latest", "best"] if best else ["latest"])
+
+    @staticmethod
+    def download_artifact(
+        artifact: str,
+        save_dir: str | os.PathLike[str] | None = None,
+        artifact_type: str | None = None,
+        use_artifact: bool = True,
+    ) -> str:
+        """Fetch an artifact, such as "model-abc:best", into a folder, and return that folder."""
+        wandb = require("wandb", "scaffold-runtime[wandb]", "WandbLogger")
+        noted = wandb.run is not None and use_artifact
+        source = wandb.run.use_artifact if noted else wandb.Api().artifact
+        found = source(artifact, type=artifact_type)
+        return str(found.download(root=None if save_dir is None else os.fspath(save_dir)))
 
     def use_artifact(self, artifact: str, artifact_type: str | None = None) -> Any:
         """Note that this run uses an artifact, and return it."""

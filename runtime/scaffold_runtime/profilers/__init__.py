@@ -44,8 +44,8 @@ def select_profiler(choice: str | Profiler | None) -> Profiler:
         return choice
     if choice is None:
         return PassThroughProfiler()
-    if choice in _NAMED:
-        profiler: Profiler = __getattr__(_NAMED[choice])()
+    if str(choice).lower() in _NAMED:
+        profiler: Profiler = __getattr__(_NAMED[str(choice).lower()])()
         return profiler
     raise MisconfigurationException(
         f"Trainer(profiler={choice!r}) is unknown. Choose 'simple', 'advanced', 'pytorch', 'xla', or pass a Profiler."

@@ -30,6 +30,17 @@ class RunningStage(Word):
     TESTING = "test"
     PREDICTING = "predict"
 
+    @property
+    def evaluating(self) -> bool:
+        """Whether it is one of those that only look."""
+        return self in (self.VALIDATING, self.TESTING, self.SANITY_CHECKING)
+
+    @property
+    def dataloader_prefix(self) -> str:
+        """What its loader's method begins with: `val` of `val_dataloader`."""
+        validates = self in (self.VALIDATING, self.SANITY_CHECKING)
+        return "val" if validates else str(self.value)
+
 
 class TrainerStatus(Word):
     """How it is going."""
@@ -38,6 +49,11 @@ class TrainerStatus(Word):
     RUNNING = "running"
     FINISHED = "finished"
     INTERRUPTED = "interrupted"
+
+    @property
+    def stopped(self) -> bool:
+        """Whether nothing runs any more."""
+        return self in (self.FINISHED, self.INTERRUPTED)
 
 
 @dataclass(frozen=True)

@@ -34,9 +34,16 @@ from scaffold_runtime.checkpoint.folder import save
 from scaffold_runtime.checkpoint.state import collect
 from scaffold_runtime.data import LightningDataModule
 from scaffold_runtime.elsewhere import bring_back, run_here
-from scaffold_runtime.errors import MisconfigurationException, Moved
+from scaffold_runtime.errors import MisconfigurationException, Moved, check_local
 from scaffold_runtime.feed import LIMITS, METHODS, STAGES
-from scaffold_runtime.hooks import Callback, Checkpoint, overridden
+from scaffold_runtime.hooks import (
+    OF_PRECISIONS,
+    OF_STRATEGIES,
+    Callback,
+    Checkpoint,
+    overridden,
+    warn_uncalled,
+)
 from scaffold_runtime.loggers import Logger, select_loggers
 from scaffold_runtime.loggers.logger import run_name
 from scaffold_runtime.loggers.silent import SilentLogger
@@ -49,7 +56,7 @@ from scaffold_runtime.optim import LightningOptimizer, LRSchedulerConfig, parame
 from scaffold_runtime.plugins import Plugin, TorchCheckpointIO, sort_plugins
 from scaffold_runtime.precision import select_precision
 from scaffold_runtime.profilers import Profiler, select_profiler
-from scaffold_runtime.progress import Progress
+from scaffold_runtime.progress import UNDER_WAY, Progress
 from scaffold_runtime.run import Run
 from scaffold_runtime.session import make_optimizers, open_run, open_trial, take_optimizers
 from scaffold_runtime.strategies import Prepared, Strategy, select_strategy, started_elsewhere
@@ -168,6 +175,8 @@ class Trainer:
             strategy, self.accelerator, self.device_ids, num_nodes, brought.environment
         )
         self.precision_plugin = select_precision(brought.precision, self.strategy.root_device)
+        warn_uncalled(self.strategy, OF_STRATEGIES)
+        warn_uncalled(self.precision_plugin, OF_PRECISIONS)
         self.checkpoint_io = brought.checkpoint_io or TorchCheckpointIO()
         self.barebones = barebones
         off = barebones or None
@@ -211,6 +220,7 @@ class Trainer:
         self.reload_dataloaders_every_n_epochs = settings.count(
             "reload_dataloaders_every_n_epochs", reload_dataloaders_every_n_epochs, 0
         )
+        check_local("Trainer(default_root_dir)", default_root_dir)
         self.default_root_dir = os.path.expanduser(default_root_dir or Path.cwd())
         self.enable_autolog_hparams = enable_autolog_hparams
         self.deterministic, self.benchmark = deterministic, benchmark
@@ -361,7 +371,11 @@ class Trainer:
         stage = STAGES[fn]
         given, datamodule = loaders_and_data(datamodule, **{stage: dataloaders})
         module, path = self._model_and_path(model, ckpt_path)
-        if datamodule is None and given[stage] is None and not overridden(METHODS[stage], module, LightningModule):
+        if (
+            datamodule is None
+            and given[stage] is None
+            and not overridden(METHODS[stage], module, LightningModule)
+        ):
             datamodule = self.datamodule  # of an earlier call
         with open_run(self, fn, module, datamodule, given, path) as run:
             self.stage = stage
@@ -416,6 +430,7 @@ class Trainer:
                 "fit, validate, test or predict. Where they ran in processes of their own (ddp_spawn, ddp_fork, "
                 "ddp_notebook), take the file of the ModelCheckpoint."
             )
+        check_local("save_checkpoint(filepath)", filepath)
         write = partial(self.checkpoint_io.save_checkpoint, storage_options=storage_options)
         save(self.strategy, collect(run, bool(weights_only)), Path(filepath).expanduser(), write)
 
@@ -533,6 +548,19 @@ class Trainer:
         return self
 
     epoch_loop = fit_loop
+    _batches_that_stepped = global_step  # where callbacks of others take the axis of what they log
+
+    @property
+    def batch_idx(self) -> int:
+        """The index of the training batch under way; of the last one where its step has ended."""
+        progress = self.progress
+        return progress.batch - (progress.pending != UNDER_WAY)
+
+    @property
+    def total_batch_idx(self) -> int:
+        """The same, counted over all epochs."""
+        return self.progress.batches - (self.progress.pending != UNDER_WAY)
+
     epoch_progress = Moved("`trainer.progress`, whose `epoch` may be set before a fit")
 
     @property
@@ -591,8 +619,8 @@ class Trainer:
 
     @property
     def evaluating(self) -> bool:
-        """Whether validation or testing is going on."""
-        return self.stage in ("validation", "test")
+        """Whether validation, the sanity check or testing is going on."""
+        return self.stage in ("validation", "sanity", "test")
 
     @property
     def validates_each_epoch(self) -> bool:
@@ -671,14 +699,8 @@ class Trainer:
 
     @property
     def lightning_module(self) -> LightningModule:
-        """The module of the current or last run.
-
-        Raises:
-            MisconfigurationException: before the first run.
-        """
-        if self._module is None:
-            raise MisconfigurationException("no model is attached to this trainer yet.")
-        return self._module
+        """The module of the current or last run; None before the first."""
+        return self._module  # type: ignore[return-value] # who asks knows that there is one
 
     @property
     def model(self) -> LightningModule | None:

@@ -38,7 +38,10 @@ class Tuner:
         min_lr: float = 1e-8,
         max_lr: float = 1,
         num_training: int = 100,
-        **search: Any,
+        mode: str = "exponential",
+        early_stop_threshold: float | None = 4.0,
+        update_attr: bool = True,
+        attr_name: str = "",
     ) -> LRFinder | None:
         """Train with rising learning rates: `suggestion()` of the result is where the loss falls fastest, and
         `plot(suggest=True)` shows it. None in fast_dev_run.
@@ -53,8 +56,10 @@ class Tuner:
             min_lr: the first rate.
             max_lr: the last rate.
             num_training: how many steps to take.
-            **search: the other arguments of `LearningRateFinder`: `mode`, `early_stop_threshold`,
-                `update_attr`, `attr_name`.
+            mode: as for `LearningRateFinder`, like the three that follow.
+            early_stop_threshold: the loss at which the search ends, in times of the best.
+            update_attr: whether the module's rate is set to what is found.
+            attr_name: the name of that rate, if it is not `lr` or `learning_rate`.
 
         Raises:
             MisconfigurationException: if there is not exactly one optimizer, or no such attribute.
@@ -63,7 +68,9 @@ class Tuner:
             raise MisconfigurationException(
                 f"lr_find(method={method!r}): a learning rate is found in 'fit' only."
             )
-        finder = LearningRateFinder(min_lr, max_lr, num_training, **search)
+        finder = LearningRateFinder(
+            min_lr, max_lr, num_training, mode, early_stop_threshold, update_attr, attr_name
+        )
         self._run("fit", finder, model, train_dataloaders, val_dataloaders, datamodule)
         return finder.optimal_lr
 
@@ -75,7 +82,13 @@ class Tuner:
         dataloaders: Any = None,
         datamodule: LightningDataModule | None = None,
         method: str = "fit",
-        **search: Any,
+        mode: str = "power",
+        steps_per_trial: int = 3,
+        init_val: int = 2,
+        max_trials: int = 25,
+        batch_arg_name: str = "batch_size",
+        margin: float = 0.05,
+        max_val: int = 8192,
     ) -> int | None:
         """Search the largest batch size that fits into memory, and set it. None in fast_dev_run.
 
@@ -86,13 +99,20 @@ class Tuner:
             dataloaders: the same, for methods other than "fit".
             datamodule: where loaders come from, if not from the model.
             method: "fit", "validate", "test" or "predict".
-            **search: the arguments of `BatchSizeFinder`: `mode`, `steps_per_trial`, `init_val`, `max_trials`,
-                `batch_arg_name`, `margin`, `max_val`.
+            mode: as for `BatchSizeFinder`, like all that follow.
+            steps_per_trial: steps tried with each size.
+            init_val: the first size.
+            max_trials: how many sizes are tried.
+            batch_arg_name: the attribute that holds the size.
+            margin: in "binsearch", the share by which the result is lowered.
+            max_val: the largest size tried.
 
         Raises:
             MisconfigurationException: if there is no such attribute, or loaders were passed.
         """
-        finder = BatchSizeFinder(**search)
+        finder = BatchSizeFinder(
+            mode, steps_per_trial, init_val, max_trials, batch_arg_name, margin, max_val
+        )
         loaders = train_dataloaders if method == "fit" else dataloaders
         self._run(method, finder, model, loaders, val_dataloaders, datamodule)
         return finder.optimal_batch_size

@@ -94,7 +94,7 @@ def test_a_stream_has_no_indices(regression, make_trainer) -> None:
     writer = Writer("batch")
     make_trainer(callbacks=writer).predict(regression(), DataLoader(Stream(), batch_size=1))
 
-    assert [indices for *_, indices in writer.batches] == [None, None]
+    assert [indices for *_, indices in writer.batches] == [[], []]
 
 
 def test_another_interval_is_refused() -> None:

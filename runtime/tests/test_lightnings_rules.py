@@ -1,0 +1,613 @@
+"""Rules that Lightning's own tests hold it to, and that programs rely on without saying so."""
+
+from __future__ import annotations
+
+import math
+import re
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.optim import SGD
+from torch.utils.data import DataLoader, TensorDataset
+
+from scaffold_runtime import Callback, LightningDataModule, LightningModule, Trainer
+from scaffold_runtime.callbacks import (
+    EarlyStopping,
+    LambdaCallback,
+    LearningRateMonitor,
+    ModelCheckpoint,
+)
+from scaffold_runtime.data import batch_size_of
+from scaffold_runtime.errors import CheckpointError, MisconfigurationException, StepError
+from scaffold_runtime.loggers import CSVLogger
+from scaffold_runtime.loggers.silent import SilentLogger
+from scaffold_runtime.precision import TruePrecision
+from scaffold_runtime.seed import isolate_rng
+from scaffold_runtime.strategies import SingleDeviceStrategy
+from scaffold_runtime.trainer.states import RunningStage, TrainerStatus
+from scaffold_runtime.utilities import CombinedLoader
+
+# -- loading a checkpoint -------------------------------------------------------------------------
+
+
+def test_callbacks_load_when_the_weights_are_there(
+    regression: Any, make_loader: Any, make_trainer: Any
+) -> None:
+    seen: list[str] = []
+
+    class Module(regression):
+        def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+            seen.append(f"module {torch.equal(self.net[0].weight, weight)}")
+
+    class Keeps(Callback):
+        def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: Any) -> None:
+            seen.append(f"callback {torch.equal(pl_module.net[0].weight, weight)}")
+            pl_module.load_state_dict(zeros)
+
+    trainer = make_trainer()
+    trainer.fit(module := Module(), make_loader(1))
+    trainer.save_checkpoint("a.ckpt")
+    weight = module.net[0].weight.clone()
+    zeros = {name: torch.zeros_like(value) for name, value in module.state_dict().items()}
+
+    make_trainer(callbacks=Keeps()).test(loaded := Module(), make_loader(1), ckpt_path="a.ckpt")
+
+    assert seen == ["module False", "callback True"]
+    assert not loaded.net[0].weight.any()
+
+
+class Counts(LightningDataModule):
+    """Hands out loaders, and counts in its state."""
+
+    def __init__(self, value: float = 0.0, batches: int = 3) -> None:
+        super().__init__()
+        self.value, self.batches, self.state = value, batches, 0
+
+    def loader(self) -> DataLoader[Any]:
+        data = torch.full((self.batches, 4), self.value)
+        return DataLoader(TensorDataset(data, data[:, :1]))
+
+    def train_dataloader(self) -> Any:
+        return self.loader()
+
+    def test_dataloader(self) -> Any:
+        return self.loader()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"state": 7}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.state = state_dict["state"]
+
+
+@pytest.mark.parametrize("fn", ["fit", "test"])
+def test_the_data_module_has_its_state_in_every_run(
+    fn: str, regression: Any, make_trainer: Any
+) -> None:
+    trainer = make_trainer(max_epochs=2)
+    trainer.fit(module := regression(), datamodule=Counts())
+    trainer.save_checkpoint("a.ckpt")
+
+    getattr(make_trainer(max_epochs=3), fn)(module, datamodule=(data := Counts()), ckpt_path="a.ckpt")  # fmt: skip
+
+    assert data.state == 7
+
+
+def test_the_best_of_a_trainer_that_keeps_none(
+    regression: Any, make_loader: Any, make_trainer: Any
+) -> None:
+    make_trainer(enable_checkpointing=True).fit(regression(), make_loader(1))
+    trainer = make_trainer()
+    assert trainer.test(regression(), make_loader(1), ckpt_path="best")  # of the run before
+    trainer.fit(module := regression(), make_loader(1))
+    with pytest.raises(CheckpointError, match="kept no best checkpoint"):
+        trainer.test(module, make_loader(1), ckpt_path="best")
+
+
+class Given:
+    """A loader of these batches."""
+
+    def __init__(self, *batches: Any) -> None:
+        self.batches = batches
+
+    def __iter__(self) -> Any:
+        return iter(self.batches)
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+
+# -- where batches come from ----------------------------------------------------------------------
+
+
+def test_an_earlier_data_module_stands_back(
+    regression: Any, make_loader: Any, make_trainer: Any
+) -> None:
+    class Own(regression):
+        def test_step(self, batch: Any, batch_idx: int) -> None:
+            self.log("mean", batch[0].mean())
+
+    class WithLoader(Own):
+        def test_dataloader(self) -> Any:
+            return Counts(1.0).loader()
+
+    class Zeroing(Counts):
+        def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+            return [batch[0] * 0, batch[1]]
+
+    trainer = make_trainer()
+    trainer.fit(regression(), datamodule=Zeroing(5.0))
+    assert trainer.test(WithLoader(), verbose=False) == [{"mean": 1.0}]
+    assert trainer.test(Own(), Counts(3.0).loader(), verbose=False) == [{"mean": 3.0}]
+    assert trainer.test(Own(), verbose=False) == [{"mean": 0.0}]  # nothing else is there
+
+
+def test_loaders_may_be_nested(regression: Any, make_loader: Any, make_trainer: Any) -> None:
+    seen: list[tuple[int, type]] = []
+
+    class Sees(regression):
+        def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+            seen.append((dataloader_idx, type(batch)))
+
+    make_trainer().validate(Sees(), {"a": make_loader(1), "b": [make_loader(1), make_loader(1)]})
+    assert seen == [(0, list), (1, list), (2, list)]
+
+
+@pytest.mark.filterwarnings("ignore:.*without an optimizer")
+def test_lists_of_numbers_are_loaders(make_trainer: Any) -> None:
+    class Numbers(LightningModule):
+        seen: list[Any] = []
+
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            self.seen.append(batch)
+            return torch.zeros((), requires_grad=True)
+
+        def configure_optimizers(self) -> None:
+            return None
+
+    assert [batch for batch, _, _ in CombinedLoader([[1, 2], [3, 4]])] == [[1, 3], [2, 4]]
+    make_trainer().fit(module := Numbers(), {"a": [0, 1], "b": [2, 3]})
+    make_trainer().fit(module, [8, 9])
+    assert module.seen == [{"a": 0, "b": 2}, {"a": 1, "b": 3}, 8, 9]
+
+
+@pytest.mark.parametrize("windows", [1, 2])
+def test_a_batch_of_none_is_passed_over(windows: int, regression: Any, make_trainer: Any) -> None:
+    class Sees(regression):
+        calls: list[Any] = []
+
+        def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+            self.calls.append(("start", batch_idx))
+
+        def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+            self.calls.append(("end", batch_idx, outputs is None))
+
+    batch = (torch.zeros(2, 4), torch.zeros(2, 1))
+    trainer = make_trainer(accumulate_grad_batches=windows)
+    with pytest.warns(UserWarning, match="None in the place of a batch"):
+        trainer.fit(module := Sees(), Given(batch, None, batch, batch))
+    assert module.calls == [
+        *[("start", 0), ("end", 0, False), ("end", 1, True)],
+        *[("start", 2), ("end", 2, False), ("start", 3), ("end", 3, False)],
+    ]
+    assert trainer.global_step == 3 // windows
+
+
+def test_from_datasets_tells_the_init() -> None:
+    class Takes(LightningDataModule):
+        def __init__(self, batch_size: int, num_workers: int = 3) -> None:
+            super().__init__()
+            self.save_hyperparameters()
+
+    class TakesNothing(LightningDataModule):
+        pass
+
+    data = TensorDataset(torch.zeros(4, 2))
+    made = Takes.from_datasets(data, batch_size=4)
+    assert dict(made.hparams) == {"batch_size": 4, "num_workers": 0}
+    assert TakesNothing.from_datasets(data, batch_size=2).train_dataloader().batch_size == 2
+
+
+@pytest.mark.parametrize("how", ["Trainer", "nothing"])
+def test_nothing_to_evaluate_calls_no_hooks(
+    how: str, regression: Any, make_loader: Any, make_trainer: Any
+) -> None:
+    def on_test_epoch_end(trainer: Any, pl_module: Any) -> None:
+        raise AssertionError
+
+    limit = {"limit_test_batches": 0} if how == "Trainer" else {}
+    trainer = make_trainer(callbacks=LambdaCallback(on_test_epoch_end=on_test_epoch_end), **limit)
+    assert trainer.test(regression(), make_loader(2) if limit else []) == []
+
+
+# -- optimizers -----------------------------------------------------------------------------------
+
+
+class Twice(SGD):
+    """Evaluates the loss twice, as SAM does."""
+
+    evaluated = 0
+
+    def step(self, closure: Any = None, scale: float = 1.0) -> Any:
+        self.scale = scale
+        if closure is not None:
+            closure()
+            loss = closure()
+            self.evaluated += 2
+            super().step()
+            return loss
+        return super().step()
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_an_optimizer_may_evaluate_the_loss(
+    precision: str, regression: Any, make_loader: Any, make_trainer: Any
+) -> None:
+    class Module(regression):
+        def configure_optimizers(self) -> Any:
+            return Twice(self.parameters(), lr=0.1)
+
+    trainer = make_trainer(precision=precision)
+    trainer.fit(Module(), make_loader(4))
+    assert trainer.optimizers[0].evaluated == 8
+    assert trainer.global_step == 4
+
+
+@pytest.mark.parametrize("automatic", [True, False])
+def test_what_a_step_is_given_reaches_the_optimizer(
+    automatic: bool, regression: Any, make_loader: Any, make_trainer: Any
+) -> None:
+    class Module(regression):
+        automatic_optimization = automatic
+
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            loss = self.loss(batch)
+            if not automatic:
+                self.manual_backward(loss)
+                self.optimizers().step(scale=0.5)
+            return loss
+
+        def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, closure: Any) -> None:
+            optimizer.step(closure=closure, scale=0.5)
+
+        def configure_optimizers(self) -> Any:
+            return Twice(self.parameters(), lr=0.1)
+
+    trainer = make_trainer()
+    trainer.fit(Module(), make_loader(1))
+    assert trainer.optimizers[0].scale == 0.5
+
+
+def test_a_closure_that_nobody_calls_is_an_error(
+    regression: Any, make_loader: Any, make_trainer: Any
+) -> None:
+    class Forgets(regression):
+        def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, closure: Any) -> None:
+            optimizer.step()
+
+    with pytest.raises(StepError, match="did not call the closure"):
+        make_trainer().fit(Forgets(), make_loader(1))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "clipped"),
+    [((), 0.1), ((0.1,), 0.1), ((None, "value"), 0.1), ((0.2,), None), ((None, "norm"), None)],
+)
+def test_clipping_is_as_the_trainer_says(
+    arguments: Any, clipped: Any, regression: Any, make_loader: Any, make_trainer: Any
+) -> None:
+    class Module(regression):
+        def configure_gradient_clipping(
+            self, optimizer: Any, *, gradient_clip_algorithm: Any, gradient_clip_val: Any
+        ) -> None:
+            assert (gradient_clip_val, gradient_clip_algorithm) == (0.1, "value")
+            for parameter in self.parameters():
+                parameter.grad = torch.full_like(parameter, 5.0)
+            self.clip_gradients(optimizer, *arguments)
+            self.seen = {float(p.grad.max()) for p in self.parameters() if p.grad is not None}
+
+    trainer = make_trainer(gradient_clip_val=0.1, gradient_clip_algorithm="value")
+    if clipped is None:
+        with pytest.raises(MisconfigurationException, match="differ: leave one of them out"):
+            trainer.fit(Module(), make_loader(1))
+    else:
+        trainer.fit(module := Module(), make_loader(1))
+        assert list(module.seen) == [pytest.approx(clipped)]
+
+
+def test_a_subclass_brought_by_the_module_takes_the_place(
+    regression: Any, make_loader: Any, make_trainer: Any
+) -> None:
+    class Patient(EarlyStopping):
+        pass
+
+    class Module(regression):
+        def configure_callbacks(self) -> Any:
+            return Patient("val_loss", patience=9)
+
+    trainer = make_trainer(callbacks=[EarlyStopping("val_loss", patience=0), LambdaCallback()])
+    trainer.fit(Module(), make_loader(1), make_loader(1))
+    assert [type(each) for each in trainer.callbacks] == [LambdaCallback, Patient]
+
+
+# -- hyperparameters ------------------------------------------------------------------------------
+
+
+@dataclass(eq=False)
+class Fields(LightningModule):
+    """A module that is a dataclass."""
+
+    lr: float = 0.5
+    sizes: list[int] = field(default_factory=lambda: [1, 2])
+
+    def __post_init__(self) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+
+
+class Helped(LightningModule):
+    """Keeps its hyperparameters in a method that `__init__` calls."""
+
+    def __init__(self, width: int = 1) -> None:
+        super().__init__()
+        self.begin()
+
+    def begin(self) -> None:
+        self.save_hyperparameters()
+
+
+def test_hyperparameters_of_dataclasses_and_of_helpers() -> None:
+    assert dict(Fields(0.1).hparams) == {"lr": 0.1, "sizes": [1, 2]}
+    assert dict(Helped(3).hparams) == {"width": 3}
+    with pytest.raises(MisconfigurationException, match="was called in `begin`"):
+        Helped(3).begin()
+
+
+# -- logging --------------------------------------------------------------------------------------
+
+
+def test_logging_after_training_is_an_error(
+    regression: Any, make_loader: Any, make_trainer: Any
+) -> None:
+    class Late(regression):
+        def on_train_end(self) -> None:
+            self.log("late", 1.0)
+
+    with pytest.raises(MisconfigurationException, match="cannot be called after training"):
+        make_trainer().fit(Late(), make_loader(1))
+
+
+def test_the_bar_knows_values_of_validation_steps(
+    regression: Any, make_loader: Any, make_trainer: Any
+) -> None:
+    during: list[float] = []
+
+    class Steps(regression):
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            self.log("v", float(batch_idx), on_step=True, on_epoch=False, prog_bar=True)
+            during.append(self.trainer.progress_bar_metrics["v"])
+
+    trainer = make_trainer()
+    trainer.validate(Steps(), make_loader(2))
+    assert during == [0.0, 1.0]
+    assert trainer.progress_bar_metrics["v"] == 1.0
+
+
+def test_reductions_in_capitals(regression: Any, make_loader: Any, make_trainer: Any) -> None:
+    class Sums(regression):
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            self.log("n", 1.0, reduce_fx="SUM")
+
+    assert make_trainer().validate(Sums(), make_loader(3)) == [{"n": 3.0}]
+
+
+class Bag:
+    """A batch of a class that nobody knows; with `parts`, one that can be walked through."""
+
+    def __init__(self, *parts: Tensor) -> None:
+        self.parts = parts
+
+
+class Walkable(Bag):
+    """The same, iterable."""
+
+    def __iter__(self) -> Any:
+        return iter(self.parts)
+
+
+@pytest.mark.parametrize(
+    ("batch", "size", "said"),
+    [
+        (Bag(torch.zeros(3)), 1, "has no tensor"),
+        (Walkable(torch.zeros(3)), 3, ""),
+        ({"a": torch.zeros(2), "b": torch.zeros(6, 1)}, 2, r"sizes \[2, 6\]"),
+        ([torch.zeros(4, 2), torch.zeros(4)], 4, ""),
+        (["a", "b"], 2, ""),
+    ],
+)
+def test_means_that_may_weigh_otherwise_are_said(
+    batch: Any, size: int, said: str, regression: Any, make_trainer: Any
+) -> None:
+    class Means(regression):
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            self.log("a", 1.0)
+            self.log("b", 1.0, batch_size=2)
+            self.log("c", 1.0, reduce_fx="max")
+
+    assert batch_size_of(batch) == size
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        make_trainer().validate(Means(), Given(batch, batch))
+    about = [each for each in told if "over an epoch" in str(each.message)]
+    assert len(about) == bool(said)
+    if said:
+        assert re.search(f"'a'.*{said}", str(about[0].message))
+        assert about[0].filename == __file__
+
+
+# -- monitors -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("monitor", ["step", "epoch", "lr-SGD", "train_late", "from_callback"])
+def test_a_monitor_that_will_be_there(
+    monitor: str, regression: Any, make_loader: Any, make_trainer: Any, recorder: Any
+) -> None:
+    class Late(regression):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            if batch_idx == 1:
+                stage = "train"
+                self.log(f"{stage}_late", 1.0)
+            return super().training_step(batch, batch_idx)
+
+    class Logs(Callback):
+        def on_train_batch_end(self, *arguments: Any) -> None:
+            if arguments[-1] == 2:
+                self.log("from" + "_callback", 1.0)
+
+    saves = ModelCheckpoint("kept", monitor=monitor, mode="max", save_top_k=2)
+    callbacks = [saves, LearningRateMonitor(), Logs()]
+    trainer = make_trainer(
+        max_epochs=3, callbacks=callbacks, logger=recorder, enable_checkpointing=True
+    )
+    trainer.fit(Late(), make_loader(3))
+    assert len(list(Path("kept").glob("*.ckpt"))) == 2
+
+
+@pytest.mark.parametrize(
+    ("values", "epochs", "options"),
+    [
+        ([1.0, 1.05, 1.1, 1.15, 1.2], 5, {"min_delta": -0.1, "patience": 2}),
+        ([1.0, 1.2, 1.4, 1.6, 1.8], 3, {"min_delta": -0.1, "patience": 2}),
+        ([0.5, 0.6, 0.7, 0.8], 2, {"min_delta": 0.1, "patience": 1, "mode": "max"}),
+        ([0.5, 0.61, 0.72, 0.83], 4, {"min_delta": 0.1, "patience": 1, "mode": "max"}),
+        ([0.5, 0.6, 0.7, 0.8], 4, {"stopping_threshold": 0.8, "patience": 9, "mode": "max"}),
+    ],
+)
+def test_early_stopping_counts_as_lightning_does(
+    values: list[float], epochs: int, options: Any, regression: Any, make_loader: Any,
+    make_trainer: Any,
+) -> None:  # fmt: skip
+
+    class Told(regression):
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            self.log("v", torch.tensor(values[self.current_epoch]))
+
+    stopping = EarlyStopping("v", **options)
+    trainer = make_trainer(max_epochs=len(values), callbacks=stopping, num_sanity_val_steps=0)
+    trainer.fit(Told(), make_loader(1), make_loader(1))
+    assert trainer.current_epoch == epochs
+    assert stopping.best_score in map(torch.tensor, values)
+
+
+@pytest.mark.parametrize("trigger", ["every_n_epochs", "every_n_train_steps"])
+@pytest.mark.parametrize("async_save", [False, True])
+def test_the_last_state_is_saved_where_none_was_due(
+    trigger: str, async_save: bool, regression: Any, make_loader: Any, make_trainer: Any
+) -> None:
+    saves = ModelCheckpoint("kept", save_last=True, async_save=async_save, **{trigger: 100})
+    make_trainer(max_epochs=2, callbacks=saves, enable_checkpointing=True).fit(
+        regression(), make_loader(3)
+    )
+    assert [file.name for file in Path("kept").iterdir()] == ["last.ckpt"]
+    trainer = make_trainer(max_epochs=3, callbacks=saves, enable_checkpointing=True)
+    trainer.fit(regression(), make_loader(3), ckpt_path=saves.last_model_path)
+    assert trainer.global_step == 9
+
+
+def test_scores_are_tensors(regression: Any, make_loader: Any, make_trainer: Any) -> None:
+    saves = ModelCheckpoint(monitor="val_loss")
+    make_trainer(callbacks=saves, enable_checkpointing=True).fit(
+        regression(), make_loader(1), make_loader(1)
+    )
+    assert saves.current_score == saves.best_model_score == saves.kth_value
+    assert isinstance(saves.current_score, Tensor) and isinstance(saves.kth_value, Tensor)
+
+
+# -- the rest -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda trainer: Trainer(default_root_dir="s3://bucket/runs", max_epochs=1),
+        lambda trainer: ModelCheckpoint("gs://bucket"),
+        lambda trainer: CSVLogger("memory://logs"),
+        lambda trainer: trainer.save_checkpoint("memory://a.ckpt"),
+        lambda trainer: LightningModule.load_from_checkpoint("https://place.example/a.ckpt"),
+    ],
+)
+def test_addresses_are_not_made_into_folders(
+    use: Any, regression: Any, make_loader: Any, make_trainer: Any
+) -> None:
+    trainer = make_trainer()
+    trainer.fit(regression(), make_loader(1))
+    with pytest.raises(MisconfigurationException, match="only files of this machine"):
+        use(trainer)
+    with pytest.raises(MisconfigurationException, match="only files of this machine"):
+        trainer.fit(regression(), make_loader(1), ckpt_path="s3://bucket/a.ckpt")
+    assert not list(Path().iterdir())
+
+
+def test_a_silent_logger_takes_every_call() -> None:
+    silent = SilentLogger()
+    silent.log_image("a", images=[1])  # type: ignore[attr-defined] # any name
+    assert list(silent.rows) == []  # type: ignore[attr-defined]
+    with pytest.raises(AttributeError):
+        _ = silent._private
+
+
+def test_a_logger_may_have_a_name_of_its_own() -> None:
+    class Named(CSVLogger):
+        @property
+        def name(self) -> str:
+            return "mine"
+
+    assert Path(Named("logs", version=3).log_dir) == Path("logs/mine/version_3")
+
+
+def test_methods_of_strategies_that_nobody_calls_are_said() -> None:
+    class Mine(SingleDeviceStrategy):
+        def optimizer_step(self, *arguments: Any) -> None:
+            raise AssertionError
+
+    class Exact(TruePrecision):
+        def convert_input(self, data: Any) -> Any:
+            raise AssertionError
+
+    with pytest.warns(UserWarning, match=r"nobody calls `Mine.optimizer_step`"):
+        Trainer(strategy=Mine("cpu"), logger=False, max_epochs=1)
+    with pytest.warns(UserWarning, match=r"nobody calls `Exact.convert_input`"):
+        Trainer(plugins=Exact("32-true", torch.float32), accelerator="cpu", logger=False, max_epochs=1)  # fmt: skip
+
+
+def test_names_that_callbacks_ask_for(regression: Any, make_loader: Any, make_trainer: Any) -> None:
+    seen: list[tuple[int, int, int]] = []
+
+    class Asks(regression):
+        def note(self) -> None:
+            loop = self.trainer.fit_loop.epoch_loop
+            seen.append((loop.batch_idx, loop.total_batch_idx, loop._batches_that_stepped))
+
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            self.note()
+            return super().training_step(batch, batch_idx)
+
+        def on_train_batch_end(self, *_: Any) -> None:
+            self.note()
+
+    trainer = make_trainer(max_epochs=2)
+    assert trainer.lightning_module is None
+    trainer.fit(Asks(), make_loader(2))
+    assert seen == [(0, 0, 0), (0, 0, 1), (1, 1, 1), (1, 1, 2), (0, 2, 2), (0, 2, 3), (1, 3, 3), (1, 3, 4)]  # fmt: skip
+    assert RunningStage.SANITY_CHECKING.dataloader_prefix == "val"
+    assert RunningStage.TESTING.dataloader_prefix == "test"
+    assert RunningStage.SANITY_CHECKING.evaluating and not RunningStage.TRAINING.evaluating
+    assert TrainerStatus.FINISHED.stopped and not TrainerStatus.RUNNING.stopped
+    assert math.isfinite(Trainer(profiler="SIMPLE", logger=False, max_epochs=1).max_epochs)
+    with isolate_rng(include_cuda=False):
+        pass
