@@ -201,6 +201,17 @@ cases(
         kit.module(configure_optimizers=lambda self: torch.optim.LBFGS(self.parameters())),
         accumulate_grad_batches="auto",
     ),
+    closure_not_called=lambda kit: kit.fit(
+        kit.module(optimizer_step=lambda self, e, i, optimizer, closure: optimizer.step())
+    ),
+    clipping_that_differs=lambda kit: kit.fit(
+        kit.module(
+            configure_gradient_clipping=lambda self, optimizer, **_: self.clip_gradients(
+                optimizer, 2
+            )
+        ),
+        gradient_clip_val=1.0,
+    ),
     one_sample_is_too_much=lambda kit: kit.fit(
         kit.module(training_step=out_of_memory), accumulate_grad_batches="auto"
     ),
@@ -400,6 +411,12 @@ def hyperparameters_file_of_no_kind(kit: Any) -> None:
 
 
 @case
+def best_of_a_trainer_that_keeps_none(kit: Any) -> None:
+    kit.fit()
+    kit.trainers[-1].test(kit.Net(), kit.loader(1), ckpt_path="best")
+
+
+@case
 def damaged_checkpoint(kit: Any) -> None:
     path = saved(kit)
     content = bytearray(path.read_bytes())
@@ -414,6 +431,7 @@ cases(
     hyperparameter_is_not_plain=lambda kit: Keeping.load_from_checkpoint(
         saved(kit, module=Keeping(nn.Linear(1, 1)))
     ),
+    remote_address=lambda kit: kit.trainer(default_root_dir="s3://bucket/runs"),
     removed_argument=lambda kit: kit.trainer(gpus=1),
     misspelt_argument=lambda kit: kit.trainer(max_epoch=1),
     hyperparameter_unknown=lambda kit: Keeping(None).hparams.backbonne,
