@@ -211,6 +211,21 @@ def test_a_subcommand_of_ones_own() -> None:
     assert cli("sweep", "--times=3", kind=WithSweep, trainer_class=Sweeps).returned == 24
 
 
+def test_a_subcommand_that_takes_no_data() -> None:
+    class Counts(Trainer):
+        def count(self, model: Any) -> int:
+            """Count parameters."""
+            return sum(parameter.numel() for parameter in model.parameters())
+
+    class WithCount(LightningCLI):
+        @staticmethod
+        def subcommands() -> dict[str, set[str]]:
+            return {**LightningCLI.subcommands(), "count": {"model"}}
+
+    made = cli("count", kind=WithCount, trainer_class=Counts, data=None)
+    assert made.returned == sum(p.numel() for p in made.model.parameters())
+
+
 def test_only_the_chosen_subcommand_is_set_up() -> None:
     parsers = cli("test")._subparsers
     assert "--model.lr" in parsers["test"]._option_string_actions

@@ -60,6 +60,8 @@ def test_an_own_way_writes_reads_and_removes(
     names = [f"epoch={epoch}-step={6 * (epoch + 1)}.ckpt" for epoch in (0, 1)]
     saved = [call for call in own.calls if call[0] == "save"]
     assert saved == [("save", name, writer) for name in names]
+    removed = [name for what, name, _ in own.calls if what == "remove"]
+    assert removed == [names[0]]  # and nothing that was never saved
     assert ("remove", names[0], writer) in own.calls
     assert own.calls[-1][0] == "teardown"
     with pytest.raises(CheckpointError, match="not in torch's zip format"):

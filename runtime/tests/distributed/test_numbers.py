@@ -420,7 +420,9 @@ def test_collectives(ddp: Any, tmp_path: Path, capfd: Any) -> None:
             trainer.print("said once")
             reduce, all_of = trainer.strategy.reduce, trainer.strategy.reduce_boolean_decision
             own = torch.tensor(float(rank + 1))
-            reduced = [reduce(own, reduce_op=op).item() for op in ("sum", "avg", "max")]
+            kinds = ("sum", "avg", "max", torch.distributed.ReduceOp.MIN)
+            reduced = [reduce(own, reduce_op=op).item() for op in kinds]
+            reduced.append(reduce(rank + 3.0).item())
             both = [all_of(True), all_of(rank == 0), all_of(rank == 0, all=False)]
             told = [gathered["x"].tolist(), gathered["y"].tolist(), decided]
             note(tmp_path, "talk", [*told, reduced, reduce(own, None, "mean").item(), both])
@@ -428,7 +430,7 @@ def test_collectives(ddp: Any, tmp_path: Path, capfd: Any) -> None:
     ddp(callbacks=Talk()).fit(Seen(tmp_path), numbered(4, 2))
 
     told = [[[0, 7], [1, 7]], [0, 1], {"run": "from 0"}]
-    expected = [*told, [3.0, 1.5, 2.0], 1.5, [True, False, True]]
+    expected = [*told, [3.0, 1.5, 2.0, 1.0, 3.5], 1.5, [True, False, True]]
     assert notes(tmp_path, "talk") == [expected, expected]
     assert capfd.readouterr().out.count("said once") == 1
 

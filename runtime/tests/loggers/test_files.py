@@ -206,7 +206,7 @@ def test_tensorboard_scalars_are_read_back(regression, make_loader, make_trainer
 def test_tensorboard_hyperparameters_are_read_back() -> None:
     logger = TensorBoardLogger("logs", default_hp_metric=True)
     logger.log_hyperparams(ODD)
-    logger.log_hyperparams({"late": 1}, {"best": 0.9})
+    logger.log_hyperparams({"late": 1}, {"best": 0.9}, step=7)
     logger.finalize("success")
 
     data = events(logger.log_dir).summary_metadata["_hparams_/session_start_info"]
@@ -216,7 +216,7 @@ def test_tensorboard_hyperparameters_are_read_back() -> None:
     assert hparams["nested/flag"].number_value == 1.0  # torch writes booleans as numbers
     assert hparams["path"].string_value == "a/b"
     assert scalars(logger.log_dir, "hp_metric") == [(0, -1.0)]
-    assert scalars(logger.log_dir, "best") == [(0, pytest.approx(0.9))]
+    assert scalars(logger.log_dir, "best") == [(7, pytest.approx(0.9))]
 
 
 def test_tensorboard_draws_a_dict_as_several_lines_of_one_chart() -> None:

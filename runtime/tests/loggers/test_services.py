@@ -114,6 +114,13 @@ def client(store: str) -> Any:
     return MlflowClient(store)
 
 
+def test_mlflow_takes_the_experiment_of_its_run(store, client) -> None:
+    first = MLFlowLogger("theirs", tracking_uri=store)
+    again = MLFlowLogger(run_id=first.run_id, tracking_uri=store)
+    assert again.experiment_id == first.experiment_id
+    assert client.get_experiment_by_name("lightning_logs") is None
+
+
 # -- W&B ------------------------------------------------------------------------------------------
 
 
@@ -151,6 +158,12 @@ def test_wandb_writes_a_real_offline_run(configured, make_loader, make_trainer) 
     assert config["width"] == "8" and config["options"].replace(" ", "") == '{"a":[1,2]}'
     assert logger.log_dir == f"logs/exp/{logger.version}"
     assert save.dirpath == os.path.realpath(f"{logger.log_dir}/checkpoints")
+
+
+def test_wandb_init_gets_what_it_was_told(configured, make_loader, make_trainer) -> None:
+    logger = WandbLogger(save_dir="logs", offline=True, resume="never", notes="told")
+    make_trainer(logger=logger).fit(configured(), make_loader(1))
+    assert logger.experiment.notes == "told"
 
 
 def test_wandb_goes_on_in_its_run_folder_when_resumed(
