@@ -30,7 +30,7 @@ from scaffold_runtime.precision import TruePrecision
 from scaffold_runtime.seed import isolate_rng
 from scaffold_runtime.strategies import SingleDeviceStrategy
 from scaffold_runtime.trainer.states import RunningStage, TrainerStatus
-from scaffold_runtime.utilities import CombinedLoader
+from scaffold_runtime.utilities import CombinedLoader, measure_flops
 
 # -- loading a checkpoint -------------------------------------------------------------------------
 
@@ -551,6 +551,14 @@ def test_addresses_are_not_made_into_folders(
     with pytest.raises(MisconfigurationException, match="only files of this machine"):
         trainer.fit(regression(), make_loader(1), ckpt_path="s3://bucket/a.ckpt")
     assert not list(Path().iterdir())
+
+
+def test_operations_are_counted() -> None:
+    model = torch.nn.Linear(8, 4, device="meta")
+    batch = torch.zeros(2, 8, device="meta")
+    forward = 2 * 2 * 8 * 4
+    assert measure_flops(model, lambda: model(batch)) == forward
+    assert measure_flops(model, lambda: model(batch), torch.sum) == 2 * forward  # of the weights
 
 
 def test_a_silent_logger_takes_every_call() -> None:

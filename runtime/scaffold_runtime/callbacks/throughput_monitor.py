@@ -9,6 +9,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from scaffold_runtime.checks import check_logs
 from scaffold_runtime.hooks import Callback
@@ -100,7 +102,7 @@ class Throughput:
 class ThroughputMonitor(Callback):
     """Log throughput at log steps: `train/device/samples_per_sec` and the like.
 
-    Set `flops_per_batch` on the module (`torch.utils.flop_counter` counts them) to have operations per second
+    Set `flops_per_batch` on the module (`measure_flops` counts them) to have operations per second
     and, on known devices, `mfu`: the share of the peak that is used. Pauses for validation are left out.
 
     Args:
@@ -203,6 +205,22 @@ class _Stage:
         self.throughput = throughput
         self.began = time.perf_counter()
         self.batches = self.samples = self.lengths = 0
+
+
+def measure_flops(
+    model: nn.Module,
+    forward_fn: Callable[[], Tensor],
+    loss_fn: Callable[[Tensor], Tensor] | None = None,
+) -> int:
+    """Operations of `forward_fn`, and with `loss_fn` of the backward pass, too: `measure_flops(model, lambda:
+    model(x), torch.sum)`. A model on the "meta" device is counted without computing anything.
+    """
+    with FlopCounterMode(display=False) as counted:
+        if loss_fn is None:
+            forward_fn()
+        else:
+            loss_fn(forward_fn()).backward()
+    return int(counted.get_total_flops())
 
 
 def get_available_flops(device: torch.device, dtype: torch.dtype) -> float | None:

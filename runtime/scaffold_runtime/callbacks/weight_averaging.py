@@ -45,7 +45,7 @@ class WeightAveraging(Callback):
     ) -> None:
         self._device = torch.device(device) if device is not None else None
         self._use_buffers, self._kwargs = use_buffers, kwargs
-        self._average: AveragedModel | None = None
+        self._average_model: AveragedModel | None = None
         self._count = 0  # updates of the average
         self._swapped = False
         self._updated_step, self._updated_epoch = 0, -1
@@ -60,7 +60,7 @@ class WeightAveraging(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         check_whole(trainer, self)
         if stage == "fit":
-            self._average, self._swapped = None, False
+            self._average_model, self._swapped = None, False
             self._updated_step, self._updated_epoch = 0, -1
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -68,15 +68,15 @@ class WeightAveraging(Callback):
 
     def _open(self, trainer: Trainer, pl_module: LightningModule) -> AveragedModel:
         """The average, made when first needed: layers may be created as late as `configure_model`."""
-        if self._average is None:
+        if self._average_model is None:
             self._count = 0
-            self._average = AveragedModel(
+            self._average_model = AveragedModel(
                 pl_module,
                 device=self._device or trainer.strategy.root_device,
                 use_buffers=self._use_buffers,
                 **self._kwargs,
             )
-        return self._average
+        return self._average_model
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -130,8 +130,8 @@ class WeightAveraging(Callback):
         self._swapped = not self._swapped
 
     def _pairs(self, pl_module: nn.Module) -> Iterator[tuple[Tensor, Tensor]]:
-        assert self._average is not None
-        averages = chain(self._average.module.parameters(), self._average.module.buffers())
+        assert self._average_model is not None
+        averages = chain(self._average_model.module.parameters(), self._average_model.module.buffers())
         currents = chain(pl_module.parameters(), pl_module.buffers())
         for average, current in zip(averages, currents, strict=True):
             yield average.detach(), current.detach()
@@ -151,7 +151,7 @@ class WeightAveraging(Callback):
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        if self._average is None or trainer.fn not in ("fit", None):
+        if self._average_model is None or trainer.fn not in ("fit", None):
             return
         if not self._swapped:
             self._add_to(checkpoint)
@@ -162,14 +162,14 @@ class WeightAveraging(Callback):
         self._swap(pl_module)
 
     def _add_to(self, checkpoint: dict[str, Any]) -> None:
-        assert self._average is not None
+        assert self._average_model is not None
         kept = {
-            name.removeprefix("_orig_mod."): v for name, v in self._average.state_dict().items()
+            name.removeprefix("_orig_mod."): v for name, v in self._average_model.state_dict().items()
         }
         if "optimizer_states" in checkpoint:  # a checkpoint to resume from, not weights alone
             checkpoint["current_model_state"] = checkpoint["state_dict"]
             checkpoint["averaging_state"] = _without_prefix(kept, inside=False)
-            checkpoint["averaging_transient"] = transient(self._average)
+            checkpoint["averaging_transient"] = transient(self._average_model)
         checkpoint["state_dict"] = _without_prefix(kept, inside=True)
 
     def on_load_checkpoint(
@@ -178,10 +178,10 @@ class WeightAveraging(Callback):
         if trainer.fn != "fit" or "current_model_state" not in checkpoint:
             return
         average = {f"{PREFIX}{name}": value for name, value in checkpoint["state_dict"].items()}
-        self._average = self._open(trainer, pl_module)
-        self._average.load_state_dict(average | checkpoint["averaging_state"])
+        self._average_model = self._open(trainer, pl_module)
+        self._average_model.load_state_dict(average | checkpoint["averaging_state"])
         self._count = int(checkpoint["averaging_state"]["n_averaged"])
-        restore_transient(self._average, checkpoint.get("averaging_transient"))
+        restore_transient(self._average_model, checkpoint.get("averaging_transient"))
         load_weights(pl_module, {"state_dict": checkpoint["current_model_state"]})
 
 

@@ -19,6 +19,7 @@ __all__ = [
     "CombinedLoader",
     "MisconfigurationException",
     "grad_norm",
+    "measure_flops",
     "move_data_to_device",
     "rank_zero_debug",
     "rank_zero_deprecation",
@@ -26,4 +27,4 @@ __all__ = [
     "rank_zero_only",
     "rank_zero_warn",
 ]
-__getattr__ = imported_when_used(__name__, {})
+__getattr__ = imported_when_used(__name__, {"measure_flops": "throughput"})
