@@ -565,6 +565,8 @@ def test_a_silent_logger_takes_every_call() -> None:
     silent = SilentLogger()
     silent.log_image("a", images=[1])  # type: ignore[attr-defined] # any name
     assert list(silent.rows) == []  # type: ignore[attr-defined]
+    with silent.experiment.start(tag="a") as started:
+        assert not started["run"].busy()
     with pytest.raises(AttributeError):
         _ = silent._private
 

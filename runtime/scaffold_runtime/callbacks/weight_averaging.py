@@ -131,7 +131,9 @@ class WeightAveraging(Callback):
 
     def _pairs(self, pl_module: nn.Module) -> Iterator[tuple[Tensor, Tensor]]:
         assert self._average_model is not None
-        averages = chain(self._average_model.module.parameters(), self._average_model.module.buffers())
+        averages = chain(
+            self._average_model.module.parameters(), self._average_model.module.buffers()
+        )
         currents = chain(pl_module.parameters(), pl_module.buffers())
         for average, current in zip(averages, currents, strict=True):
             yield average.detach(), current.detach()
@@ -164,7 +166,8 @@ class WeightAveraging(Callback):
     def _add_to(self, checkpoint: dict[str, Any]) -> None:
         assert self._average_model is not None
         kept = {
-            name.removeprefix("_orig_mod."): v for name, v in self._average_model.state_dict().items()
+            name.removeprefix("_orig_mod."): v
+            for name, v in self._average_model.state_dict().items()
         }
         if "optimizer_states" in checkpoint:  # a checkpoint to resume from, not weights alone
             checkpoint["current_model_state"] = checkpoint["state_dict"]

@@ -123,6 +123,15 @@ class Nothing:
     def __iter__(self) -> Iterator[Any]:
         return iter(())
 
+    def __len__(self) -> int:
+        return 0
+
+    def __enter__(self) -> Nothing:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
 
 def rank_zero_experiment(function: Callable[..., Any]) -> Callable[..., Any]:
     """For the `experiment` of a logger of your own: in processes other than the first it is `Nothing`."""
