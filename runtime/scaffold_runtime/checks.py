@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from scaffold_runtime.errors import MisconfigurationException, not_logged
 from scaffold_runtime.feed import METHODS, STAGES
-from scaffold_runtime.hooks import Callback, mentions, methods_of, overridden
+from scaffold_runtime.hooks import Callback, Checkpoint, mentions, methods_of, overridden
 from scaffold_runtime.module import LightningModule
 
 if TYPE_CHECKING:
@@ -162,8 +162,10 @@ def check_monitors(run: Run, trained: bool = False) -> None:
     known |= run.metrics.names("train") if trained else set()
     known |= run.metrics.callback_values.keys()  # also what callbacks put there by themselves
     for callback, monitor in _monitors(run.callbacks):
+        if isinstance(callback, Checkpoint) and monitor in ("epoch", "step"):
+            continue
         ours = trained or monitor.startswith("val")
-        if ours and monitor not in {*known, "epoch", "step"} and not _named(run, monitor):
+        if ours and monitor not in known and not _named(run, monitor):
             raise not_logged(callback, monitor, known)
 
 

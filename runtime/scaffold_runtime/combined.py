@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import chain, islice
 from typing import Any
 
@@ -97,7 +97,16 @@ class _Batches:
 
 def flatten(iterables: Any) -> tuple[list[Any], Any]:
     """The loaders in a list, a dict or another structure of them, and that structure."""
-    return tree_flatten(iterables, is_leaf=is_loader)
+    return tree_flatten(_plain(iterables), is_leaf=is_loader)
+
+
+def _plain(iterables: Any) -> Any:
+    """With dicts and lists for classes that derive from them, which torch takes for one thing."""
+    if isinstance(iterables, Mapping):
+        return {key: _plain(value) for key, value in iterables.items()}
+    if isinstance(iterables, list) and not is_loader(iterables):
+        return [_plain(value) for value in iterables]
+    return iterables
 
 
 def is_loader(thing: Any) -> bool:

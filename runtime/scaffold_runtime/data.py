@@ -211,25 +211,35 @@ def _can_move(thing: Any) -> bool:
 
 
 def batch_size_of(batch: Any) -> int:
-    """The first of `sizes_in`; 1 where there is none."""
-    return next(sizes_in(batch), 1)
+    """The first dimension of the first tensor in `batch`, or the length of a list of strings; 1 where there is none."""
+    size = size_in(batch)
+    return 1 if size is None else size
+
+
+def size_in(batch: Any) -> int | None:
+    """The same, with None where there is none."""
+    if isinstance(batch, torch.Tensor):
+        return int(batch.shape[0]) if batch.ndim else 1
+    parts = _parts(batch)
+    for value in parts:
+        size = size_in(value)
+        if size is not None:
+            return size
+    return len(parts) if parts and isinstance(parts[0], str) else None
 
 
 def sizes_in(batch: Any) -> Iterator[int]:
-    """The first dimension of each tensor in `batch`, in order; the length of a list of strings without any."""
-    if isinstance(batch, torch.Tensor):
-        yield int(batch.shape[0]) if batch.ndim else 1
-        return
+    """The first dimension of each tensor in `batch`."""
+    if isinstance(batch, torch.Tensor) and batch.ndim:
+        yield int(batch.shape[0])
+    for part in _parts(batch):
+        yield from sizes_in(part)
+
+
+def _parts(batch: Any) -> Sequence[Any]:
+    if isinstance(batch, (list, tuple)):
+        return batch
     if isinstance(batch, Mapping):
-        batch = batch.values()
-    elif is_dataclass(batch):
-        batch = [getattr(batch, field.name) for field in fields(batch)]
-    elif not isinstance(batch, Iterable) or isinstance(batch, (str, bytes, Iterator)):
-        return
-    bare = isinstance(batch, (list, tuple)) and bool(batch) and isinstance(batch[0], str)
-    for part in batch:
-        for size in sizes_in(part):
-            bare = False
-            yield size
-    if bare:
-        yield len(batch)
+        return list(batch.values())
+    known = is_dataclass(batch) and not isinstance(batch, type)
+    return [getattr(batch, field.name) for field in fields(batch)] if known else ()

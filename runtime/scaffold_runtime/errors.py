@@ -166,7 +166,9 @@ def _in_one_line(error: Exception) -> tuple[str, int] | None:
 
 def _leave_out_engine(error: Exception) -> None:
     """Leave the project's and the libraries' calls in the traceback, if the project's made the error."""
-    if os.environ.get("SCAFFOLD_TRACEBACK") or _of_runtime(_last_call(error).filename):
+    by_worker = "in DataLoader worker process" in str(error)  # which had the project's calls
+    ours = _of_runtime(_last_call(error).filename) and not by_worker
+    if ours or os.environ.get("SCAFFOLD_TRACEBACK"):
         return
     call = error.__traceback__
     while call is not None:
@@ -174,6 +176,14 @@ def _leave_out_engine(error: Exception) -> None:
         while following and _of_runtime(following.tb_frame.f_code.co_filename):
             following = following.tb_next
         call.tb_next, call = following, call.tb_next  # what is left out leads on, too
+
+
+def level_of_caller() -> int:
+    """The `stacklevel` with which a warning of the runtime points at the line that called it."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and _of_runtime(frame.f_code.co_filename):
+        level, frame = level + 1, frame.f_back
+    return level
 
 
 def _of_runtime(file: str) -> bool:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 from torch.optim import Optimizer
 
-from scaffold_runtime.errors import MisconfigurationException
+from scaffold_runtime.errors import MisconfigurationException, level_of_caller
 
 if TYPE_CHECKING:
     from scaffold_runtime.module import LightningModule
@@ -313,6 +313,9 @@ class Checkpoint(Callback):
     def commit(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The state of the run is whole: write what was asked for."""
 
+    def conclude(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Training has ended, and no `on_train_end` has changed anything yet: write what is missing."""
+
 
 class Calls(tuple[Callable[..., Any], ...]):
     """The calls of one hook, in order."""
@@ -438,7 +441,7 @@ def warn_uncalled(owner: object, theirs: set[str]) -> None:
         if name in theirs and not hasattr(ours, name) and not mentions(owner, name):
             warnings.warn(
                 f"nobody calls `{type(owner).__name__}.{name}`: {ours.__name__} has no such method here.",
-                stacklevel=2,
+                stacklevel=level_of_caller(),
             )
 
 

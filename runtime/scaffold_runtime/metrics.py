@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scaffold_runtime.data import batch_size_of, sizes_in
+from scaffold_runtime.data import batch_size_of, size_in, sizes_in
 from scaffold_runtime.entry import (
     NOTHING,
     Entry,
@@ -32,7 +32,7 @@ from scaffold_runtime.entry import (
     one_element,
     reduction_of,
 )
-from scaffold_runtime.errors import MisconfigurationException
+from scaffold_runtime.errors import MisconfigurationException, level_of_caller
 from scaffold_runtime.to_host import HostCopy, Newest
 
 
@@ -179,15 +179,19 @@ class Metrics:
 
     def _check_size(self, entry: Entry) -> None:
         """Say once where the mean of an epoch may weigh batches by something else than their samples."""
-        sizes = set(islice(sizes_in(self.batch), 100)) if self._scope[1] else {1}
-        if entry.metric is not None or self.batch is None or len(sizes) == 1:
+        if entry.metric is not None or self.batch is None or not self._scope[1]:
             return
-        found = f"has tensors of sizes {sorted(sizes)}" if sizes else "has no tensor"
-        taken = f"weighs it {batch_size_of(self.batch)}" if sizes else "weighs each batch the same"
+        size, sizes = size_in(self.batch), sorted(set(islice(sizes_in(self.batch), 100)))
+        if size is None:
+            taken = "weighs every batch the same, since it is not known how many samples are in"
+        elif len(sizes) > 1:
+            taken = f"takes {size} as the number of samples, with tensors of {sizes} rows in"
+        else:
+            return
         warnings.warn(
-            f"the mean of {entry.name!r} over an epoch {taken}, since a batch ({type(self.batch).__name__}) {found}. "
-            "Say how many samples it has: self.log(..., batch_size=...).",
-            stacklevel=4,
+            f"the mean of {entry.name!r} over an epoch {taken} a batch ({type(self.batch).__name__}). Say it: "
+            "self.log(..., batch_size=...).",
+            stacklevel=level_of_caller(),
         )
 
     def _batch_size(self) -> int:

@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import LBFGS, Optimizer
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
 
 from scaffold_runtime.errors import MisconfigurationException, did_you_mean, not_logged
 
 if TYPE_CHECKING:
     from scaffold_runtime.module import LightningModule
+    from scaffold_runtime.precision import Precision
 
 FORMS = (
     "Return an optimizer, a list of optimizers, a pair ([optimizers], [schedulers]), "
@@ -282,11 +283,12 @@ class LightningOptimizer:
         return f"LightningOptimizer({self.optimizer!r})"
 
 
-def wants_closure(optimizer: Optimizer) -> bool:
-    """Whether it may evaluate the loss itself, as LBFGS, SAM and line searches do; those of torch do not."""
+def takes_closure(optimizer: Optimizer, precision: Precision) -> bool:
+    """Whether it may evaluate the loss again, as SAM and line searches do; those of torch but LBFGS do not, and
+    where gradients are scaled none can."""
     step = type(optimizer).step
-    own = not step.__module__.startswith("torch.optim") and "closure" in signature(step).parameters
-    return own or isinstance(optimizer, LBFGS)
+    own = not step.__module__.startswith("torch.optim") and not precision.scales
+    return own and "closure" in signature(step).parameters
 
 
 def parameters_of(optimizer: Optimizer) -> list[nn.Parameter]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -42,6 +41,7 @@ if TYPE_CHECKING:
     from scaffold_runtime.trainer import Trainer
 
 LOSS = "training loss, not logged by name"
+HOPELESS = 100  # epochs in which manual optimization takes no step
 
 
 class Run:
@@ -89,6 +89,10 @@ class Run:
         self.torn = False  # whether it failed, perhaps in the middle of a step
         self.stopping = False
         self.stepped = False
+        self.loss_seen = False  # in the window of batches under way
+        self.takes_closure = (
+            False  # whether the optimizer is one of others that may evaluate the loss
+        )
         self.mid_window = False
         self.is_last_batch = False
         self.validate_every = math.inf
@@ -265,9 +269,10 @@ class Run:
         self.hooks.on_train_epoch_end_monitors()
         self.schedules.after_epoch(progress.epoch + 1)
         self.send(values, max(progress.step - 1, 0))
-        if self.trainer.tries and progress.batch and not progress.step:
+        hopeless = self.module.automatic_optimization or progress.epoch >= HOPELESS
+        if self.trainer.tries and hopeless and progress.batches and not progress.step:
             raise StepError(
-                "`training_step` returned None for all of an epoch, so there was no step to try anything with."
+                f"training took no step in {progress.epoch + 1} epochs, so there is nothing to try anything with."
             )
         progress.finish_epoch()
         self.mid_window = False
@@ -285,15 +290,21 @@ class Run:
     def write(self, checkpoint: Checkpoint) -> None:
         checkpoint.commit(self.trainer, self.module)
 
-    def warn_of_no_batch(self) -> None:
-        """The loader gave None, so nothing is trained on."""
-        warnings.warn(
-            "the training loader gave None in the place of a batch, which is skipped. If this was on purpose, ignore "
-            "this warning.",
-            stacklevel=2,
-        )
+    def check_may_skip(self) -> None:
+        """The loader gave None.
+
+        Raises:
+            StepError: if other processes may wait for this one's gradients.
+        """
+        if self.several:
+            raise StepError(
+                "the training loader gave None in the place of a batch. A batch cannot be skipped in one process while "
+                "others wait for its gradients: give another one."
+            )
 
     def end_training(self) -> None:
+        for checkpoint in self.checkpoints:
+            checkpoint.conclude(self.trainer, self.module)
         self.metrics.leave("after training")
         self.hooks.on_train_end()
         self.deliver(wait=True)

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from torch.optim import Optimizer
+from torch.optim import LBFGS, Optimizer
 
 from scaffold_runtime.checkpoint.choose import Restore
 from scaffold_runtime.checkpoint.load import read_for_run
@@ -23,7 +23,7 @@ from scaffold_runtime.hparams import hparams_to_log
 from scaffold_runtime.loggers.silent import SilentLogger
 from scaffold_runtime.loops.step import step_optimizer
 from scaffold_runtime.module import LightningModule
-from scaffold_runtime.optim import LightningOptimizer, Schedules, configure, wants_closure
+from scaffold_runtime.optim import LightningOptimizer, Schedules, configure, takes_closure
 from scaffold_runtime.run import Run
 from scaffold_runtime.sharding import Shares
 from scaffold_runtime.strategies.strategy import beside_weights
@@ -211,6 +211,7 @@ def take_optimizers(run: Run, optimizers: list[Optimizer]) -> None:
         _check_successors(run, optimizers)
     beside_weights(optimizers)
     run.optimizers = optimizers
+    run.takes_closure = bool(optimizers) and takes_closure(optimizers[0], run.precision)
     run.manual_optimizers = [
         LightningOptimizer(optimizer, partial(step_optimizer, run), run.module)
         for optimizer in optimizers
@@ -226,8 +227,8 @@ def _check_successors(run: Run, optimizers: list[Optimizer]) -> None:
         reason = f"{optimizers!r} is no list of optimizers"
     elif run.module.automatic_optimization and len(optimizers) > 1:
         reason = "several need manual optimization"
-    elif wants_closure(optimizers[0]) != wants_closure(run.optimizers[0]):
-        reason = "a step that evaluates the loss itself, as LBFGS does, is another one"
+    elif isinstance(optimizers[0], LBFGS) != isinstance(run.optimizers[0], LBFGS):
+        reason = "a step with LBFGS is another one than a step without"
     if reason:
         raise MisconfigurationException(
             f"the optimizers cannot be replaced within this fit: {reason}. End it, and fit again."

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from scaffold_runtime.errors import MisconfigurationException, check_choice
+from scaffold_runtime.errors import MisconfigurationException, check_choice, level_of_caller
 
 Limit = int | float
 
@@ -122,7 +122,7 @@ def max_epochs(given: int | None, max_steps: int) -> int:
         warnings.warn(
             "`max_epochs` was not set, so training stops after 1000 epochs. "
             "Set it, or max_epochs=-1 for no limit.",
-            stacklevel=4,
+            stacklevel=level_of_caller(),
         )
         return 1000
     return int(count("max_epochs", given, 0, (-1,)))

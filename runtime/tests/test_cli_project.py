@@ -484,6 +484,26 @@ def test_errors_of_the_runtime_are_one_line(
     assert "Traceback" in capsys.readouterr().err
 
 
+class Broken(torch.utils.data.Dataset[Any]):
+    """Fails where it is read."""
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, index: int) -> Any:
+        raise ValueError("broken sample")
+
+
+def test_a_traceback_of_a_worker_shows_no_engine(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Data, "train_dataloader", lambda self: DataLoader(Broken(), num_workers=1))
+    with pytest.raises(ValueError, match="broken sample") as raised:
+        train(project)
+    files = [Path(str(entry.path)) for entry in raised.traceback]
+    assert {file.name for file in files if "scaffold_runtime" in file.parts} == {"project.py"}
+
+
 @pytest.mark.parametrize("whole", [False, True])
 def test_a_traceback_shows_the_project(
     whole: bool, project: Path, monkeypatch: pytest.MonkeyPatch

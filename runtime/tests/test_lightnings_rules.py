@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import math
 import re
 import warnings
+from collections import UserDict
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 from torch.optim import SGD
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
+from runtime.tests.conftest import Regression
 from scaffold_runtime import Callback, LightningDataModule, LightningModule, Trainer
 from scaffold_runtime.callbacks import (
     EarlyStopping,
+    EMAWeightAveraging,
     LambdaCallback,
     LearningRateMonitor,
     ModelCheckpoint,
@@ -27,6 +30,7 @@ from scaffold_runtime.errors import CheckpointError, MisconfigurationException, 
 from scaffold_runtime.loggers import CSVLogger
 from scaffold_runtime.loggers.silent import SilentLogger
 from scaffold_runtime.precision import TruePrecision
+from scaffold_runtime.profilers import SimpleProfiler
 from scaffold_runtime.seed import isolate_rng
 from scaffold_runtime.strategies import SingleDeviceStrategy
 from scaffold_runtime.trainer.states import RunningStage, TrainerStatus
@@ -107,19 +111,29 @@ def test_the_best_of_a_trainer_that_keeps_none(
     trainer.fit(module := regression(), make_loader(1))
     with pytest.raises(CheckpointError, match="kept no best checkpoint"):
         trainer.test(module, make_loader(1), ckpt_path="best")
+    callbacks = [ModelCheckpoint("a", save_last=True, save_top_k=0), ModelCheckpoint("b", monitor="loss")]
+    trainer = make_trainer(enable_checkpointing=True, callbacks=callbacks)
+    trainer.fit(module, make_loader(1))
+    assert trainer.test(module, make_loader(1), ckpt_path="best")
+    assert trainer.ckpt_path == callbacks[1].best_model_path
 
 
-class Given:
-    """A loader of these batches."""
+class Listed(Dataset[Any]):
+    """A data set of whole batches."""
 
-    def __init__(self, *batches: Any) -> None:
+    def __init__(self, batches: tuple[Any, ...]) -> None:
         self.batches = batches
 
-    def __iter__(self) -> Any:
-        return iter(self.batches)
+    def __getitem__(self, index: int) -> Any:
+        return self.batches[index]
 
     def __len__(self) -> int:
         return len(self.batches)
+
+
+def given(*batches: Any) -> DataLoader[Any]:
+    """A loader of these batches."""
+    return DataLoader(Listed(batches), batch_size=None, collate_fn=lambda batch: batch)
 
 
 # -- where batches come from ----------------------------------------------------------------------
@@ -154,7 +168,7 @@ def test_loaders_may_be_nested(regression: Any, make_loader: Any, make_trainer: 
         def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
             seen.append((dataloader_idx, type(batch)))
 
-    make_trainer().validate(Sees(), {"a": make_loader(1), "b": [make_loader(1), make_loader(1)]})
+    make_trainer().validate(Sees(), UserDict(a=make_loader(1), b=[make_loader(1), make_loader(1)]))
     assert seen == [(0, list), (1, list), (2, list)]
 
 
@@ -176,26 +190,68 @@ def test_lists_of_numbers_are_loaders(make_trainer: Any) -> None:
     assert module.seen == [{"a": 0, "b": 2}, {"a": 1, "b": 3}, 8, 9]
 
 
-@pytest.mark.parametrize("windows", [1, 2])
-def test_a_batch_of_none_is_passed_over(windows: int, regression: Any, make_trainer: Any) -> None:
-    class Sees(regression):
-        calls: list[Any] = []
+NONE = pytest.mark.filterwarnings("ignore:.*or the loader gave None")
 
-        def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-            self.calls.append(("start", batch_idx))
 
-        def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-            self.calls.append(("end", batch_idx, outputs is None))
+class Batches(Regression):
+    """Notes its hooks, and takes batches that are made once."""
 
-    batch = (torch.zeros(2, 4), torch.zeros(2, 1))
-    trainer = make_trainer(accumulate_grad_batches=windows)
-    with pytest.warns(UserWarning, match="None in the place of a batch"):
-        trainer.fit(module := Sees(), Given(batch, None, batch, batch))
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[Any] = []
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        self.calls.append(("start", batch_idx))
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.calls.append(("end", batch_idx, outputs is None))
+
+
+def four(*left_out: int) -> DataLoader[Any]:
+    generator = torch.Generator().manual_seed(1)
+    batches = [[torch.randn(2, 4, generator=generator), torch.ones(2, 1)] for _ in range(4)]
+    return given(*(None if i in left_out else batch for i, batch in enumerate(batches)))
+
+
+def trained(module: Any, batches: DataLoader[Any], trainer: Any, **options: Any) -> Tensor:
+    torch.manual_seed(0)
+    trainer.fit(made := module(), batches, **options)
+    return made.net[0].weight.detach().clone()
+
+
+def test_a_batch_of_none_is_passed_over(make_trainer: Any) -> None:
+    module, trainer = Batches(), make_trainer()
+    with pytest.warns(UserWarning, match="or the loader gave None: the batch is skipped"):
+        trainer.fit(module, four(1))
     assert module.calls == [
         *[("start", 0), ("end", 0, False), ("end", 1, True)],
         *[("start", 2), ("end", 2, False), ("start", 3), ("end", 3, False)],
     ]
-    assert trainer.global_step == 3 // windows
+    assert trainer.global_step == 3
+
+
+@NONE
+@pytest.mark.parametrize("left_out", [0, 1, 2, 3])
+@pytest.mark.parametrize("saved_at", [1, 2, 3])
+def test_a_batch_of_none_in_a_window(left_out: int, saved_at: int, make_trainer: Any) -> None:
+    """It is as one that `training_step` returned None for, and resuming is exact."""
+
+    class Skips(Batches):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            return None if batch_idx == left_out else super().training_step(batch, batch_idx)
+
+    class Saves(Callback):
+        def on_train_batch_end(self, *arguments: Any) -> None:
+            if arguments[-1] == saved_at - 1:
+                arguments[0].save_checkpoint("part.ckpt")
+
+    def trainer(*callbacks: Callback) -> Any:
+        return make_trainer(accumulate_grad_batches=2, callbacks=list(callbacks))
+
+    whole = trained(Batches, four(left_out), trainer(Saves()))
+    assert torch.equal(whole, trained(Skips, four(), trainer()))
+    resumed = trained(Batches, four(left_out), trainer(), ckpt_path="part.ckpt")
+    assert torch.equal(whole, resumed)
 
 
 def test_from_datasets_tells_the_init() -> None:
@@ -228,34 +284,130 @@ def test_nothing_to_evaluate_calls_no_hooks(
 # -- optimizers -----------------------------------------------------------------------------------
 
 
-class Twice(SGD):
-    """Evaluates the loss twice, as SAM does."""
+class Sharp(SGD):
+    """Sharpness-aware: takes the gradient at weights a little up the slope (https://arxiv.org/abs/2010.01412)."""
 
-    evaluated = 0
+    evaluations = 0
 
+    @torch.no_grad()
     def step(self, closure: Any = None, scale: float = 1.0) -> Any:
         self.scale = scale
-        if closure is not None:
-            closure()
-            loss = closure()
-            self.evaluated += 2
-            super().step()
-            return loss
+        if closure is None:
+            return super().step()
+        loss = closure()
+        parameters = [p for group in self.param_groups for p in group["params"]]
+        steps = [0.05 * p.grad / p.grad.norm() for p in parameters]
+        torch._foreach_add_(parameters, steps)
+        closure()
+        torch._foreach_sub_(parameters, steps)
+        type(self).evaluations += 2
+        super().step()
+        return loss
+
+
+class Plain(SGD):
+    """Takes a closure and calls it once, as most optimizers of other packages do."""
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        loss = None if closure is None else closure()
+        super().step()
+        return loss
+
+
+class Ignoring(SGD):
+    """Takes a closure and never calls it."""
+
+    def step(self, closure: Any = None) -> Any:
         return super().step()
 
 
+def using(kind: type[SGD], **methods: Any) -> type[Batches]:
+    def configure_optimizers(self: Any) -> Any:
+        return kind(self.parameters(), lr=0.1)
+
+    return type("Using", (Batches,), {"configure_optimizers": configure_optimizers, **methods})
+
+
+@pytest.mark.parametrize("clipped", [None, 0.1])
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 def test_an_optimizer_may_evaluate_the_loss(
-    precision: str, regression: Any, make_loader: Any, make_trainer: Any
+    precision: str, clipped: float | None, make_trainer: Any
 ) -> None:
-    class Module(regression):
-        def configure_optimizers(self) -> Any:
-            return Twice(self.parameters(), lr=0.1)
+    """It goes as in a loop by hand, and the first evaluation is not made twice."""
+    calls: list[int] = []
 
-    trainer = make_trainer(precision=precision)
-    trainer.fit(Module(), make_loader(4))
-    assert trainer.optimizers[0].evaluated == 8
+    def training_step(self: Any, batch: Any, batch_idx: int) -> Any:
+        calls.append(batch_idx)
+        return self.loss(batch)
+
+    trainer = make_trainer(precision=precision, gradient_clip_val=clipped)
+    weight = trained(using(Sharp, training_step=training_step), four(), trainer)
+
+    torch.manual_seed(0)
+    optimizer = Sharp((by_hand := Batches()).parameters(), lr=0.1)
+    for batch in four():
+
+        def closure(batch: Any = batch) -> Tensor:
+            with torch.enable_grad():
+                optimizer.zero_grad()
+                with torch.autocast("cpu", torch.bfloat16, precision == "bf16-mixed"):
+                    loss = by_hand.loss(batch)
+                loss.backward()
+            if clipped:
+                torch.nn.utils.clip_grad_norm_(by_hand.parameters(), clipped)
+            return loss
+
+        optimizer.step(closure)
+    assert torch.allclose(weight, by_hand.net[0].weight, atol=1e-6)
+    assert calls == [0, 0, 1, 1, 2, 2, 3, 3]
     assert trainer.global_step == 4
+
+
+@NONE
+@pytest.mark.parametrize("kind", [Plain, Ignoring])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {},
+        {"accumulate_grad_batches": 2, "gradient_clip_val": 0.01},
+        {"accumulate_grad_batches": "auto"},
+        {"precision": "16-mixed", "accumulate_grad_batches": 2},
+    ],
+)
+def test_an_optimizer_that_need_not_evaluate_is_as_torchs_own(
+    kind: type[SGD], arguments: Any, make_trainer: Any
+) -> None:
+    def training_step(self: Any, batch: Any, batch_idx: int) -> Any:
+        return None if batch_idx == 1 else self.loss(batch)
+
+    def run(kind: type[SGD]) -> tuple[Tensor, int]:
+        trainer = make_trainer(**arguments)
+        return trained(using(kind, training_step=training_step), four(), trainer), trainer.global_step  # fmt: skip
+
+    (own, steps), (torchs, expected) = run(kind), run(SGD)
+    assert torch.equal(own, torchs)
+    assert steps == expected
+
+
+@NONE
+def test_a_window_whose_last_batch_has_no_loss_with_a_scaler(make_trainer: Any) -> None:
+    """Also where the module steps by itself."""
+
+    def training_step(self: Any, batch: Any, batch_idx: int) -> Any:
+        return None if batch_idx % 2 else self.loss(batch)
+
+    def optimizer_step(self: Any, epoch: int, batch_idx: int, optimizer: Any, closure: Any) -> None:
+        optimizer.step(closure=closure)
+
+    def run(**methods: Any) -> tuple[Tensor, int]:
+        trainer = make_trainer(precision="16-mixed", accumulate_grad_batches=2)
+        made = using(SGD, training_step=training_step, **methods)
+        return trained(made, four(), trainer), trainer.global_step
+
+    (own, steps), (usual, expected) = run(optimizer_step=optimizer_step), run()
+    assert torch.equal(own, usual)
+    assert steps == expected == 2
 
 
 @pytest.mark.parametrize("automatic", [True, False])
@@ -276,7 +428,7 @@ def test_what_a_step_is_given_reaches_the_optimizer(
             optimizer.step(closure=closure, scale=0.5)
 
         def configure_optimizers(self) -> Any:
-            return Twice(self.parameters(), lr=0.1)
+            return Sharp(self.parameters(), lr=0.1)
 
     trainer = make_trainer()
     trainer.fit(Module(), make_loader(1))
@@ -407,26 +559,20 @@ def test_reductions_in_capitals(regression: Any, make_loader: Any, make_trainer:
 
 
 class Bag:
-    """A batch of a class that nobody knows; with `parts`, one that can be walked through."""
-
-    def __init__(self, *parts: Tensor) -> None:
-        self.parts = parts
-
-
-class Walkable(Bag):
-    """The same, iterable."""
-
-    def __iter__(self) -> Any:
-        return iter(self.parts)
+    """A batch of a class that nobody knows."""
 
 
 @pytest.mark.parametrize(
     ("batch", "size", "said"),
     [
-        (Bag(torch.zeros(3)), 1, "has no tensor"),
-        (Walkable(torch.zeros(3)), 3, ""),
-        ({"a": torch.zeros(2), "b": torch.zeros(6, 1)}, 2, r"sizes \[2, 6\]"),
-        ([torch.zeros(4, 2), torch.zeros(4)], 4, ""),
+        (Bag(), 1, "weighs every batch the same"),
+        (
+            {"a": torch.zeros(2), "b": torch.zeros(6, 1)},
+            2,
+            r"takes 2 as .* tensors of \[2, 6\] rows",
+        ),
+        ([torch.zeros(4, 2), torch.zeros(4), torch.tensor(1.0)], 4, ""),
+        ({"raw": np.array(1.0), "x": torch.zeros(5), "names": [("a", 1)]}, 5, ""),
         (["a", "b"], 2, ""),
     ],
 )
@@ -435,14 +581,14 @@ def test_means_that_may_weigh_otherwise_are_said(
 ) -> None:
     class Means(regression):
         def validation_step(self, batch: Any, batch_idx: int) -> None:
-            self.log("a", 1.0)
+            self.log_dict({"a": 1.0})
             self.log("b", 1.0, batch_size=2)
             self.log("c", 1.0, reduce_fx="max")
 
     assert batch_size_of(batch) == size
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
-        make_trainer().validate(Means(), Given(batch, batch))
+        make_trainer().validate(Means(), given(batch, batch))
     about = [each for each in told if "over an epoch" in str(each.message)]
     assert len(about) == bool(said)
     if said:
@@ -509,14 +655,29 @@ def test_early_stopping_counts_as_lightning_does(
 def test_the_last_state_is_saved_where_none_was_due(
     trigger: str, async_save: bool, regression: Any, make_loader: Any, make_trainer: Any
 ) -> None:
-    saves = ModelCheckpoint("kept", save_last=True, async_save=async_save, **{trigger: 100})
-    make_trainer(max_epochs=2, callbacks=saves, enable_checkpointing=True).fit(
-        regression(), make_loader(3)
-    )
-    assert [file.name for file in Path("kept").iterdir()] == ["last.ckpt"]
-    trainer = make_trainer(max_epochs=3, callbacks=saves, enable_checkpointing=True)
-    trainer.fit(regression(), make_loader(3), ckpt_path=saves.last_model_path)
-    assert trainer.global_step == 9
+    def train(epochs: int, path: str | None = None) -> tuple[Any, Any]:
+        saves = ModelCheckpoint("kept", save_last=True, async_save=async_save, **{trigger: 100})
+        saves.CHECKPOINT_NAME_LAST = "last-{epoch}-{step}"
+        average = EMAWeightAveraging(decay=0.5)
+        trainer = make_trainer(
+            max_epochs=epochs, callbacks=[saves, average], enable_checkpointing=True
+        )
+        torch.manual_seed(0)
+        trainer.fit(module := regression(), make_loader(3), ckpt_path=path)
+        return saves.last_model_path, module
+
+    whole = train(3)[1]
+    for file in Path("kept").iterdir():
+        file.unlink()
+    path = train(1)[0]
+    assert [file.name for file in Path("kept").iterdir()] == ["last-epoch=0-step=3.ckpt"]
+    path, module = train(3, train(2, path)[0])
+    assert Path(path).name.startswith("last-epoch=2-step=9")
+    assert torch.equal(module.net[0].weight, whole.net[0].weight)
+    saved = torch.load(path, weights_only=True)
+    assert saved["global_step"] == 9
+    held = saved["current_model_state"]["net.0.weight"]
+    assert not torch.equal(held, saved["state_dict"]["net.0.weight"])  # which is the average
 
 
 def test_scores_are_tensors(regression: Any, make_loader: Any, make_trainer: Any) -> None:
@@ -618,6 +779,9 @@ def test_names_that_callbacks_ask_for(regression: Any, make_loader: Any, make_tr
     assert RunningStage.TESTING.dataloader_prefix == "test"
     assert RunningStage.SANITY_CHECKING.evaluating and not RunningStage.TRAINING.evaluating
     assert TrainerStatus.FINISHED.stopped and not TrainerStatus.RUNNING.stopped
-    assert math.isfinite(Trainer(profiler="SIMPLE", logger=False, max_epochs=1).max_epochs)
+    assert isinstance(
+        Trainer(profiler="SIMPLE", logger=False, max_epochs=1).profiler, SimpleProfiler
+    )
     with isolate_rng(include_cuda=False):
-        pass
+        drawn = torch.rand(1)
+    assert torch.rand(1) == drawn

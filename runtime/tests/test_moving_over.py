@@ -197,7 +197,7 @@ def test_what_the_trainer_has_is_not_looked_for_in_its_strategy(
         (lambda p: [], "no list of optimizers"),
         (lambda p: ["adam"], "no list of optimizers"),
         (lambda p: [torch.optim.SGD(p, 0.1), torch.optim.SGD(p, 0.1)], "several need manual"),
-        (lambda p: [torch.optim.LBFGS(p)], "a step that evaluates the loss itself"),
+        (lambda p: [torch.optim.LBFGS(p)], "a step with LBFGS is another one"),
     ],
 )
 def test_what_cannot_take_over_is_refused(

@@ -14,7 +14,7 @@ from torch import nn
 from scaffold_runtime import Callback, LightningDataModule
 from scaffold_runtime.callbacks import BatchSizeFinder, LambdaCallback, LearningRateFinder
 from scaffold_runtime.callbacks.lr_finder import LRFinder
-from scaffold_runtime.errors import MisconfigurationException
+from scaffold_runtime.errors import MisconfigurationException, StepError
 from scaffold_runtime.tuner import Tuner
 
 
@@ -378,6 +378,19 @@ def test_it_stops_at_the_size_of_the_data(small, make_loader, make_trainer) -> N
     module.memory = 10**6
 
     assert Tuner(make_trainer()).scale_batch_size(module, datamodule=data) == 64
+
+
+@pytest.mark.filterwarnings("ignore:.*or the loader gave None")
+@pytest.mark.parametrize("automatic", [True, False])
+def test_a_search_without_steps_ends(automatic: bool, small, make_loader, make_trainer) -> None:
+    class Never(small):
+        automatic_optimization = automatic
+
+        def training_step(self, batch: Any, batch_idx: int) -> None:
+            return None
+
+    with pytest.raises(StepError, match="took no step in"):
+        Tuner(make_trainer()).scale_batch_size(Never(), datamodule=Data(make_loader))
 
 
 @pytest.mark.parametrize("method", ["fit", "validate", "test", "predict"])

@@ -96,7 +96,7 @@ class EarlyStopping(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.wait_count = state_dict["wait_count"]
         self.stopped_epoch = state_dict["stopped_epoch"]
-        self.best_score = torch.as_tensor(state_dict["best_score"])
+        self.best_score = torch.as_tensor(state_dict["best_score"]).reshape(())
         self.stopping_reason = EarlyStoppingReason(state_dict.get("stopping_reason", 0))
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

@@ -117,6 +117,7 @@ class ModelCheckpoint(Checkpoint):
         self._writing: list[str] = []  # at this commit: names of one and the same state
         self._leaving: list[str] = []  # to be removed once that is safe on disk
         self._continues = False
+        self._saved = False  # whether anything was, in this training
         self._background = Background()
         self._copied: Any = None  # the state that was written last in the background
         self._last_time = time.monotonic()
@@ -255,7 +256,7 @@ class ModelCheckpoint(Checkpoint):
         if self.dirpath and trainer.is_global_zero and not trainer.fast_dev_run:
             self._finish_what_was_killed(trainer, Path(self.dirpath))
             remember_job(Path(self.dirpath))
-        self._writing, self._leaving = [], []
+        self._writing, self._leaving, self._saved = [], [], False
 
     def _finish_what_was_killed(self, trainer: Trainer, folder: Path) -> None:
         remove_litter(folder)
@@ -339,17 +340,7 @@ class ModelCheckpoint(Checkpoint):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._finish(trainer)
-        if self.save_last and not self.last_model_path and trainer.global_step:
-            self._save_what_was_never_due(trainer, pl_module)
         self._copied = None
-
-    def _save_what_was_never_due(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Training has ended before the first save: the last state is there all the same."""
-        if not trainer.fast_dev_run:
-            candidates = self._monitor_candidates(trainer)
-            self._save_last_checkpoint(trainer, trainer.strategy.broadcast(candidates))
-            self.commit(trainer, pl_module)
-            self._finish(trainer)
 
     def _finish(self, trainer: Trainer) -> None:
         if self._background.wait():
@@ -368,11 +359,19 @@ class ModelCheckpoint(Checkpoint):
             self._save(trainer)
         self.asked = self._background.busy
 
+    def conclude(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Where no save was due in all of this training, there is a last state all the same."""
+        if self.save_last and not self._saved and trainer.global_step and not trainer.fast_dev_run:
+            candidates = trainer.strategy.broadcast(self._monitor_candidates(trainer))
+            candidates["epoch"] -= 1  # the one that has just ended
+            self._save_last_checkpoint(trainer, candidates)
+            self.commit(trainer, pl_module)
+
     # -- what -------------------------------------------------------------------------------------
 
     def _decide(self, trainer: Trainer, candidates: dict[str, Any]) -> None:
         """Settle names and ranks before anything is written, so that every file of this commit knows them."""
-        self._last_global_step_saved = candidates["step"]
+        self._last_global_step_saved, self._saved = candidates["step"], True
         self._writing, self._leaving = [], []
         # Training may end before its first validation; what that would log is not missing then.
         unranked = self.monitor not in (None, *candidates) and trainer.validation_ahead

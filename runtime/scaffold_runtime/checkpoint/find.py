@@ -62,11 +62,11 @@ def find_checkpoint(trainer: Trainer, wanted: str) -> Path:
 
 
 def _best(trainer: Trainer) -> Path:
-    callback = trainer.checkpoint_callback
-    known = getattr(callback, "best_model_path", "")
+    best = [getattr(callback, "best_model_path", "") for callback in trainer.checkpoint_callbacks]
+    known = next(filter(None, best), "")
     if known and is_checkpoint(Path(known)):
         return Path(known)
-    if trainer.global_step and not known:
+    if trainer.global_step and not known and not trainer.fast_dev_run:
         raise CheckpointError(
             'ckpt_path="best": this trainer has trained and kept no best checkpoint. Give it a ModelCheckpoint with '
             "`save_top_k` of at least 1, or give the path of a file."

@@ -31,14 +31,12 @@ def fit(run: Run) -> None:
             index, progress.pending = progress.batch, UNDER_WAY
             metrics.batch = batch = run.to_device(batch, 0)
             run.is_last_batch = last
-            if batch is None:  # a collate function may leave nothing of a batch
-                outputs, updated = None, False
-                run.warn_of_no_batch()
+            if batch is None:  # a collate function may leave nothing of it
+                run.check_may_skip()
             elif on_batch_start and -1 in [call(batch, index) for call in on_batch_start]:
                 progress.pending = DONE  # nothing was begun: what is saved now is whole
                 break
-            else:
-                outputs, updated = step(batch, index, last)
+            outputs, updated = step(batch, index, last)
             progress.advance(updated)
             for call in on_batch_end:
                 call(outputs, batch, index)

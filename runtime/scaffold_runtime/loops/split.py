@@ -86,7 +86,7 @@ def _gradients(run: Run, parts: list[tuple[Any, float]], index: int) -> tuple[An
         run.metrics.batch = part
         with run.prepared.syncing(False):
             with run.prepared.forward:
-                returned = run.training_step(part, index)
+                returned = None if part is None else run.training_step(part, index)
             loss, output = loss_of(returned)
             if not outputs:
                 run.zero_grad(run.optimizers[0])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Mapping
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,7 +16,7 @@ from scaffold_runtime.errors import MisconfigurationException, StepError
 from scaffold_runtime.hooks import overridden
 from scaffold_runtime.loops.stages import positional
 from scaffold_runtime.module import LightningModule
-from scaffold_runtime.optim import parameters_of, wants_closure
+from scaffold_runtime.optim import parameters_of
 
 if TYPE_CHECKING:
     from scaffold_runtime.run import Run
@@ -36,7 +37,7 @@ def build_step(run: Run) -> Step:
             "LBFGS re-evaluates the loss inside its step, which a gradient scaler cannot follow. "
             "Use precision='bf16-mixed' or '32-true' with it."
         )
-    closure = own_step or wants_closure(run.optimizers[0])
+    closure = own_step or isinstance(run.optimizers[0], LBFGS)
     if run.trainer.accumulate_grad_batches == "auto":
         from scaffold_runtime.loops.split import splitting
 
@@ -60,7 +61,7 @@ def automatic(run: Run) -> Step:
         first, closes, divisor = run.window(index, last) if accumulates else (True, True, 1)
         with prepared.syncing(closes):
             with prepared.forward:
-                output = training_step(batch, index)
+                output = None if batch is None else training_step(batch, index)
             loss, outputs = loss_of(output, watched)
             if first:
                 zero(optimizer)
@@ -72,11 +73,57 @@ def automatic(run: Run) -> Step:
         if not closes or not loss_seen:
             return outputs, False
         complete(run, optimizer)
-        prepared.step(optimizer)
+        if run.takes_closure:
+            prepared.step(optimizer, re_evaluation(run, batch, index, first, divisor, loss))
+        else:
+            prepared.step(optimizer)
         run.schedules.after_step(run.progress.step + 1)
         return outputs, True
 
     return step
+
+
+def re_evaluation(
+    run: Run, batch: Any, index: int, first: bool, divisor: int, loss: Tensor | None
+) -> Callable[[], Tensor | None]:
+    """What optimizers of others are given, such as SAM: at first the loss and the gradients that are there, unless
+    they, or the weights, have changed since; then those at the weights of now."""
+    optimizer = run.optimizers[0]
+    parameters = parameters_of(optimizer)
+
+    def state() -> list[tuple[int, int, int]]:
+        grads = [p.grad for p in parameters]
+        changes = [0 if grad is None else grad._version for grad in grads]
+        weights = [p._version for p in parameters]
+        return list(zip(map(id, grads), changes, weights, strict=True))
+
+    here: list[tuple[int, int, int]] | None = state()
+
+    def closure() -> Tensor | None:
+        nonlocal here
+        there, here = here, None
+        if there is not None and there == state():
+            return loss
+        again, _ = evaluate(run, batch, index, first, True, divisor)
+        complete(run, optimizer)
+        return again
+
+    return closure
+
+
+def evaluate(
+    run: Run, batch: Any, index: int, first: bool, closes: bool, divisor: int
+) -> tuple[Tensor | None, Any]:
+    """Forward and backward, within an optimizer's step: the loss and the outputs for hooks."""
+    with run.prepared.syncing(closes), torch.enable_grad():
+        with run.prepared.forward:
+            output = None if batch is None else run.training_step(batch, index)
+        loss, outputs = loss_of(output)
+        if first:
+            run.zero_grad(run.optimizers[0])
+        if loss is not None:
+            run.backward(loss if divisor == 1 else loss / divisor)
+    return loss, outputs
 
 
 def complete(run: Run, optimizer: Optimizer, clips: bool = True) -> None:
@@ -90,10 +137,10 @@ def complete(run: Run, optimizer: Optimizer, clips: bool = True) -> None:
 
 def with_closure(run: Run) -> Step:
     """The same where the optimizer, or the module's `optimizer_step`, wants to evaluate the loss itself."""
-    prepared, module, trainer = run.prepared, run.module, run.trainer
+    module, trainer = run.module, run.trainer
 
     def step(batch: Any, index: int, last: bool) -> tuple[Any, bool]:
-        optimizer, accumulates = run.optimizers[0], trainer.accumulate_grad_batches > 1
+        accumulates = trainer.accumulate_grad_batches > 1
         first, closes, divisor = run.window(index, last) if accumulates else (True, True, 1)
         outputs: Any = None
         evaluated = False
@@ -101,14 +148,9 @@ def with_closure(run: Run) -> Step:
         def closure() -> Tensor | None:
             nonlocal outputs, evaluated
             evaluated = True
-            with prepared.syncing(closes):
-                with prepared.forward, torch.enable_grad():
-                    output = run.training_step(batch, index)
-                loss, outputs = loss_of(output)
-                if first:
-                    run.zero_grad(optimizer)
-                if loss is not None:
-                    run.backward(loss if divisor == 1 else loss / divisor)
+            loss, outputs = evaluate(run, batch, index, first, closes, divisor)
+            if loss is not None or first:
+                run.loss_seen = loss is not None
             return loss
 
         run.mid_window = not closes
@@ -119,8 +161,8 @@ def with_closure(run: Run) -> Step:
         module.optimizer_step(run.progress.epoch, index, run.manual_optimizers[0], closure)
         if not evaluated:
             raise StepError(
-                f"`optimizer_step` or the optimizer {type(optimizer).__name__} did not call the closure, so there was "
-                "no forward and backward pass. Write `optimizer.step(closure=optimizer_closure)`, or call it yourself."
+                f"`{type(module).__name__}.optimizer_step` did not call the closure, so there was no forward and "
+                "backward pass. Write `optimizer.step(closure=optimizer_closure)`, or call it yourself."
             )
         if run.stepped:
             run.schedules.after_step(run.progress.step + 1)
@@ -135,7 +177,7 @@ def manual(run: Run) -> Step:
     def step(batch: Any, index: int, last: bool) -> tuple[Any, bool]:
         run.stepped = False
         with run.prepared.forward:
-            output = run.training_step(batch, index)
+            output = None if batch is None else run.training_step(batch, index)
         return _detached(output), run.stepped
 
     return step
@@ -146,7 +188,7 @@ def without_optimizer(run: Run) -> Step:
 
     def step(batch: Any, index: int, last: bool) -> tuple[Any, bool]:
         with run.prepared.forward:
-            output = run.training_step(batch, index)
+            output = None if batch is None else run.training_step(batch, index)
         return loss_of(output)[1], True
 
     return step
@@ -173,7 +215,8 @@ def loss_of(output: Any, watched: bool = True) -> tuple[Tensor | None, Any]:
         outputs: Any = {"loss": output.detach() if watched else output}
     elif output is None:
         warnings.warn(
-            "`training_step` returned None: the batch is skipped. If this was on purpose, ignore this warning.",
+            "`training_step` returned None, or the loader gave None: the batch is skipped. If this was on purpose, "
+            "ignore this warning.",
             stacklevel=2,
         )
         return None, None
@@ -259,10 +302,15 @@ def make_clip(run: Run) -> Callable[[Optimizer], None]:
     """Clip gradients, through the module's own `configure_gradient_clipping` where it has one."""
     trainer, module = run.trainer, run.module
     own = overridden("configure_gradient_clipping", module, LightningModule)
+    taken = signature(module.configure_gradient_clipping).parameters
+    anyhow = any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values())
+    named = anyhow or {"gradient_clip_val", "gradient_clip_algorithm"} <= taken.keys()
 
     def clip(optimizer: Optimizer) -> None:
         limit, algorithm = trainer.gradient_clip_val, trainer.gradient_clip_algorithm
-        if own:
+        if own and not named:
+            module.configure_gradient_clipping(optimizer, limit, algorithm)
+        elif own:
             module.configure_gradient_clipping(
                 optimizer, gradient_clip_val=limit, gradient_clip_algorithm=algorithm
             )
@@ -285,13 +333,15 @@ def step_optimizer(
 
     def whole() -> Any:
         loss = closure()
-        if loss is not None or by_hand:
+        if run.loss_seen or by_hand:  # in any batch of the window
             complete(run, optimizer, clips=not by_hand)
         return loss
 
     if not run.precision.scales:
         return run.prepared.step(optimizer, whole, **given)
     loss = whole()  # a gradient scaler must see the gradients before the step
-    if loss is not None or by_hand:
+    if run.loss_seen or by_hand:
         run.prepared.step(optimizer, **given)
+    else:
+        run.stepped = False
     return loss

@@ -241,12 +241,12 @@ class DistributedStrategy(Strategy):
 
     def reduce(self, tensor: Any, group: Any = None, reduce_op: Any = "mean") -> Tensor:
         own: Tensor = torch.as_tensor(tensor)
-        reduce_op = getattr(reduce_op, "name", reduce_op)
+        reduce_op = getattr(reduce_op, "name", reduce_op).lower()
         if self._alone("reduce"):
             return own
         # On the same device in all processes, or one of them would send by NCCL and another by gloo.
         reduced = own.detach().to(self.root_device, copy=True, non_blocking=True)
-        mean = reduce_op in ("mean", "avg", "AVG")  # gloo has none
+        mean = reduce_op in ("mean", "avg")  # gloo has none
         dist.all_reduce(
             reduced, getattr(dist.ReduceOp, "SUM" if mean else reduce_op.upper()), group
         )

@@ -71,6 +71,14 @@ def test_a_failing_step_and_a_skipped_batch(regression: Any, make_loader: Any, d
         ddp().fit(Step(), make_loader(4))
 
 
+def test_a_batch_of_none(regression: Any, ddp: Any) -> None:
+    """One process would wait for gradients that never come."""
+    batch = (torch.zeros(2, 4), torch.zeros(2, 1))
+    loader = DataLoader([0, 1, 2, 3], collate_fn=lambda ids: None if ids[0] == 3 else batch)
+    with pytest.raises(RankFailed, match="gave None in the place of a batch"):
+        ddp().fit(regression(), loader)
+
+
 class Samples(Dataset[Any]):
     def __len__(self) -> int:
         return 8
