@@ -39,7 +39,7 @@ def bring_back(trainer: Trainer, arguments: tuple[Any, ...], outcome: dict[str, 
     module.load_state_dict(outcome["weights"])
     trainer.progress.load_state_dict(outcome["progress"])
     trainer._elsewhere_state = outcome["state"]
-    trainer.should_stop, trainer.ckpt_path = outcome["should_stop"], outcome["ckpt_path"]
+    trainer.should_stop, trainer._ckpt_path = outcome["should_stop"], outcome["ckpt_path"]
     for callback in trainer.callbacks:
         if outcome["callbacks"].get(callback.state_key):
             callback.load_state_dict(outcome["callbacks"][callback.state_key])

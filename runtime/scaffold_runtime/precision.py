@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import abc
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ContextDecorator, nullcontext
 from typing import Any
 
 import torch
@@ -14,10 +13,10 @@ from torch.optim import Optimizer
 from scaffold_runtime.errors import MisconfigurationException
 
 
-class Precision(abc.ABC):
-    """How numbers are stored and computed. Abstract; the three below are final."""
+class Precision:
+    """How numbers are stored and computed: as they are, with 32 bits. Derive from it for another way."""
 
-    precision: str
+    precision: str = "32-true"
     dtype: torch.dtype = torch.float32  # of weights and inputs
     converts_inputs: bool = False  # whether floating point inputs are brought to `dtype`
     scales: bool = False  # whether gradients are scaled between backward and step
@@ -27,7 +26,8 @@ class Precision(abc.ABC):
         return module
 
     def forward_context(self) -> AbstractContextManager[Any]:
-        """A context in which user steps run. Made once for a run, and entered in each step."""
+        """A context in which user steps run. Made once for a run, and entered in each step, unless it is of a kind
+        that can be entered once only (`@contextmanager`)."""
         return nullcontext()
 
     def init_context(self) -> AbstractContextManager[Any]:
@@ -126,6 +126,27 @@ class ScaledPrecision(Precision):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take back what `state_dict` returned."""
         self.scaler.load_state_dict(state)
+
+
+class Anew:
+    """A context that is made again each time it is entered."""
+
+    def __init__(self, make: Callable[[], AbstractContextManager[Any]]) -> None:
+        self._make = make
+        self._entered: list[AbstractContextManager[Any]] = []
+
+    def __enter__(self) -> Any:
+        self._entered.append(self._make())
+        return self._entered[-1].__enter__()
+
+    def __exit__(self, *error: Any) -> bool | None:
+        return self._entered.pop().__exit__(*error)
+
+
+def step_context(precision: Precision) -> Any:
+    """What steps run in."""
+    context = precision.forward_context()
+    return Anew(precision.forward_context) if isinstance(context, ContextDecorator) else context
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[Any]:

@@ -211,6 +211,11 @@ def take_optimizers(run: Run, optimizers: list[Optimizer]) -> None:
         _check_successors(run, optimizers)
     beside_weights(optimizers)
     run.optimizers = optimizers
+    if run.module.automatic_optimization and overridden(
+        "optimizer_step", run.module, LightningModule
+    ):
+        for optimizer in optimizers:  # it may step the bare one
+            optimizer.register_step_post_hook(lambda *_: setattr(run, "stepped", True))
     run.takes_closure = bool(optimizers) and takes_closure(optimizers[0], run.precision)
     run.manual_optimizers = [
         LightningOptimizer(optimizer, partial(step_optimizer, run), run.module)

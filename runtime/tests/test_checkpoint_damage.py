@@ -362,6 +362,7 @@ BENCH = Path(__file__).parents[2] / ".bench-venv" / "bin" / "python"
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:the checkpoint holds the state of callbacks")
 def test_a_file_lightning_wrote(
     tmp_path: Path, regression: Any, make_trainer: Any, make_loader: Any
 ) -> None:

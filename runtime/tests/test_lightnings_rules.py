@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import warnings
 from collections import UserDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,10 +28,11 @@ from scaffold_runtime.callbacks import (
     ModelCheckpoint,
 )
 from scaffold_runtime.data import batch_size_of
+from scaffold_runtime.demos.boring_classes import BoringDataModule, DemoModel
 from scaffold_runtime.errors import CheckpointError, MisconfigurationException, StepError
 from scaffold_runtime.loggers import CSVLogger
 from scaffold_runtime.loggers.silent import SilentLogger
-from scaffold_runtime.precision import TruePrecision
+from scaffold_runtime.precision import Precision, TruePrecision
 from scaffold_runtime.profilers import SimpleProfiler
 from scaffold_runtime.seed import isolate_rng
 from scaffold_runtime.strategies import SingleDeviceStrategy
@@ -102,6 +105,23 @@ def test_the_data_module_has_its_state_in_every_run(
     assert data.state == 7
 
 
+def test_the_trainer_can_be_told_where_runs_begin(
+    regression: Any, make_loader: Any, make_trainer: Any
+) -> None:
+    trainer = make_trainer()
+    trainer.fit(module := regression(), make_loader(2))
+    trainer.save_checkpoint("a.ckpt")
+    [expected] = trainer.test(module, make_loader(2))
+
+    told = make_trainer(max_epochs=2)
+    told.ckpt_path = "a.ckpt"
+    assert told.test(regression(), make_loader(2)) == [expected]
+    told.fit(regression(), make_loader(2))
+    assert (told.global_step, told.ckpt_path) == (4, "a.ckpt")
+    told.ckpt_path = None
+    assert told.test(regression(), make_loader(2)) != [expected]
+
+
 def test_the_best_of_a_trainer_that_keeps_none(
     regression: Any, make_loader: Any, make_trainer: Any
 ) -> None:
@@ -111,7 +131,10 @@ def test_the_best_of_a_trainer_that_keeps_none(
     trainer.fit(module := regression(), make_loader(1))
     with pytest.raises(CheckpointError, match="kept no best checkpoint"):
         trainer.test(module, make_loader(1), ckpt_path="best")
-    callbacks = [ModelCheckpoint("a", save_last=True, save_top_k=0), ModelCheckpoint("b", monitor="loss")]
+    callbacks = [
+        ModelCheckpoint("a", save_last=True, save_top_k=0),
+        ModelCheckpoint("b", monitor="loss"),
+    ]
     trainer = make_trainer(enable_checkpointing=True, callbacks=callbacks)
     trainer.fit(module, make_loader(1))
     assert trainer.test(module, make_loader(1), ckpt_path="best")
@@ -446,6 +469,16 @@ def test_a_closure_that_nobody_calls_is_an_error(
         make_trainer().fit(Forgets(), make_loader(1))
 
 
+def test_a_bare_optimizer_may_be_stepped(make_trainer: Any) -> None:
+    def optimizer_step(self: Any, epoch: int, batch_idx: int, optimizer: Any, closure: Any) -> None:
+        optimizer.optimizer.step(closure=closure)
+
+    trainer = make_trainer(max_epochs=3, max_steps=5)
+    own = trained(using(SGD, optimizer_step=optimizer_step), four(), trainer)
+    assert trainer.global_step == 5
+    assert torch.equal(own, trained(using(SGD), four(), make_trainer(max_epochs=3, max_steps=5)))
+
+
 @pytest.mark.parametrize(
     ("arguments", "clipped"),
     [((), 0.1), ((0.1,), 0.1), ((None, "value"), 0.1), ((0.2,), None), ((None, "norm"), None)],
@@ -739,6 +772,41 @@ def test_a_logger_may_have_a_name_of_its_own() -> None:
             return "mine"
 
     assert Path(Named("logs", version=3).log_dir) == Path("logs/mine/version_3")
+
+
+def test_a_precision_with_a_context_that_is_entered_once(
+    regression: Any, make_loader: Any, make_trainer: Any
+) -> None:
+    class Own(Precision):
+        entered = 0
+
+        @contextmanager
+        def forward_context(self) -> Iterator[None]:
+            self.entered += 1
+            yield
+
+    trainer = make_trainer(plugins=(own := Own()))
+    trainer.fit(regression(), make_loader(3))
+    assert own.entered == 3
+    assert trainer.precision == "32-true"
+
+
+def test_at_least_an_epoch_where_there_is_a_least_number_of_steps(
+    regression: Any, make_loader: Any, make_trainer: Any
+) -> None:
+    class Stops(regression):
+        def on_train_batch_end(self, *_: Any) -> None:
+            self.trainer.should_stop = True
+
+    trainer = make_trainer(min_steps=2)
+    trainer.fit(Stops(), make_loader(4))
+    assert trainer.global_step == 4
+
+
+def test_what_the_examples_are_made_of(make_trainer: Any) -> None:
+    trainer = make_trainer(max_steps=1)
+    trainer.fit(model := DemoModel(out_dim=3), datamodule=(data := BoringDataModule()))
+    assert model.l1.out_features == 3 and len(data.random_train) == len(data.random_val) == 64
 
 
 def test_methods_of_strategies_that_nobody_calls_are_said() -> None:

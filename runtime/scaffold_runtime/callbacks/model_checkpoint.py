@@ -50,7 +50,8 @@ class ModelCheckpoint(Checkpoint):
         filename: the name, with metrics in braces: "{epoch}-{val_loss:.2f}"; "{epoch}-{step}" if not given.
         monitor: the logged name that decides which are best; None keeps the newest.
         verbose: say when one is saved.
-        save_last: also keep `last.ckpt`, a copy of the newest; "link" makes it a symbolic link.
+        save_last: also keep `last.ckpt`, a copy of the newest ("link" makes it a symbolic link), or what training ends
+            with where none was due.
         save_top_k: how many to keep: 1, more, -1 for all, 0 for none.
         save_on_exception: save when training fails, under a name that says so.
         save_weights_only: leave out optimizers and everything else needed to resume.

@@ -31,7 +31,7 @@ def read_for_run(run: Run, ckpt_path: str | None) -> dict[str, Any] | None:
     """Read the checkpoint a run starts from; None where it starts afresh. To train on from a checkpoint is
     to go on in its run folder."""
     trainer = run.trainer
-    trainer.ckpt_path = None
+    trainer._ckpt_path = None
     if ckpt_path is None and run.restore != Restore():
         raise MisconfigurationException(
             "`restore` and its options say what to take from a checkpoint: give its `ckpt_path`, too."
@@ -45,7 +45,7 @@ def read_for_run(run: Run, ckpt_path: str | None) -> dict[str, Any] | None:
         return None
     checkpoint = trainer.checkpoint_io.load_checkpoint(path) if found is None else found[1]
     run.chosen = None if ckpt_path == "last" else str(path)
-    trainer.ckpt_path = str(path)
+    trainer._ckpt_path = str(path)
     if run.fn == "fit" and not run.restore.resumes:
         return checkpoint
     if run.fn == "fit" and checkpoint.get("torn") and trainer.is_global_zero:

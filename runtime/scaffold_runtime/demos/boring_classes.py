@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
 
 from scaffold_runtime.data import LightningDataModule
 from scaffold_runtime.module import LightningModule
@@ -70,13 +70,19 @@ class BoringModel(LightningModule):
     val_dataloader = test_dataloader = predict_dataloader = train_dataloader
 
 
-class DemoModel(BoringModel):
-    """The same with two hyperparameters, to try a command line with."""
+class DemoModel(LightningModule):
+    """One layer, with two hyperparameters to try a command line with."""
 
     def __init__(self, out_dim: int = 10, learning_rate: float = 0.02) -> None:
         super().__init__()
-        self.layer = nn.Linear(32, out_dim)
+        self.l1 = nn.Linear(32, out_dim)
         self.learning_rate = learning_rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.l1(x.view(x.size(0), -1)))
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return self(batch).sum()
 
     def configure_optimizers(self) -> Any:
         return torch.optim.Adam(self.parameters(), lr=self.learning_rate)
@@ -85,7 +91,22 @@ class DemoModel(BoringModel):
 class BoringDataModule(LightningDataModule):
     """Random vectors for each of the four functions."""
 
-    def train_dataloader(self) -> Any:
-        return DataLoader(RandomDataset(32, 64))
+    def __init__(self) -> None:
+        super().__init__()
+        self.random_full = RandomDataset(32, 64 * 4)
 
-    val_dataloader = test_dataloader = predict_dataloader = train_dataloader
+    def setup(self, stage: str) -> None:
+        parts = [Subset(self.random_full, range(64 * n, 64 * (n + 1))) for n in range(4)]
+        self.random_train, self.random_val, self.random_test, self.random_predict = parts
+
+    def train_dataloader(self) -> Any:
+        return DataLoader(self.random_train)
+
+    def val_dataloader(self) -> Any:
+        return DataLoader(self.random_val)
+
+    def test_dataloader(self) -> Any:
+        return DataLoader(self.random_test)
+
+    def predict_dataloader(self) -> Any:
+        return DataLoader(self.random_predict)

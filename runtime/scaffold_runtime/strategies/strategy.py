@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_map_only
 
 from scaffold_runtime.accelerators import Accelerator
 from scaffold_runtime.errors import CheckpointError, Moved, MovedAway
-from scaffold_runtime.precision import Precision
+from scaffold_runtime.precision import Precision, step_context
 from scaffold_runtime.strategies.environments import ClusterEnvironment
 
 if TYPE_CHECKING:
@@ -236,7 +236,7 @@ def unwrapped(module: nn.Module, precision: Precision, **others: Any) -> Prepare
         "step": precision.step,
         "clip": clip_gradients,
         "syncing": lambda last: here,
-        "forward": precision.forward_context(),
+        "forward": step_context(precision),
         "average": lambda: None,
     }
     return Prepared(**{**callables, **others})

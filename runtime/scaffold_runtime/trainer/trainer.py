@@ -183,7 +183,8 @@ class Trainer:
         self.fast_dev_run = settings.count("fast_dev_run", int(fast_dev_run), 0)
         one = self.fast_dev_run or None
         self.max_epochs: int = 1 if one else settings.max_epochs(max_epochs, max_steps)
-        self.min_epochs = None if one else settings.count("min_epochs", min_epochs, 0, (None,))
+        least = 1 if min_epochs is None and min_steps is not None else min_epochs
+        self.min_epochs = None if one else settings.count("min_epochs", least, 0, (None,))
         self.max_steps: int = one or settings.count("max_steps", max_steps, 0, (-1,))
         self.min_steps = None if one else settings.count("min_steps", min_steps, 0, (None,))
         self.limit_train_batches = one or settings.limit("limit_train_batches", limit_train_batches)
@@ -244,7 +245,8 @@ class Trainer:
         self.interrupted = False
         self.fn: str | None = None
         self.stage: str | None = None
-        self.ckpt_path: str | None = None
+        self._ckpt_path: str | None = None
+        self._given_path: str | Path | None = None  # by `trainer.ckpt_path = ...`
         self.datamodule: LightningDataModule | None = None
         self._module: LightningModule | None = None
         self._run: Run | None = None
@@ -287,6 +289,7 @@ class Trainer:
         Raises:
             ScaffoldRuntimeError: one of its subclasses, for mistakes in model, data or settings.
         """
+        ckpt_path = ckpt_path or self._given_path
         choice = (restore, restore_keys, restore_strict, restore_lr)
         chosen = Restore(*choice)
         data = (train_dataloaders, val_dataloaders, datamodule)
@@ -363,6 +366,7 @@ class Trainer:
         datamodule: LightningDataModule | None,
     ) -> Any:
         """What the three have in common; `told` says whether the results are printed, or predictions kept."""
+        ckpt_path = ckpt_path or self._given_path
         elsewhere = self._elsewhere(
             "_evaluate", fn, model, dataloaders, ckpt_path, told, datamodule
         )
@@ -540,6 +544,15 @@ class Trainer:
     def global_step(self) -> int:
         """Optimizer steps taken; in manual optimization, batches in which an optimizer stepped."""
         return self.progress.step
+
+    @property
+    def ckpt_path(self) -> str | None:
+        """The checkpoint that the last run was started from. Set it to start runs from one that are told no other."""
+        return self._ckpt_path
+
+    @ckpt_path.setter
+    def ckpt_path(self, path: str | Path | None) -> None:
+        self._given_path, self._ckpt_path = path, path_of(path)
 
     @property
     def fit_loop(self) -> Trainer:

@@ -108,7 +108,7 @@ class Model(LightningModule):
         self.log_dict(self.accuracy, on_step=False, on_epoch=True)
         self.mean(loss.detach())
         self.log("mean", self.mean, on_step=True, on_epoch=True)
-        self.log("loss", loss, on_step=True, on_epoch=True)
+        self.log("loss", loss, on_step=True, on_epoch=True, batch_size=len(x))
         self.log("largest", loss, on_step=False, on_epoch=True, reduce_fx="max")
         if batch_idx == 0:
             self.log("first", loss, on_step=False, on_epoch=True)
