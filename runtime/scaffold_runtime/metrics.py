@@ -55,6 +55,7 @@ class Metrics:
         self._loaders = 1
         self._where = "outside of a run"
         self._closing: str | None = None
+        self._told = False  # that sizes of batches are unclear
         self._by_loader: dict[int | None, dict[str, Scalar]] = {}
         self._queue: deque[tuple[dict[str, Any], HostCopy]] = deque()
         self._bar = Newest()
@@ -179,7 +180,7 @@ class Metrics:
 
     def _check_size(self, entry: Entry) -> None:
         """Say once where the mean of an epoch may weigh batches by something else than their samples."""
-        if entry.metric is not None or self.batch is None or not self._scope[1]:
+        if self._told or entry.metric is not None or self.batch is None or not self._scope[1]:
             return
         size, sizes = size_in(self.batch), sorted(set(islice(sizes_in(self.batch), 100)))
         if size is None:
@@ -188,6 +189,7 @@ class Metrics:
             taken = f"takes {size} as the number of samples, with tensors of {sizes} rows in"
         else:
             return
+        self._told = True
         warnings.warn(
             f"the mean of {entry.name!r} over an epoch {taken} a batch ({type(self.batch).__name__}). Say it: "
             "self.log(..., batch_size=...).",
@@ -338,6 +340,7 @@ class Metrics:
         """A new run begins: no name is known, nothing was logged."""
         self.scopes.clear()
         self.seen, self.eval_steps, self.alone = {}, False, ""
+        self._told = False
         self.forget()
 
     def forget(self) -> None:

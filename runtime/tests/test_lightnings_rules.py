@@ -614,7 +614,7 @@ def test_means_that_may_weigh_otherwise_are_said(
 ) -> None:
     class Means(regression):
         def validation_step(self, batch: Any, batch_idx: int) -> None:
-            self.log_dict({"a": 1.0})
+            self.log_dict({"a": 1.0, "of the same": 1.0})
             self.log("b", 1.0, batch_size=2)
             self.log("c", 1.0, reduce_fx="max")
 

@@ -111,7 +111,7 @@ class Model(LightningModule):
         self.log("loss", loss, on_step=True, on_epoch=True, batch_size=len(x))
         self.log("largest", loss, on_step=False, on_epoch=True, reduce_fx="max")
         if batch_idx == 0:
-            self.log("first", loss, on_step=False, on_epoch=True)
+            self.log("first", loss, on_step=False, on_epoch=True, batch_size=len(x))
         return loss
 
     def on_train_epoch_start(self) -> None:

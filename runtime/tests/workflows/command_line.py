@@ -14,7 +14,7 @@ from scaffold_runtime.cli import (
     OptimizerCallable,
     SaveConfigCallback,
 )
-from scaffold_runtime.demos.boring_classes import BoringDataModule, DemoModel
+from scaffold_runtime.demos.boring_classes import BoringDataModule, BoringModel, DemoModel
 from scaffold_runtime.loggers import Logger
 
 QUICK = ["--trainer.accelerator=cpu", "--trainer.max_epochs=1", "--trainer.limit_train_batches=2",
@@ -29,13 +29,13 @@ def cli_main(*args, **kwargs):
 # The basic page: subcommands, options, --print_config, a file.
 cli = cli_main("fit", "--model.learning_rate=0.1", "--model.out_dim=5")
 assert cli.model.learning_rate == 0.1 and Path(cli.trainer.log_dir, "config.yaml").exists()
-assert list(cli_main("test").returned) == [{}]
+assert list(cli_main("test", model=BoringModel).returned) == [{}]
 with contextlib.suppress(SystemExit):
     cli_main("fit", "--print_config")
     raise AssertionError("it ends after printing")
 saved = str(Path(cli.trainer.log_dir, "config.yaml"))
 again = cli_main("fit", "--config", saved, "--model.out_dim=6")
-assert (again.model.learning_rate, again.model.layer.out_features) == (0.1, 6)
+assert (again.model.learning_rate, again.model.l1.out_features) == (0.1, 6)
 
 
 # A model, an optimizer and a scheduler by name.
