@@ -72,22 +72,23 @@ class MyLightningCLI(LightningCLI):
 class Logged(DemoModel):
 
     def training_step(self, batch, batch_idx):
-        loss = super().training_step(batch, batch_idx)["loss"]
+        loss = super().training_step(batch, batch_idx)
         self.log("train_loss", loss)
         return loss
 
 
 own = MyLightningCLI(Logged, BoringDataModule, args=["fit", "--optimizer.lr=0.3", *QUICK],
                      trainer_defaults={"max_epochs": 10})  # fmt: skip
-assert own.seen == "will@example.com" and own.after == 2 and own.model.layer.out_features == 3
+assert own.seen == "will@example.com" and own.after == 2 and own.model.l1.out_features == 3
 assert own.trainer.early_stopping_callback.patience == 5
 assert own.config_dump["my_early_stopping"]["patience"] == 5
 
 
 # Without subcommands, then by hand.
-made = cli_main("--model.out_dim=7", run=False)
-assert made.model.layer.out_features == 7 and made.trainer.global_step == 0
-made.trainer.test(made.model, made.datamodule)
+made = cli_main("--model.out_dim=7", "--trainer.max_steps=1", run=False)
+assert made.model.l1.out_features == 7 and made.trainer.global_step == 0
+made.trainer.fit(made.model, datamodule=made.datamodule)
+assert made.trainer.global_step == 1
 
 
 # Optimizers as injected callables, and a callback that saves the configuration elsewhere.
