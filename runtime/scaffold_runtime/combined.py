@@ -32,9 +32,9 @@ class CombinedLoader:
         self.mode = mode
         self.flattened, self._structure = flatten(iterables)
 
-    def over(self, iterables: list[Any]) -> _Batches:
+    def over(self, iterables: list[Any]) -> Batches:
         """The same combination over other loaders, yielding bare batches."""
-        return _Batches(self.mode, iterables, self._structure)
+        return Batches(self.mode, iterables, self._structure)
 
     def __iter__(self) -> Iterator[tuple[Any, int, int]]:
         if self.mode != "sequential":
@@ -56,7 +56,9 @@ class CombinedLoader:
         return int(length)
 
 
-class _Batches:
+class Batches:
+    """What a CombinedLoader gives over these parts, one after another or together."""
+
     def __init__(self, mode: str, iterables: list[Any], structure: Any) -> None:
         self.mode, self.iterables, self.structure = mode, iterables, structure
 
@@ -75,8 +77,9 @@ class _Batches:
             parts: list[Any] = []
             for position, iterator in enumerate(iterators):
                 try:
-                    parts.append(next(iterator))
-                    continue
+                    if not (self.mode == "max_size" and ended[position]):
+                        parts.append(next(iterator))
+                        continue
                 except StopIteration:
                     ended[position] = True
                 if self.mode == "min_size" or all(ended):

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from torch.utils._pytree import tree_unflatten
 
-from scaffold_runtime.combined import CombinedLoader, flatten, loader_length
+from scaffold_runtime.combined import Batches, CombinedLoader, flatten, loader_length
 from scaffold_runtime.data import LightningDataModule
 from scaffold_runtime.errors import MisconfigurationException
 from scaffold_runtime.hooks import overridden
 from scaffold_runtime.loaders import (
+    Passing,
     Repeatable,
     TrainSource,
     as_eval_loaders,
@@ -91,8 +92,9 @@ class Feed:
         for stage in stages or STAGES.values():
             evaluated = [iterable for _, iterable in self._evaluated.get(stage, [])]
             for source in [self.opened] if stage == "train" else evaluated:
-                if isinstance(source, (TrainSource, Repeatable)):
-                    source.close()
+                for part in source.iterables if isinstance(source, Batches) else [source]:
+                    if isinstance(part, (TrainSource, Repeatable, Passing)):
+                        part.close()
 
     def renew_if_due(self, epoch: int) -> None:
         """`reload_dataloaders_every_n_epochs`."""
@@ -182,8 +184,8 @@ class Feed:
         gather = self.trainer.strategy.gather
         goes_on = True
         while goes_on:
-            batch, last = next(batches, (None, True))
-            has, goes_on = map(min, zip(*gather((batch is not None, not last)), strict=True))
+            batch, last = next(batches, (batches, True))
+            has, goes_on = map(min, zip(*gather((batch is not batches, not last)), strict=True))
             if has:
                 yield batch, not goes_on
 

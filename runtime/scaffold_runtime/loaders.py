@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import weakref
 from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import Any
@@ -186,20 +187,39 @@ class Repeatable:
     def __iter__(self) -> Iterator[Any]:
         part = self._part
         part.seed, part.passes = torch.initial_seed() & (2**63 - 1), 1
+        part.stride = 0  # for streams, whose workers count passes by themselves
         return part.open(0)
 
     def close(self) -> None:
         self._part.close()
 
 
+class Passing:
+    """A loader whose workers end with their pass, or where that failed with the run."""
+
+    def __init__(self, loader: Any) -> None:
+        self._loader = loader
+        self._batches: Any = lambda: None
+
+    def __iter__(self) -> Iterator[Any]:
+        batches: Iterator[Any] = iter(self._loader)
+        self._batches = weakref.ref(batches)
+        return batches
+
+    def close(self) -> None:
+        batches = self._batches()
+        if batches is not None:
+            batches._shutdown_workers()
+
+
 def for_evaluation(loader: Any) -> Any:
     """What evaluation iterates in place of `loader`."""
-    if isinstance(loader, CombinedLoader):
-        return loader.over(loader.flattened)  # a batch of each at a time
+    if isinstance(loader, CombinedLoader):  # a batch of each at a time
+        return loader.over([for_evaluation(part) for part in loader.flattened])
     if not (isinstance(loader, DataLoader) and loader.num_workers):
         return MadeHere(loader) if made_here(loader) else loader
     if loader.persistent_workers and Part(loader).plain:
         return Repeatable(loader)
     clone = copy.copy(loader)
     clone.__dict__.update(worker_init_fn=StaysOn(loader.worker_init_fn))
-    return clone
+    return Passing(clone)

@@ -408,6 +408,7 @@ class Metrics:
         self.bar_values = dict(state["bar"])
         self.logged_values = dict(state["logged"])
         self.seen = dict(state.get("seen", {}))
+        self.eval_steps = bool(self.seen)
 
 
 def _as_float(value: Scalar) -> Tensor:

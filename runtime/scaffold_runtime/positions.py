@@ -41,6 +41,7 @@ class Part:
         self.loader = self.iterable = loader
         self.cursor: Cursor | None = None
         self.seed = self.passes = self.count = 0
+        self.stride = ODD  # of the seeds of passes, in workers that live on
         self.ended = False  # whether this epoch came to the end of the loader
         self._start: dict[str, Any] | None = None
         self._kept: dict[str, Any] | None = None
@@ -109,7 +110,7 @@ class Part:
         if kept is not None:
             put_random(kept["start"], self.generators())
         if isinstance(getattr(self.iterable, "dataset", None), SeededStream):
-            self.iterable.dataset.begin(self.seed, self.passes)
+            self.iterable.dataset.begin(self.seed, self.passes, self.stride)
         batches = self._fresh()
         if skip:
             self._replay(batches, skip)

@@ -114,11 +114,11 @@ def _set_up(run: Run, ckpt_path: str | None) -> None:
     run.precision = trainer.precision_plugin
     with run.precision.init_context():
         ask(module, "configure_model")
+    run.precision.convert_module(module)  # before it is loaded into: another format would round
     if checkpoint is not None and run.restore.resumes:
         restore_objects(run, checkpoint)
     elif checkpoint is not None:
         run.restore.weights(run, checkpoint)
-    run.precision.convert_module(module)
     if trainer.sync_batchnorm:
         trainer.strategy.sync_batchnorm(module)
     trainer.strategy.place(module, run.precision)

@@ -117,6 +117,10 @@ class ModelCheckpoint(Checkpoint):
         self._last_global_step_saved = -1
         self._writing: list[str] = []  # at this commit: names of one and the same state
         self._leaving: list[str] = []  # to be removed once that is safe on disk
+        self._resumed_at: int | None = (
+            None  # when the checkpoint was written that a run goes on from
+        )
+        self._mine: set[str] = set()  # what was written since then
         self._continues = False
         self._saved = False  # whether anything was, in this training
         self._background = Background()
@@ -258,6 +262,10 @@ class ModelCheckpoint(Checkpoint):
             self._finish_what_was_killed(trainer, Path(self.dirpath))
             remember_job(Path(self.dirpath))
         self._writing, self._leaving, self._saved = [], [], False
+        self._mine, self._resumed_at = set(), None
+        if self._continues and trainer.ckpt_path and os.path.exists(trainer.ckpt_path):
+            self._resumed_at = written(Path(trainer.ckpt_path))
+        self._continues = False
 
     def _finish_what_was_killed(self, trainer: Trainer, folder: Path) -> None:
         remove_litter(folder)
@@ -470,6 +478,7 @@ class ModelCheckpoint(Checkpoint):
 
     def _write(self, path: str, in_place_of: str) -> None:
         self._writing.append(path)
+        self._mine.add(path)
         if in_place_of not in ("", path):
             self._leaving.append(in_place_of)
 
@@ -514,13 +523,18 @@ class ModelCheckpoint(Checkpoint):
         return re.sub(r"\{([^:{}]+)(:[^{}]*)?\}", value, pattern)
 
     def _free_path(self, candidates: dict[str, Any], ours: str, name: str | None = None) -> str:
-        """A path that is free, or `ours`. A resumed run writes over what its earlier life wrote there."""
+        """A path that is free, or `ours`. A resumed run writes over what its earlier life wrote since."""
         path, version = self.format_checkpoint_name(candidates, name), self.STARTING_VERSION
-        counts = self.enable_version_counter and not self._continues
-        while counts and os.path.exists(path) and path != ours:
+        while self.enable_version_counter and path != ours and self._is_taken(path):
             path = self.format_checkpoint_name(candidates, name, version)
             version += 1
         return path
+
+    def _is_taken(self, path: str) -> bool:
+        if not os.path.exists(path):
+            return False
+        kept = path in self._mine or path in self.best_k_models
+        return kept or self._resumed_at is None or written(Path(path)) < self._resumed_at
 
     def to_yaml(self, filepath: str | os.PathLike[str] | None = None) -> None:
         """Write the kept checkpoints and their scores to a YAML file."""

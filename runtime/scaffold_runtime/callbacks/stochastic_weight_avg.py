@@ -67,6 +67,7 @@ class StochasticWeightAveraging(Callback):
         self._annealing_epochs, self._annealing_strategy = annealing_epochs, annealing_strategy
         self._avg_fn, self._device = avg_fn or get_swa_avg_fn(), device
         self._average: list[Tensor] | None = None
+        self._ended = False
         self._restored: list[Tensor] | None = None
         self._count = 0
         self._latest_epoch = -1
@@ -83,6 +84,7 @@ class StochasticWeightAveraging(Callback):
         check_whole(trainer, self)
         if stage == "fit":
             self._average, self._restored, self._count, self._latest_epoch = None, None, 0, -1
+            self._ended = False
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         counts = len(trainer.optimizers), len(trainer.lr_scheduler_configs)
@@ -112,7 +114,12 @@ class StochasticWeightAveraging(Callback):
         self._take_in(pl_module)
         self._latest_epoch = epoch
 
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not self._ended:  # the run was stopped after its last save, and nothing was left of it
+            self.on_train_end(trainer, pl_module)
+
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._ended = True
         if self._average is None or trainer.current_epoch <= self._last:
             return
         for average, current in zip(self._average, pl_module.parameters(), strict=True):

@@ -115,9 +115,10 @@ def _run_folders(trainer: Trainer) -> list[Path]:
     return sorted(newest, key=newest.__getitem__, reverse=True)
 
 
-def read_newest_good(trainer: Trainer) -> tuple[Path, dict[str, Any]] | None:
+def read_newest_good(trainer: Trainer, resumes: bool) -> tuple[Path, dict[str, Any]] | None:
     """The newest checkpoint that can be read, with its content, falling back over damaged ones, and those
-    saved when training failed, with one warning; None if there are none yet.
+    saved when training failed, with one warning, and those of weights alone where training `resumes`; None if
+    there are none yet.
 
     Raises:
         CheckpointError: if there are checkpoints and none can be read.
@@ -127,20 +128,23 @@ def read_newest_good(trainer: Trainer) -> tuple[Path, dict[str, Any]] | None:
         return None
     files = sorted(_checkpoints(newest.parent), key=written, reverse=True)
     reasons: list[str] = []
-    torn: list[tuple[Path, dict[str, Any]]] = []
+    lesser: list[tuple[Path, dict[str, Any]]] = []
     for file in [newest, *(f for f in files if f != newest)]:
         try:
             checkpoint = trainer.checkpoint_io.load_checkpoint(file)
         except CheckpointError as error:
             reasons.append(str(error))
             continue
+        if resumes and checkpoint.get("optimizer_states") is None:
+            lesser.append((file, checkpoint))
+            continue
         if checkpoint.get("torn"):
-            torn.append((file, checkpoint))
+            lesser.insert(0, (file, checkpoint))
             reasons.append(f"{file} was saved when training failed, in the middle of a step.")
             continue
         if reasons:
             warnings.warn(f"{' '.join(reasons)} Going on from {file}.", stacklevel=2)
         return file, checkpoint
-    if torn:
-        return torn[0]
+    if lesser:
+        return lesser[0]
     raise CheckpointError(f"no checkpoint can be read: {' '.join(reasons)}")

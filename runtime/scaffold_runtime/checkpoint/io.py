@@ -105,7 +105,7 @@ def link_atomically(target: Path, link: Path, symbolic: bool = False) -> None:
             if symbolic:
                 temporary.symlink_to(os.path.relpath(target, link.parent))
             else:
-                os.link(target, temporary)
+                os.link(os.path.realpath(target), temporary)  # not a link to a link
             os.replace(temporary, link)
         temporary.unlink(missing_ok=True)  # where both were the same file, renaming does nothing
         sync_directory(link.parent)

@@ -76,7 +76,7 @@ def _read(run: Run, wanted: str) -> tuple[Path, dict[str, Any]]:
     if wanted != "last":
         path = find_checkpoint(run.trainer, wanted)
         return path, run.trainer.checkpoint_io.load_checkpoint(path)
-    found = read_newest_good(run.trainer)
+    found = read_newest_good(run.trainer, run.fn == "fit" and run.restore.resumes)
     if found is None and run.fn == "fit":
         warnings.warn(
             'ckpt_path="last": there is no checkpoint yet, so training starts from the beginning.',

@@ -103,12 +103,17 @@ def re_evaluation(
         nonlocal here
         there, here = here, None
         if there is not None and there == state():
-            return loss
+            return of_all(run, loss)
         again, _ = evaluate(run, batch, index, first, True, divisor)
         complete(run, optimizer)
-        return again
+        return of_all(run, again)
 
     return closure
+
+
+def of_all(run: Run, loss: Tensor | None) -> Tensor | None:
+    """The mean of all processes: an optimizer that looks at it must do the same in each."""
+    return loss if loss is None or not run.several else run.trainer.strategy.reduce(loss.detach())
 
 
 def evaluate(
@@ -151,7 +156,7 @@ def with_closure(run: Run) -> Step:
             loss, outputs = evaluate(run, batch, index, first, closes, divisor)
             if loss is not None or first:
                 run.loss_seen = loss is not None
-            return loss
+            return of_all(run, loss)
 
         run.mid_window = not closes
         if not closes:

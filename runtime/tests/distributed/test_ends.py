@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from scaffold_runtime import Callback
 from scaffold_runtime.errors import RankFailed, leave_to_launcher
@@ -77,6 +77,15 @@ def test_a_batch_of_none(regression: Any, ddp: Any) -> None:
     loader = DataLoader([0, 1, 2, 3], collate_fn=lambda ids: None if ids[0] == 3 else batch)
     with pytest.raises(RankFailed, match="gave None in the place of a batch"):
         ddp().fit(regression(), loader)
+
+
+def test_a_batch_of_none_in_a_stream(regression: Any, ddp: Any) -> None:
+    class Stream(IterableDataset[Any]):
+        def __iter__(self) -> Any:
+            return iter([(torch.zeros(2, 4), torch.zeros(2, 1)), None, None])
+
+    with pytest.raises(RankFailed, match="gave None in the place of a batch"):
+        ddp().fit(regression(), DataLoader(Stream(), batch_size=None))
 
 
 class Samples(Dataset[Any]):

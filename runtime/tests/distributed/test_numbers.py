@@ -410,6 +410,30 @@ def test_what_is_unfrozen_later_stays_alike_in_all_processes(
     assert not torch.equal(model.net[0].weight, frozen)
 
 
+@pytest.mark.parametrize("search", [None, "strong_wolfe"])
+def test_processes_evaluate_as_often(
+    search: str | None, ddp: Any, tmp_path: Path, make_loader: Any, regression: Any
+) -> None:
+    """LBFGS looks at the loss, and decides by it whether to evaluate once more."""
+
+    class Searches(regression):  # type: ignore[misc] # a fixture gives the class
+        evaluations = 0
+
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            self.evaluations += 1
+            return super().training_step(batch, batch_idx)
+
+        def on_train_end(self) -> None:
+            note(tmp_path, "evaluations", [self.evaluations, self.net[0].weight.sum().item()])
+
+        def configure_optimizers(self) -> Any:
+            return torch.optim.LBFGS(self.parameters(), lr=0.5, max_iter=10, line_search_fn=search)
+
+    ddp(max_epochs=3).fit(Searches(), make_loader(8))
+    first, second = notes(tmp_path, "evaluations")
+    assert first == second and first[0] > 12
+
+
 def test_collectives(ddp: Any, tmp_path: Path, capfd: Any) -> None:
     class Talk(Callback):
         def on_train_start(self, trainer: Any, pl_module: Any) -> None:

@@ -1,0 +1,288 @@
+"""Corners of resuming that random programs found: each is stopped, goes on, and ends as the unbroken run."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset
+
+from runtime.tests.conftest import Regression
+from scaffold_runtime import Callback
+from scaffold_runtime.callbacks import (
+    EMAWeightAveraging,
+    ModelCheckpoint,
+    StochasticWeightAveraging,
+)
+from scaffold_runtime.checkpoint.io import read_checkpoint
+from scaffold_runtime.loggers import CSVLogger
+from scaffold_runtime.utilities import CombinedLoader
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*was saved when training failed")
+
+
+class Stop(Callback):
+    """Ends training where a hook is called for the n-th time."""
+
+    def __init__(self, hook: str, times: int) -> None:
+        self.left = times
+        setattr(self, hook, self.count)
+
+    def count(self, *_: Any) -> None:
+        self.left -= 1
+        if self.left == 0:
+            raise InterruptedError
+
+
+class Corner(Regression):
+    """In the format of its weights."""
+
+    def loss(self, batch: Any) -> Tensor:
+        return super().loss([part.to(self.net[0].weight.dtype) for part in batch])
+
+
+Run = Callable[..., Any]
+
+
+@pytest.fixture
+def unbroken_and_resumed(make_trainer: Any) -> Run:
+    """`(stop, module, *loaders, callbacks=, **trainer)`: what both runs end with."""
+
+    def run(
+        stop: Stop, module: Any, *loaders: Any, callbacks: Any = list, **arguments: Any
+    ) -> list[tuple[Any, Any, str]]:
+        def train(folder: str, *others: Callback, path: str | None = None) -> Any:
+            torch.manual_seed(0)
+            own = callbacks()
+            if not any(isinstance(each, ModelCheckpoint) for each in own):
+                own.append(ModelCheckpoint(every_n_train_steps=1))
+            trainer = make_trainer(
+                callbacks=[*others, *own],
+                logger=CSVLogger(folder, name=""),
+                enable_checkpointing=True,
+                **{"max_epochs": 3, **arguments},
+            )
+            made = module()
+            trainer.fit(made, *(loader() for loader in loaders), ckpt_path=path)
+            return made, trainer, Path(trainer.log_dir, "metrics.csv").read_text()
+
+        whole = train("whole")
+        with pytest.raises(InterruptedError):
+            train("parts", stop)
+        return [whole, train("parts", path="last")]
+
+    return run
+
+
+def same(ended: list[Any]) -> bool:
+    whole, resumed = (module.state_dict() for module, _, _ in ended)
+    return all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+@pytest.mark.parametrize("precision", ["64-true", "bf16-true", "32-true"])
+@pytest.mark.parametrize("averaged", [False, True])
+def test_weights_come_back_in_their_own_format(
+    precision: str, averaged: bool, unbroken_and_resumed: Run, make_loader: Any
+) -> None:
+    def callbacks() -> list[Callback]:
+        return [EMAWeightAveraging(decay=0.9)] if averaged else []
+
+    stop = Stop("on_train_batch_start", 8)
+    assert same(
+        unbroken_and_resumed(stop, Corner, make_loader, callbacks=callbacks, precision=precision)
+    )
+
+
+AVERAGES: dict[str, Callable[[], Callback]] = {
+    "ema": lambda: EMAWeightAveraging(decay=0.9),
+    "epochs": lambda: EMAWeightAveraging(
+        decay=0.5, update_every_n_steps=0, update_starting_at_epoch=0
+    ),
+    "swa": lambda: StochasticWeightAveraging(0.1, 1),
+}
+
+
+@pytest.mark.parametrize("average", AVERAGES)
+def test_averages_where_only_the_end_was_left(
+    average: str, unbroken_and_resumed: Run, make_loader: Any
+) -> None:
+    stop = Stop("on_train_end", 1)
+    callbacks = lambda: [AVERAGES[average](), ModelCheckpoint()]  # noqa: E731
+    assert same(unbroken_and_resumed(stop, Corner, make_loader, callbacks=callbacks))
+
+
+def test_the_best_is_not_written_over(unbroken_and_resumed: Run, make_loader: Any) -> None:
+    class Told(Regression):
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            self.log("val", (0.1, 0.5, 0.4, 0.3)[self.current_epoch])
+
+    def callbacks() -> list[Callback]:
+        best = ModelCheckpoint(monitor="val", save_top_k=2, filename="best")
+        return [best, ModelCheckpoint(every_n_train_steps=1)]
+
+    stop = Stop("on_train_epoch_start", 3)
+    ended = unbroken_and_resumed(
+        stop, Told, make_loader, lambda: make_loader(1), callbacks=callbacks, max_epochs=4
+    )
+    kept = [
+        {
+            Path(path).name: score
+            for path, score in trainer.checkpoint_callback.best_k_models.items()
+        }
+        for _, trainer, _ in ended
+    ]
+    assert kept[0] == kept[1] and sorted(kept[1]) == ["best-v1.ckpt", "best.ckpt"]
+    best = Path(ended[1][1].checkpoint_callback.best_model_path)
+    assert (best.name, read_checkpoint(best)["epoch"]) == ("best.ckpt", 1)
+
+
+def test_checkpoints_of_weights_alone_are_passed_over(
+    unbroken_and_resumed: Run, make_loader: Any
+) -> None:
+    def callbacks() -> list[Callback]:
+        weights = ModelCheckpoint(filename="w-{epoch}", save_top_k=-1, save_weights_only=True)
+        return [ModelCheckpoint(every_n_train_steps=1), weights]
+
+    stop = Stop("on_train_epoch_start", 2)
+    assert same(unbroken_and_resumed(stop, Corner, make_loader, callbacks=callbacks))
+
+
+class Interrupted(ModelCheckpoint):
+    """Is stopped before its first file is written."""
+
+    stops = True
+
+    def commit(self, trainer: Any, pl_module: Any) -> None:
+        if self.stops and self._writing:
+            raise InterruptedError
+        super().commit(trainer, pl_module)
+
+
+def test_a_link_to_a_link_outlives_it(
+    make_loader: Any, make_trainer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fit(path: str | None = None) -> None:
+        torch.manual_seed(0)
+        best = {"monitor": "loss", "save_top_k": -1, "every_n_train_steps": 2}
+        saves = [
+            ModelCheckpoint("kept", save_last="link", every_n_train_steps=2),
+            Interrupted("kept", "best-{step}", **best),
+        ]
+        trainer = make_trainer(callbacks=saves, enable_checkpointing=True, max_epochs=2)
+        trainer.fit(Regression(), make_loader(), ckpt_path=path)
+
+    with pytest.raises(InterruptedError):
+        fit()
+    monkeypatch.setattr(Interrupted, "stops", False)
+    fit("last")
+    names = [file.name for file in Path("kept").iterdir() if file.exists()]
+    assert len(names) == len(list(Path("kept").iterdir())) and "best-step=2.ckpt" in names
+
+
+@pytest.mark.parametrize("sanity", [0, 2])
+def test_combined_validation_with_workers_leaves_random_numbers(
+    sanity: int, unbroken_and_resumed: Run, make_loader: Any
+) -> None:
+    class Noisy(Regression):
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            return self.loss(batch) + torch.rand(()) * self.net[2].bias.sum()
+
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            for part in batch:
+                self.log("val", self.loss(part))
+
+    def combined() -> CombinedLoader:
+        lively = {"num_workers": 1, "persistent_workers": True}
+        return CombinedLoader([make_loader(2, **lively), make_loader(2, **lively)])
+
+    stop = Stop("on_train_batch_start", 8)
+    assert same(
+        unbroken_and_resumed(stop, Noisy, make_loader, combined, num_sanity_val_steps=sanity)
+    )
+
+
+class Noise(IterableDataset[Any]):
+    """Random samples, drawn in a worker."""
+
+    def __iter__(self) -> Any:
+        for _ in range(8):
+            yield torch.randn(4), torch.ones(1)
+
+
+def test_a_stream_to_validate_with_is_the_same_each_time(
+    unbroken_and_resumed: Run, make_loader: Any
+) -> None:
+    def validation() -> DataLoader[Any]:
+        return DataLoader(Noise(), 4, num_workers=1, persistent_workers=True)
+
+    whole, resumed = unbroken_and_resumed(
+        Stop("on_train_batch_start", 14), Regression, make_loader, validation
+    )
+    assert whole[2] == resumed[2]
+
+
+def test_the_axis_of_values_that_come_late(unbroken_and_resumed: Run, make_loader: Any) -> None:
+    class Late(Regression):
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            if batch_idx >= 2:
+                self.log("v", float(batch_idx), on_step=True, on_epoch=False)
+
+    whole, resumed = unbroken_and_resumed(
+        Stop("on_train_batch_start", 14), Late, make_loader, lambda: make_loader(4)
+    )
+    assert whole[2] == resumed[2]
+
+
+class Stateful:
+    """Begins its next pass where the last one has ended, as torchdata's loader does."""
+
+    def __init__(self) -> None:
+        self.position = 0
+
+    def __len__(self) -> int:
+        return 2
+
+    def __iter__(self) -> Any:
+        while self.position < 2:
+            self.position += 1
+            yield [torch.full((4, 4), self.position / 4), torch.ones(4, 1)]
+        self.position = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"position": self.position}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.position = state["position"]
+
+
+def test_a_part_that_has_ended_gives_no_more(unbroken_and_resumed: Run, make_loader: Any) -> None:
+    class Parts(Regression):
+        def loss(self, batch: Any) -> Tensor:
+            return torch.stack([super(Parts, self).loss(p) for p in batch if p is not None]).sum()
+
+    def combined() -> CombinedLoader:
+        return CombinedLoader([Stateful(), make_loader()], "max_size")
+
+    stop = Stop("on_train_batch_start", 5)
+    assert same(unbroken_and_resumed(stop, Parts, combined, max_epochs=1))
+
+
+@pytest.mark.parametrize("combined", [False, True])
+def test_no_worker_outlives_a_validation_that_failed(
+    combined: bool, regression: Any, make_loader: Any, make_trainer: Any
+) -> None:
+    class Fails(regression):
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            raise InterruptedError
+
+    loader = make_loader(4, num_workers=1)
+    with pytest.raises(InterruptedError) as kept:  # which keeps what was under way
+        make_trainer().fit(
+            Fails(), make_loader(1), CombinedLoader([loader]) if combined else loader
+        )
+    assert kept.tb is not None and multiprocessing.active_children() == []
