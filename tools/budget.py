@@ -19,19 +19,19 @@ ROOT = Path(__file__).parent.parent
 # raise them only with a reason.
 BUDGETS = {
     "runtime/scaffold_runtime": {
-        "files": 4545,
-        "callbacks": 2504,
-        "strategies": 1901,
-        "cli": 1353,
-        "checkpoint": 1227,
-        "loggers": 722,
-        "trainer": 709,
-        "loops": 513,
+        "files": 4731,
+        "callbacks": 2562,
+        "strategies": 1907,
+        "cli": 1355,
+        "checkpoint": 1238,
+        "loggers": 755,
+        "trainer": 753,
+        "loops": 569,
         "profilers": 457,
-        "tuner": 78,
-        "names": 308,  # of Lightning: core, demos, plugins, utilities
+        "tuner": 91,
+        "names": 326,  # of Lightning: core, demos, plugins, utilities
     },
-    "scaffold": {"files": 2727},
+    "scaffold": {"files": 2730},
 }
 NAMES = ("core", "demos", "plugins", "utilities")
 FILE_GOAL, FUNCTION_GOAL = 250, 50

@@ -18,7 +18,7 @@ import yaml
 from scaffold_runtime.checkpoint.background import Background, snapshot
 from scaffold_runtime.checkpoint.find import remember_job
 from scaffold_runtime.checkpoint.folder import save_later, sweep
-from scaffold_runtime.checkpoint.io import link_atomically, written
+from scaffold_runtime.checkpoint.io import is_checkpoint, link_atomically, written
 from scaffold_runtime.checkpoint.litter import remove_litter
 from scaffold_runtime.checkpoint.state import collect
 from scaffold_runtime.errors import (
@@ -533,8 +533,9 @@ class ModelCheckpoint(Checkpoint):
     def _is_taken(self, path: str) -> bool:
         if not os.path.exists(path):
             return False
-        kept = path in self._mine or path in self.best_k_models
-        return kept or self._resumed_at is None or written(Path(path)) < self._resumed_at
+        if self._resumed_at is None or path in self._mine or path in self.best_k_models:
+            return True
+        return is_checkpoint(Path(path)) and written(Path(path)) < self._resumed_at
 
     def to_yaml(self, filepath: str | os.PathLike[str] | None = None) -> None:
         """Write the kept checkpoints and their scores to a YAML file."""
