@@ -26,7 +26,7 @@ BUDGETS = {
         "checkpoint": 1238,
         "loggers": 755,
         "trainer": 753,
-        "loops": 569,
+        "loops": 570,
         "profilers": 457,
         "tuner": 91,
         "names": 326,  # of Lightning: core, demos, plugins, utilities

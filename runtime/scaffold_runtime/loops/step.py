@@ -37,6 +37,8 @@ def build_step(run: Run) -> Step:
             "LBFGS re-evaluates the loss inside its step, which a gradient scaler cannot follow. "
             "Use precision='bf16-mixed' or '32-true' with it."
         )
+    # A run may go on in the middle of a window, with the gradients that are there.
+    run.loss_seen = any(p.grad is not None for p in parameters_of(run.optimizers[0]))
     closure = own_step or isinstance(run.optimizers[0], LBFGS)
     if run.trainer.accumulate_grad_batches == "auto":
         from scaffold_runtime.loops.split import splitting
@@ -52,8 +54,7 @@ def automatic(run: Run) -> Step:
     hooks, prepared, trainer = run.hooks, run.prepared, run.trainer
     training_step, backward, zero = run.training_step, run.backward, run.zero_grad
     watched = bool(hooks.on_train_batch_end)
-    # A run may go on in the middle of a window, with the gradients that are there.
-    loss_seen = any(p.grad is not None for p in parameters_of(run.optimizers[0]))
+    loss_seen = run.loss_seen
 
     def step(batch: Any, index: int, last: bool) -> tuple[Any, bool]:
         nonlocal loss_seen
