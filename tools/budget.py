@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 # raise them only with a reason.
 BUDGETS = {
     "runtime/scaffold_runtime": {
-        "files": 4731,
+        "files": 4733,
         "callbacks": 2562,
         "strategies": 1907,
         "cli": 1355,

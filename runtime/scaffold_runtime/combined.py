@@ -113,9 +113,11 @@ def _plain(iterables: Any) -> Any:
 
 
 def is_loader(thing: Any) -> bool:
-    """Whether it is a list of plain values, which is no list of loaders."""
-    plain = isinstance(thing, (list, tuple)) and bool(thing)
-    return plain and all(isinstance(each, (int, float, str)) for each in thing)
+    """Whether it is a list of plain values, or of others that give no batches, which is no list of loaders."""
+    if not isinstance(thing, (list, tuple)) or not thing:
+        return False
+    gives = ("__iter__", "__getitem__")
+    return all(isinstance(each, str) or not any(hasattr(each, g) for g in gives) for each in thing)
 
 
 def loader_length(loader: Any) -> float:

@@ -213,6 +213,18 @@ def test_lists_of_numbers_are_loaders(make_trainer: Any) -> None:
     assert module.seen == [{"a": 0, "b": 2}, {"a": 1, "b": 3}, 8, 9]
 
 
+def test_a_list_of_what_gives_no_batches_is_a_loader(regression: Any, make_trainer: Any) -> None:
+    """As environments to play in, of which each is a batch."""
+    seen: list[Any] = []
+
+    class Plays(regression):
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            seen.append(batch)
+
+    make_trainer().validate(Plays(), [[place := object()]])
+    assert seen == [place]
+
+
 NONE = pytest.mark.filterwarnings("ignore:.*or the loader gave None")
 
 
