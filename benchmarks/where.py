@@ -64,7 +64,7 @@ class Noting(torch.optim.SGD):
         super().__init__(*arguments, **settings)
         self.stamps = stamps
 
-    def step(self) -> None:  # type: ignore[override] # with a closure it would have to call it
+    def step(self) -> None:  # type: ignore[override] # or it would be made a closure
         self.stamps[-1].append(clock())
         super().step()
         self.stamps[-1].append(clock())

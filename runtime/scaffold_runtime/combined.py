@@ -114,10 +114,13 @@ def _plain(iterables: Any) -> Any:
 
 def is_loader(thing: Any) -> bool:
     """Whether it is a list of plain values, or of others that give no batches, which is no list of loaders."""
-    if not isinstance(thing, (list, tuple)) or not thing:
-        return False
-    gives = ("__iter__", "__getitem__")
-    return all(isinstance(each, str) or not any(hasattr(each, g) for g in gives) for each in thing)
+    several = isinstance(thing, (list, tuple)) and bool(thing)
+    return several and all(isinstance(each, str) or not gives_batches(each) for each in thing)
+
+
+def gives_batches(thing: Any) -> bool:
+    """Whether one can iterate over it."""
+    return hasattr(thing, "__iter__") or hasattr(thing, "__getitem__")
 
 
 def loader_length(loader: Any) -> float:

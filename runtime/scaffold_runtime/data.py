@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
@@ -14,7 +13,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from scaffold_runtime.hparams import WithHyperparameters
+from scaffold_runtime.hparams import WithHyperparameters, fitting
 
 if TYPE_CHECKING:
     from scaffold_runtime.trainer import Trainer
@@ -115,10 +114,7 @@ class LightningDataModule(WithHyperparameters, DataHooks):
             )
 
         own = {"batch_size": batch_size, "num_workers": num_workers}
-        taken = inspect.signature(cls).parameters.values()
-        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken):
-            own = {p.name: own[p.name] for p in taken if p.name in own}
-        module = cls(**own, **datamodule_kwargs)
+        module = cls(**fitting(cls, own), **datamodule_kwargs)
         given = {
             "train": train_dataset,
             "val": val_dataset,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch.utils._pytree import tree_unflatten
 
-from scaffold_runtime.combined import Batches, CombinedLoader, flatten, loader_length
+from scaffold_runtime.combined import Batches, CombinedLoader, flatten, gives_batches, loader_length
 from scaffold_runtime.data import LightningDataModule
 from scaffold_runtime.errors import MisconfigurationException
 from scaffold_runtime.hooks import overridden
@@ -199,7 +199,7 @@ class Feed:
 
 
 def _iterable(loader: Any, what: str) -> Any:
-    if not hasattr(loader, "__iter__") and not hasattr(loader, "__getitem__"):
+    if not gives_batches(loader):
         raise MisconfigurationException(
             f"{what} is a {type(loader).__name__}, which gives no batches: it must be a loader, or several in a "
             "list or dict. A data module goes in as `datamodule=...`."

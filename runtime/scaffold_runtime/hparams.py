@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import inspect
 from argparse import Namespace
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from types import FrameType, MappingProxyType
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
@@ -180,6 +180,13 @@ class WithHyperparameters:
             cls, checkpoint_path, map_location, hparams_file, strict, kwargs
         )
         return made
+
+
+def fitting(function: Callable[..., Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of `values` that it takes under their names."""
+    taken = inspect.signature(function).parameters
+    any_name = any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values())
+    return {name: value for name, value in values.items() if any_name or name in taken}
 
 
 def init_arguments(owner: object, frame: FrameType | None) -> dict[str, Any]:

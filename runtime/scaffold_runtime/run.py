@@ -91,7 +91,7 @@ class Run:
         self.stepped = False
         self.loss_seen = False  # in the window of batches under way
         self.takes_closure = (
-            False  # whether the optimizer is one of others that may evaluate the loss
+            False  # whether the optimizer, of another package, may evaluate the loss
         )
         self.mid_window = False
         self.is_last_batch = False

@@ -19,7 +19,7 @@ from scaffold_runtime.callbacks import (
     ModelCheckpoint,
     StochasticWeightAveraging,
 )
-from scaffold_runtime.checkpoint.io import read_checkpoint
+from scaffold_runtime.checkpoint.io import read_checkpoint, write_checkpoint
 from scaffold_runtime.loggers import CSVLogger
 from scaffold_runtime.utilities import CombinedLoader
 
@@ -150,6 +150,25 @@ def test_checkpoints_of_weights_alone_are_passed_over(
 
     stop = Stop("on_train_epoch_start", 2)
     assert same(unbroken_and_resumed(stop, Corner, make_loader, callbacks=callbacks))
+
+
+@pytest.mark.parametrize("torn", [("a",), ("a", "b"), ("a", "b", "c")])
+def test_of_torn_checkpoints_the_newest(
+    torn: tuple[str, ...], make_loader: Any, make_trainer: Any
+) -> None:
+    trainer = make_trainer(max_epochs=3)
+    for epoch, name in enumerate(("a", "b", "c"), start=1):
+        trainer.fit_loop.max_epochs = epoch
+        trainer.fit(Regression(), make_loader())
+        trainer.save_checkpoint(f"kept/{name}.ckpt", weights_only=name not in torn)
+        if name in torn:
+            path = Path("kept", f"{name}.ckpt")
+            write_checkpoint({**read_checkpoint(path), "torn": True}, path)
+    saves = ModelCheckpoint("kept")
+    resumed = make_trainer(max_epochs=4, callbacks=saves, enable_checkpointing=True)
+    with pytest.warns(UserWarning, match="torn|not exact"):
+        resumed.fit(Regression(), make_loader(), ckpt_path="last")
+    assert Path(str(resumed.ckpt_path)).stem == torn[-1]
 
 
 class Interrupted(ModelCheckpoint):

@@ -117,12 +117,9 @@ class ModelCheckpoint(Checkpoint):
         self._last_global_step_saved = -1
         self._writing: list[str] = []  # at this commit: names of one and the same state
         self._leaving: list[str] = []  # to be removed once that is safe on disk
-        self._resumed_at: int | None = (
-            None  # when the checkpoint was written that a run goes on from
-        )
-        self._mine: set[str] = set()  # what was written since then
+        self._resumed_at: int | None = None  # when that was written which a run goes on from
+        self._mine: set[str] = set()  # what was written in this training
         self._continues = False
-        self._saved = False  # whether anything was, in this training
         self._background = Background()
         self._copied: Any = None  # the state that was written last in the background
         self._last_time = time.monotonic()
@@ -261,7 +258,7 @@ class ModelCheckpoint(Checkpoint):
         if self.dirpath and trainer.is_global_zero and not trainer.fast_dev_run:
             self._finish_what_was_killed(trainer, Path(self.dirpath))
             remember_job(Path(self.dirpath))
-        self._writing, self._leaving, self._saved = [], [], False
+        self._writing, self._leaving = [], []
         self._mine, self._resumed_at = set(), None
         if self._continues and trainer.ckpt_path and os.path.exists(trainer.ckpt_path):
             self._resumed_at = written(Path(trainer.ckpt_path))
@@ -370,7 +367,7 @@ class ModelCheckpoint(Checkpoint):
 
     def conclude(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Where no save was due in all of this training, there is a last state all the same."""
-        if self.save_last and not self._saved and trainer.global_step and not trainer.fast_dev_run:
+        if self.save_last and not self._mine and trainer.global_step and not trainer.fast_dev_run:
             candidates = trainer.strategy.broadcast(self._monitor_candidates(trainer))
             candidates["epoch"] -= 1  # the one that has just ended
             self._save_last_checkpoint(trainer, candidates)
@@ -380,7 +377,7 @@ class ModelCheckpoint(Checkpoint):
 
     def _decide(self, trainer: Trainer, candidates: dict[str, Any]) -> None:
         """Settle names and ranks before anything is written, so that every file of this commit knows them."""
-        self._last_global_step_saved, self._saved = candidates["step"], True
+        self._last_global_step_saved = candidates["step"]
         self._writing, self._leaving = [], []
         # Training may end before its first validation; what that would log is not missing then.
         unranked = self.monitor not in (None, *candidates) and trainer.validation_ahead

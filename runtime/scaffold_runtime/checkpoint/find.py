@@ -128,7 +128,8 @@ def read_newest_good(trainer: Trainer, resumes: bool) -> tuple[Path, dict[str, A
         return None
     files = sorted(_checkpoints(newest.parent), key=written, reverse=True)
     reasons: list[str] = []
-    lesser: list[tuple[Path, dict[str, Any]]] = []
+    torn: list[tuple[Path, dict[str, Any]]] = []
+    bare: list[tuple[Path, dict[str, Any]]] = []  # weights alone
     for file in [newest, *(f for f in files if f != newest)]:
         try:
             checkpoint = trainer.checkpoint_io.load_checkpoint(file)
@@ -136,15 +137,15 @@ def read_newest_good(trainer: Trainer, resumes: bool) -> tuple[Path, dict[str, A
             reasons.append(str(error))
             continue
         if resumes and checkpoint.get("optimizer_states") is None:
-            lesser.append((file, checkpoint))
+            bare.append((file, checkpoint))
             continue
         if checkpoint.get("torn"):
-            lesser.insert(0, (file, checkpoint))
+            torn.append((file, checkpoint))
             reasons.append(f"{file} was saved when training failed, in the middle of a step.")
             continue
         if reasons:
             warnings.warn(f"{' '.join(reasons)} Going on from {file}.", stacklevel=2)
         return file, checkpoint
-    if lesser:
-        return lesser[0]
+    if torn or bare:
+        return (torn or bare)[0]
     raise CheckpointError(f"no checkpoint can be read: {' '.join(reasons)}")

@@ -21,7 +21,7 @@ from scaffold_runtime.checkpoint.state import load_weights
 from scaffold_runtime.errors import CheckpointError, MisconfigurationException, check_local
 from scaffold_runtime.extras import require
 from scaffold_runtime.hooks import ask
-from scaffold_runtime.hparams import AttributeDict
+from scaffold_runtime.hparams import AttributeDict, fitting
 
 if TYPE_CHECKING:
     from scaffold_runtime.run import Run
@@ -158,6 +158,4 @@ def _arguments(
     parameters = inspect.signature(cls.__init__).parameters
     if name != "kwargs" and name in parameters:
         return overrides if name in overrides else {name: AttributeDict({**kept, **overrides})}
-    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    fitting = kept if takes_any else {k: v for k, v in kept.items() if k in parameters}
-    return {**fitting, **overrides}
+    return {**fitting(cls.__init__, kept), **overrides}

@@ -141,8 +141,8 @@ class WandbLogger(ServiceLogger):
         folder = os.path.abspath(self.save_dir)
         if self._first is not None and self._run_name is None:
             self._run_name = f"{self._first.name}-{self._first.version}"
-        own: dict[str, Any] = {"dir": folder, "project": self._project, "id": self.version, **mode}
-        settings = {**own, "name": self._run_name, "resume": "allow", **self._kwargs}
+        settings: dict[str, Any] = {"dir": folder, "project": self._project, "id": self.version}
+        settings |= {**mode, "name": self._run_name, "resume": "allow", **self._kwargs}
         try:
             run = self._wandb.init(**settings)
         except self._wandb.errors.UsageError as error:  # not logged in, mostly

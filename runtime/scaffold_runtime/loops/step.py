@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Mapping
-from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,6 +13,7 @@ from torch.optim import LBFGS, Optimizer
 
 from scaffold_runtime.errors import MisconfigurationException, StepError
 from scaffold_runtime.hooks import overridden
+from scaffold_runtime.hparams import fitting
 from scaffold_runtime.loops.stages import positional
 from scaffold_runtime.module import LightningModule
 from scaffold_runtime.optim import parameters_of
@@ -105,7 +105,7 @@ def re_evaluation(
         there, here = here, None
         if there is not None and there == state():
             return of_all(run, loss)
-        again, _ = evaluate(run, batch, index, first, True, divisor)
+        again, _ = differentiate(run, batch, index, first, True, divisor)
         complete(run, optimizer)
         return of_all(run, again)
 
@@ -117,7 +117,7 @@ def of_all(run: Run, loss: Tensor | None) -> Tensor | None:
     return loss if loss is None or not run.several else run.trainer.strategy.reduce(loss.detach())
 
 
-def evaluate(
+def differentiate(
     run: Run, batch: Any, index: int, first: bool, closes: bool, divisor: int
 ) -> tuple[Tensor | None, Any]:
     """Forward and backward, within an optimizer's step: the loss and the outputs for hooks."""
@@ -154,7 +154,7 @@ def with_closure(run: Run) -> Step:
         def closure() -> Tensor | None:
             nonlocal outputs, evaluated
             evaluated = True
-            loss, outputs = evaluate(run, batch, index, first, closes, divisor)
+            loss, outputs = differentiate(run, batch, index, first, closes, divisor)
             if loss is not None or first:
                 run.loss_seen = loss is not None
             return of_all(run, loss)
@@ -308,9 +308,8 @@ def make_clip(run: Run) -> Callable[[Optimizer], None]:
     """Clip gradients, through the module's own `configure_gradient_clipping` where it has one."""
     trainer, module = run.trainer, run.module
     own = overridden("configure_gradient_clipping", module, LightningModule)
-    taken = signature(module.configure_gradient_clipping).parameters
-    anyhow = any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values())
-    named = anyhow or {"gradient_clip_val", "gradient_clip_algorithm"} <= taken.keys()
+    names = dict.fromkeys(("gradient_clip_val", "gradient_clip_algorithm"))
+    named = fitting(module.configure_gradient_clipping, names) == names
 
     def clip(optimizer: Optimizer) -> None:
         limit, algorithm = trainer.gradient_clip_val, trainer.gradient_clip_algorithm

@@ -44,8 +44,8 @@ def select_profiler(choice: str | Profiler | None) -> Profiler:
         return choice
     if choice is None:
         return PassThroughProfiler()
-    if str(choice).lower() in _NAMED:
-        profiler: Profiler = __getattr__(_NAMED[str(choice).lower()])()
+    if (kind := _NAMED.get(str(choice).lower())) is not None:
+        profiler: Profiler = __getattr__(kind)()
         return profiler
     raise MisconfigurationException(
         f"Trainer(profiler={choice!r}) is unknown. Choose 'simple', 'advanced', 'pytorch', 'xla', or pass a Profiler."
