@@ -19,14 +19,14 @@ ROOT = Path(__file__).parent.parent
 # raise them only with a reason.
 BUDGETS = {
     "runtime/scaffold_runtime": {
-        "files": 4733,
-        "callbacks": 2562,
-        "strategies": 1907,
+        "files": 4745,
+        "callbacks": 2558,
+        "strategies": 1896,
         "cli": 1355,
-        "checkpoint": 1238,
+        "checkpoint": 1237,
         "loggers": 755,
         "trainer": 753,
-        "loops": 570,
+        "loops": 569,
         "profilers": 457,
         "tuner": 91,
         "names": 326,  # of Lightning: core, demos, plugins, utilities

@@ -65,13 +65,30 @@ class MadeHere:
 
 def _fetch(dataset: Any, collate: Callable[[Any], Any]) -> Fetch:
     at_once = getattr(dataset, "__getitems__", None)
+    usual = default_collate_fn_map.get(Tensor) is collate_tensor_fn  # users may register others
+    usual = usual and not isinstance((), tuple(default_collate_fn_map))
+    usual = usual and collate is default_collate
+    collate = _stacked if usual else collate
 
     def fetch(indices: Iterable[Any]) -> Any:
         return collate(at_once(indices) if at_once else [dataset[index] for index in indices])
 
-    usual = default_collate_fn_map.get(Tensor) is collate_tensor_fn  # users may register others
-    usual = usual and collate is default_collate and tuple not in default_collate_fn_map
     return _rows(dataset, fetch) if usual else fetch
+
+
+def _stacked(samples: Any) -> Any:
+    """What `default_collate` gives: tuples of tensors are stacked at once, the rest is left to it, and any error."""
+    try:
+        first = samples[0]
+        if type(first) is tuple and all(map(_dense, first)):
+            return [torch.stack(column) for column in zip(*samples, strict=True)]
+    except (LookupError, RuntimeError, TypeError, ValueError):
+        pass  # `suppress` would take longer than the check
+    return default_collate(samples)
+
+
+def _dense(part: Any) -> bool:
+    return type(part) is Tensor and part.layout is torch.strided and not part.is_nested
 
 
 def _rows(dataset: Any, otherwise: Fetch) -> Fetch:
@@ -100,9 +117,8 @@ def _rows(dataset: Any, otherwise: Fetch) -> Fetch:
 
 
 def _plain(tensor: Tensor) -> bool:
-    dense = type(tensor) is Tensor and tensor.layout is torch.strided and not tensor.is_nested
     return (
-        dense
+        _dense(tensor)
         and tensor.is_contiguous()
         and tensor.dtype in DTYPES
         and tensor.device.type == "cpu"

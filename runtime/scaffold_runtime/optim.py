@@ -269,8 +269,11 @@ class LightningOptimizer:
     @contextmanager
     def toggle_model(self, sync_grad: bool = True) -> Iterator[None]:
         """Let only this optimizer's parameters require gradients inside the block."""
-        with self._module.trainer.prepared.syncing(sync_grad), self._module.toggled_optimizer(self):
+        prepared = self._module.trainer.prepared
+        prepared.set_syncing(sync_grad)
+        with self._module.toggled_optimizer(self):
             yield
+        prepared.set_syncing(True)
 
     @property  # type: ignore[misc] # what `isinstance` asks
     def __class__(self) -> type:

@@ -26,8 +26,8 @@ class Precision:
         return module
 
     def forward_context(self) -> AbstractContextManager[Any]:
-        """A context in which user steps run. Made once for a run, and entered in each step, unless it is of a kind
-        that can be entered once only (`@contextmanager`)."""
+        """A context in which user steps run. Made once for each kind of step, and entered in each, unless it can be
+        entered once only (`@contextmanager`)."""
         return nullcontext()
 
     def init_context(self) -> AbstractContextManager[Any]:
@@ -128,25 +128,18 @@ class ScaledPrecision(Precision):
         self.scaler.load_state_dict(state)
 
 
-class Anew:
-    """A context that is made again each time it is entered."""
-
-    def __init__(self, make: Callable[[], AbstractContextManager[Any]]) -> None:
-        self._make = make
-        self._entered: list[AbstractContextManager[Any]] = []
-
-    def __enter__(self) -> Any:
-        self._entered.append(self._make())
-        return self._entered[-1].__enter__()
-
-    def __exit__(self, *error: Any) -> bool | None:
-        return self._entered.pop().__exit__(*error)
-
-
-def step_context(precision: Precision) -> Any:
-    """What steps run in."""
+def in_precision(step: Callable[..., Any], precision: Precision) -> Callable[..., Any]:
+    """A step of the module, within the precision's context where it has one."""
     context = precision.forward_context()
-    return Anew(precision.forward_context) if isinstance(context, ContextDecorator) else context
+    if type(context) is nullcontext:
+        return step
+    once = isinstance(context, ContextDecorator)  # made by `@contextmanager`
+
+    def run(*arguments: Any) -> Any:
+        with precision.forward_context() if once else context:
+            return step(*arguments)
+
+    return run
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[Any]:

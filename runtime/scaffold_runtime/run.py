@@ -314,9 +314,9 @@ class Run:
 
     def log_step(self, outputs: Any) -> None:
         values = self.metrics.take_step()
-        if isinstance(outputs, dict) and isinstance(outputs.get("loss"), Tensor):
-            # It travels along, so that looking at it costs no sync.
-            values[LOSS] = outputs["loss"].detach()
+        loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
+        if isinstance(loss, Tensor) and loss.numel() == 1:
+            values[LOSS] = loss.detach()  # it travels along, so that looking at it costs no sync
         self.send(values, self.progress.step - 1)
         self.deliver(wait=False)
 

@@ -7,6 +7,7 @@ import gc
 import math
 import multiprocessing
 import os
+import re
 from collections import namedtuple
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -468,6 +469,16 @@ class AtOnce(Rows):
         return [-self[index] for index in indices]
 
 
+class Pairs(Rows):
+    """Samples in a form: what `form` makes of a row and its number."""
+
+    def __init__(self, form: Callable[[Tensor, int], Any]) -> None:
+        self.form = form
+
+    def __getitem__(self, index: int) -> Any:
+        return self.form(super().__getitem__(index), index)
+
+
 class Shifted(DataLoader[Any]):
     """Gives an iterator of its own."""
 
@@ -508,11 +519,19 @@ TURNED = TensorDataset(torch.rand(11, 2, 3, 4).to(memory_format=torch.channels_l
         DataLoader(Subset(TENSORS, range(2, 9)), batch_sampler=Lazy()),  # type: ignore[arg-type]
         DataLoader(TENSORS, batch_size=3, collate_fn=list),
         DataLoader(TURNED, batch_size=3),
+        DataLoader(
+            Pairs(lambda row, index: (row, torch.tensor(index))), batch_size=3, shuffle=True
+        ),
+        DataLoader(Pairs(lambda row, index: (row, index)), batch_size=3),
+        DataLoader(Pairs(lambda row, index: (row, (row.int(), row.double()))), batch_size=3),
+        DataLoader(Pairs(lambda row, index: [row, row.requires_grad_()]), batch_size=3),
+        DataLoader(Pairs(lambda row, index: ()), batch_size=3),
     ],
     ids=[
         *("shuffled", "generator", "at once", "subset", "unbatched", "own iterator"),
         *("tensors", "parts of parts", "chosen by a tensor", "odd indices"),
         *("lazy", "lazy part", "own collate", "turned"),
+        *("pairs", "pairs with a number", "pairs in pairs", "lists", "nothing"),
     ],
 )
 @pytest.mark.parametrize("use", ["training", "evaluation"])
@@ -528,6 +547,25 @@ def test_the_batches_are_those_that_torch_gives(loader: DataLoader[Any], use: st
     theirs, expected = drawn(lambda: loader)
     torch.testing.assert_close(ours, theirs, rtol=0, atol=0, check_stride=True)
     assert torch.equal(rest, expected)
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        lambda row, index: (row,) if index else (row, row),
+        lambda row, index: (row, row) if index else (row,),
+        lambda row, index: (row[: index + 1],),
+        lambda row, index: ("row",) if index else (row,),
+        lambda row, index: (row.to_sparse(),),
+        lambda row, index: None,
+    ],
+)
+def test_what_cannot_be_collated_fails_as_with_torch(form: Any) -> None:
+    loader = DataLoader(Pairs(form), batch_size=2)
+    with pytest.raises((TypeError, RuntimeError)) as expected:
+        next(iter(loader))
+    with pytest.raises(expected.type, match=re.escape(str(expected.value))):
+        next(Part(loader).open(0))
 
 
 def test_what_users_change_about_collating_holds(monkeypatch: pytest.MonkeyPatch) -> None:

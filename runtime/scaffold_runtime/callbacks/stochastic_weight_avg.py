@@ -196,8 +196,7 @@ def refresh_batch_norm(trainer: Trainer, pl_module: LightningModule) -> None:
         with torch.no_grad():
             for index, (batch, _) in enumerate(run.feed.train.begin(trainer.current_epoch, 0)):
                 batch = run.to_device(batch, 0)
-                with run.prepared.forward:
-                    run.training_step(batch, index)
+                run.training_step(batch, index)
     finally:
         pl_module._metrics = kept
         for layer, momentum in zip(layers, momenta, strict=True):

@@ -40,8 +40,7 @@ def evaluate(
                 metrics.batch = batch = run.to_device(batch, position)
                 for call in hooks.batch_start:
                     call(batch, index, *loader_args)
-                with run.prepared.forward:
-                    outputs = step(batch, index, position)
+                outputs = step(batch, index, position)
                 for call in hooks.batch_end:
                     call(outputs, batch, index, *loader_args)
                 if metrics.eval_steps:

@@ -84,16 +84,15 @@ def _gradients(run: Run, parts: list[tuple[Any, float]], index: int) -> tuple[An
     outputs: list[Any] = []
     for part, share in parts:
         run.metrics.batch = part
-        with run.prepared.syncing(False):
-            with run.prepared.forward:
-                returned = None if part is None else run.training_step(part, index)
-            loss, output = loss_of(returned)
-            if not outputs:
-                run.zero_grad(run.optimizers[0])
-            outputs.append(output)
-            if loss is not None:
-                loss_seen = True
-                run.backward(loss if share == 1 else loss * share)
+        run.prepared.set_syncing(False)
+        returned = None if part is None else run.training_step(part, index)
+        loss, output = loss_of(returned)
+        if not outputs:
+            run.zero_grad(run.optimizers[0])
+        outputs.append(output)
+        if loss is not None:
+            loss_seen = True
+            run.backward(loss if share == 1 else loss * share)
     return join(outputs, [share for _, share in parts]), loss_seen
 
 

@@ -51,25 +51,24 @@ def build_step(run: Run) -> Step:
 
 def automatic(run: Run) -> Step:
     """Forward, zero, backward, clip, step, schedule; gradients of a whole window are averaged."""
-    hooks, prepared, trainer = run.hooks, run.prepared, run.trainer
-    training_step, backward, zero = run.training_step, run.backward, run.zero_grad
-    watched = bool(hooks.on_train_batch_end)
+    prepared, trainer, zero, backward = run.prepared, run.trainer, run.zero_grad, run.backward
+    training_step, watched = run.training_step, bool(run.hooks.on_train_batch_end)
     loss_seen = run.loss_seen
 
     def step(batch: Any, index: int, last: bool) -> tuple[Any, bool]:
         nonlocal loss_seen
-        optimizer, accumulates = run.optimizers[0], trainer.accumulate_grad_batches > 1
-        first, closes, divisor = run.window(index, last) if accumulates else (True, True, 1)
-        with prepared.syncing(closes):
-            with prepared.forward:
-                output = None if batch is None else training_step(batch, index)
-            loss, outputs = loss_of(output, watched)
-            if first:
-                zero(optimizer)
-                loss_seen = False
-            if loss is not None:
-                loss_seen = True
-                backward(loss if divisor == 1 else loss / divisor)
+        optimizer, first, closes, divisor = run.optimizers[0], True, True, 1
+        if trainer.accumulate_grad_batches > 1 or run.mid_window:
+            first, closes, divisor = run.window(index, last)
+            prepared.set_syncing(closes)
+        output = None if batch is None else training_step(batch, index)
+        loss, outputs = loss_of(output, watched)
+        if first:
+            zero(optimizer)
+            loss_seen = False
+        if loss is not None:
+            loss_seen = True
+            backward(loss if divisor == 1 else loss / divisor)
         run.mid_window = not closes
         if not closes or not loss_seen:
             return outputs, False
@@ -78,7 +77,8 @@ def automatic(run: Run) -> Step:
             prepared.step(optimizer, re_evaluation(run, batch, index, first, divisor, loss))
         else:
             prepared.step(optimizer)
-        run.schedules.after_step(run.progress.step + 1)
+        if run.scheduler_configs:
+            run.schedules.after_step(run.progress.step + 1)
         return outputs, True
 
     return step
@@ -121,9 +121,9 @@ def differentiate(
     run: Run, batch: Any, index: int, first: bool, closes: bool, divisor: int
 ) -> tuple[Tensor | None, Any]:
     """Forward and backward, within an optimizer's step: the loss and the outputs for hooks."""
-    with run.prepared.syncing(closes), torch.enable_grad():
-        with run.prepared.forward:
-            output = None if batch is None else run.training_step(batch, index)
+    run.prepared.set_syncing(closes)
+    with torch.enable_grad():
+        output = None if batch is None else run.training_step(batch, index)
         loss, outputs = loss_of(output)
         if first:
             run.zero_grad(run.optimizers[0])
@@ -182,8 +182,7 @@ def manual(run: Run) -> Step:
 
     def step(batch: Any, index: int, last: bool) -> tuple[Any, bool]:
         run.stepped = False
-        with run.prepared.forward:
-            output = None if batch is None else run.training_step(batch, index)
+        output = None if batch is None else run.training_step(batch, index)
         return _detached(output), run.stepped
 
     return step
@@ -193,8 +192,7 @@ def without_optimizer(run: Run) -> Step:
     """`configure_optimizers` returned None: run the step, change nothing."""
 
     def step(batch: Any, index: int, last: bool) -> tuple[Any, bool]:
-        with run.prepared.forward:
-            output = None if batch is None else run.training_step(batch, index)
+        output = None if batch is None else run.training_step(batch, index)
         return loss_of(output)[1], True
 
     return step
@@ -217,34 +215,30 @@ def loss_of(output: Any, watched: bool = True) -> tuple[Tensor | None, Any]:
         StepError: if there is no loss to be found in it.
     """
     if isinstance(output, Tensor):
-        loss = output
-        outputs: Any = {"loss": output.detach() if watched else output}
-    elif output is None:
+        return output, {"loss": output.detach()} if watched else output
+    if output is None:
         warnings.warn(
             "`training_step` returned None, or the loader gave None: the batch is skipped. If this was on purpose, "
             "ignore this warning.",
             stacklevel=2,
         )
         return None, None
-    elif isinstance(output, Mapping):
-        if output.get("loss") is None:
+    if isinstance(output, Mapping):
+        loss = output.get("loss")
+        if isinstance(loss, Tensor):
+            return loss, _detached(output)
+        if loss is None:
             raise StepError(
                 f'`training_step` returned a dict with the keys {sorted(map(str, output))} but no "loss". '
                 'Add the loss under the key "loss", or return it alone.'
             )
-        loss, outputs = output["loss"], _detached(output)
-    else:
         raise StepError(
-            f"`training_step` returned a {type(output).__name__}. "
-            'Return the loss (a tensor), a dict with the key "loss", or None to skip the batch.'
+            f"the loss that `training_step` returned is a {type(loss).__name__}. Return a tensor with one element."
         )
-    if not isinstance(loss, Tensor) or loss.numel() != 1:
-        shape = f" of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else ""
-        raise StepError(
-            f"the loss that `training_step` returned is a {type(loss).__name__}{shape}. "
-            "Return a tensor with one element, for instance its mean."
-        )
-    return loss, outputs
+    raise StepError(
+        f"`training_step` returned a {type(output).__name__}. "
+        'Return the loss (a tensor), a dict with the key "loss", or None to skip the batch.'
+    )
 
 
 def _detached(output: Any) -> Any:
@@ -289,19 +283,35 @@ def make_backward(run: Run) -> Callable[..., None]:
     def backward(loss: Tensor, *args: Any, **kwargs: Any) -> None:
         for call in hooks.on_before_backward:
             call(loss)
-        if own or args or kwargs:
-            prepared.backward(loss, lambda scaled: module.backward(scaled, *args, **kwargs))
-        elif loss.requires_grad:
-            prepared.backward(loss, Tensor.backward)
-        else:
-            raise StepError(
-                "the loss needs no gradient, so there is nothing to learn: was it detached (`.detach()`, `.item()`, "
-                "`torch.no_grad()`), or are all parameters frozen?"
-            )
+        try:
+            if own or args or kwargs:
+                prepared.backward(loss, lambda scaled: module.backward(scaled, *args, **kwargs))
+            else:
+                prepared.backward(loss, Tensor.backward)
+        except RuntimeError:
+            check_loss(loss)
+            raise
         for call in hooks.on_after_backward:
             call()
 
     return backward
+
+
+def check_loss(loss: Tensor) -> None:
+    """Why backward refused it, where that lies in the loss. (To look each time takes longer than the hooks do.)
+
+    Raises:
+        StepError: if it has several elements, or needs no gradient.
+    """
+    if loss.numel() != 1:
+        raise StepError(
+            f"the loss has the shape {tuple(loss.shape)}. Return a tensor with one element, for instance its mean."
+        ) from None
+    if not loss.requires_grad:
+        raise StepError(
+            "the loss needs no gradient, so there is nothing to learn: was it detached (`.detach()`, `.item()`, "
+            "`torch.no_grad()`), or are all parameters frozen?"
+        ) from None
 
 
 def make_clip(run: Run) -> Callable[[Optimizer], None]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -81,12 +81,12 @@ class DDPStrategy(DistributedStrategy):
             # Evaluation goes past DDP, whose buffers travel in each forward: batches may be uneven there.
             return partial(wrapped, name) if name == "training_step" else getattr(module, name)
 
-        def syncing(last: bool) -> AbstractContextManager[Any]:
-            return nullcontext() if last else wrapped.no_sync()
+        def set_syncing(syncs: bool) -> None:
+            wrapped.require_backward_grad_sync = syncs  # as `wrapped.no_sync` does
 
         others: dict[str, Any] = {"backward": backward} if frozen else {}
         others["average"] = lambda: average_gradients(list(module.parameters()))
-        return unwrapped(module, precision, call=call, syncing=syncing, **others)
+        return unwrapped(module, precision, call=call, set_syncing=set_syncing, **others)
 
     def _wrap(self, router: StepRouter) -> DistributedDataParallel:
         try:

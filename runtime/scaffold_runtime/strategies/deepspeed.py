@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext, redirect_stdout
+from collections.abc import Callable, Mapping
+from contextlib import redirect_stdout
 from datetime import timedelta
 from functools import partial
 from io import StringIO
@@ -133,6 +133,7 @@ class DeepSpeedStrategy(DistributedStrategy):
 
     def _prepared(self, module: nn.Module, dtype: torch.dtype) -> Prepared:
         engine = self._engine
+        engine.set_gradient_accumulation_boundary(True)  # where the loop says nothing else
 
         def call(name: str) -> Callable[..., Any]:
             routed = name == "training_step" or self.stage == 3
@@ -146,11 +147,6 @@ class DeepSpeedStrategy(DistributedStrategy):
                 engine.backward(loss, scale_wrt_gas=False)  # the loop divided it
             else:
                 run_backward(engine.scale(loss))
-
-        @contextmanager
-        def syncing(last: bool) -> Iterator[None]:
-            engine.set_gradient_accumulation_boundary(last)
-            yield
 
         def step(
             optimizer: Optimizer, closure: Callable[[], Any] | None = None, **given: Any
@@ -172,8 +168,7 @@ class DeepSpeedStrategy(DistributedStrategy):
             unscale=lambda optimizer: None,
             step=step,
             clip=clip,
-            syncing=syncing,
-            forward=nullcontext(),
+            set_syncing=engine.set_gradient_accumulation_boundary,
         )
 
     # -- checkpoints --------------------------------------------------------------------------------

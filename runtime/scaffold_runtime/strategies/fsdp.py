@@ -127,16 +127,11 @@ class FSDPStrategy(DistributedStrategy):
             )
         router: Any = vars(module)[ROUTER]
 
-        @contextmanager
-        def syncing(last: bool) -> Iterator[None]:
-            router.set_requires_gradient_sync(last)
-            yield
-
         return unwrapped(
             module,
             precision,
             call=lambda name: partial(router, name),
-            syncing=syncing,
+            set_syncing=router.set_requires_gradient_sync,
             average=None,
         )
 

@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_map_only
 
 from scaffold_runtime.accelerators import Accelerator
 from scaffold_runtime.errors import CheckpointError, Moved, MovedAway
-from scaffold_runtime.precision import Precision, step_context
+from scaffold_runtime.precision import Precision, in_precision
 from scaffold_runtime.strategies.environments import ClusterEnvironment
 
 if TYPE_CHECKING:
@@ -31,14 +31,13 @@ class Prepared:
     """A model made ready: all that loops call. They know nothing else of strategy or precision."""
 
     call: Callable[[str], Callable[..., Any]]
-    """`call("training_step")` is that step, run through whatever wraps the module."""
+    """`call("training_step")` is that step, run in its precision and through whatever wraps the module."""
     backward: Callable[[Tensor, Callable[[Tensor], None]], None]
     unscale: Callable[[Optimizer], None]
     step: Callable[..., Any]
     clip: Callable[[list[nn.Parameter], float, str], None]
-    syncing: Callable[[bool], AbstractContextManager[Any]]
-    """`syncing(last)` is the scope of one forward and backward; gradients sync if `last`."""
-    forward: AbstractContextManager[Any]
+    set_syncing: Callable[[bool], Any]
+    """Whether gradients sync between processes, from the next forward on; they do where nobody says otherwise."""
     average: Callable[[], None] | None = None
     """Average gradients over processes that did not sync while backward ran; None: they always do."""
 
@@ -226,17 +225,21 @@ def beside_weights(optimizers: list[Optimizer]) -> None:
                     kept[name] = tree_map_only(Tensor, move, kept[name])
 
 
-def unwrapped(module: nn.Module, precision: Precision, **others: Any) -> Prepared:
-    """A module made ready as it is; `others` replace what a strategy does in another way."""
-    here: nullcontext[Any] = nullcontext()
+def unwrapped(
+    module: nn.Module,
+    precision: Precision,
+    call: Callable[[str], Callable[..., Any]] | None = None,
+    **others: Any,
+) -> Prepared:
+    """A module made ready as it is; the rest replaces what a strategy does in another way."""
+    call = call or partial(getattr, module)
     callables: dict[str, Any] = {
-        "call": lambda name: getattr(module, name),
+        "call": lambda name: in_precision(call(name), precision),
         "backward": precision.backward,
         "unscale": precision.unscale,
         "step": precision.step,
         "clip": clip_gradients,
-        "syncing": lambda last: here,
-        "forward": step_context(precision),
+        "set_syncing": lambda syncs: None,
         "average": lambda: None,
     }
     return Prepared(**{**callables, **others})

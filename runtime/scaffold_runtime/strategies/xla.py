@@ -9,8 +9,7 @@ import shutil
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -119,12 +118,6 @@ class XLAStrategy(Strategy):
 
             return run
 
-        @contextmanager
-        def syncing(last: bool) -> Iterator[None]:
-            yield
-            if not last:
-                sync()
-
         def step(
             optimizer: Optimizer, closure: Callable[[], Any] | None = None, **given: Any
         ) -> None:
@@ -137,7 +130,7 @@ class XLAStrategy(Strategy):
             call=call,
             unscale=self._reduce_gradients,
             step=step,
-            syncing=syncing,
+            set_syncing=lambda syncs: sync(),  # of the batch before: a graph for each
         )
 
     def _reduce_gradients(self, optimizer: Optimizer) -> None:
