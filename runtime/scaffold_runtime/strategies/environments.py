@@ -178,8 +178,9 @@ def find_place(
         return None
     size, rank = environment.world_size(), environment.global_rank()
     if size != devices * num_nodes:
+        first = "an earlier Trainer of this script" if OURS in os.environ else environment.starter
         raise MisconfigurationException(
-            f"{environment.starter} started {size} process(es), but devices={devices} on num_nodes={num_nodes} "
+            f"{first} started {size} process(es), but devices={devices} on num_nodes={num_nodes} "
             f"need {devices * num_nodes}. Start that many, or change `devices` and `num_nodes`."
         )
     local, node = environment.local_rank(), environment.node_rank()

@@ -11,6 +11,7 @@ import pytest
 from scaffold_runtime.errors import MisconfigurationException
 from scaffold_runtime.strategies import SingleDeviceStrategy, started_elsewhere
 from scaffold_runtime.strategies.environments import (
+    OURS,
     ClusterEnvironment,
     LightningEnvironment,
     Place,
@@ -81,6 +82,9 @@ def test_a_node_rank_that_is_none_is_an_error(wrong: str, become: Become) -> Non
 def test_another_number_of_processes_is_an_error(become: Become) -> None:
     become({"RANK": 0, "WORLD_SIZE": 3})
     with pytest.raises(MisconfigurationException, match=r"torchrun started 3 process.*devices=2"):
+        find_place(2, 1)
+    become({"RANK": 0, "WORLD_SIZE": 1, OURS: 7})
+    with pytest.raises(MisconfigurationException, match=r"an earlier Trainer.*started 1 process"):
         find_place(2, 1)
 
 
