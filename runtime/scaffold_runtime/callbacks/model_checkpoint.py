@@ -445,7 +445,7 @@ class ModelCheckpoint(Checkpoint):
         self, trainer: Trainer, monitor_candidates: dict[str, Any]
     ) -> None:
         previous = self.best_model_path if self.save_top_k == 1 else ""
-        self.best_model_path = self._free_path(monitor_candidates, previous)
+        self.best_model_path = self._free_path(trainer, monitor_candidates, previous)
         self._write(self.best_model_path, previous)
 
     def _save_monitor_checkpoint(
@@ -459,7 +459,7 @@ class ModelCheckpoint(Checkpoint):
             return
         removed = self.kth_best_model_path if full else ""
         self.best_k_models.pop(removed, None)
-        path = self._free_path(monitor_candidates, removed)
+        path = self._free_path(trainer, monitor_candidates, removed)
         self.best_k_models[path] = score
         best = min if self.mode == "min" else max
         self.best_model_path = best(self.best_k_models, key=self.best_k_models.__getitem__)
@@ -470,7 +470,7 @@ class ModelCheckpoint(Checkpoint):
         if self.save_last:
             previous = self.last_model_path
             name = self.CHECKPOINT_NAME_LAST
-            self.last_model_path = self._free_path(monitor_candidates, previous, name)
+            self.last_model_path = self._free_path(trainer, monitor_candidates, previous, name)
             self._write(self.last_model_path, previous)
 
     def _write(self, path: str, in_place_of: str) -> None:
@@ -519,13 +519,16 @@ class ModelCheckpoint(Checkpoint):
 
         return re.sub(r"\{([^:{}]+)(:[^{}]*)?\}", value, pattern)
 
-    def _free_path(self, candidates: dict[str, Any], ours: str, name: str | None = None) -> str:
+    def _free_path(
+        self, trainer: Trainer, candidates: dict[str, Any], ours: str, name: str | None = None
+    ) -> str:
         """A path that is free, or `ours`. A resumed run writes over what its earlier life wrote since."""
         path, version = self.format_checkpoint_name(candidates, name), self.STARTING_VERSION
         while self.enable_version_counter and path != ours and self._is_taken(path):
             path = self.format_checkpoint_name(candidates, name, version)
             version += 1
-        return path
+        # Another process may see other files, or the first of those that are being written.
+        return str(trainer.strategy.broadcast(path))
 
     def _is_taken(self, path: str) -> bool:
         if not os.path.exists(path):

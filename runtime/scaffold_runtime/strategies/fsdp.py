@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import (
     apply_activation_checkpointing,
 )
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import (
     CPUOffloadPolicy,
     FSDPModule,
@@ -26,6 +26,7 @@ from torch.distributed.tensor._utils import compute_local_shape_and_global_offse
 from torch.optim import Optimizer
 from torch.utils._pytree import tree_map_only
 
+from scaffold_runtime.accelerators import Accelerator
 from scaffold_runtime.errors import CheckpointError, MisconfigurationException, check_choice
 from scaffold_runtime.precision import Precision
 from scaffold_runtime.strategies.distributed import DistributedStrategy, send_first
@@ -33,6 +34,13 @@ from scaffold_runtime.strategies.router import StepRouter
 from scaffold_runtime.strategies.strategy import Prepared, unwrapped
 
 ROUTER = "_fsdp_router"
+# Whether whole weights are freed after forward, and whether there are several copies of them.
+STRATEGIES = {
+    "FULL_SHARD": (True, False),
+    "SHARD_GRAD_OP": (False, False),
+    "HYBRID_SHARD": (True, True),
+    "_HYBRID_SHARD_ZERO2": (False, True),
+}
 Policy = Collection[type[nn.Module]] | Callable[[nn.Module], bool] | None
 
 
@@ -45,7 +53,9 @@ class FSDPStrategy(DistributedStrategy):
         auto_wrap_policy: which submodules are gathered one by one: classes, a function of a module, or one of
             torch's policies (`size_based_auto_wrap_policy`, `ModuleWrapPolicy`, ...).
         reshard_after_forward: free whole weights between forward and backward.
-        sharding_strategy: the same in older words: "FULL_SHARD" frees them, "SHARD_GRAD_OP" keeps them.
+        sharding_strategy: the same in older words: "FULL_SHARD" frees them, "SHARD_GRAD_OP" keeps them;
+            "HYBRID_SHARD" and "_HYBRID_SHARD_ZERO2" do so where each node has a copy of the weights.
+        device_mesh: (copies, parts): how many copies there are, and over how many processes each is divided.
         mixed_precision: formats for computing and for reducing gradients: a MixedPrecisionPolicy, or a
             MixedPrecision of the FSDP before.
         state_dict_type: "full" writes checkpoints as one file with whole tensors; "sharded" as a folder in which
@@ -65,6 +75,7 @@ class FSDPStrategy(DistributedStrategy):
         reshard_after_forward: bool = True,
         mixed_precision: Any = None,
         sharding_strategy: Any = None,
+        device_mesh: tuple[int, int] | None = None,
         state_dict_type: str = "full",
         cpu_offload: Any = False,
         activation_checkpointing_policy: Policy = None,
@@ -74,9 +85,11 @@ class FSDPStrategy(DistributedStrategy):
     ) -> None:
         super().__init__(process_group_backend, timeout, start_method)
         self._wraps, self._recomputes = _chooser(auto_wrap_policy), activation_checkpointing_policy
-        self._reshard = (
-            reshard_after_forward if sharding_strategy is None else _frees(sharding_strategy)
-        )
+        self._reshard, self._hybrid = reshard_after_forward, device_mesh is not None
+        if sharding_strategy is not None:
+            self._reshard, hybrid = _meaning(sharding_strategy)
+            self._hybrid = self._hybrid or hybrid
+        self._copies = device_mesh
         self._precision = MixedPrecisionPolicy(
             getattr(mixed_precision, "param_dtype", None),
             getattr(mixed_precision, "reduce_dtype", None),
@@ -85,6 +98,18 @@ class FSDPStrategy(DistributedStrategy):
         self._offload = bool(getattr(cpu_offload, "offload_params", cpu_offload))
         check_choice(self, "state_dict_type", state_dict_type, "full", "sharded")
         self.sharded = state_dict_type == "sharded"
+
+    def attach(self, accelerator: Accelerator, devices: Sequence[int], num_nodes: int) -> None:
+        if self._hybrid:
+            self._copies = self._copies or (num_nodes, len(devices))
+            copies, parts = self._copies
+            if copies * parts != len(devices) * num_nodes or copies < 2:
+                raise MisconfigurationException(
+                    f"FSDPStrategy cannot keep {copies} copies of the weights, each divided over {parts} of the "
+                    f"{len(devices) * num_nodes} processes. Give device_mesh=(copies, parts), whose product is "
+                    "the number of processes, with 2 copies at least."
+                )
+        super().attach(accelerator, devices, num_nodes)
 
     def place(self, module: nn.Module, precision: Precision) -> None:
         if precision.scales:
@@ -101,17 +126,20 @@ class FSDPStrategy(DistributedStrategy):
         if self._recomputes is not None:
             apply_activation_checkpointing(module, check_fn=_chooser(self._recomputes))
         vars(module)[ROUTER] = router = StepRouter(module)  # past nn.Module, which would adopt it
+        shape = self._copies or (self.world_size,)
+        names = ("copies", "parts")[-len(shape) :]
+        mesh = init_device_mesh(self.root_device.type, shape, mesh_dim_names=names)
         for part in [m for m in module.modules() if m is not module and self._wraps(m)][::-1]:
-            self._shard(part)
-        self._shard(router)
+            self._shard(part, mesh)
+        self._shard(router, mesh)
         vars(module)["forward"] = _anywhere(module.forward, router)
 
-    def _shard(self, part: nn.Module) -> None:
+    def _shard(self, part: nn.Module, mesh: DeviceMesh) -> None:
         # Pinned memory exists beside an accelerator only.
         on_cpu = CPUOffloadPolicy(pin_memory=self.root_device.type != "cpu")
         fully_shard(
             part,
-            mesh=init_device_mesh(self.root_device.type, (self.world_size,)),
+            mesh=mesh,
             reshard_after_forward=self._reshard,
             mp_policy=self._precision,
             offload_policy=on_cpu if self._offload else OffloadPolicy(),
@@ -165,7 +193,9 @@ class FSDPStrategy(DistributedStrategy):
             return None
         mesh, placements = tensor.device_mesh, tensor.placements
         _, offset = compute_local_shape_and_global_offset(tensor.shape, mesh, placements)
-        return tensor.to_local(), offset
+        own = tensor.to_local()
+        is_copy = self._hybrid and mesh.get_local_rank(0) > 0
+        return own[:0] if is_copy else own, offset
 
     def scatter(self, whole: dict[str, Any], like: Any) -> None:
         for name, value in whole.items():
@@ -204,11 +234,11 @@ def _of_torch(policy: Callable[..., bool], module: nn.Module) -> bool:
     return policy(module=module, recurse=False, nonwrapped_numel=size)
 
 
-def _frees(sharding_strategy: Any) -> bool:
+def _meaning(sharding_strategy: Any) -> tuple[bool, bool]:
     name = getattr(sharding_strategy, "name", str(sharding_strategy)).upper()
-    if name not in ("FULL_SHARD", "SHARD_GRAD_OP"):
+    if name not in STRATEGIES:
         raise MisconfigurationException(
-            f"FSDPStrategy(sharding_strategy={name!r}): choose 'FULL_SHARD' or 'SHARD_GRAD_OP'. Where nothing is "
+            f"FSDPStrategy(sharding_strategy={name!r}): choose {', '.join(map(repr, STRATEGIES))}. Where nothing is "
             "to be divided, strategy='ddp' is the one."
         )
-    return name == "FULL_SHARD"
+    return STRATEGIES[name]

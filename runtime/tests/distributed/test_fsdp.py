@@ -21,7 +21,7 @@ from scaffold_runtime.callbacks import (
     ModelCheckpoint,
     StochasticWeightAveraging,
 )
-from scaffold_runtime.errors import RankFailed
+from scaffold_runtime.errors import MisconfigurationException, RankFailed
 from scaffold_runtime.strategies.launch import places, run_in_processes
 
 from .conftest import SECONDS, note, notes
@@ -61,6 +61,67 @@ def test_equal_to_ddp(
 
     assert torch.allclose(weights(sharded), weights(copied), rtol=1e-4, atol=1e-6)
     assert not torch.allclose(weights(sharded), before)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"device_mesh": (2, 2), "auto_wrap_policy": {nn.Linear}},
+        {"device_mesh": (2, 2), "sharding_strategy": "_HYBRID_SHARD_ZERO2"},
+    ],
+)
+def test_copies_of_divided_weights(
+    adam: Any,
+    make_loader: Any,
+    make_trainer: Any,
+    ddp: Any,
+    fsdp: Any,
+    options: Any,
+    tmp_path: Path,
+) -> None:
+    """Two copies of the weights, each divided over two processes; one of them is saved, in parts."""
+
+    class Look(Callback):
+        def on_train_start(self, trainer: Any, module: Any) -> None:
+            mesh = module.net[0].weight.device_mesh
+            assert mesh.shape == (2, 2), mesh
+            assert module.net[0].weight.to_local().shape[0] == 4
+
+    arguments = {"max_epochs": 2, "accumulate_grad_batches": 2, "gradient_clip_val": 0.1}
+    sharded, copied, resumed = adam(), adam(), adam()
+    copied.load_state_dict(sharded.state_dict())
+    resumed.load_state_dict(sharded.state_dict())
+    keep = ModelCheckpoint(tmp_path, "{epoch}", save_top_k=-1)
+    options = {**options, "state_dict_type": "sharded"}
+    extras: Any = {"callbacks": [Look(), keep], "enable_checkpointing": True}
+
+    fsdp(4, options, **arguments, **extras).fit(sharded, make_loader(16), make_loader(2))
+    ddp(4, **arguments).fit(copied, make_loader(16), make_loader(2))
+
+    assert torch.allclose(weights(sharded), weights(copied), rtol=1e-4, atol=1e-6)
+    parts = sorted((tmp_path / "epoch=0.ckpt").glob("part-*"))
+    large, small = parts[0].stat().st_size, parts[3].stat().st_size
+    assert len(parts) == 4
+    assert small < large
+    fsdp(4, options, **arguments).fit(
+        resumed, make_loader(16), make_loader(2), ckpt_path=tmp_path / "epoch=0.ckpt"
+    )
+    assert torch.equal(weights(resumed), weights(sharded))
+    alone = adam.load_from_checkpoint(tmp_path / "epoch=1.ckpt")
+    assert torch.equal(weights(alone), weights(sharded))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"device_mesh": (2, 3)},
+        {"device_mesh": (1, 2)},
+        {"sharding_strategy": "HYBRID_SHARD"},
+    ],
+)
+def test_copies_that_do_not_fit_are_an_error(fsdp: Any, options: Any) -> None:
+    with pytest.raises(MisconfigurationException, match=r"device_mesh=\(copies, parts\)"):
+        fsdp(options=options)
 
 
 @pytest.mark.parametrize("kind", ["policy", "autocast"])

@@ -68,6 +68,22 @@ def test_kept_linked_and_removed(
     assert abs(sizes[0] - sizes[1]) < 0.2 * sizes[0]  # each has its own, and not all
 
 
+class Late(ModelCheckpoint):
+    """In the last process it looks for free names when others may write already."""
+
+    def _is_taken(self, path: str) -> bool:
+        time.sleep(0.5 if os.environ["RANK"] == "3" else 0)
+        return super()._is_taken(path)
+
+
+def test_all_write_under_one_name(adam: Any, make_loader: Any, fsdp: Any, tmp_path: Path) -> None:
+    keep = Late(tmp_path, "{epoch}", save_top_k=-1)
+    trainer = fsdp(4, SHARDED, max_epochs=2, callbacks=keep, enable_checkpointing=True)
+    trainer.fit(adam(), make_loader(8))
+
+    assert names(tmp_path) == {"epoch=0.ckpt", "epoch=1.ckpt"}
+
+
 @pytest.mark.parametrize("then", ["one", "ddp", "fsdp"])
 def test_any_number_and_any_strategy_loads_it(
     adam: Any,
