@@ -135,9 +135,13 @@ class Feed:
             return tree_unflatten(loaders, flatten(source)[1])
         return loaders[0] if loaders else None
 
-    def batches_of(self, stage: str, limit: int | float) -> list[float]:
+    def limit_of(self, stage: str) -> int | float:
+        """What the trainer says about how much of an evaluation stage runs."""
+        return getattr(self.trainer, LIMITS[stage])  # type: ignore[no-any-return] # a setting
+
+    def batches_of(self, stage: str) -> list[float]:
         """How many batches of each evaluation loader run."""
-        lengths = map(loader_length, self.eval_loaders(stage))
+        limit, lengths = self.limit_of(stage), map(loader_length, self.eval_loaders(stage))
         return [limited(length, limit, LIMITS[stage]) for length in lengths]
 
     # -- training -------------------------------------------------------------------------------

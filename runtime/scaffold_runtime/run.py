@@ -376,7 +376,7 @@ class Run:
         self.validated = True
         self.progress.pending = VALIDATION
         self.before_validation = snapshot({**changing(self), "rng": rng_state()}, None)
-        evaluate(self, "validation", trainer.limit_val_batches)
+        evaluate(self, "validation")
         self.before_validation = None
         self.metrics.enter("train", in_batch=True)
         self.metrics.batch = batch

@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from scaffold_runtime.combined import loader_length
 from scaffold_runtime.loops.stages import batches_of, hooks_of, not_training, step_of
 from scaffold_runtime.seed import isolate_rng
 
@@ -12,18 +13,16 @@ if TYPE_CHECKING:
     from scaffold_runtime.run import Run
 
 
-def evaluate(
-    run: Run, stage: str, limit: int | float, at_most: int | None = None
-) -> list[dict[str, Any]]:
+def evaluate(run: Run, stage: str, at_most: int | None = None) -> list[dict[str, Any]]:
     """Run `stage` ("validation" or "test") and return the metrics, one dict per loader.
 
     model_eval -> start -> epoch_start -> per batch: to device, batch_start, step, batch_end ->
     epoch_end -> metrics to loggers -> end -> model_train.
     """
     hooks, metrics = hooks_of(run, stage), run.metrics
-    if limit == 0 and not run.trainer.tries:
+    if run.feed.limit_of(stage) == 0 and not run.trainer.tries:
         return []
-    if not run.several and not any(run.feed.batches_of(stage, 1.0)):
+    if not run.several and not any(map(loader_length, run.feed.eval_loaders(stage))):
         return []
     loaders = len(run.feed.evaluated(stage))
     step = step_of(run, stage, loaders)
@@ -32,7 +31,7 @@ def evaluate(
         metrics.enter(stage, in_batch=False)
         hooks.start()
         hooks.epoch_start()
-        for position, batches, loader_args in batches_of(run, stage, limit):
+        for position, batches, loader_args in batches_of(run, stage):
             metrics.enter(stage, True, position, loaders)
             for index, batch in enumerate(islice(batches, at_most)):
                 if run.several or run.signals.received:
@@ -59,11 +58,10 @@ def evaluate(
 
 def sanity_check(run: Run) -> None:
     """Try a few validation batches before training, leaving random numbers and metrics as they were."""
-    trainer = run.trainer
-    steps = trainer.num_sanity_val_steps
+    steps = run.trainer.num_sanity_val_steps
     if not run.validates or steps == 0 or run.resumed:
         return
     with isolate_rng(), run.sanity_checking():
         run.hooks.on_sanity_check_start()
-        evaluate(run, "validation", trainer.limit_val_batches, None if steps == -1 else steps)
+        evaluate(run, "validation", None if steps == -1 else steps)
         run.hooks.on_sanity_check_end()

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from scaffold_runtime.run import Run
 
 
-def predict(run: Run, limit: int | float, keep: bool) -> list[Any] | None:
+def predict(run: Run, keep: bool) -> list[Any] | None:
     """Predict over every loader: a list of outputs in main memory, or a list of lists for several loaders.
 
     With `keep=False` nothing is collected (a prediction writer takes the outputs) and None is returned.
@@ -24,7 +24,7 @@ def predict(run: Run, limit: int | float, keep: bool) -> list[Any] | None:
     with not_training(run, "predict"):
         hooks.start()
         hooks.epoch_start()
-        for position, batches, loader_args in batches_of(run, "predict", limit):
+        for position, batches, loader_args in batches_of(run, "predict"):
             for index, batch in enumerate(batches):
                 batch = run.to_device(batch, position)
                 for call in hooks.batch_start:

@@ -27,11 +27,9 @@ def hooks_of(run: Run, stage: str) -> SimpleNamespace:
     return SimpleNamespace(**{part: getattr(run.hooks, f"on_{stage}_{part}") for part in parts})
 
 
-def batches_of(
-    run: Run, stage: str, limit: int | float
-) -> Iterator[tuple[int, Iterable[Any], tuple[int, ...]]]:
+def batches_of(run: Run, stage: str) -> Iterator[tuple[int, Iterable[Any], tuple[int, ...]]]:
     """For each loader: its number, its batches, and what hooks get of the number where there are several."""
-    loaders, lengths = run.feed.evaluated(stage), run.feed.batches_of(stage, limit)
+    loaders, lengths = run.feed.evaluated(stage), run.feed.batches_of(stage)
     # Now, and not before: a hook may have put other weights and buffers in place, as averages are.
     with run.trainer.strategy.evaluating(run.module, lengths):
         for position, ((_, iterable), length) in enumerate(zip(loaders, lengths, strict=True)):

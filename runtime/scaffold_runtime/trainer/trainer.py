@@ -35,7 +35,7 @@ from scaffold_runtime.checkpoint.state import collect
 from scaffold_runtime.data import LightningDataModule
 from scaffold_runtime.elsewhere import bring_back, run_here
 from scaffold_runtime.errors import MisconfigurationException, Moved, check_local
-from scaffold_runtime.feed import LIMITS, METHODS, STAGES
+from scaffold_runtime.feed import METHODS, STAGES
 from scaffold_runtime.hooks import (
     OF_PRECISIONS,
     OF_STRATEGIES,
@@ -384,8 +384,8 @@ class Trainer:
         with open_run(self, fn, module, datamodule, given, path) as run:
             self.stage = stage
             if fn == "predict":
-                return predict(run, self._limit(stage), told)
-            results = evaluate(run, stage, self._limit(stage))
+                return predict(run, told)
+            results = evaluate(run, stage)
         if told and any(results):
             self.print(results_table(results, stage))
         return results
@@ -495,9 +495,9 @@ class Trainer:
                 if run.fn == "fit":
                     fit(run)
                 elif run.fn == "predict":
-                    predict(run, steps, keep=False)
+                    predict(run, keep=False)
                 else:
-                    evaluate(run, STAGES[run.fn], steps)
+                    evaluate(run, STAGES[run.fn])
         finally:
             free_memory()  # its optimizers would lie there beside those of the next one
 
@@ -677,10 +677,7 @@ class Trainer:
 
     def _eval_batches(self, stage: str) -> list[float]:
         run = self._record()
-        return run.feed.batches_of(stage, self._limit(stage)) if run is not None else []
-
-    def _limit(self, stage: str) -> int | float:
-        return getattr(self, LIMITS[stage])  # type: ignore[no-any-return] # a setting
+        return run.feed.batches_of(stage) if run is not None else []
 
     @property
     def estimated_stepping_batches(self) -> float:
