@@ -143,11 +143,10 @@ def complete(run: Run, optimizer: Optimizer, clips: bool = True) -> None:
 
 def with_closure(run: Run) -> Step:
     """The same where the optimizer, or the module's `optimizer_step`, wants to evaluate the loss itself."""
-    module, trainer = run.module, run.trainer
+    module = run.module
 
     def step(batch: Any, index: int, last: bool) -> tuple[Any, bool]:
-        accumulates = trainer.accumulate_grad_batches > 1
-        first, closes, divisor = run.window(index, last) if accumulates else (True, True, 1)
+        first, closes, divisor = run.window(index, last)
         outputs: Any = None
         evaluated = False
 
