@@ -53,10 +53,8 @@ def automatic(run: Run) -> Step:
     """Forward, zero, backward, clip, step, schedule; gradients of a whole window are averaged."""
     prepared, trainer, zero, backward = run.prepared, run.trainer, run.zero_grad, run.backward
     training_step, watched = run.training_step, bool(run.hooks.on_train_batch_end)
-    loss_seen = run.loss_seen
 
     def step(batch: Any, index: int, last: bool) -> tuple[Any, bool]:
-        nonlocal loss_seen
         optimizer, first, closes, divisor = run.optimizers[0], True, True, 1
         if trainer.accumulate_grad_batches > 1 or run.mid_window:
             first, closes, divisor = run.window(index, last)
@@ -65,12 +63,12 @@ def automatic(run: Run) -> Step:
         loss, outputs = loss_of(output, watched)
         if first:
             zero(optimizer)
-            loss_seen = False
+            run.loss_seen = False
         if loss is not None:
-            loss_seen = True
+            run.loss_seen = True
             backward(loss if divisor == 1 else loss / divisor)
         run.mid_window = not closes
-        if not closes or not loss_seen:
+        if not closes or not run.loss_seen:
             return outputs, False
         complete(run, optimizer)
         if run.takes_closure:
