@@ -85,7 +85,6 @@ class Run:
         self.validated = False
         self.before_validation: dict[str, Any] | None = None  # while it runs: state that it changes
         self.evaluated = 0  # batches of the evaluation under way
-        self.sanity = False
         self.torn = False  # whether it failed, perhaps in the middle of a step
         self.stopping = False
         self.stepped = False
@@ -322,7 +321,7 @@ class Run:
 
     def log_eval_step(self, stage: str, loader: int) -> None:
         """Values an evaluation step logged with `on_step`; their axis is the loader's own batch count."""
-        if self.sanity:
+        if self.trainer.sanity_checking:
             return
         key = f"{stage}/{loader}"
         seen = self.metrics.seen.get(key, 0)
@@ -331,7 +330,7 @@ class Run:
         self.deliver(wait=False)
 
     def send(self, values: Mapping[str, Scalar], step: int) -> None:
-        if values and not self.sanity:
+        if values and not self.trainer.sanity_checking:
             self.metrics.flush(values, {"step": step, "epoch": self.progress.epoch})
             kept: dict[str, Any] = {k: detached_copy(v) for k, v in values.items() if k != LOSS}
             self.metrics.logged_values.update(kept)
@@ -385,11 +384,11 @@ class Run:
 
     @contextmanager
     def sanity_checking(self) -> Iterator[None]:
-        self.sanity, self.trainer.stage = True, "sanity"
+        self.trainer.stage = "sanity"
         try:
             yield
         finally:
-            self.sanity, self.trainer.stage = False, None
+            self.trainer.stage = None
             self.metrics.forget()
 
     def settle(self, stage: str) -> None:

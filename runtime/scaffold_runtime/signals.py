@@ -67,7 +67,8 @@ class Signals:
         trainer = run.trainer
         folders = [getattr(checkpoint, "dirpath", None) for checkpoint in run.checkpoints]
         folder = next((folder for folder in folders if folder), None)
-        if folder is not None and not run.sanity:  # before training there is nothing new
+        # Before training there is nothing new.
+        if folder is not None and not trainer.sanity_checking:
             trainer.save_checkpoint(path := Path(folder) / INTERRUPTED)
             trainer.print(f'saved {os.path.relpath(path)}: ckpt_path="last" goes on from there')
         if number == self._slurm.requeue_signal and self._slurm.auto_requeue:
