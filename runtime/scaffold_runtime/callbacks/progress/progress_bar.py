@@ -246,8 +246,13 @@ class ProgressBar(Callback):
     def _rate(self) -> float:
         return (self._done - self._began_at) / self._elapsed()
 
+    def _known_total(self) -> int | None:
+        """How many batches there are; None where nobody knows."""
+        return None if self._total == math.inf else int(self._total)
+
     def _counts(self) -> str:
-        return f"{self._done}" if self._total == math.inf else f"{self._done}/{int(self._total)}"
+        total = self._known_total()
+        return f"{self._done}" if total is None else f"{self._done}/{total}"
 
     def _line(self, metrics: dict[str, Any]) -> str:
         shown = "  ".join(f"{name}={number(value)}" for name, value in metrics.items())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -81,11 +80,10 @@ class RichProgressBar(ProgressBar):
         if self._progress is None:
             self._progress = self._open()
             self._task = self._progress.add_task("", counts="", rate="", metrics="")
-        total = None if self._total == math.inf else int(self._total)
         self._progress.update(
             self._task,
             description=self._label,
-            total=total,
+            total=self._known_total(),
             completed=self._done,
             counts=self._counts(),
             rate=f"{self._rate():.4g} it/s",

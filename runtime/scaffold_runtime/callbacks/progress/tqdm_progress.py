@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from typing import Any
 
@@ -38,7 +37,7 @@ class TQDMProgressBar(ProgressBar):
     def init_train_tqdm(self) -> Any:
         """Make the bar of an epoch of training; override it, or those of the other stages, to make another."""
         return self._tqdm(
-            total=self._tqdm_total(),
+            total=self._known_total(),
             desc=self._label,
             initial=self._began_at,
             position=self.process_position,
@@ -52,16 +51,13 @@ class TQDMProgressBar(ProgressBar):
     init_sanity_tqdm = init_validation_tqdm = init_train_tqdm
     init_test_tqdm = init_predict_tqdm = init_train_tqdm
 
-    def _tqdm_total(self) -> int | None:
-        return None if self._total == math.inf else int(self._total)
-
     def _show(self, metrics: dict[str, Any]) -> None:
         if self._drawn != self._stage:
             self._hide()
         if self._bar is None:
             self._drawn = self._stage
             self._bar = getattr(self, f"init_{self._stage}_tqdm")()
-            self._bar.total = self._tqdm_total()
+            self._bar.total = self._known_total()
             if not self._bar.disable:
                 self._bar.start_t -= self._elapsed()
         shown = {name: number(value) for name, value in metrics.items()}
