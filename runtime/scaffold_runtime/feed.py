@@ -51,11 +51,10 @@ class Feed:
         module: LightningModule,
         datamodule: LightningDataModule | None,
         given: dict[str, Any],
-        shares: Shares | None = None,
     ) -> None:
         self.trainer, self.module, self.datamodule = trainer, module, datamodule
         self.given = given  # loaders passed to fit, validate, test or predict
-        self.shares = shares  # which part of the data is for this process
+        self.shares: Shares | None = None  # which part of the data is for this process
         self._sources: dict[str, Any] = {}  # of evaluations, as given
         self._evaluated: dict[str, list[tuple[Any, Any]]] = {}
 
