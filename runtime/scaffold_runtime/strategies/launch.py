@@ -387,5 +387,10 @@ def _reason(store: Any, name: str, folder: Path, lost: str) -> RankFailed:
             return rank_failed(store.get(key).decode())
     errors = sorted(folder.glob("error-*"), key=lambda path: path.stat().st_mtime_ns)
     if errors:
-        return rank_failed(f"{errors[0].name.removeprefix('error-')}\n{errors[0].read_text()}")
+        return failed_in(errors[0])
     return RankFailed(lost)
+
+
+def failed_in(file: Path) -> RankFailed:
+    """The failure of a process that wrote why into the file `error-RANK`."""
+    return rank_failed(f"{file.name.removeprefix('error-')}\n{file.read_text()}")

@@ -19,9 +19,9 @@ from torch.optim import Optimizer
 from torch.utils._pytree import tree_map_only
 
 from scaffold_runtime.accelerators import Accelerator, xla
-from scaffold_runtime.errors import MisconfigurationException, RankFailed
+from scaffold_runtime.errors import MisconfigurationException
 from scaffold_runtime.precision import Precision
-from scaffold_runtime.strategies.launch import save_call
+from scaffold_runtime.strategies.launch import failed_in, save_call
 from scaffold_runtime.strategies.strategy import Prepared, Strategy, unwrapped
 
 INSIDE = "SCAFFOLD_INSIDE_XLA"  # set in processes that torch_xla started for us
@@ -228,10 +228,7 @@ def run_in_processes(call: Callable[[], Any]) -> Any:
         reasons = sorted(folder.glob("error-*"))
         if not reasons:
             raise
-        text = reasons[0].read_text()
-        raise RankFailed(
-            f"process {reasons[0].name[6:]} failed, so all processes end.\n\n{text}"
-        ) from error
+        raise failed_in(reasons[0]) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
