@@ -43,6 +43,8 @@ class MLFlowLogger(ServiceLogger):
         MissingExtra: if `mlflow` is not installed.
     """
 
+    _open_client: Any = None  # a copied logger begins without
+
     def __init__(
         self,
         experiment_name: str = "lightning_logs",
@@ -66,13 +68,12 @@ class MLFlowLogger(ServiceLogger):
         self._experiment_id: str | None = None
         self._synchronous = {} if synchronous is None else {"synchronous": synchronous}
         self._known: dict[str, str] = {}
-        self._open_client: Any = None
 
     # -- the run ----------------------------------------------------------------------------------
 
     @property
     def _client(self) -> Any:
-        if vars(self).get("_open_client") is None:
+        if self._open_client is None:
             mlflow = require("mlflow.tracking", "scaffold-runtime[mlflow]", "MLFlowLogger")
             self._open_client = mlflow.MlflowClient(self._tracking_uri)
         return self._open_client

@@ -31,6 +31,8 @@ class TensorBoardLogger(FolderLogger):
         MissingExtra: when something is written and `tensorboard` is not installed.
     """
 
+    _open_writer: Any = None  # a copied logger begins without
+
     def __init__(
         self,
         save_dir: str | os.PathLike[str],
@@ -46,7 +48,6 @@ class TensorBoardLogger(FolderLogger):
         self._log_graph, self._default_hp_metric = log_graph, default_hp_metric
         self._prefix = f"{prefix}-" if prefix else ""
         self._sub_dir, self._kwargs = sub_dir, kwargs
-        self._open_writer: Any = None
         self._next_step = 0
 
     @property
@@ -57,7 +58,7 @@ class TensorBoardLogger(FolderLogger):
     @property
     def experiment(self) -> Any:
         """torch's SummaryWriter, opened when first used."""
-        if vars(self).get("_open_writer") is None:
+        if self._open_writer is None:
             require("tensorboard", "scaffold-runtime[tensorboard]", "TensorBoardLogger")
             from torch.utils.tensorboard import SummaryWriter
 
@@ -106,7 +107,7 @@ class TensorBoardLogger(FolderLogger):
             self.experiment.add_graph(model, sample)
 
     def save(self) -> None:
-        if vars(self).get("_open_writer") is not None:
+        if self._open_writer is not None:
             self._open_writer.flush()
 
     def state_dict(self) -> dict[str, Any]:
@@ -119,6 +120,6 @@ class TensorBoardLogger(FolderLogger):
 
     def finalize(self, status: str) -> None:
         self.save()
-        if vars(self).get("_open_writer") is not None:
+        if self._open_writer is not None:
             self._open_writer.close()
             self._open_writer = None

@@ -123,7 +123,7 @@ class WandbLogger(ServiceLogger):
     @property
     def experiment(self) -> Any:
         """wandb's run, opened when first used."""
-        if vars(self).get("_open_run") is None:
+        if self._open_run is None:
             self._open_run = self._opened()
         return self._open_run
 
