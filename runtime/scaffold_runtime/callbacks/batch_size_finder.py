@@ -12,7 +12,7 @@ from scaffold_runtime.checkpoint.snapshot import Snapshot
 from scaffold_runtime.errors import MisconfigurationException, check_choice
 from scaffold_runtime.feed import STAGES
 from scaffold_runtime.hooks import Callback
-from scaffold_runtime.loaders import as_eval_loaders, as_train_loader, parts_of
+from scaffold_runtime.loaders import as_eval_loaders, parts_of
 
 if TYPE_CHECKING:
     from scaffold_runtime import LightningModule, Trainer
@@ -114,7 +114,7 @@ class BatchSizeFinder(Callback):
 
         found: int | None = None
         try:
-            samples = _samples(run.feed.source(stage), stage)
+            samples = _samples(run.feed.source(stage))
             found = self._search(fits, min(self._max_val, samples or self._max_val))
         finally:
             attribute.set(before if found is None else found)
@@ -151,10 +151,9 @@ class BatchSizeFinder(Callback):
         return max(1, safe)
 
 
-def _samples(source: Any, stage: str) -> int | None:
+def _samples(source: Any) -> int | None:
     """How many samples there are to put into one batch; None where the loaders do not say."""
-    loaders = [as_train_loader(source)] if stage == "train" else as_eval_loaders(source)
-    parts = [part for loader in loaders for part in parts_of(loader)]
+    parts = [part for loader in as_eval_loaders(source) for part in parts_of(loader)]
     try:
         return max(len(part.dataset) for part in parts)
     except (AttributeError, TypeError, NotImplementedError):
