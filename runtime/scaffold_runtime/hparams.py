@@ -139,7 +139,7 @@ class WithHyperparameters:
             )
         self._hparams_name = "kwargs"
         if not args:
-            chosen = {k: v for k, v in given.items() if k not in ignored}
+            chosen = given
         elif all(isinstance(arg, str) for arg in args):
             chosen = _named(args, given, type(self).__name__)
         elif len(args) == 1:
