@@ -22,6 +22,7 @@ from scaffold_runtime.cli.sources import ConfigError, Sources, read_named
 from scaffold_runtime.data import LightningDataModule
 from scaffold_runtime.errors import MisconfigurationException
 from scaffold_runtime.hooks import Callback, overridden
+from scaffold_runtime.hparams import as_mapping
 from scaffold_runtime.module import LightningModule
 from scaffold_runtime.seed import seed_everything
 from scaffold_runtime.trainer import Trainer
@@ -256,15 +257,15 @@ class LightningCLI:
         Args:
             kwargs: arguments that go before those of the configuration.
         """
-        given = self._get(self.config_init, "trainer", {})
-        settings = {**_plain(given), **kwargs}
+        given = as_mapping(self._get(self.config_init, "trainer", {}))
+        settings = {**given, **kwargs}
         settings["callbacks"] = [
             *_listed(settings.get("callbacks")),
             *(self._get(self.config_init, key) for key in self._parser.callback_keys),
             *_listed(self.trainer_defaults.get("callbacks")),
             *self._save_config(settings),
         ]
-        with blaming("trainer", _plain(given), self.parser.sources):
+        with blaming("trainer", given, self.parser.sources):
             return self.trainer_class(**settings)
 
     def _save_config(self, settings: dict[str, Any]) -> list[Callback]:
@@ -343,10 +344,6 @@ def _make_known(text: str) -> None:
         for name in module.__all__:
             if name in text:
                 getattr(module, name)
-
-
-def _plain(config: Any) -> dict[str, Any]:
-    return dict(vars(config)) if isinstance(config, Namespace) else dict(config)
 
 
 def _listed(value: Any) -> list[Any]:
