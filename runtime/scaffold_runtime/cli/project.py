@@ -22,7 +22,7 @@ from scaffold_runtime.cli.outcome import report_fit, save_predictions
 from scaffold_runtime.cli.parser import LightningArgumentParser
 from scaffold_runtime.cli.save import write_config
 from scaffold_runtime.cli.settings import KINDS, Settings
-from scaffold_runtime.cli.sources import ConfigError, read_yaml
+from scaffold_runtime.cli.sources import CONFIG, ConfigError, options, read_yaml
 from scaffold_runtime.data import LightningDataModule
 from scaffold_runtime.errors import CheckpointError, did_you_mean, plain_errors
 from scaffold_runtime.module import LightningModule
@@ -247,29 +247,15 @@ class ProjectCLI(LightningCLI):
 
 def _in_order(words: list[str]) -> list[str]:
     """Files first and printing last, wherever they stand: options count for more than files."""
-    files: list[str] = []
-    rest: list[str] = []
-    prints: list[str] = []
-    left = iter(words)
-    for word in left:
-        value = next(left, None) if word in ("--config", "-c") else None
-        if value is not None:
-            files += [word, value]
-        elif word.startswith(("--config=", "-c=")):
-            files.append(word)
-        else:
-            (prints if word.startswith("--print_config") else rest).append(word)
-    return [*files, *rest, *prints]
+    prints = "--print_config"
+    said = sorted(options(words), key=lambda each: (each.flag not in CONFIG, each.flag == prints))
+    return [word for each in said for word in each.words]
 
 
 def _data_options(words: list[str]) -> list[str]:
     """What was said of the data, which the next command must know as well."""
-    said = []
-    for word, after in zip(words, [*words[1:], "--"], strict=False):
-        if word.startswith("--data."):
-            value = [] if "=" in word or after.startswith("--") else [after]
-            said += [shlex.quote(each) for each in (word, *value)]
-    return said
+    said = [each.words for each in options(words) if each.flag.startswith("--data.")]
+    return [shlex.quote(word) for each in said for word in each]
 
 
 def _command(words: list[str]) -> tuple[str, list[str]]:

@@ -6,7 +6,7 @@ import difflib
 from pathlib import Path
 from typing import Any
 
-from scaffold_runtime.cli.sources import ConfigError, Sources, config_words, read_yaml
+from scaffold_runtime.cli.sources import ConfigError, Sources, config_words, options, read_yaml
 from scaffold_runtime.errors import did_you_mean
 from scaffold_runtime.hooks import Callback
 from scaffold_runtime.loggers import Logger
@@ -116,13 +116,10 @@ def _chosen(words: list[str]) -> tuple[dict[str, str], list[str]]:
     """The names given to `--model` and `--data`, and all other words."""
     chosen: dict[str, str] = {}
     rest: list[str] = []
-    left = iter(words)
-    for word in left:
-        flag, equals, name = word.partition("=")
-        if flag.removeprefix("--") not in CHOSEN or not flag.startswith("--"):
-            rest.append(word)
+    for flag, name, said in options(words):
+        if flag not in [f"--{part}" for part in CHOSEN]:
+            rest += said
             continue
-        name = name if equals else next(left, "")
         if not name or name.startswith("-"):
             raise ConfigError(f"{flag} needs a name: that of a file in configs/{flag[2:]}/.")
         chosen[flag[2:]] = name

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import re
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
 from scaffold_runtime.errors import MisconfigurationException
+
+CONFIG = ("--config", "-c")
 
 
 class ConfigError(MisconfigurationException):
@@ -113,13 +117,29 @@ def _yaml_mistake(error: yaml.YAMLError, shown: str, text: str) -> str:
     return f"{said}\n  {line.strip()}".rstrip()
 
 
+class Option(NamedTuple):
+    """One option of a command line: its flag, its value where it has one, and the words that say so."""
+
+    flag: str
+    value: str
+    words: list[str]
+
+
+def options(words: list[str]) -> Iterator[Option]:
+    """The options of a command line; a word that belongs to none is one without a value."""
+    left = deque(words)
+    while left:
+        said = [left.popleft()]
+        flag, equals, value = said[0].partition("=")
+        if flag.startswith("-") and not equals and left and not re.match(r"-[^\d.]", left[0]):
+            value = left.popleft()
+            said.append(value)
+        yield Option(flag, value, said)
+
+
 def config_words(words: list[str]) -> list[str]:
     """The configuration files that a command line names."""
-    pairs = (
-        (*word.partition("="), after) for word, after in zip(words, [*words[1:], ""], strict=False)
-    )
-    named = [value or after for flag, _, value, after in pairs if flag in ("--config", "-c")]
-    return [name for name in named if name]
+    return [value for flag, value, _ in options(words) if flag in CONFIG and value]
 
 
 def read_named(sources: Sources, words: list[str], sections: Iterable[str]) -> None:
