@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from scaffold_runtime.batches import MadeHere, made_here
 from scaffold_runtime.combined import CombinedLoader, flatten, is_loader, loader_length
 from scaffold_runtime.errors import CheckpointError, MisconfigurationException
-from scaffold_runtime.positions import Part, StaysOn, drop, put_random
+from scaffold_runtime.positions import Part, StaysOn, drop, generators_of, put_random
 from scaffold_runtime.seed import raw_rng, rng_state
 
 Limit = int | float
@@ -71,7 +71,6 @@ class TrainSource:
 
     def __init__(self, loader: Any, limit: Limit) -> None:
         self.loader = loader
-        self._combined = isinstance(loader, CombinedLoader)
         self.parts = [Part(part) for part in parts_of(loader)]
         self.length = limited(loader_length(loader), limit, "limit_train_batches")
         self.over = False  # whether a run was resumed after the last batch of its epoch
@@ -99,7 +98,7 @@ class TrainSource:
         return flagged
 
     def _open(self, skip: int, resumed: bool) -> Iterator[Any]:
-        if not self._combined:
+        if not isinstance(self.loader, CombinedLoader):
             return self.parts[0].open(skip)
         batches: Iterator[Any] = iter(self.loader.over(self.parts))
         if skip and not resumed:
@@ -147,7 +146,7 @@ class TrainSource:
                 part.close()
 
     def _generators(self) -> list[torch.Generator]:
-        return [generator for part in self.parts for generator in part.generators()]
+        return [generator for part in self.parts for generator in generators_of(part.loader)]
 
     def _states(self) -> list[Any]:
         return [generator.get_state() for generator in self._generators()]

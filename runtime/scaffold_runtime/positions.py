@@ -69,7 +69,7 @@ class Part:
             return
         batched = clone.batch_sampler is not None
         sampler = clone.batch_sampler if batched else clone.sampler
-        self.cursor = Cursor(sampler, batched, self.workers > 0, self.generators())
+        self.cursor = Cursor(sampler, batched, self.workers > 0, generators_of(self.loader))
         inside["batch_sampler" if batched else "sampler"] = self.cursor
         if self.workers:
             at_once = callable(getattr(clone.dataset, "__getitems__", None))
@@ -104,11 +104,11 @@ class Part:
             self.iterable.generator.manual_seed(self.seed)
         if self.cursor is not None:
             return self._open_at(self.cursor, skip, kept)
-        self._start = kept["start"] if kept else take_random(self.generators())
+        self._start = kept["start"] if kept else take_random(generators_of(self.loader))
         if kept is not None and self._load_inner(kept):
             return self._fresh()
         if kept is not None:
-            put_random(kept["start"], self.generators())
+            put_random(kept["start"], generators_of(self.loader))
         if isinstance(getattr(self.iterable, "dataset", None), SeededStream):
             self.iterable.dataset.begin(self.seed, self.passes, self.stride)
         batches = self._fresh()
@@ -201,9 +201,6 @@ class Part:
             return self.loader
         dataset = getattr(self.loader, "dataset", None)
         return dataset if not self.workers and _has_state(dataset) else None
-
-    def generators(self) -> list[torch.Generator]:
-        return generators_of(self.loader)
 
 
 def owners_of(loader: Any) -> Iterator[Any]:
