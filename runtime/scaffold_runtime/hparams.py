@@ -78,8 +78,7 @@ class WithHyperparameters:
     @property
     def hparams_initial(self) -> AttributeDict:
         """The hyperparameters as they were when saved, whatever was changed since."""
-        kept = self._hparams_initial or AttributeDict()
-        return AttributeDict({key: _snapshot(value) for key, value in kept.items()})
+        return _snapshots(self._hparams_initial or {})
 
     def _set_hparams(self, hparams: Any) -> None:
         """Under Lightning's name: take these in the place of all."""
@@ -152,9 +151,7 @@ class WithHyperparameters:
             )
         self._log_hyperparams = logger
         self.hparams.update({k: v for k, v in chosen.items() if k not in ignored})
-        self._hparams_initial = AttributeDict(
-            {key: _snapshot(value) for key, value in self.hparams.items()}
-        )
+        self._hparams_initial = _snapshots(self.hparams)
 
     @of_the_class
     def load_from_checkpoint(
@@ -265,6 +262,10 @@ def _named(names: tuple[str, ...], given: dict[str, Any], owner: str) -> dict[st
                 f"{did_you_mean(name, given)}"
             )
     return {name: given[name] for name in names}
+
+
+def _snapshots(hparams: Mapping[str, Any]) -> AttributeDict:
+    return AttributeDict({key: _snapshot(value) for key, value in hparams.items()})
 
 
 def _snapshot(value: Any) -> Any:
