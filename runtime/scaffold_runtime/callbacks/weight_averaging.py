@@ -137,9 +137,8 @@ class WeightAveraging(Callback):
 
     def _pairs(self, pl_module: nn.Module) -> Iterator[tuple[Tensor, Tensor]]:
         assert self._average_model is not None
-        averages = chain(
-            self._average_model.module.parameters(), self._average_model.module.buffers()
-        )
+        average_module = self._average_model.module
+        averages = chain(average_module.parameters(), average_module.buffers())
         currents = chain(pl_module.parameters(), pl_module.buffers())
         for average, current in zip(averages, currents, strict=True):
             yield average.detach(), current.detach()
