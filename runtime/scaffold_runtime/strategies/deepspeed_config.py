@@ -73,8 +73,8 @@ def complete_config(given: dict[str, Any], trainer: Any) -> dict[str, Any]:
         config["gradient_clipping"] = 0.0  # DeepSpeed would clip at 1
     _count_samples(config, window * trainer.world_size)
     # Any optimizer will do: the user made it, and knows.
-    for key, value in (("zero_allow_untested", True), ("zero_force_ds_cpu", False)):
-        config.setdefault(f"{key}_optimizer", value)
+    config.setdefault("zero_allow_untested_optimizer", True)
+    config.setdefault("zero_force_ds_cpu_optimizer", False)
     return {key: value for key, value in config.items() if value != "auto"}
 
 

@@ -205,7 +205,7 @@ def end_with(children: Children, failed: Callable[[], bool], left: Callable[[], 
             lost = None if failed() else children.lost() or "a process did not end."
             children.end()
         if lost is not None:
-            _die(f"{lost}")
+            _die(lost)
 
     atexit.register(see_them_end)
 
