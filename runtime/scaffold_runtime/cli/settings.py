@@ -6,7 +6,7 @@ import difflib
 from pathlib import Path
 from typing import Any
 
-from scaffold_runtime.cli.sources import ConfigError, Sources, config_words, options, read_yaml
+from scaffold_runtime.cli.sources import ConfigError, Sources, config_files, options, read_yaml
 from scaffold_runtime.errors import did_you_mean
 from scaffold_runtime.hooks import Callback
 from scaffold_runtime.loggers import Logger
@@ -35,7 +35,7 @@ class Settings:
         self.sources = Sources()
         self.base: dict[str, Any] = {}
         self.chosen, self.words = _chosen(words)
-        named = [(name, read_yaml(Path(name), name)) for name in _existing(self.words)]
+        named = [(name, read_yaml(Path(name), name)) for name in config_files(self.words)]
         if not any({"trainer", *KINDS} <= content.keys() for _, content in named):
             self._read_folder()
         for part, name in self.chosen.items():
@@ -124,10 +124,6 @@ def _chosen(words: list[str]) -> tuple[dict[str, str], list[str]]:
             raise ConfigError(f"{flag} needs a name: that of a file in configs/{flag[2:]}/.")
         chosen[flag[2:]] = name
     return chosen, rest
-
-
-def _existing(words: list[str]) -> list[str]:
-    return [name for name in config_words(words) if Path(name).is_file()]
 
 
 def _check_parts(content: dict[str, Any], shown: str) -> None:

@@ -137,9 +137,10 @@ def options(words: list[str]) -> Iterator[Option]:
         yield Option(flag, value, said)
 
 
-def config_words(words: list[str]) -> list[str]:
-    """The configuration files that a command line names."""
-    return [value for flag, value, _ in options(words) if flag in CONFIG and value]
+def config_files(words: list[str]) -> list[str]:
+    """The configuration files that a command line names, of those that are there; some give a text."""
+    named = [value for flag, value, _ in options(words) if flag in CONFIG]
+    return [name for name in named if "\n" not in name and Path(name).is_file()]
 
 
 def read_named(sources: Sources, words: list[str], sections: Iterable[str]) -> None:
@@ -153,11 +154,9 @@ def read_named(sources: Sources, words: list[str], sections: Iterable[str]) -> N
     Raises:
         ConfigError: if a file cannot be used.
     """
-    for name in config_words(words):
-        path = Path(name)
-        if "\n" not in name and path.is_file():
-            content = read_yaml(path, name)
-            sources.add(name, content)
-            for section in sections:
-                if isinstance(content.get(section), dict):
-                    sources.add(name, content[section])
+    for name in config_files(words):
+        content = read_yaml(Path(name), name)
+        sources.add(name, content)
+        for section in sections:
+            if isinstance(content.get(section), dict):
+                sources.add(name, content[section])
