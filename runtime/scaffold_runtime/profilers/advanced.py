@@ -9,7 +9,7 @@ import pstats
 import re
 from pathlib import Path
 
-from scaffold_runtime.profilers.profiler import Profiler
+from scaffold_runtime.profilers.profiler import Profiler, begun_last
 
 
 class AdvancedProfiler(Profiler):
@@ -48,10 +48,8 @@ class AdvancedProfiler(Profiler):
         Raises:
             ValueError: if it has not begun.
         """
-        if action_name not in self._running:
-            raise ValueError(f"the action {action_name!r} was stopped, but it had not begun.")
+        position = begun_last(self._running, action_name)
         self.profiled_actions[self._running[-1]].disable()
-        position = len(self._running) - 1 - self._running[::-1].index(action_name)
         del self._running[position]
         if self._running:
             self.profiled_actions[self._running[-1]].enable()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import abc
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import wraps
@@ -169,6 +169,17 @@ class Profiler(abc.ABC):
             self.describe()
             self.teardown(self._stage)
             self._stage = None
+
+
+def begun_last(names: Sequence[str], action_name: str) -> int:
+    """Where, among the actions under way, the one stands that began last under this name.
+
+    Raises:
+        ValueError: if none has.
+    """
+    if action_name not in names:
+        raise ValueError(f"the action {action_name!r} was stopped, but it had not begun.")
+    return len(names) - 1 - names[::-1].index(action_name)
 
 
 EPOCH = "epoch"

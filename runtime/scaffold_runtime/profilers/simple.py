@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from scaffold_runtime.hooks import HOOK_NAMES
-from scaffold_runtime.profilers.profiler import EPOCH, Profiler
+from scaffold_runtime.profilers.profiler import EPOCH, Profiler, begun_last
 
 # The parts a step is made of, in the order they are shown; the engine is what is left of the loop.
 PARTS = {
@@ -89,11 +89,7 @@ class SimpleProfiler(Profiler):
             ValueError: if it has not begun.
         """
         now = time.perf_counter()
-        for position in range(len(self._running) - 1, -1, -1):
-            if self._running[position].name == action_name:
-                break
-        else:
-            raise ValueError(f"the action {action_name!r} was stopped, but it had not begun.")
+        position = begun_last([running.name for running in self._running], action_name)
         action = self._running.pop(position)
         elapsed = now - action.began
         own = elapsed - action.inside
