@@ -47,8 +47,8 @@ def _fsdp(**options: Any) -> Strategy:
 
 STRATEGIES: dict[str, Callable[[], Strategy]] = {
     "single_device": SingleDeviceStrategy,
-    "fsdp": lambda: _fsdp(),
-    "fsdp_cpu_offload": lambda: _fsdp(cpu_offload=True),
+    "fsdp": _fsdp,
+    "fsdp_cpu_offload": partial(_fsdp, cpu_offload=True),
     "deepspeed": DeepSpeedStrategy,
     "xla": XLAStrategy,
     "single_xla": XLAStrategy,
