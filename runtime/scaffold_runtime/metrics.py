@@ -363,14 +363,13 @@ class Metrics:
 
     def flush(self, values: Mapping[str, Scalar], header: dict[str, Any]) -> None:
         """Start bringing `values` to the host, to be delivered with `header` in this order."""
-        self._queue.append(({**header, "names": list(values)}, HostCopy(values.values())))
+        self._queue.append((header, HostCopy(values)))
 
     def deliver(self, send: Callable[[dict[str, Any], dict[str, float]], None], wait: bool) -> None:
         """Send every record that has arrived; with `wait`, all of them."""
         while self._queue and (wait or self._queue[0][1].arrived()):
             header, copy = self._queue.popleft()
-            values = dict(zip(header.pop("names"), copy.read(), strict=True))
-            send(header, values)
+            send(header, copy.read())
 
     # -- resume ---------------------------------------------------------------------------------
 
