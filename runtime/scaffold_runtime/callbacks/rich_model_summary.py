@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from scaffold_runtime.callbacks.model_summary import ModelSummary, Summary
+from scaffold_runtime.callbacks.model_summary import NUMERIC, ModelSummary, Summary
 from scaffold_runtime.extras import require
 
 if TYPE_CHECKING:
@@ -30,8 +30,7 @@ class RichModelSummary(ModelSummary):
 
         header, *rows = summary.table()
         table = Table(**{"header_style": "bold magenta", **self._table})
-        for name in header:
-            right = name in ("Parameters", "FLOPs")
+        for name, right in zip(header, NUMERIC, strict=False):  # fewer where nothing is measured
             table.add_column(name, justify="right" if right else "left", overflow="fold")
         for row in rows:
             table.add_row(*row)
