@@ -45,7 +45,7 @@ class Shares:
             return source
         batches, batched = source.batch_sampler, type(source.batch_sampler) is BatchSampler
         if batches is not None and not batched:
-            return _with(source, batch_sampler=self._nth(batches, even=True))
+            return replacing(source, batch_sampler=self._nth(batches, even=True))
         sampler = _sampler(source)
         if isinstance(sampler, (RandomSampler, SequentialSampler)):
             shuffle = isinstance(sampler, RandomSampler)
@@ -63,8 +63,8 @@ class Shares:
         if isinstance(loader.sampler, RandomSampler):
             loader = _resampled(loader, SequentialSampler(loader.dataset))
         if loader.batch_sampler is None:
-            return _with(loader, sampler=self._nth(loader.sampler, even=False))
-        return _with(loader, batch_sampler=self._nth(loader.batch_sampler, even=False))
+            return replacing(loader, sampler=self._nth(loader.sampler, even=False))
+        return replacing(loader, batch_sampler=self._nth(loader.batch_sampler, even=False))
 
     def _nth(self, items: Any, even: bool) -> EveryNth:
         return EveryNth(items, self.rank, self.size, even, self.seed)
@@ -126,13 +126,13 @@ def _divisible(loader: Any) -> bool:
 def _resampled(loader: DataLoader[Any], sampler: Any) -> Any:
     old = loader.batch_sampler
     if old is None:
-        return _with(loader, sampler=sampler)
+        return replacing(loader, sampler=sampler)
     size, drop_last = getattr(old, "batch_size", 1), getattr(old, "drop_last", False)
     batches = BatchSampler(sampler, size, drop_last)
-    return _with(loader, sampler=sampler, batch_sampler=batches)
+    return replacing(loader, sampler=sampler, batch_sampler=batches)
 
 
-def _with(loader: DataLoader[Any], **replaced: Any) -> Any:
+def replacing(loader: DataLoader[Any], **replaced: Any) -> Any:
     """A copy with other samplers. DataLoader refuses changes, but a copy is ours."""
     clone = copy.copy(loader)
     clone.__dict__.update(replaced, _iterator=None)

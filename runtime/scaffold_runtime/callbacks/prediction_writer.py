@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from scaffold_runtime.data import in_main_memory
 from scaffold_runtime.errors import check_choice
 from scaffold_runtime.hooks import Callback
+from scaffold_runtime.sharding import replacing
 
 if TYPE_CHECKING:
     from scaffold_runtime import LightningModule, Trainer
@@ -99,9 +99,7 @@ class _Recorder:
     def __init__(self, loader: DataLoader[Any]) -> None:
         self.sampler: Any = loader.batch_sampler
         self.drawn: deque[list[int]] = deque()
-        self.loader = copy.copy(loader)
-        # DataLoader refuses to have its sampler replaced; a copy is ours to change.
-        self.loader.__dict__["batch_sampler"] = self
+        self.loader = replacing(loader, batch_sampler=self)
 
     @classmethod
     def of(cls, loader: Any) -> _Recorder | None:
