@@ -75,10 +75,10 @@ def fetch(source: str) -> Fetched:
         commit = ""
     else:
         commit = _clone(address, ref, folder)
-    config = _config(folder)
-    ignored = tuple(key for key in RUNS_CODE if config["data"].pop(key, None))
-    config["path"].write_text(yaml.safe_dump(config["data"], sort_keys=False, allow_unicode=True))
-    questions = tuple(key for key in config["data"] if not key.startswith("_"))
+    path, config = _config(folder)
+    ignored = tuple(key for key in RUNS_CODE if config.pop(key, None))
+    path.write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+    questions = tuple(key for key in config if not key.startswith("_"))
     return Fetched(folder, commit, ignored, questions)
 
 
@@ -123,11 +123,11 @@ def _clone(address: str, ref: str, folder: Path) -> str:
     return head.stdout.decode().strip() if head else ""
 
 
-def _config(folder: Path) -> dict[str, Any]:
+def _config(folder: Path) -> tuple[Path, dict[str, Any]]:
     for name in ("copier.yml", "copier.yaml"):
         path = folder / name
         if path.is_file() and not path.is_symlink():
-            return {"path": path, "data": _checked(path.read_bytes(), name)}
+            return path, _checked(path.read_bytes(), name)
     raise ScaffoldError("there is no `copier.yml` in the template; it must be a Copier template")
 
 
