@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
+from torch.optim.lr_scheduler import CyclicLR, OneCycleLR, ReduceLROnPlateau
 
 from scaffold_runtime.errors import MisconfigurationException, did_you_mean, not_logged
 
@@ -284,6 +284,17 @@ class LightningOptimizer:
 
     def __repr__(self) -> str:
         return f"LightningOptimizer({self.optimizer!r})"
+
+
+def give_base(scheduler: Any, rate: float) -> list[str]:
+    """Have a scheduler, and those inside it, start from this learning rate. Returns the kinds of those that set
+    rates by themselves, and so cannot."""
+    if isinstance(scheduler, (CyclicLR, OneCycleLR)):
+        return [type(scheduler).__name__]
+    if hasattr(scheduler, "base_lrs"):
+        scheduler.base_lrs = [rate] * len(scheduler.base_lrs)
+    inside = getattr(scheduler, "_schedulers", ())
+    return [kind for inner in inside for kind in give_base(inner, rate)]
 
 
 def takes_closure(optimizer: Optimizer, precision: Precision) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.optim.lr_scheduler import LambdaLR, OneCycleLR, SequentialLR
 
 from scaffold_runtime import Callback, LightningDataModule
 from scaffold_runtime.callbacks import BatchSizeFinder, LambdaCallback, LearningRateFinder
@@ -272,6 +273,45 @@ def test_the_callback_trains_with_what_it_found(regression, make_loader, make_tr
     assert before != found == module.lr
     assert rates == pytest.approx([found / 2, found / 4])
     assert trainer.global_step == 12
+
+
+def test_schedulers_within_a_scheduler_take_what_was_found(
+    regression, make_loader, make_trainer
+) -> None:
+    class Sequence(regression):
+        def configure_optimizers(self) -> Any:
+            optimizer = torch.optim.SGD(self.parameters(), lr=self.lr)
+            parts = [LambdaLR(optimizer, lambda epoch: 0.5 ** (epoch + 1)) for _ in range(2)]
+            return [optimizer], [SequentialLR(optimizer, parts, [1])]
+
+    rates: list[float] = []
+    note = LambdaCallback(
+        on_train_epoch_end=lambda t, m: rates.append(t.optimizers[0].param_groups[0]["lr"])
+    )
+    module, finder = Sequence(), LearningRateFinder(num_training_steps=30)
+    make_trainer(max_epochs=2, callbacks=[finder, note]).fit(module, make_loader(6))
+
+    found = finder.optimal_lr.suggestion()
+    assert rates == pytest.approx([found / 2, found / 2])
+
+
+def test_a_scheduler_that_does_not_take_what_was_found_is_said(
+    regression, make_loader, make_trainer, recwarn
+) -> None:
+    class Cycle(regression):
+        def configure_optimizers(self) -> Any:
+            optimizer = torch.optim.SGD(self.parameters(), lr=self.lr)
+            cycle = OneCycleLR(optimizer, max_lr=self.lr, total_steps=40)
+            return [optimizer], [{"scheduler": cycle, "interval": "step"}]
+
+    with pytest.warns(UserWarning, match=r"OneCycleLR sets learning rates itself.*Tuner"):
+        make_trainer(callbacks=LearningRateFinder(num_training_steps=30)).fit(
+            Cycle(), make_loader(6)
+        )
+    recwarn.clear()
+    module = Cycle()
+    Tuner(make_trainer()).lr_find(module, make_loader(6), num_training=30)
+    assert not [w for w in recwarn if "sets learning rates itself" in str(w.message)]
 
 
 def test_a_search_changes_nothing_else(regression, make_loader, make_trainer) -> None:

@@ -15,6 +15,7 @@ from scaffold_runtime.checkpoint.snapshot import Snapshot
 from scaffold_runtime.errors import MisconfigurationException, check_choice
 from scaffold_runtime.extras import require
 from scaffold_runtime.hooks import Callback
+from scaffold_runtime.optim import give_base
 
 if TYPE_CHECKING:
     from scaffold_runtime import LightningModule, Trainer
@@ -210,5 +211,12 @@ def _set_rate(trainer: Trainer, rate: float) -> None:
         if "initial_lr" in group:
             group["initial_lr"] = rate
     for config in trainer.lr_scheduler_configs:
-        if hasattr(config.scheduler, "base_lrs"):
-            config.scheduler.base_lrs = [rate] * len(config.scheduler.base_lrs)
+        for kind in give_base(config.scheduler, rate):
+            if (
+                not trainer.tries
+            ):  # what a Tuner finds counts from the next `configure_optimizers` on
+                warnings.warn(
+                    f"{kind} sets learning rates itself, so training does not take the one that was found. Search "
+                    "before training instead: `Tuner(trainer).lr_find(model)`.",
+                    stacklevel=2,
+                )

@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
-from torch.optim.lr_scheduler import CyclicLR, OneCycleLR
-
 from scaffold_runtime.checkpoint.engine import with_weights
 from scaffold_runtime.checkpoint.state import load_weights, restore_optimizers
 from scaffold_runtime.checkpoint.transient import plain_name
 from scaffold_runtime.errors import CheckpointError, MisconfigurationException, check_choice
+from scaffold_runtime.optim import give_base
 
 if TYPE_CHECKING:
     from scaffold_runtime.run import Run
@@ -100,18 +99,11 @@ class Restore:
             for group in optimizer.param_groups:
                 group.update({key: self.lr for key in ("lr", "initial_lr") if key in group})
         for config in run.scheduler_configs:
-            self._base_of(config.scheduler)
-
-    def _base_of(self, scheduler: Any) -> None:
-        if isinstance(scheduler, (CyclicLR, OneCycleLR)):
-            raise MisconfigurationException(
-                f"restore_lr={self.lr}: {type(scheduler).__name__} sets learning rates itself. Change its "
-                "arguments in `configure_optimizers`, and take restore='optimizers'."
-            )
-        if hasattr(scheduler, "base_lrs"):
-            scheduler.base_lrs = [self.lr] * len(scheduler.base_lrs)
-        for inner in getattr(scheduler, "_schedulers", ()):
-            self._base_of(inner)
+            for kind in give_base(config.scheduler, self.lr):
+                raise MisconfigurationException(
+                    f"restore_lr={self.lr}: {kind} sets learning rates itself. Change its "
+                    "arguments in `configure_optimizers`, and take restore='optimizers'."
+                )
 
 
 def _groups(optimizers: list[Any]) -> list[dict[str, Any]]:
