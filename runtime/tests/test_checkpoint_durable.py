@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +18,7 @@ from typing import Any
 import pytest
 import torch
 from faults import FaultyCalls, crash_states
-from forking import KILLED, finish, start
+from forking import KILLED, finish, kill_group, start
 
 from scaffold_runtime.callbacks import ModelCheckpoint
 from scaffold_runtime.checkpoint.io import (
@@ -288,6 +290,23 @@ def test_a_start_leaves_what_another_live_run_writes(
         ["last.ckpt", "theirs.ckpt"] if linked else ["theirs.ckpt"]
     )
     assert linked or (tmp_path / "theirs.ckpt").read_bytes() == b"whole"
+
+
+def test_a_process_forked_while_a_file_is_written_does_not_keep_its_lock(tmp_path: Path) -> None:
+    """As a worker of a loader, beside a thread that saves."""
+    workers = []
+
+    def write(file: Any) -> None:
+        file.write(b"whole")
+        workers.append(start(lambda: time.sleep(30)))
+
+    write_atomically(tmp_path / "a.ckpt", write)
+    try:
+        with (tmp_path / "a.ckpt").open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # as for a link to it
+    finally:
+        kill_group(workers[0][0])
+        finish(*workers[0])
 
 
 def killed_save(run: Callable[[], Any], number: int) -> int:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 if os.name == "posix":  # elsewhere an open file cannot be removed anyway
-    from fcntl import LOCK_EX, LOCK_NB, LOCK_SH, flock
+    from fcntl import LOCK_EX, LOCK_NB, LOCK_SH, LOCK_UN, flock
 
 SUFFIX = ".partial"
 
@@ -24,12 +24,12 @@ def unfinished(path: Path) -> Iterator[None]:
             flock(descriptor, LOCK_EX)
         if os.fstat(descriptor).st_nlink:
             break
-        os.close(descriptor)  # it was taken for litter before it was locked
+        _release(descriptor)  # it was taken for litter before it was locked
     try:
         yield
     finally:
         if os.name == "posix":
-            os.close(descriptor)
+            _release(descriptor)
 
 
 @contextlib.contextmanager
@@ -44,7 +44,7 @@ def linking(target: Path) -> Iterator[None]:
             flock(descriptor, LOCK_SH)
         yield
     finally:
-        os.close(descriptor)
+        _release(descriptor)
 
 
 def remove_litter(folder: Path) -> None:
@@ -63,4 +63,12 @@ def _remove_free(left: Path) -> None:
         flock(descriptor, LOCK_EX | LOCK_NB)
         left.unlink()
     finally:
-        os.close(descriptor)
+        _release(descriptor)
+
+
+def _release(descriptor: int) -> None:
+    """Also where a process has it, too, that was forked meanwhile, as workers of a loader are: closing it here would
+    leave the lock to that."""
+    with contextlib.suppress(OSError):
+        flock(descriptor, LOCK_UN)
+    os.close(descriptor)
