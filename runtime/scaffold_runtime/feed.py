@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -158,7 +158,10 @@ class Feed:
             loader = self.shares.of_training(loader)
         train = TrainSource(loader, trainer.limit_train_batches)
         if trainer.world_size > 1:
-            train.length = self._agreed(train.length)
+            lengths, counted = zip(
+                *trainer.strategy.gather((train.length, train.counted)), strict=True
+            )
+            train.length, train.counted = self._agreed(lengths), all(counted)
         if train.length == 0 and trainer.limit_train_batches != 0:
             raise MisconfigurationException(
                 "the training data loader is empty: its length is 0. Check the data set, and `drop_last` "
@@ -171,12 +174,11 @@ class Feed:
         """The training batches, if somebody has asked for them."""
         return vars(self).get("train")
 
-    def _agreed(self, length: float) -> float:
+    def _agreed(self, lengths: Sequence[float]) -> float:
         """Every process takes part in every step, so the one with the fewest batches decides."""
-        lengths: list[float] = self.trainer.strategy.gather(length)
         if len(set(lengths)) > 1 and self.trainer.is_global_zero:
             warnings.warn(
-                f"processes have {lengths} training batches: each epoch ends after {min(lengths)}. "
+                f"processes have {list(lengths)} training batches: each epoch ends after {min(lengths)}. "
                 "Give each as many to use them all.",
                 stacklevel=2,
             )

@@ -72,7 +72,9 @@ class TrainSource:
     def __init__(self, loader: Any, limit: Limit) -> None:
         self.loader = loader
         self.parts = [Part(part) for part in parts_of(loader)]
-        self.length = limited(loader_length(loader), limit, "limit_train_batches")
+        length = loader_length(loader)
+        self.length = limited(length, limit, "limit_train_batches")
+        self.counted = length != math.inf  # a stream may end before its limit
         self.over = False  # whether a run was resumed after the last batch of its epoch
         self._kept: dict[str, Any] | None = None
         self._position: dict[str, Any] | None = None
@@ -90,8 +92,7 @@ class TrainSource:
         batches = iter(()) if over else self._open(skip, resumed=kept is not None)
         if kept is not None and skip and kept["ahead"] is not None:
             put_random(kept["ahead"], self._generators())
-        counted = loader_length(self.loader) != math.inf
-        flagged = self._counted(batches, skip) if counted else self._ahead(batches, skip)
+        flagged = self._counted(batches, skip) if self.counted else self._ahead(batches, skip)
         if kept is not None:
             for generator, state in zip(self._generators(), kept["generators"], strict=True):
                 generator.set_state(state)

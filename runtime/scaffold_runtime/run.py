@@ -210,7 +210,7 @@ class Run:
         self.metrics.enter("train", in_batch=True)
         batches = self.feed.train.begin(self.progress.epoch, self.progress.batch)
         self.put_back_rng()
-        if self.several and self.feed.train.length == math.inf:
+        if self.several and not self.feed.train.counted:
             batches = self.feed.in_step(batches)
         if self.progress.pending in (ALL, VALIDATION):
             self._commit_again()

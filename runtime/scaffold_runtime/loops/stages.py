@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from scaffold_runtime.combined import loader_length
 from scaffold_runtime.errors import MisconfigurationException
 from scaffold_runtime.hooks import overridden
 from scaffold_runtime.module import LightningModule
@@ -30,8 +31,11 @@ def hooks_of(run: Run, stage: str) -> SimpleNamespace:
 def batches_of(run: Run, stage: str) -> Iterator[tuple[int, Iterable[Any], tuple[int, ...]]]:
     """For each loader: its number, its batches, and what hooks get of the number where there are several."""
     loaders, lengths = run.feed.evaluated(stage), run.feed.batches_of(stage)
+    whole = map(loader_length, run.feed.eval_loaders(stage))
+    # A stream may end before its limit.
+    known = [min(n, m) if n != math.inf else n for n, m in zip(whole, lengths, strict=True)]
     # Now, and not before: a hook may have put other weights and buffers in place, as averages are.
-    with run.trainer.strategy.evaluating(run.module, lengths):
+    with run.trainer.strategy.evaluating(run.module, known):
         for position, ((_, iterable), length) in enumerate(zip(loaders, lengths, strict=True)):
             batches = iterable if length == math.inf else islice(iterable, int(length))
             yield position, batches, (position,) if len(loaders) > 1 else ()

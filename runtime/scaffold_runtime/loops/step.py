@@ -248,7 +248,7 @@ def window_of(index: int, last: bool, size: int, length: float) -> tuple[bool, b
     """Whether batch `index` opens and closes an accumulation window, and how many batches the window has.
 
     The last window of an epoch may be short; gradients are divided by its true size. Where the length of
-    the epoch is unknown, the divisor is `size`.
+    the epoch is unknown, the divisor is `size`, or what a limit leaves for the window.
     """
     closes = last or (index + 1) % size == 0
     if length != math.inf and index >= length - length % size:

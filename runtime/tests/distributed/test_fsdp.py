@@ -259,14 +259,15 @@ class Stream(IterableDataset[Any]):
         return iter([(torch.ones(4, 4) * i, torch.ones(4, 1)) for i in range(3 if first else 1)])
 
 
-def test_uneven_evaluation(adam: Any, make_loader: Any, ddp: Any, fsdp: Any) -> None:
+@pytest.mark.parametrize("limit", [1.0, 10])
+def test_uneven_evaluation(adam: Any, make_loader: Any, ddp: Any, fsdp: Any, limit: Any) -> None:
     """Where one process has a batch more, none waits for the others: weights are whole for as long. What was
     gathered for an evaluation does not get into the way of training."""
 
     def results(make: Any, **options: Any) -> list[float]:
         torch.manual_seed(0)
         model, found = adam(), []
-        trainer = make(max_epochs=2, limit_val_batches=1.0, **options)
+        trainer = make(max_epochs=2, limit_val_batches=limit, **options)
 
         def script() -> list[float]:
             for loader in (make_loader(3), make_loader(1), DataLoader(Stream(), batch_size=None)):

@@ -227,16 +227,17 @@ def test_predictions_are_whole_and_in_order(ddp: Any, make_trainer: Any, tmp_pat
         assert str(predicted) == str(expected)
 
 
+@pytest.mark.parametrize("limit", [1.0, 4, 10])
 @pytest.mark.parametrize("lengths", [(3, 5), (4, 0)])
 def test_streams_of_different_length_end_together(
-    ddp: Any, tmp_path: Path, lengths: tuple[int, int]
+    ddp: Any, tmp_path: Path, lengths: tuple[int, int], limit: Any
 ) -> None:
     class Stream(IterableDataset[Any]):
         def __iter__(self) -> Any:
             rank = torch.distributed.get_rank()
             return iter([(torch.tensor([i]),) for i in range(lengths[rank])])
 
-    ddp().fit(Seen(tmp_path), DataLoader(Stream(), batch_size=None))
+    ddp(limit_train_batches=limit).fit(Seen(tmp_path), DataLoader(Stream(), batch_size=None))
 
     assert {len(seen) for seen in notes(tmp_path, "fit")} == {min(lengths)}
 
