@@ -19,14 +19,14 @@ ROOT = Path(__file__).parent.parent
 # raise them only with a reason.
 BUDGETS = {
     "runtime/scaffold_runtime": {
-        "files": 4736,
-        "callbacks": 2554,
-        "strategies": 1922,
+        "files": 4757,
+        "callbacks": 2562,
+        "strategies": 1935,
         "cli": 1346,
-        "checkpoint": 1237,
+        "checkpoint": 1248,
         "loggers": 755,
         "trainer": 751,
-        "loops": 562,
+        "loops": 566,
         "profilers": 455,
         "tuner": 91,
         "names": 326,  # of Lightning: core, demos, plugins, utilities

@@ -93,6 +93,7 @@ class Run:
             False  # whether the optimizer, of another package, may evaluate the loss
         )
         self.mid_window = False
+        self.waiting: list[Optimizer] = []  # by hand: those that did not step in this batch
         self.is_last_batch = False
         self.validate_every = math.inf
         self.last_validation = trainer.strategy.now()

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -88,6 +89,20 @@ def set_rng_state(state: dict[str, Any]) -> None:
         torch.cuda.set_rng_state(state["cuda"])
     if "mps" in state and torch.backends.mps.is_available():
         torch.mps.set_rng_state(state["mps"])
+
+
+def drawing_alike(call: Callable[[], Any]) -> Callable[[], Any]:
+    """A call for a new process, which begins there with the random numbers of here."""
+    cpu = torch.get_rng_state().numpy()
+    return partial(_call, torch.initial_seed(), random.getstate(), np.random.get_state(), cpu, call)
+
+
+def _call(seed: int, python: Any, numpy: Any, cpu: Any, call: Callable[[], Any]) -> Any:
+    torch.manual_seed(seed)  # GPUs, which are not in use yet
+    random.setstate(python)
+    np.random.set_state(numpy)
+    torch.set_rng_state(torch.from_numpy(cpu))
+    return call()
 
 
 def rng_digest() -> str:

@@ -305,3 +305,53 @@ def test_no_worker_outlives_a_validation_that_failed(
             Fails(), make_loader(1), CombinedLoader([loader]) if combined else loader
         )
     assert kept.tb is not None and multiprocessing.active_children() == []
+
+
+class ByHand(Corner):
+    """Steps with the gradients of three batches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        optimizer = self.optimizers()
+        loss = self.loss(batch)
+        self.manual_backward(loss)
+        if (batch_idx + 1) % 3 == 0:
+            optimizer.step()
+            optimizer.zero_grad()
+        return loss
+
+
+@pytest.mark.parametrize("batches", [2, 5, 6])
+def test_gradients_accumulated_by_hand_come_back(
+    batches: int, make_trainer: Any, make_loader: Any
+) -> None:
+    """Five batches are an epoch, and the gradients of its last ones go into the next."""
+
+    class Save(Callback):
+        def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+            if trainer.progress.batches == batches:
+                trainer.save_checkpoint("own.ckpt")
+
+    def train(path: str | None = None) -> Any:
+        torch.manual_seed(0)
+        module = ByHand()
+        trainer = make_trainer(max_epochs=3, callbacks=Save())
+        trainer.fit(module, make_loader(5), ckpt_path=path)
+        return module, trainer, ""
+
+    assert same([train(), train("own.ckpt")])
+
+
+@pytest.mark.parametrize("kind", [torch.optim.NAdam, torch.optim.ASGD])
+def test_lone_numbers_of_an_optimizer_keep_their_format(
+    kind: Any, unbroken_and_resumed: Run, make_loader: Any
+) -> None:
+    class Other(Corner):
+        def configure_optimizers(self) -> Any:
+            return kind(self.parameters(), lr=0.1)
+
+    stop = Stop("on_train_batch_start", 8)
+    assert same(unbroken_and_resumed(stop, Other, make_loader, precision="64-true"))

@@ -161,14 +161,14 @@ class WeightAveraging(Callback):
         if self._average_model is None or trainer.fn not in ("fit", None):
             return
         if not self._swapped:
-            self._add_to(checkpoint)
+            self._add_to(checkpoint, trainer.world_size > 1)
             return
         self._swap(pl_module)  # in the middle of validation, which goes on with the average
-        self._add_to(checkpoint)
+        self._add_to(checkpoint, trainer.world_size > 1)
         checkpoint.update({key: snapshot(checkpoint[key]) for key in KEPT if key in checkpoint})
         self._swap(pl_module)
 
-    def _add_to(self, checkpoint: dict[str, Any]) -> None:
+    def _add_to(self, checkpoint: dict[str, Any], several: bool) -> None:
         assert self._average_model is not None
         kept = {
             name.removeprefix("_orig_mod."): v
@@ -177,7 +177,7 @@ class WeightAveraging(Callback):
         if "optimizer_states" in checkpoint:  # a checkpoint to resume from, not weights alone
             checkpoint["current_model_state"] = checkpoint["state_dict"]
             checkpoint["averaging_state"] = _without_prefix(kept, inside=False)
-            checkpoint["averaging_transient"] = transient(self._average_model)
+            checkpoint["averaging_transient"] = transient(self._average_model, several)
         checkpoint["state_dict"] = _without_prefix(kept, inside=True)
 
     def on_load_checkpoint(

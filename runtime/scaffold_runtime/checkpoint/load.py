@@ -50,8 +50,9 @@ def read_for_run(run: Run, ckpt_path: str | None) -> dict[str, Any] | None:
         return checkpoint
     if run.fn == "fit" and checkpoint.get("torn") and trainer.is_global_zero:
         warnings.warn(
-            f"{path} was saved when training failed, in the middle of a step, so what follows is not exactly "
-            "what would have followed. A checkpoint saved between steps resumes exactly.",
+            f"{path} was saved when training failed, in the middle of a step (or under FSDP, where one takes several "
+            "batches), so what follows is not exactly what would have followed. A checkpoint saved between steps "
+            "resumes exactly.",
             stacklevel=2,
         )
     version = _version_of(path, trainer.runs_dir) if run.fn == "fit" else None

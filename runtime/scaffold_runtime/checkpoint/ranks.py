@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from scaffold_runtime.trainer import Trainer
 
 # For a reader with one process, those of the first.
-OWN = ("transient", "gradients", "metrics", "data", "rng")
+OWN = ("transient", "averaging_transient", "gradients", "metrics", "data", "rng")
 
 
 def gather_own(trainer: Trainer, state: dict[str, Any]) -> dict[str, Any]:

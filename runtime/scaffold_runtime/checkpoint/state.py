@@ -11,6 +11,8 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from torch import Tensor
+
 from scaffold_runtime.checkpoint.engine import ENGINE, with_weights
 from scaffold_runtime.checkpoint.folder import divided
 from scaffold_runtime.checkpoint.ranks import gather_own
@@ -59,10 +61,11 @@ def collect(run: Run, weights_only: bool = False) -> dict[str, Any]:
             "precision": run.precision.state_dict(),
             "data": train.state_dict(run.progress.batch > 0) if train is not None else {},
         }
-        if run.torn or run.progress.pending == UNDER_WAY:
+        lost = run.mid_window and trainer.strategy.divides  # the gradients of a window
+        if run.torn or run.progress.pending == UNDER_WAY or lost:
             state["torn"] = True
-        if run.mid_window and not trainer.strategy.divides:
-            state["gradients"] = _gradients(module)
+        if not lost and (gradients := _gradients(run)):
+            state["gradients"] = gradients
         state |= run.before_validation or changing(run)
     state |= _hyperparameters("", module) | _hyperparameters("datamodule_", datamodule)
     if datamodule is not None and overridden("state_dict", datamodule, LightningDataModule):
@@ -89,10 +92,12 @@ def changing(run: Run) -> dict[str, Any]:
     }
 
 
-def _gradients(module: Any) -> dict[str, Any]:
-    """What was accumulated so far, in the middle of a window."""
-    named = module.named_parameters()
-    return {plain_name(name): p.grad for name, p in named if p.grad is not None}
+def _gradients(run: Run) -> dict[str, Any]:
+    """What was accumulated so far, and a later batch steps with."""
+    waiting = run.optimizers if run.mid_window else run.waiting
+    theirs = {id(parameter) for each in waiting for parameter in parameters_of(each)}
+    named = run.module.named_parameters()
+    return {plain_name(n): p.grad for n, p in named if p.grad is not None and id(p) in theirs}
 
 
 def _weights(module: Any) -> dict[str, Any]:
@@ -214,6 +219,8 @@ def restore_before_fit(run: Run, checkpoint: dict[str, Any]) -> None:
     for name, parameter in run.module.named_parameters():
         if (gradient := gradients.get(plain_name(name))) is not None:
             parameter.grad = gradient.to(parameter.device, copy=True)
+    if gradients and not run.module.automatic_optimization:
+        run.waiting = list(run.optimizers)
     if "metrics" in checkpoint:
         kept = move_data_to_device(checkpoint["metrics"], device)
         run.metrics.load_state_dict(kept, metric_parts(run.module))
@@ -237,6 +244,15 @@ def restore_optimizers(run: Run, states: list[dict[str, Any]]) -> None:
             raise CheckpointError(
                 f"the optimizer state in the checkpoint does not fit {type(optimizer).__name__}: {error}."
             ) from error
+        for number, parameter in zip(numbers, parameters_of(optimizer), strict=False):
+            _keep_format(kept.get(number, {}), optimizer.state.get(parameter, {}))
+
+
+def _keep_format(saved: dict[str, Any], loaded: dict[str, Any]) -> None:
+    """Torch brings all that an optimizer remembers into the format of the weights; lone numbers had their own."""
+    for name, value in saved.items():
+        if isinstance(value, Tensor) and not value.ndim and value.dtype != loaded[name].dtype:
+            loaded[name] = value.to(loaded[name].device, copy=True)
 
 
 def _restore_schedulers(run: Run, states: list[dict[str, Any]]) -> None:

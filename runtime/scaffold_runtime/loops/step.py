@@ -178,7 +178,7 @@ def manual(run: Run) -> Step:
     """The module steps its optimizers itself; a batch in which any of them stepped counts as one."""
 
     def step(batch: Any, index: int, last: bool) -> tuple[Any, bool]:
-        run.stepped = False
+        run.stepped, run.waiting = False, list(run.optimizers)
         output = None if batch is None else run.training_step(batch, index)
         return _detached(output), run.stepped
 
@@ -338,6 +338,7 @@ def step_optimizer(
     """What `optimizer.step()` does inside manual optimization and `optimizer_step` overrides; in a closure, hooks
     and clipping follow the gradients. Returns what the optimizer does."""
     run.stepped, by_hand = True, not run.module.automatic_optimization
+    run.waiting = [other for other in run.waiting if other is not optimizer]
     if closure is None:
         if by_hand:
             complete(run, optimizer, clips=False)

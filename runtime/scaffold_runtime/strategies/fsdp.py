@@ -121,6 +121,7 @@ class FSDPStrategy(DistributedStrategy):
             module.to(self.root_device)
         if sharded:
             return
+        self._compare(module)
         # Each process keeps its part of what it has: it must be the same.
         send_first((*module.parameters(), *module.buffers()))
         if self._recomputes is not None:
@@ -133,6 +134,17 @@ class FSDPStrategy(DistributedStrategy):
             self._shard(part, mesh)
         self._shard(router, mesh)
         vars(module)["forward"] = _anywhere(module.forward, router)
+
+    def _compare(self, module: nn.Module) -> None:
+        """See that all processes have the same model, before one waits for what another has not."""
+        state = (*module.named_parameters(), *module.named_buffers())
+        told = self.gather([f"{name}: {t.dtype} {tuple(t.shape)}" for name, t in state])
+        for rank, own in enumerate(told):
+            astray = sorted(set(own) ^ set(told[0]))
+            if astray:
+                raise MisconfigurationException(
+                    f"processes have different models: the first and number {rank} differ in {', '.join(astray[:4])}."
+                )
 
     def _shard(self, part: nn.Module, mesh: DeviceMesh) -> None:
         # Pinned memory exists beside an accelerator only.

@@ -21,6 +21,7 @@ from torch.utils._pytree import tree_map_only
 from scaffold_runtime.accelerators import Accelerator, xla
 from scaffold_runtime.errors import MisconfigurationException
 from scaffold_runtime.precision import Precision
+from scaffold_runtime.seed import drawing_alike
 from scaffold_runtime.strategies.launch import failed_in, save_call
 from scaffold_runtime.strategies.strategy import Prepared, Strategy, unwrapped
 
@@ -221,7 +222,7 @@ def run_in_processes(call: Callable[[], Any]) -> Any:
     """Run `call` in a process per device and return what the first one's returned."""
     folder = Path(tempfile.mkdtemp(prefix="scaffold-"))
     try:
-        save_call(call, folder / "call", "xla")
+        save_call(drawing_alike(call), folder / "call", "xla")
         xla().launch(_enter, args=(str(folder),))
         return torch.load(folder / "returned", weights_only=False)  # our own process wrote it
     except Exception as error:

@@ -21,6 +21,7 @@ from scaffold_runtime.callbacks import (
     ModelCheckpoint,
     StochasticWeightAveraging,
 )
+from scaffold_runtime.checkpoint.io import read_checkpoint
 from scaffold_runtime.errors import MisconfigurationException, RankFailed
 from scaffold_runtime.strategies.launch import places, run_in_processes
 
@@ -162,6 +163,31 @@ def test_what_a_policy_names_is_divided_by_itself(adam: Any, make_loader: Any, f
     size = partial(size_based_auto_wrap_policy, min_num_params=9)
     for policy in ({nn.Linear}, size, ModuleWrapPolicy({nn.Linear})):
         fsdp(options={"auto_wrap_policy": policy}, callbacks=Look()).fit(adam(), make_loader(4))
+
+
+def test_models_that_differ_between_processes_are_refused(
+    adam: Any, make_loader: Any, fsdp: Any
+) -> None:
+    class Differs(adam):  # type: ignore[misc] # a fixture gives the class
+        def configure_model(self) -> None:
+            self.extra = nn.Linear(1, 1 + self.global_rank)
+
+    with pytest.raises(RankFailed, match=r"number 1 differ in extra.bias: torch.float32 \(1,\)"):
+        fsdp().fit(Differs(), make_loader(4))
+
+
+def test_a_save_between_batches_of_a_window_says_that_it_is_torn(
+    adam: Any, make_loader: Any, fsdp: Any, tmp_path: Path
+) -> None:
+    class Save(Callback):
+        def on_train_batch_end(
+            self, trainer: Any, module: Any, out: Any, batch: Any, i: int
+        ) -> None:
+            if i == 2:
+                trainer.save_checkpoint(tmp_path / "own.ckpt")
+
+    fsdp(callbacks=Save(), accumulate_grad_batches=2).fit(adam(), make_loader(8))
+    assert read_checkpoint(tmp_path / "own.ckpt")["torn"]
 
 
 def test_scaled_losses_are_refused(adam: Any, make_loader: Any, fsdp: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -13,11 +14,13 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from scaffold_runtime.accelerators import CPUAccelerator, parse_devices
 from scaffold_runtime.errors import MisconfigurationException, RankFailed
+from scaffold_runtime.seed import seed_all
 from scaffold_runtime.strategies import DDPStrategy, SingleDeviceStrategy
 from scaffold_runtime.strategies.launch import Children, places, run_in_processes, start_scripts
 from scaffold_runtime.tuner import Tuner
@@ -82,6 +85,24 @@ if __name__ == "__main__":
 
 
 @pytest.mark.slow
+def draw() -> list[float]:
+    """What this process draws, from all processes."""
+    torch.distributed.init_process_group("gloo")
+    drawn = torch.tensor([random.random(), float(np.random.rand()), torch.rand(()).item()])
+    gathered = [torch.empty(3), torch.empty(3)]
+    torch.distributed.all_gather(gathered, drawn)
+    return [row.tolist() for row in gathered]
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_new_processes_begin_with_the_random_numbers_of_here(method: str) -> None:
+    seed_all(7)
+    expected = torch.tensor([random.random(), float(np.random.rand()), torch.rand(()).item()])
+    seed_all(7)
+    drawn = run_in_processes(method, places(2, 1, 0), draw, timedelta(seconds=60))
+    assert drawn == [expected.tolist()] * 2
+
+
 def test_spawned_processes_bring_back_what_they_made(tmp_path: Path) -> None:
     """Weights, counters, metrics, callbacks, predictions; and what cannot be sent is named."""
     (tmp_path / "train.py").write_text(SPAWN)

@@ -117,6 +117,27 @@ def test_stop_anywhere_and_resume_exactly(
     assert notes(tmp_path, "rest")[0][0] != notes(tmp_path, "rest")[1][0]  # ranks do differ
 
 
+def test_each_process_goes_on_with_its_own_averages(
+    noisy: Any, make_loader: Any, ddp: Any, tmp_path: Path
+) -> None:
+    """Of running statistics that are not shared."""
+    from scaffold_runtime.callbacks import EMAWeightAveraging, ModelCheckpoint
+
+    def train(name: str, path: Path | None = None) -> None:
+        torch.manual_seed(0)
+        keep = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=1, save_top_k=-1)
+        callbacks = [EMAWeightAveraging(decay=0.5), Note(tmp_path, name), keep]
+        options = {"forward_sync_buffers": False}
+        trainer = ddp(options=options, max_epochs=2, callbacks=callbacks, enable_checkpointing=True)
+        trainer.fit(noisy(), data(make_loader), make_loader(3), ckpt_path=path)
+
+    train("whole")
+    train("rest", tmp_path / "step=2.ckpt")
+    for whole, rest in zip(notes(tmp_path, "whole"), notes(tmp_path, "rest"), strict=True):
+        assert torch.equal(rest[2], whole[2])
+        assert rest[3] == whole[3]
+
+
 @pytest.mark.filterwarnings("ignore:the checkpoint was saved in the middle of an epoch")
 @pytest.mark.parametrize("processes", [1, 4])
 def test_another_number_of_processes_goes_on(
