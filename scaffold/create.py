@@ -13,7 +13,7 @@ from scaffold.answers import Answers
 from scaffold.catalogue import Catalogue
 from scaffold.errors import ScaffoldError
 from scaffold.files import Disk, Tree, write_tree
-from scaffold.journal import WORK, alone, write
+from scaffold.journal import WORK, alone, hold, write
 from scaffold.lock import Entry, locked
 from scaffold.names import check_name, one_line
 from scaffold.project import LOCK, state_files
@@ -60,8 +60,9 @@ def write_new(tree: Tree, target: Path) -> None:
         return _write_into(tree, target)
     sweep(target.parent)
     staging = Path(mkdtemp(prefix=STAGING, dir=target.parent))
-    held = _hold(staging)
+    held = None
     try:
+        held = _hold(staging)
         write_tree(tree, staging)
         staging.chmod(0o777 & ~_umask())
         os.replace(staging, target)
@@ -124,17 +125,15 @@ def _hold(folder: Path) -> int | None:
     Raises:
         OSError: if another process holds it.
     """
-    try:
-        import fcntl
-    except ImportError:  # Windows
+    if os.name == "nt":  # where a folder cannot be opened
         return None
-    descriptor = os.open(folder, os.O_RDONLY)
+    descriptor, held = os.open(folder, os.O_RDONLY), False
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(descriptor)
-        raise
-    return descriptor
+        held = hold(descriptor)
+    finally:
+        if not held:
+            os.close(descriptor)
+    return descriptor if held else None
 
 
 def _umask() -> int:

@@ -36,15 +36,28 @@ def alone(root: Path) -> Iterator[None]:
     work.mkdir(parents=True, exist_ok=True)
     with open(work / "lock", "wb") as held:
         try:
-            import fcntl
-
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except ImportError:  # Windows has no flock; there the journal alone must do
-            pass
+            hold(held.fileno())  # where there are no locks, the journal alone must do
         except OSError:
             raise ScaffoldError("another `scaffold` is at work here, try again") from None
         recover(root)
         yield
+
+
+def hold(descriptor: int) -> bool:
+    """Lock it until it is closed or this process ends; False where there are no locks.
+
+    Raises:
+        OSError: if another process holds it.
+    """
+    try:
+        import fcntl
+
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):  # EAGAIN; EACCES says the same
+        raise
+    except (ImportError, OSError):  # Windows; a file system such as Lustre without `-o flock`
+        return False
+    return True
 
 
 def write(root: Path, wanted: Mapping[str, File | None], seen: Disk) -> None:

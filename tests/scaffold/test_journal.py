@@ -1,5 +1,7 @@
 """A change is all there or not there: also when killed at any call that touches the disk."""
 
+import errno
+import fcntl
 import os
 import signal
 from collections.abc import Callable
@@ -156,3 +158,37 @@ def test_taking_back_leaves_what_was_edited_after_the_crash(root):
 def test_two_commands_do_not_meet(root):
     with journal.alone(root), pytest.raises(ScaffoldError, match="another `scaffold`"):
         change(root)
+
+
+NO_LOCKS = [errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK]  # Lustre without `-o flock`, some NFS
+
+
+def without_locks(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    def flock(descriptor, how):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+
+
+@pytest.mark.parametrize("number", NO_LOCKS)
+def test_where_there_are_no_locks_it_goes_on_without(root, monkeypatch, number):
+    without_locks(monkeypatch, number)
+    change(root)
+    assert tree(root) == AFTER
+
+
+@pytest.mark.parametrize("number", [errno.EAGAIN, errno.EACCES])
+def test_only_a_lock_that_another_has_is_another_at_work(root, monkeypatch, number):
+    without_locks(monkeypatch, number)
+    with pytest.raises(ScaffoldError, match="another `scaffold`"):
+        change(root)
+
+
+@pytest.mark.parametrize("number", NO_LOCKS)
+def test_a_new_project_where_there_are_no_locks(scaffold, workplace, monkeypatch, number):
+    (workplace / ".scaffold-new-other").mkdir()  # who knows whether it is alive
+    without_locks(monkeypatch, number)
+    assert scaffold("new", "my-exp", "--no-git").code == 0
+    assert sorted(os.listdir(workplace)) == [".scaffold-new-other", "my-exp"]
+    monkeypatch.chdir("my-exp")
+    assert scaffold("add", "callback", "ema").code == 0
