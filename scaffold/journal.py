@@ -65,14 +65,15 @@ def write(root: Path, wanted: Mapping[str, File | None], seen: Disk) -> None:
     changes = list(_changes(wanted, seen, Disk(root)))
     if not changes:
         return
-    _durably(root, WORK / "journal.json", File(_packed(changes)))
+    journal = root / WORK / "journal.json"
+    os.replace(_aside(root, journal, File(_packed(changes))), journal)
     try:
         for change in changes:
-            _put(root, change.path, change.after)
+            _put(root, change)
     except BaseException:
         recover(root)
         raise
-    os.replace(root / WORK / "journal.json", root / WORK / "undo.json")
+    os.replace(journal, root / WORK / "undo.json")
 
 
 def recover(root: Path) -> None:
@@ -83,7 +84,8 @@ def recover(root: Path) -> None:
     disk = Disk(root)
     for change in reversed(_unpacked(journal.read_bytes())):
         if disk.get(change.path) == change.after:
-            _put(root, change.path, change.before)
+            with suppress(ScaffoldError):
+                _put(root, Change(change.path, change.after, change.before))
     journal.unlink()
 
 
@@ -96,15 +98,27 @@ def _changes(wanted: Mapping[str, File | None], seen: Disk, now: Disk) -> Iterat
     for path, file in wanted.items():
         before = seen.get(path)
         if before != now.get(path) or not (before is None or isinstance(before, File)):
-            raise ScaffoldError(f"`{path}` was changed meanwhile; nothing was written, try again")
+            raise _meanwhile(path)
         if before != file:
             yield Change(path, before, file)
 
 
-def _put(root: Path, path: str, file: File | None) -> None:
-    place = root / path
-    if file:
-        _durably(root, Path(path), file)
+def _meanwhile(path: str) -> ScaffoldError:
+    return ScaffoldError(f"`{path}` was changed meanwhile; nothing was written, try again")
+
+
+def _put(root: Path, change: Change) -> None:
+    """Never half a file: written aside, then renamed into place."""
+    place = root / change.path
+    aside = _aside(root, place, change.after) if change.after else None
+    now = Disk(root).get(change.path)  # looked at last, as an editor may save at any time
+    if now == change.after:
+        return
+    if now != change.before:
+        raise _meanwhile(change.path)
+    if aside:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(aside, place)
         return
     place.unlink()
     with suppress(OSError):  # ends at the first folder that still holds something
@@ -112,16 +126,15 @@ def _put(root: Path, path: str, file: File | None) -> None:
             (root / parent).rmdir()
 
 
-def _durably(root: Path, path: Path, file: File) -> None:
-    """Never half a file: written aside, then renamed into place."""
+def _aside(root: Path, place: Path, file: File) -> Path:
+    """Written in full, to be renamed into its place."""
     aside = root / WORK / "aside"
     with open(aside, "wb") as out:
         out.write(file.data)
         out.flush()
         os.fsync(out.fileno())
-    aside.chmod(_mode(root / path, file))
-    (root / path).parent.mkdir(parents=True, exist_ok=True)
-    os.replace(aside, root / path)
+    aside.chmod(_mode(place, file))
+    return aside
 
 
 def _mode(place: Path, file: File) -> int:

@@ -125,10 +125,10 @@ def test_taking_back_may_itself_be_killed(root, when):
 def test_an_error_half_way_takes_it_back(root, monkeypatch):
     put = journal._put
 
-    def full(root, path, file):
-        if path == "new/place.txt" and file:
+    def full(root, change):
+        if change.path == "new/place.txt" and change.after:
             raise OSError(28, "No space left on device")
-        put(root, path, file)
+        put(root, change)
 
     monkeypatch.setattr(journal, "_put", full)
     with pytest.raises(OSError, match="No space"):
@@ -145,6 +145,40 @@ def test_what_was_saved_meanwhile_is_not_overwritten(root):
         journal.write(root, WANTED, seen)
     assert (root / "edit.txt").read_bytes() == b"saved by an editor"
     assert not (root / "new").exists()
+
+
+@pytest.mark.parametrize("path", ["edit.txt", "gone/deep/x.txt", "new/place.txt", "mode.sh"])
+def test_what_is_saved_while_it_writes_is_not_overwritten(root, monkeypatch, path):
+    """After the first look at all files: as soon as the journal is on its way to the disk."""
+    sync, saved = os.fsync, File(b"saved by an editor")
+
+    def save(descriptor):
+        monkeypatch.setattr(os, "fsync", sync)
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_bytes(saved.data)
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", save)
+    with pytest.raises(ScaffoldError, match=rf"`{path}` was changed meanwhile; nothing was"):
+        change(root)
+    assert tree(root) == {**BEFORE, path: saved}
+    change(root)
+    assert tree(root) == AFTER
+    assert saved in [each.before for each in journal.last_change(root)]
+
+
+def test_what_is_saved_while_it_takes_back_is_not_overwritten(root, monkeypatch):
+    assert killed_at(16, "after", change, root)
+    sync = os.fsync
+
+    def save(descriptor):
+        if (root / ".scaffold/work/aside").read_bytes() == b"old":
+            (root / "edit.txt").write_bytes(b"saved by an editor")
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", save)
+    recovered(root)
+    assert tree(root) == {**BEFORE, "edit.txt": File(b"saved by an editor")}
 
 
 def test_taking_back_leaves_what_was_edited_after_the_crash(root):

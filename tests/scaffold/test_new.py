@@ -288,9 +288,9 @@ def test_nothing_is_half_written_into_a_repository(scaffold, killed, monkeypatch
     cloned("my-exp", MADE_BY_GITHUB)
     put = journal._put
 
-    def full(root, path, file):
-        put(root, path, file)
-        if path == "train.py" and file:
+    def full(root, change):
+        put(root, change)
+        if change.path == "train.py" and change.after:
             if killed:
                 os.kill(os.getpid(), signal.SIGKILL)
             raise OSError(28, "No space left on device")
