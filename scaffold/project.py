@@ -6,11 +6,15 @@ from pathlib import Path
 
 from scaffold.answers import Answers, from_yaml, to_yaml
 from scaffold.errors import NotAProjectError, ScaffoldError
-from scaffold.files import File, Tree
+from scaffold.files import Disk, File, Tree
 from scaffold.lock import Lock, from_json, to_json
 from scaffold.trained import trained
 
 ANSWERS, LOCK = ".scaffold/answers.yml", ".scaffold/lock.json"
+FOR_GIT = {
+    ".scaffold/.gitignore": File(b"/work/\n"),
+    ".scaffold/.gitattributes": File(b"lock.json -diff linguist-generated\n"),
+}
 
 
 @dataclass(frozen=True)
@@ -44,14 +48,11 @@ def open_project(root: Path) -> Project:
     return Project(root, answers, lock, damaged)
 
 
-def state_files(answers: Answers, lock: Lock) -> Tree:
-    """What is kept in `.scaffold/`; the lock comes last."""
-    return {
-        ".scaffold/.gitignore": File(b"/work/\n"),
-        ".scaffold/.gitattributes": File(b"lock.json -diff linguist-generated\n"),
-        ANSWERS: File(to_yaml(answers)),
-        LOCK: File(to_json(lock, answers.version)),
-    }
+def state_files(answers: Answers, lock: Lock, disk: Disk | None = None) -> Tree:
+    """What is kept in `.scaffold/`; the lock comes last. The two for git may have lines of the user's."""
+    missing = {path: file for path, file in FOR_GIT.items() if not (disk and disk.get(path))}
+    state = {ANSWERS: File(to_yaml(answers)), LOCK: File(to_json(lock, answers.version))}
+    return {**missing, **state}
 
 
 def _read(path: Path) -> bytes:

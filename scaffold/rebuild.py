@@ -48,7 +48,7 @@ def rebuild(root: Path, catalogue: Catalogue) -> Proposal:
         if isinstance(now, File) and has_git_markers(now.data):
             _repair(plan, path, file, sides(root, path), locks)
     plan.said += notes
-    return Proposal(root, plan, disk, state_files(answers, plan.lock))
+    return Proposal(root, plan, disk, state_files(answers, plan.lock, disk))
 
 
 def sides(root: Path, path: str) -> Sides | None:

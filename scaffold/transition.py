@@ -61,7 +61,7 @@ def propose(
     homes = _homes(base, target, disk, renamed)
     plan = make_plan(base, disk, target, renamed, homes)
     package.check_package(project, plan)
-    return Proposal(project.root, plan, disk, state_files(answers, plan.lock))
+    return Proposal(project.root, plan, disk, state_files(answers, plan.lock, disk))
 
 
 def still_used(lock: Lock, disk: Disk, answers: Answers, catalogue: Catalogue) -> list[Part]:

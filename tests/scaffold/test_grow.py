@@ -46,6 +46,19 @@ def test_add_and_remove_return_to_the_start(project):
     assert not Path("configs").exists()
 
 
+def test_lines_of_ones_own_in_the_files_for_git_stay(project):
+    ignore, attributes = Path(".scaffold/.gitignore"), Path(".scaffold/.gitattributes")
+    append(str(ignore), "/notes/\n")
+    generated = attributes.read_text()
+    attributes.unlink()
+    for words in (("add", "callback", "ema"), ("update",), ("doctor", "--rebuild"), ("undo",)):
+        assert project(*words).code == 0
+        assert ignore.read_text() == "/work/\n/notes/\n"
+        assert attributes.exists() is (words != ("undo",))
+    project("update")
+    assert attributes.read_text() == generated
+
+
 def test_adding_twice_does_nothing(project):
     project("add", "callback", "ema")
     once = files()
