@@ -55,7 +55,13 @@ class Answers:
             features = [catalogue.feature(kind, name) for kind in KINDS for name in self.on(kind)]
             return [catalogue.project, catalogue.task(self.task), *features]
         except ScaffoldError as error:  # flags were checked before
-            raise ScaffoldError(f"`.scaffold/answers.yml`: {error}") from None
+            fix = way_out(self.lost(catalogue)[:1])
+            raise ScaffoldError(f"`.scaffold/answers.yml`: {error}\n{fix}") from None
+
+    def lost(self, catalogue: Catalogue) -> list[tuple[str, str]]:
+        """Kind and name of what is on, but no more in the templates, or in a package that is gone."""
+        on = [(kind, name) for kind in KINDS for name in self.on(kind)]
+        return [(kind, name) for kind, name in on if name not in catalogue.features[kind]]
 
     def with_feature(self, kind: str, name: str) -> "Answers":
         others = () if kind in EXCLUSIVE else self.on(kind)
@@ -81,6 +87,11 @@ class Answers:
 
     def _with(self, kind: str, names: list[str]) -> "Answers":
         return replace(self, features={**self.features, kind: tuple(names)})
+
+
+def way_out(lost: list[tuple[str, str]]) -> str:
+    ways = [f"`scaffold remove {kind} {one_line(name)}`" for kind, name in lost]
+    return ", or ".join(["install the package that has it", *ways])
 
 
 TEXTS = [each.name for each in fields(Answers) if each.type is str]

@@ -9,15 +9,16 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from scaffold.answers import numbers
+from scaffold.answers import numbers, way_out
 from scaffold.catalogue import Catalogue
 from scaffold.errors import ScaffoldError
 from scaffold.git import out_of_place
 from scaffold.journal import WORK
+from scaffold.names import one_line
 from scaffold.package import is_gone
 from scaffold.project import Project, open_project
 from scaffold.runtime import OLDEST, requirements
@@ -60,12 +61,18 @@ def to_fix(what: str, how: str) -> Finding:
 def examine(root: Path, catalogue: Catalogue) -> list[Finding]:
     try:
         project = open_project(root)
+        lost = project.answers.lost(catalogue)
+        for kind, name in lost:
+            answers = project.answers.without_feature(kind, name)
+            project = replace(project, answers=answers)
+        modules = optional(project, catalogue)
     except ScaffoldError as error:
         what, _, fix = str(error).partition("\n")
         return [to_fix(what, fix)]
     python = interpreter(root)
-    probe = ask(python, optional(project, catalogue), root)
+    probe = ask(python, modules, root)
     return [
+        *of_lost(lost),
         *of_python(python, probe),
         *of_torch(probe),
         *of_runtime(project, probe),
@@ -157,6 +164,12 @@ def of_packages(project: Project, catalogue: Catalogue, probe: dict[str, Any]) -
         if part.imports and part.imports in probe.get("missing", ()):
             needed = " ".join(f'"{line}"' for line in part.requirements)
             yield to_fix(f"{part.kind} `{part.name}` needs {part.imports}", f"pip install {needed}")
+
+
+def of_lost(lost: list[tuple[str, str]]) -> Iterator[Finding]:
+    for kind, name in lost:
+        what = f"{kind} `{one_line(name)}` is on, but neither in the templates nor in a plugin"
+        yield to_fix(what, way_out([(kind, name)]))
 
 
 def of_project(project: Project, catalogue: Catalogue) -> Iterator[Finding]:

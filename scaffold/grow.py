@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+from scaffold.answers import Answers, to_yaml
 from scaffold.catalogue import Catalogue
 from scaffold.errors import ScaffoldError
 from scaffold.files import Disk, File, Odd
@@ -12,11 +13,11 @@ from scaffold.journal import last_change
 from scaffold.lock import Entry, Lock, from_json, to_json
 from scaffold.merge import has_git_markers
 from scaffold.names import one_line, package_name
-from scaffold.plan import make_plan
-from scaffold.project import LOCK, Project
+from scaffold.plan import Plan, make_plan
+from scaffold.project import ANSWERS, LOCK, Project
 from scaffold.render import paths
 from scaffold.runtime import check_runtime
-from scaffold.transition import PENDING, Proposal, propose
+from scaffold.transition import PENDING, Proposal, check_merged, propose
 
 
 def add(project: Project, kind: str, name: str, catalogue: Catalogue) -> Proposal:
@@ -47,16 +48,28 @@ def _check_current(project: Project, catalogue: Catalogue) -> None:
 
 
 def remove(project: Project, kind: str, name: str, catalogue: Catalogue) -> Proposal:
+    answers = project.answers
+    if (kind, name) in answers.lost(catalogue):
+        return _remove_lost(project, answers.without_feature(kind, name), catalogue)
     _check_not_own(project, kind, name, catalogue)
     _check_current(project, catalogue)
     catalogue.feature(kind, name)
-    answers = project.answers
     if name not in answers.on(kind):
         raise ScaffoldError(f"{kind} `{name}` is not on; `scaffold list` shows what is")
     if needing := [part for part in answers.parts(catalogue) if f"{kind}/{name}" in part.needs]:
         said = " and ".join(f"{part.kind} `{part.name}`" for part in needing)
         raise ScaffoldError(f"{said} needs {kind} `{name}`")
     return propose(project, answers.without_feature(kind, name), catalogue)
+
+
+def _remove_lost(project: Project, answers: Answers, catalogue: Catalogue) -> Proposal:
+    """Which files it had shows only when the rest is rendered, so these may have to wait for `update`."""
+    if answers.version == catalogue.version and not answers.lost(catalogue):
+        return propose(project, answers, catalogue)
+    check_merged(project)
+    note = "its files go with `scaffold update`, but those that you edited"
+    plan = Plan(dict(project.lock), said=[(ANSWERS, "update", note)])
+    return Proposal(project.root, plan, Disk(project.root), {ANSWERS: File(to_yaml(answers))})
 
 
 def _check_not_own(project: Project, kind: str, name: str, catalogue: Catalogue) -> None:

@@ -95,6 +95,18 @@ def finding(ran, what: str) -> dict:
     return next(each for each in json.loads(ran.out)["findings"] if what in each["what"])
 
 
+def test_a_feature_that_is_on_but_not_installed(project, machine):
+    machine()
+    answers = Path(".scaffold/answers.yml")
+    answers.write_text(answers.read_text().replace("features:\n", "features:\n- callback/gone\n"))
+    ran = project("doctor", "--json")
+    assert ran.code == 1
+    assert finding(ran, "callback `gone` is on")["fix"].endswith("`scaffold remove callback gone`")
+    assert finding(ran, "disk are free")
+    assert project("remove", "callback", "gone").code == 0
+    assert project("doctor").code == 0
+
+
 def test_an_edited_lock(project, machine):
     machine()
     path = Path(".scaffold/lock.json")

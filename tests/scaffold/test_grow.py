@@ -3,12 +3,15 @@
 import errno
 import json
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
 import black
 import pytest
 import yaml
+
+from scaffold.catalogue import Catalogue
 
 EMA = Path("configs/callbacks/ema.yaml")
 
@@ -639,3 +642,55 @@ def test_what_was_formatted_before_is_not_formatted_again(scaffold, monkeypatch)
     assert asked == []
     assert scaffold("add", "extra", "sweep").code == 0  # which brings Python of its own
     assert len(asked) == 2, "sweep.py and my_exp/pruning.py"
+
+
+@pytest.fixture
+def dropped(monkeypatch, tmp_path):
+    """Templates of a version that has these callbacks no more."""
+
+    def use(version: str, *names: str) -> None:
+        root = tmp_path / f"without-{'-'.join(names)}"
+        shutil.copytree(Path(__file__).parent / "generations" / version, root)
+        for name in names:
+            shutil.rmtree(root / "features" / "callback" / name)
+        for module in ("cli", "change"):
+            monkeypatch.setattr(f"scaffold.{module}.packaged", lambda: Catalogue(root, version))
+
+    return use
+
+
+@pytest.mark.parametrize("version", ["0.0.1", "0.0.2"])
+def test_a_feature_that_is_on_but_nowhere_any_more_can_be_removed(project, dropped, version):
+    project("add", "callback", "ema")
+    project("add", "callback", "secret")
+    before = files()
+    dropped(version, "ema")
+    newer = version != "0.0.1"
+    for words in (["update"], *([] if newer else [["add", "callback", "secret"]])):
+        ran = project(*words)
+        assert ran.code == 1
+        assert "`.scaffold/answers.yml`: there is no callback `ema`" in ran.err
+        assert "install the package that has it, or `scaffold remove callback ema`" in ran.err
+    ran = project("remove", "callback", "ema")
+    assert (ran.code, EMA.exists()) == (0, newer)
+    assert ("its files go with `scaffold update`" in ran.out) is newer
+    assert project("undo").code == 0
+    assert files() == before
+    project("remove", "callback", "ema")
+    assert project("update").code == 0
+    assert not EMA.exists()
+    assert "ema>=1" not in Path("pyproject.toml").read_text()
+    assert Path("secret.yaml").exists()
+
+
+def test_several_that_are_nowhere_any_more_are_removed_one_by_one(project, dropped):
+    for name in ("stop", "secret"):  # `stop` brings `ema`
+        project("add", "callback", name)
+    append(str(EMA), "mine: 1\n")
+    dropped("0.0.1", "ema", "stop")
+    assert project("remove", "callback", "stop").code == 0
+    assert project("remove", "callback", "secret").code == 1
+    assert project("remove", "callback", "ema").code == 0
+    assert not Path("configs/callbacks/stop.yaml").exists()
+    assert "mine: 1" in EMA.read_text()
+    assert project("update").code == 0
