@@ -139,7 +139,8 @@ def from_yaml(data: bytes) -> Answers:
     """Not trusted: the file may have been edited or merged by hand."""
     try:
         said = yaml.load(data, Loader=LOADER)
-        features = _by_kind(said.pop("features", ()))
+        listed = said.pop("features", ())
+        features = _by_kind(listed)
         schema = int(said.pop("schema", SCHEMA))
         texts = {key: str(said.pop(key)) for key in TEXTS if key in said}
         own = dict(said.pop("template_answers", {}))
@@ -160,6 +161,7 @@ def from_yaml(data: bytes) -> Answers:
             f"this project was made by scaffold {version}, this is {__version__}\n"
             f'install that one: pip install "torch-scaffold>={version}"'
         )
+    _check_features(listed)
     return answers
 
 
@@ -167,6 +169,19 @@ def _own(answers: Answers) -> dict[str, Any]:
     if not answers.template:
         return {}
     return {"template": answers.template, "template_answers": dict(answers.template_answers)}
+
+
+def _check_features(listed: Iterable[Any]) -> None:
+    """What cannot be read is not off: that would delete its files."""
+    if isinstance(listed, str):
+        entry = f"`features` is `{one_line(listed)}`, not a list"
+        raise ScaffoldError(f"`.scaffold/answers.yml`: {entry}\nwrite it below, as `- kind/name`")
+    for each in map(str, listed):
+        kind, _, name = each.partition("/")
+        if kind not in KINDS or not name:
+            entry = f"`features` has `{one_line(each)}`"
+            how = f"write kind/name, where a kind is {', '.join(KINDS)}"
+            raise ScaffoldError(f"`.scaffold/answers.yml`: {entry}\n{how}")
 
 
 def _by_kind(features: Iterable[str]) -> dict[str, tuple[str, ...]]:

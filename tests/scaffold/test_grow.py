@@ -644,6 +644,25 @@ def test_what_was_formatted_before_is_not_formatted_again(scaffold, monkeypatch)
     assert len(asked) == 2, "sweep.py and my_exp/pruning.py"
 
 
+@pytest.mark.parametrize(
+    ("features", "says"),
+    [
+        ("\n- callbacks/ema", "`features` has `callbacks/ema`\n  write kind/name, where a kind is"),
+        ("\n- ema", "`features` has `ema`\n"),
+        ("\n- callback/", "`features` has `callback/`\n"),
+        (" callback/ema", "`features` is `callback/ema`, not a list\n  write it below, as `- kind"),
+    ],
+)
+def test_a_feature_that_is_written_wrongly_is_not_off(project, features, says):
+    project("add", "callback", "ema")
+    swap(".scaffold/answers.yml", "\n- callback/ema", features)
+    before = files()
+    for words in (("add", "callback", "secret"), ("update",), ("list",)):
+        ran = project(*words)
+        assert (ran.code, f"error: `.scaffold/answers.yml`: {says}" in ran.err) == (1, True)
+        assert files() == before
+
+
 @pytest.fixture
 def dropped(monkeypatch, tmp_path):
     """Templates of a version that has these callbacks no more."""
