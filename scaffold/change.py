@@ -33,11 +33,12 @@ class Manner:
 def change(headline: str, make: "Callable[[Path, Catalogue], Proposal]", manner: Manner) -> None:
     """The exit code is 2 whenever a conflict is open at the end."""
     from scaffold.journal import alone
-    from scaffold.project import find_root
+    from scaffold.project import check_plain, find_root
     from scaffold.transition import carry_out, check_nothing_pending, settle
 
     policy = _policy(manner)
     root = find_root(Path.cwd())
+    check_plain(root)
     with nullcontext() if manner.dry_run else alone(root):
         if not manner.while_pending:
             check_nothing_pending(root)

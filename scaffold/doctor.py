@@ -20,7 +20,7 @@ from scaffold.git import out_of_place
 from scaffold.journal import WORK
 from scaffold.names import one_line
 from scaffold.package import is_gone
-from scaffold.project import Project, open_project
+from scaffold.project import Project, check_plain, open_project
 from scaffold.runtime import OLDEST, requirements
 
 OLDEST_PYTHON, OLDEST_TORCH, LEAST_DISK = (3, 10), (2, 9), 2**30
@@ -60,6 +60,7 @@ def to_fix(what: str, how: str) -> Finding:
 
 def examine(root: Path, catalogue: Catalogue) -> list[Finding]:
     try:
+        check_plain(root)
         project = open_project(root)
         lost = project.answers.lost(catalogue)
         for kind, name in lost:

@@ -42,6 +42,16 @@ def find_root(start: Path) -> Path:
     )
 
 
+def check_plain(root: Path) -> None:
+    """What is to be written lies in the project: nothing is written through a link."""
+    for path in (".scaffold", ANSWERS, LOCK):
+        if (root / path).is_symlink():
+            raise ScaffoldError(
+                f"`{path}` is a link, and nothing is written through one\n"
+                "put what it leads to in its place"
+            )
+
+
 def open_project(root: Path) -> Project:
     answers = replace(from_yaml(_read(root / ANSWERS)), trained=trained(root))
     lock, damaged = from_json(_read(root / LOCK))

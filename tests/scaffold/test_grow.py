@@ -663,6 +663,28 @@ def test_a_feature_that_is_written_wrongly_is_not_off(project, features, says):
         assert files() == before
 
 
+@pytest.mark.parametrize("path", [".scaffold", ".scaffold/answers.yml", ".scaffold/lock.json"])
+def test_a_link_in_place_of_what_is_kept_is_said(project, path):
+    place = Path(path)
+    elsewhere = place.rename(Path("..", place.name.lstrip("."))).resolve()
+    place.symlink_to(elsewhere)
+    for words in (("add", "callback", "ema"), ("update", "--dry-run"), ("undo",)):
+        ran = project(*words)
+        assert (ran.code, ran.err.splitlines()) == (
+            1,
+            [
+                f"error: `{path}` is a link, and nothing is written through one",
+                "  put what it leads to in its place",
+            ],
+        )
+    assert not Path(".scaffold/work").exists()
+    found = json.loads(project("doctor", "--json").out)["findings"]
+    assert [each["what"].partition(",")[0] for each in found] == [f"`{path}` is a link"]
+    place.unlink()
+    elsewhere.rename(place)
+    assert project("add", "callback", "ema").code == 0
+
+
 @pytest.fixture
 def dropped(monkeypatch, tmp_path):
     """Templates of a version that has these callbacks no more."""
