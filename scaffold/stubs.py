@@ -89,7 +89,7 @@ def _configured(disk: Disk, path: str) -> tuple[str, str]:
 def _loaded(text: str) -> Any:
     try:
         return yaml.load(text, Loader=LOADER)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # a date of month 13 is a ValueError
         return error
 
 

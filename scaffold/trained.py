@@ -2,11 +2,14 @@
 
 import ast
 import re
+import tokenize
 from collections.abc import Iterable, Iterator
 from importlib.util import resolve_name
 from pathlib import Path
 
 from scaffold.errors import ScaffoldError
+
+COOKIE = re.compile(r"\A((?:[ \t\f]*(?:#.*)?\n)??)[ \t\f]*#.*coding[:=][ \t]*[-\w.].*\n")
 
 
 def trained(root: Path) -> dict[str, tuple[str, str]]:
@@ -33,13 +36,13 @@ def check_written(root: Path, classes: Iterable[tuple[str, str]]) -> None:
 def copied(root: Path, module: str, name: str, becomes: str) -> str:
     """The file with this class, which gets a new name; what it imports by dots it imports in full."""
     path, package = _home(root, module, name)
-    text = path.read_text(encoding="utf-8-sig")
-    lines = text.splitlines(keepends=True)
+    text = COOKIE.sub(r"\1", _read(path))  # the copy is UTF-8
+    lines = text.split("\n")  # as Python counts them: a form feed ends none
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.ImportFrom) and node.level:
             full, line = _origin(node, package), lines[node.lineno - 1]
             lines[node.lineno - 1] = re.sub(r"from\s+\.[\w.]*", f"from {full}", line, count=1)
-    return re.sub(rf"\b{name}\b", becomes, "".join(lines))
+    return re.sub(rf"\b{name}\b", becomes, "\n".join(lines))
 
 
 def names_in(text: str) -> list[str]:
@@ -61,7 +64,7 @@ def _home(root: Path, module: str, name: str) -> tuple[Path, str]:
             return path, package
         place = dict(_bound(tree, origin, package)).get(own, "")
     raise ScaffoldError(
-        f"there is no `class {name}` in `{module.replace('.', '/')}.py`\n"
+        f"there is no `class {name}` in `{module.replace('.', '/')}.py`, or Python cannot read it\n"
         "import it in `train.py` from the file of this project that holds it, for `run(Model, Data)`"
     )
 
@@ -95,6 +98,12 @@ def _full(node: ast.expr, meant: dict[str, str]) -> str:
 def _parsed(path: Path) -> ast.Module:
     """Empty where there is no such file, or it is not Python."""
     try:
-        return ast.parse(path.read_bytes())
+        return ast.parse(_read(path))
     except (OSError, ValueError, SyntaxError, RecursionError):
         return ast.Module([], [])
+
+
+def _read(path: Path) -> str:
+    """In the encoding that the file declares."""
+    with tokenize.open(path) as file:
+        return file.read()

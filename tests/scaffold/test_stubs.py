@@ -168,6 +168,35 @@ def test_a_class_that_is_not_there_is_one_clear_error(project, kind):
     assert not list(Path().rglob("*mine*"))
 
 
+def test_the_copy_of_a_file_in_another_encoding_is_utf_8(project):
+    model = Path("my_exp/model.py")
+    text = f"# -*- coding: latin-1 -*-\nSIZE = 'größe'\n{model.read_text()}"
+    model.write_bytes(text.encode("latin-1"))
+    assert project("add", "module", "resnet").code == 0
+    run = "from my_exp.models.resnet import SIZE; assert SIZE == 'gr\\xf6\\xdfe'"
+    subprocess.run([sys.executable, "-c", run], check=True)
+
+
+def test_a_file_that_cannot_be_decoded_is_one_clear_error(project):
+    Path("my_exp/model.py").write_bytes(b"# gr\xf6\xdfe\n" + Path("my_exp/model.py").read_bytes())
+    ran = project("add", "module", "resnet")
+    assert (ran.code, len(ran.err.splitlines())) == (1, 2)
+    assert "`my_exp/model.py`, or Python cannot read it" in ran.err
+
+
+def test_a_form_feed_does_not_hide_an_import_by_dots(project):
+    edit("my_exp/model.py", **{"from my_exp.augment": "\x0c\nfrom .augment"})
+    project("add", "module", "resnet")
+    assert "from my_exp.augment import" in Path("my_exp/models/resnet.py").read_text()
+
+
+def test_a_date_that_there_is_not_is_one_clear_error(project):
+    Path("configs/model.yaml").write_text("start: 2026-13-45\n")
+    ran = project("add", "module", "resnet")
+    assert (ran.code, len(ran.err.splitlines())) == (1, 1)
+    assert "`configs/model.yaml` does not hold" in ran.err
+
+
 def test_modules_that_import_each_other_in_a_circle_come_to_an_end(project):
     Path("my_exp/model.py").write_text("from my_exp.model import ImageClassifier\n")
     assert "there is no `class ImageClassifier`" in project("add", "module", "x").err
