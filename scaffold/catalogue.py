@@ -48,8 +48,8 @@ class Catalogue:
     def moves(self, package: str) -> dict[str, str]:
         """Files that templates moved since earlier versions, old path to new."""
         path = self.root / "moves.yml"
-        text = path.read_text().replace("my_package", package) if path.exists() else ""
-        return yaml.load(text, Loader=LOADER) or {}
+        text = path.read_text(encoding="utf-8") if path.exists() else ""
+        return yaml.load(text.replace("my_package", package), Loader=LOADER) or {}
 
     @cached_property
     def project(self) -> Part:

@@ -49,8 +49,9 @@ def change(headline: str, make: "Callable[[Path, Catalogue], Proposal]", manner:
             pending = settle(proposal.plan, policy)
         if not manner.dry_run:
             carry_out(proposal, pending)
-    console.changed(headline, proposal, pending, dry_run=manner.dry_run, as_json=manner.as_json)
-    console.misplaced(root, [path for path, file in proposal.plan.changes.items() if file])
+    with console.reporting(done=not manner.dry_run):
+        console.changed(headline, proposal, pending, dry_run=manner.dry_run, as_json=manner.as_json)
+        console.misplaced(root, [path for path, file in proposal.plan.changes.items() if file])
     if pending:
         raise typer.Exit(2)
 

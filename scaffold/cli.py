@@ -42,6 +42,7 @@ NameArgument = Annotated[
 
 def main(words: list[str] | None = None) -> None:
     """Run the command; an error the user can mend is at most three lines."""
+    console.prepare()
     try:
         app(words)
     except (ScaffoldError, OSError) as error:
@@ -51,7 +52,7 @@ def main(words: list[str] | None = None) -> None:
 
 def _version(wanted: bool) -> None:
     if wanted:
-        print(f"scaffold {__version__}")
+        console.say(f"scaffold {__version__}")
         raise typer.Exit
 
 
@@ -110,8 +111,9 @@ def new(
         create.write_new(tree, target)
     started = not dry_run and not no_git and git.init(target)
     to = "" if here else f"cd {name} && "
-    console.created(answers, tree, to, kept, dry_run=dry_run, git=started, as_json=as_json)
-    console.misplaced(target, tree)
+    with console.reporting(done=not dry_run):
+        console.created(answers, tree, to, kept, dry_run=dry_run, git=started, as_json=as_json)
+        console.misplaced(target, tree)
 
 
 @app.command(epilog="Examples: `scaffold add callback ema`, `scaffold add module resnet`")
@@ -205,7 +207,8 @@ def resolve(dry_run: DryRun = False, as_json: Json = False) -> None:
     if not dry_run:
         with alone(root):
             (root / PENDING).unlink(missing_ok=True)
-    console.resolved(as_json)
+    with console.reporting(done=not dry_run):
+        console.resolved(as_json)
 
 
 @app.command("list", epilog="Example: `scaffold list --json`")

@@ -1,11 +1,13 @@
 """What the user reads: short lines, the same in a pipe and without colour."""
 
+import io
 import json
 import os
 import shutil
 import sys
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,12 +38,44 @@ COLOURS = {  # of lines of a diff, of verbs, of findings and of states
 }
 
 
+def prepare() -> None:
+    """Have streams that take every character, also where they are closed or have an encoding of Windows."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
+    if isinstance(sys.stdout, io.TextIOWrapper):  # stderr escapes by itself
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+@contextmanager
+def reporting(*, done: bool) -> Iterator[None]:
+    """What is done stays done, also where it cannot be said: no error of the command."""
+    try:
+        yield
+    except OSError as error:
+        if not done:
+            raise
+        warn(f"it is done, but what was done cannot be printed: {_reason(error)}")
+
+
+def _print(text: str, *, err: bool = False, colour: bool | None = None) -> None:
+    """Quiet where nobody reads on, as after `| head`."""
+    try:
+        typer.echo(text, err=err, color=colour)
+    except OSError as error:
+        stream = sys.stderr if err else sys.stdout
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # for the rest, buffered too
+        if not (err or isinstance(error, BrokenPipeError)):
+            raise
+
+
 def say(
     line: str = "", *, colour: str | None = None, dim: bool = False, bold: bool = False
 ) -> None:
     """Without colours in a pipe, and where NO_COLOR is set."""
     plain = False if os.environ.get("NO_COLOR") else None
-    typer.secho(line, fg=colour, dim=dim or None, bold=bold or None, color=plain)
+    styled = typer.style(line, fg=colour, dim=dim or None, bold=bold or None)
+    _print(styled, colour=plain)
 
 
 def _painted(line: str, word: str) -> str:
@@ -50,7 +84,7 @@ def _painted(line: str, word: str) -> str:
 
 
 def say_json(data: Mapping[str, Any]) -> None:
-    print(json.dumps(data, indent=2, ensure_ascii=False))
+    _print(json.dumps(data, indent=2))
 
 
 def title(name: str) -> None:
@@ -58,7 +92,7 @@ def title(name: str) -> None:
 
 
 def warn(text: str) -> None:
-    print(f"note: {text}", file=sys.stderr)
+    _print(f"note: {text}", err=True)
 
 
 def misplaced(project: Path, paths: Iterable[str]) -> None:
@@ -73,7 +107,7 @@ def fail(error: Exception, *, as_json: bool) -> None:
     mark = "" if isinstance(error, CancelledError) else "error: "
     coloured = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
     red = typer.style(mark, fg="red") if coloured else mark
-    print(f"{red}{first}", *(f"  {line}" for line in rest[:2]), sep="\n", file=sys.stderr)
+    _print("\n".join([f"{red}{first}", *(f"  {line}" for line in rest[:2])]), err=True)
     return None
 
 

@@ -77,7 +77,8 @@ def fetch(source: str) -> Fetched:
         commit = _clone(address, ref, folder)
     path, config = _config(folder)
     ignored = tuple(key for key in RUNS_CODE if config.pop(key, None))
-    path.write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+    text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
+    path.write_text(text, encoding="utf-8")
     questions = tuple(key for key in config if not key.startswith("_"))
     return Fetched(folder, commit, ignored, questions)
 

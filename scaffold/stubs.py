@@ -37,7 +37,8 @@ def stub(project: Project, kind: str, name: str, catalogue: Catalogue) -> Propos
     more = _second(disk, kind, words, classes) if kind in SECOND else {}
     for source in sorted(folder.rglob("*.jinja")):
         path = _replaced(source.relative_to(folder).as_posix().removesuffix(".jinja"), words)
-        more[path] = _sorted_imports(_replaced(source.read_text(), words), project.answers.package)
+        text = _replaced(source.read_text(encoding="utf-8"), words)
+        more[path] = _sorted_imports(text, project.answers.package)
     for path, text in more.items():
         _check_free(path, words["MyStub"], text, disk)
         plan.changes[path] = polish(path, File(text.encode()))

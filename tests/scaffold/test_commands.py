@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import click
@@ -90,3 +92,62 @@ def test_an_error_in_json_is_an_object(scaffold, words, code):
         assert ran.err == ""
         assert list(json.loads(ran.out)) == ["error"]
         assert scaffold(*words).err.startswith(f"error: {json.loads(ran.out)['error'][:40]}")
+
+
+def piped(*words: str, **more: object) -> subprocess.CompletedProcess[bytes]:
+    """In a process of its own, with streams of its own."""
+    return subprocess.run([sys.executable, "-m", "scaffold", *words], stderr=-1, **more)
+
+
+@pytest.fixture
+def my_exp(scaffold, monkeypatch) -> None:
+    scaffold("new", "my-exp", "--task", "blank", "--no-git")
+    monkeypatch.chdir("my-exp")
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "latin-1", "ascii"])
+def test_what_an_encoding_lacks_is_escaped(my_exp, monkeypatch, encoding):
+    monkeypatch.setenv("PYTHONIOENCODING", encoding)
+    with Path("train.py").open("a", encoding="utf-8") as file:
+        file.write("# é → 模\n")
+    text, data = (piped("diff", *words, stdout=-1) for words in ([], ["--json"]))
+    assert [each.returncode for each in (text, data)] == [0, 0], text.stderr
+    assert "# é → 模" in json.loads(data.stdout)["own"][0]["text"]
+    assert b"\n+# " in text.stdout
+
+
+def test_files_are_utf_8_whatever_the_locale(my_exp, monkeypatch):
+    for name, value in {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}.items():
+        monkeypatch.setenv(name, value)
+    Path("ours").mkdir()
+    Path("ours/copier.yml").write_text("x: {type: str, help: Größe, default: 模}\n", "utf-8")
+    Path("ours/r.md.jinja").write_text("ü {{x}}\n", "utf-8")
+    assert piped("new", "other", "--template", "ours", "--no-git").returncode == 0
+    assert Path("other/r.md").read_text("utf-8") == "ü 模\n"
+
+
+def test_a_reader_may_leave(my_exp):
+    Path("train.py").write_text("# long\n" * 100_000)
+    for words in (["diff"], ["diff", "--json"], ["add", "callback", "ema"]):
+        reader, writer = os.pipe()
+        os.close(reader)
+        ran = piped(*words, stdout=writer)
+        os.close(writer)
+        assert (ran.returncode, ran.stderr) == (0, b""), words
+    assert Path("configs/callbacks/ema.yaml").exists()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_what_is_done_and_cannot_be_printed_is_no_error(my_exp):
+    with open("/dev/full", "wb") as full:
+        added, listed = (piped(*w, stdout=full) for w in (["add", "callback", "ema"], ["list"]))
+    assert (added.returncode, listed.returncode) == (0, 1)
+    assert added.stderr.startswith(b"note: it is done, but what was done cannot be printed: No sp")
+    assert listed.stderr == b"error: No space left on device\n"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a shell of POSIX")
+def test_streams_may_be_closed(my_exp):
+    command = f"{sys.executable} -m scaffold add callback ema >&- 2>&- <&-"
+    assert subprocess.run(command, shell=True).returncode == 0
+    assert Path("configs/callbacks/ema.yaml").exists()
