@@ -27,6 +27,7 @@ class Odd(Enum):
 
     LINK = "a link"
     FOLDER = "a folder"
+    SPECIAL = "no regular file"  # a pipe would be read for ever
     BLOCKED = "behind a link or a file"
 
 
@@ -79,6 +80,8 @@ class Disk:
             return Odd.FOLDER
         if not place.exists():
             return None
+        if not place.is_file():
+            return Odd.SPECIAL
         return File(place.read_bytes(), bool(place.stat().st_mode & 0o100))
 
     def blocker(self, path: str) -> str:

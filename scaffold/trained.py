@@ -98,7 +98,7 @@ def _full(node: ast.expr, meant: dict[str, str]) -> str:
 def _parsed(path: Path) -> ast.Module:
     """Empty where there is no such file, or it is not Python."""
     try:
-        return ast.parse(_read(path))
+        return ast.parse(_read(path) if path.is_file() else "")
     except (OSError, ValueError, SyntaxError, RecursionError):
         return ast.Module([], [])
 

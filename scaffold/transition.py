@@ -4,6 +4,7 @@ render, plan, settle the conflicts, write as one change.
 """
 
 import json
+import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from difflib import SequenceMatcher
@@ -195,17 +196,20 @@ def _homes(base: Lock, target: Tree, disk: Disk, renamed: Mapping[str, str]) -> 
 
 
 def _own_files(disk: Disk, generated: set[str]) -> dict[str, File]:
-    """The user's own files of a size and at a place where a moved file may be."""
+    """The user's own files of a size and at a place where a moved file may be, as far as they can be read."""
     found: dict[str, File] = {}
     stack = [disk.root]
     while stack and len(found) < 5000:
-        for path in sorted(stack.pop().iterdir()):
+        folder = stack.pop()
+        for path in sorted(folder.iterdir()) if os.access(folder, os.R_OK | os.X_OK) else ():
             name = path.relative_to(disk.root).as_posix()
             if path.is_symlink() or path.name.startswith(".") or path.name in SKIPPED:
                 continue
             if path.is_dir():
                 stack.append(path)
-            elif name not in generated and path.stat().st_size <= LARGEST:
+            elif name in generated or not os.access(path, os.R_OK):
+                continue
+            elif path.stat().st_size <= LARGEST:
                 file = disk.get(name)
                 found |= {name: file} if isinstance(file, File) else {}
     return found

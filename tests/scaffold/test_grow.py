@@ -735,3 +735,28 @@ def test_several_that_are_nowhere_any_more_are_removed_one_by_one(project, dropp
     assert not Path("configs/callbacks/stop.yaml").exists()
     assert "mine: 1" in EMA.read_text()
     assert project("update").code == 0
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no pipes in folders")
+@pytest.mark.timeout(30)
+def test_a_pipe_is_not_read(project, generation):
+    Path("my_exp/model.py").unlink()
+    for path in ("settings.yaml", "train.py"):
+        Path(path).unlink(missing_ok=True)
+    for path in ("settings.yaml", "train.py", "pipe.py"):
+        os.mkfifo(path)
+    generation("0.0.2")
+    assert "(no regular file)" in project("diff").out
+    assert project("update").code == 0
+    assert Path("settings.yaml").is_fifo()
+
+
+@pytest.mark.parametrize("hidden", ["outputs/log.py", "outputs"])
+def test_what_cannot_be_read_is_no_home_of_a_moved_file(project, generation, monkeypatch, hidden):
+    Path("outputs").mkdir()
+    Path("my_exp/model.py").rename("outputs/log.py")
+    access = os.access  # root may read everything
+    monkeypatch.setattr(
+        "os.access", lambda path, mode: Path(path) != Path.cwd() / hidden and access(path, mode)
+    )
+    generation("0.0.2")
+    assert "gone" in project("update").out
