@@ -3,12 +3,25 @@
 import re
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 from scaffold.errors import ScaffoldError
 from scaffold.files import Disk, File, Tree
 from scaffold.lock import Entry, Lock
 from scaffold.plan import Plan
 from scaffold.project import Project
+
+# Where a second model or source of data has its config, and where it lies in the package.
+SECOND = {"module": ("model", "models"), "datamodule": ("data", "datamodules")}
+
+
+def is_second(path: str, disk: Disk) -> bool:
+    """Whether it began as a copy, by `add module` or `add datamodule`."""
+    file = Path(path)
+    return any(
+        file.parent.name == folder and disk.get(f"configs/{part}/{file.stem}.yaml")
+        for part, folder in SECOND.values()
+    )
 
 
 def is_gone(project: Project) -> bool:

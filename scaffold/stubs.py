@@ -14,7 +14,7 @@ from scaffold.catalogue import LOADER, Catalogue
 from scaffold.errors import ScaffoldError
 from scaffold.files import Disk, File
 from scaffold.names import check_part, class_name, package_name, pick
-from scaffold.package import check_package
+from scaffold.package import SECOND, check_package
 from scaffold.plan import Plan
 from scaffold.project import Project
 from scaffold.render import polish
@@ -22,7 +22,6 @@ from scaffold.trained import check_written, copied, names_in
 from scaffold.transition import Proposal
 
 STUBS = ["callback", "logger", "module", "datamodule"]
-SECOND = {"module": ("model", "models"), "datamodule": ("data", "datamodules")}
 Classes = Mapping[str, tuple[str, str]]
 
 

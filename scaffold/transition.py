@@ -207,7 +207,7 @@ def _own_files(disk: Disk, generated: set[str]) -> dict[str, File]:
                 continue
             if path.is_dir():
                 stack.append(path)
-            elif name in generated or not os.access(path, os.R_OK):
+            elif name in generated or package.is_second(name, disk) or not os.access(path, os.R_OK):
                 continue
             elif path.stat().st_size <= LARGEST:
                 file = disk.get(name)

@@ -760,3 +760,16 @@ def test_what_cannot_be_read_is_no_home_of_a_moved_file(project, generation, mon
     )
     generation("0.0.2")
     assert "gone" in project("update").out
+
+
+@pytest.mark.parametrize(("folder", "part"), [("models", "model"), ("datamodules", "data")])
+def test_a_second_model_is_no_home_of_the_first(project, generation, folder, part):
+    """It began as a copy, and so looks like the file that was deleted."""
+    for each in (f"my_exp/{folder}", f"configs/{part}"):
+        Path(each).mkdir(parents=True)
+    Path(f"configs/{part}/resnet.yaml").write_text("class_path: my_exp.x.resnet.Resnet\n")
+    mine = Path("my_exp/model.py").rename(f"my_exp/{folder}/resnet.py")
+    before = mine.read_bytes()
+    generation("0.0.2")
+    assert "gone      my_exp/model.py" in project("update").out
+    assert mine.read_bytes() == before
