@@ -66,7 +66,7 @@ def make_plan(
     """`renamed`: old to new path in the templates; `homes`: where the user moved a file to."""
     plan, renamed, homes = Plan(), renamed or {}, homes or {}
     came_from = {new: old for old, new in renamed.items()}
-    crlf = are_crlf([file.data for file in map(disk.get, base) if isinstance(file, File)])
+    crlf = is_in_crlf(base, disk)
     for path in sorted({*base, *target} - {*renamed}):
         origin = came_from.get(path, path)
         home = homes.get(origin, origin)
@@ -87,6 +87,11 @@ def make_plan(
         if origin not in (path, *plan.changes):
             _leave(plan, origin, path, disk.get(origin))
     return plan
+
+
+def is_in_crlf(lock: Lock, disk: Disk) -> bool:
+    """Whether all generated files have such line ends, and so shall new ones."""
+    return are_crlf([file.data for file in map(disk.get, lock) if isinstance(file, File)])
 
 
 def decide(path: str, base: Entry | None, user: Found, target: File | None) -> Outcome:

@@ -13,9 +13,10 @@ import yaml
 from scaffold.catalogue import LOADER, Catalogue
 from scaffold.errors import ScaffoldError
 from scaffold.files import Disk, File
+from scaffold.merge import in_crlf
 from scaffold.names import check_part, class_name, package_name, pick
 from scaffold.package import SECOND, check_package
-from scaffold.plan import Plan
+from scaffold.plan import Plan, is_in_crlf
 from scaffold.project import Project
 from scaffold.render import polish
 from scaffold.trained import check_written, copied, names_in
@@ -38,9 +39,11 @@ def stub(project: Project, kind: str, name: str, catalogue: Catalogue) -> Propos
         path = _replaced(source.relative_to(folder).as_posix().removesuffix(".jinja"), words)
         text = _replaced(source.read_text(encoding="utf-8"), words)
         more[path] = _sorted_imports(text, project.answers.package)
+    crlf = is_in_crlf(project.lock, disk)
     for path, text in more.items():
         _check_free(path, words["MyStub"], text, disk)
-        plan.changes[path] = polish(path, File(text.encode()))
+        data = polish(path, File(text.encode())).data
+        plan.changes[path] = File(in_crlf(data) if crlf else data)
         plan.said.append((path, "create", "yours"))
     check_package(project, plan)
     return Proposal(project.root, plan, disk, {})

@@ -168,6 +168,17 @@ def test_a_class_that_is_not_there_is_one_clear_error(project, kind):
     assert not list(Path().rglob("*mine*"))
 
 
+def test_where_all_files_have_crlf_stubs_have_it(project):
+    for path in filter(Path.is_file, Path().rglob("*")):
+        if ".scaffold" not in path.parts:
+            path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
+    for kind in STUBS:
+        project("add", kind, f"my-{kind}", "--custom")
+        for path in Path().rglob(f"my_{kind}*"):
+            data = path.read_bytes()
+            assert b"\r\n" in data and b"\n" not in data.replace(b"\r\n", b""), path
+
+
 def test_the_copy_of_a_file_in_another_encoding_is_utf_8(project):
     model = Path("my_exp/model.py")
     text = f"# -*- coding: latin-1 -*-\nSIZE = 'größe'\n{model.read_text()}"
