@@ -5,6 +5,7 @@ template before Copier sees it, and named to the user.
 """
 
 import atexit
+import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -86,7 +87,7 @@ def fetch(source: str) -> Fetched:
 def pinned(source: str) -> str:
     """A folder as an absolute path, so that `update` finds it from anywhere."""
     address, ref = split(source)
-    folder = Path(address).expanduser()
+    folder = Path(os.path.expanduser(address))
     return f"{folder.resolve()}{f'@{ref}' if ref else ''}" if folder.is_dir() else source
 
 

@@ -1,5 +1,6 @@
 """How a project is linked to its runtime: a range, a version, a folder, or a copy of its own."""
 
+import os
 import re
 from pathlib import Path
 
@@ -54,7 +55,7 @@ def check_runtime(runtime: str) -> str:
             fits = requirements("")[0]
             raise ScaffoldError(f"--runtime {one_line(runtime)}: these templates need {fits}")
         return runtime
-    folder = Path(runtime).expanduser().resolve()
+    folder = Path(os.path.expanduser(runtime)).resolve()  # which leaves a user there is not
     if not (folder / PACKAGE).is_dir():
         raise ScaffoldError(
             f"--runtime {one_line(runtime)}: no runtime there\n"

@@ -171,6 +171,7 @@ def test_links_among_rendered_files_are_not_read(tmp_path):
     "source",
     [
         "/nowhere",
+        "~no-such-user/template",
         "--upload-pack=touch ran",
         "ext::sh -c touch% ran",
         "file:///nowhere@v1",

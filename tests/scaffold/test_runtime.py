@@ -36,8 +36,9 @@ def test_a_version_and_a_folder(scaffold):
     assert f"scaffold-runtime @ {(ROOT / 'runtime').as_uri()}" in dependencies()
 
 
-def test_a_folder_without_a_runtime_is_refused(scaffold):
-    assert scaffold("new", "my-exp", "--runtime", "/nowhere").code == 1
+@pytest.mark.parametrize("folder", ["/nowhere", "~no-such-user/runtime"])
+def test_a_folder_without_a_runtime_is_refused(scaffold, folder):
+    assert scaffold("new", "my-exp", "--runtime", folder).code == 1
     assert not Path("my-exp").exists()
 
 
