@@ -1,5 +1,6 @@
 """What a project was made from: its answers, kept in `.scaffold/answers.yml`."""
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
@@ -155,6 +156,11 @@ def from_yaml(data: bytes) -> Answers:
         if len(on := answers.on(kind)) > 1:
             what = f"`features` has {kind} {' and '.join(on)}, and one can be on"
             raise ScaffoldError(f"`.scaffold/answers.yml`: {what}\ndelete the other line")
+    if not re.fullmatch(r"\d[\w.+-]*", answers.version, re.ASCII):
+        raise ScaffoldError(
+            f"`.scaffold/answers.yml`: `version: {one_line(answers.version)}` is no version\n"
+            "write there the one that is in `.scaffold/lock.json`"
+        )
     if schema > SCHEMA or numbers(answers.version) > numbers(__version__):
         version = one_line(answers.version)
         raise ScaffoldError(

@@ -11,6 +11,7 @@ from scaffold.catalogue import packaged
 from scaffold.change import Manner, change
 from scaffold.complete import several
 from scaffold.errors import ScaffoldError
+from scaffold.names import check_name
 
 app = typer.Typer(
     help="Write a small PyTorch project, and keep it connected to its templates.",
@@ -62,7 +63,12 @@ def scaffold(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version")
     ] = False,
 ) -> None:
-    pass
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        raise ScaffoldError(
+            "this folder is gone, also by `scaffold remove`; go to another"
+        ) from None
 
 
 @app.command(epilog="Example: `scaffold new my-exp --callbacks early-stopping --loggers csv`")
@@ -93,7 +99,9 @@ def new(
 
     catalogue, here = packaged(), name == "."
     target = Path.cwd() if here else Path.cwd() / name
-    name = target.name if here else name
+    if here:
+        name = target.name
+        check_name(name, "rename this folder, or make one in it by `scaffold new my-exp`")
     ask = wizard.on_terminal() and not (defaults or as_json)
     if not dry_run:
         create.clear(target)

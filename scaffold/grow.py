@@ -51,7 +51,7 @@ def remove(project: Project, kind: str, name: str, catalogue: Catalogue) -> Prop
     answers = project.answers
     if (kind, name) in answers.lost(catalogue):
         return _remove_lost(project, answers.without_feature(kind, name), catalogue)
-    _check_not_own(project, kind, name, catalogue)
+    _check_feature(project, kind, name, catalogue)
     _check_current(project, catalogue)
     catalogue.feature(kind, name)
     if name not in answers.on(kind):
@@ -72,13 +72,16 @@ def _remove_lost(project: Project, answers: Answers, catalogue: Catalogue) -> Pr
     return Proposal(project.root, plan, Disk(project.root), {ANSWERS: File(to_yaml(answers))})
 
 
-def _check_not_own(project: Project, kind: str, name: str, catalogue: Catalogue) -> None:
-    """What the user began with `add ... --custom` is not ours to delete."""
+def _check_feature(project: Project, kind: str, name: str, catalogue: Catalogue) -> None:
+    """What the user began with `add ... --custom` is not ours to delete, and what the task brought no feature."""
     folder = {"callback": "callbacks", "logger": "loggers", "module": "model", "datamodule": "data"}
     path = f"configs/{folder.get(kind)}/{package_name(name)}.yaml"
-    known = name in catalogue.features.get(kind, {}) or path in project.lock
-    if not known and isinstance(Disk(project.root).get(path), File):
-        raise ScaffoldError(f"{kind} `{name}` is your own: delete `{path}`, and it is off")
+    ours, delete = catalogue.features.get(kind, {}), f"delete `{path}`, and it is off"
+    if name not in ours and isinstance(Disk(project.root).get(path), File):
+        if path not in project.lock:
+            raise ScaffoldError(f"{kind} `{name}` is your own: {delete}")
+        if package_name(name) not in map(package_name, ours):
+            raise ScaffoldError(f"{kind} `{name}` comes with the task: {delete}")
     if kind in folder and kind not in catalogue.features:
         raise ScaffoldError(
             f"there is no {kind} `{one_line(name)}`: `{one_line(path)}` is not there"

@@ -24,10 +24,10 @@ def package_name(name: str) -> str:
     return name.lower().replace("-", "_")
 
 
-def check_name(name: str) -> None:
+def check_name(name: str, hint: str = "try `my-exp`") -> None:
     """Raise one clear line unless `name` can be a folder, a distribution and a package."""
     if problem := _problem(name):
-        raise ScaffoldError(f"cannot name a project {_shown(name)}: {problem}; try `my-exp`")
+        raise ScaffoldError(f"cannot name a project {_shown(name)}: {problem}; {hint}")
 
 
 def check_part(name: str) -> None:

@@ -443,6 +443,26 @@ def test_a_project_of_a_newer_version_is_refused(project):
     assert 'pip install "torch-scaffold>=9.1.0"' in ran.err
 
 
+@pytest.mark.parametrize("version", ["null", '"0.1.²"', '""', "[1]", "latest"])
+def test_what_is_no_version_is_said(project, version):
+    swap(".scaffold/answers.yml", "version: 0.0.1", f"version: {version}")
+    for words in (["diff"], ["add", "callback", "ema"], ["doctor", "--rebuild"]):
+        ran = project(*words)
+        assert (ran.code, len(ran.err.splitlines())) == (1, 2)
+        assert "`.scaffold/answers.yml`: `version: " in ran.err
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows keeps a folder that somebody is in")
+def test_a_folder_that_is_gone_is_said(project, monkeypatch):
+    project("add", "callback", "ema")
+    os.chdir("configs/callbacks")
+    assert project("remove", "callback", "ema").code == 0
+    for words in (["list"], ["new", "other"], ["undo"]):
+        ran = project(*words)
+        assert (ran.code, len(ran.err.splitlines())) == (1, 1)
+        assert "this folder is gone" in ran.err
+
+
 def lock() -> dict:
     return json.loads(Path(".scaffold/lock.json").read_text())
 

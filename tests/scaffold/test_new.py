@@ -159,6 +159,14 @@ def test_bad_names_are_one_line_and_write_nothing(name, scaffold, workplace):
     assert os.listdir(workplace.parent) == ["workplace"]
 
 
+def test_a_folder_whose_name_cannot_be_that_of_a_project(scaffold, workplace, monkeypatch):
+    Path("Mein Projekt").mkdir()
+    monkeypatch.chdir("Mein Projekt")
+    ran = scaffold("new", ".", "--defaults")
+    assert (ran.code, len(ran.err.splitlines())) == (1, 1)
+    assert "rename this folder" in ran.err
+
+
 @pytest.mark.parametrize("name", ["my-exp", "x", "A1", "my_exp", "m" * 64, "match", "gan-v2"])
 def test_good_names(name):
     check_name(name)

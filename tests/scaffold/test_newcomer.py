@@ -47,6 +47,13 @@ def test_what_the_user_began_is_listed_and_not_removed(project):
         assert refused.code == 1
         assert f"`{name}` is your own: delete `{path}`" in refused.err
         assert Path(path).exists()
+    path = "configs/callbacks/confusion_matrix.yaml"
+    for name in ("confusion_matrix", "confusion-matrix"):
+        refused = project("remove", "callback", name)
+        assert f"`{name}` comes with the task: delete `{path}`" in refused.err
+    Path(path).unlink()
+    assert "confusion_matrix" not in project("list").out
+    assert "did you mean `early-stopping`" in project("remove", "callback", "early_stopping").err
 
 
 def test_many_files_of_one_folder_are_one_line(project):
