@@ -99,7 +99,7 @@ def _parsed(path: Path) -> ast.Module:
     """Empty where there is no such file, or it is not Python."""
     try:
         return ast.parse(_read(path) if path.is_file() else "")
-    except (OSError, ValueError, SyntaxError, RecursionError):
+    except (OSError, ValueError, SyntaxError, RecursionError, LookupError):
         return ast.Module([], [])
 
 

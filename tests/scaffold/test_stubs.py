@@ -188,8 +188,9 @@ def test_the_copy_of_a_file_in_another_encoding_is_utf_8(project):
     subprocess.run([sys.executable, "-c", run], check=True)
 
 
-def test_a_file_that_cannot_be_decoded_is_one_clear_error(project):
-    Path("my_exp/model.py").write_bytes(b"# gr\xf6\xdfe\n" + Path("my_exp/model.py").read_bytes())
+@pytest.mark.parametrize("first", [b"# gr\xf6\xdfe\n", b"# coding: rot13\n", b"# coding: x\n"])
+def test_a_file_that_cannot_be_decoded_is_one_clear_error(project, first):
+    Path("my_exp/model.py").write_bytes(first + Path("my_exp/model.py").read_bytes())
     ran = project("add", "module", "resnet")
     assert (ran.code, len(ran.err.splitlines())) == (1, 2)
     assert "`my_exp/model.py`, or Python cannot read it" in ran.err
