@@ -756,6 +756,7 @@ def test_several_that_are_nowhere_any_more_are_removed_one_by_one(project, dropp
     assert "mine: 1" in EMA.read_text()
     assert project("update").code == 0
 
+
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no pipes in folders")
 @pytest.mark.timeout(30)
 def test_a_pipe_is_not_read(project, generation):
