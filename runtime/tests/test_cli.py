@@ -289,6 +289,10 @@ def test_print_config_is_a_config(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli("fit", "--config=printed.yaml").model.lr == 0.75
 
 
+def test_a_config_may_be_a_text_longer_than_any_path() -> None:
+    assert cli("fit", f"--config={{model: {{lr: 0.75}}}}  # {'why ' * 100}").model.lr == 0.75
+
+
 def test_the_configuration_is_saved_before_training_and_replays() -> None:
     class Looks(SmallModel):
         def on_train_start(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
@@ -140,7 +141,7 @@ def options(words: list[str]) -> Iterator[Option]:
 def config_files(words: list[str]) -> list[str]:
     """The configuration files that a command line names, of those that are there; some give a text."""
     named = [value for flag, value, _ in options(words) if flag in CONFIG]
-    return [name for name in named if "\n" not in name and Path(name).is_file()]
+    return [name for name in named if os.path.isfile(name)]  # False for a text too long for a path
 
 
 def read_named(sources: Sources, words: list[str], sections: Iterable[str]) -> None:
