@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import torch
 from faults import FaultyCalls, crash_states
-from forking import KILLED, finish, kill_group, start
+from forking import KILLED, finish, start
 
 from scaffold_runtime.callbacks import ModelCheckpoint
 from scaffold_runtime.checkpoint.io import (
@@ -305,7 +305,7 @@ def test_a_process_forked_while_a_file_is_written_does_not_keep_its_lock(tmp_pat
         with (tmp_path / "a.ckpt").open() as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # as for a link to it
     finally:
-        kill_group(workers[0][0])
+        os.kill(workers[0][0], signal.SIGKILL)
         finish(*workers[0])
 
 
