@@ -22,7 +22,7 @@ BUDGETS = {
         "files": 4757,
         "callbacks": 2562,
         "strategies": 1935,
-        "cli": 1346,
+        "cli": 1347,
         "checkpoint": 1248,
         "loggers": 755,
         "trainer": 751,
