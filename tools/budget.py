@@ -19,8 +19,8 @@ ROOT = Path(__file__).parent.parent
 # raise them only with a reason.
 BUDGETS = {
     "runtime/scaffold_runtime": {
-        "files": 4757,
-        "callbacks": 2562,
+        "files": 4759,
+        "callbacks": 2560,
         "strategies": 1935,
         "cli": 1347,
         "checkpoint": 1248,

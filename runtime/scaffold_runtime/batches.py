@@ -65,9 +65,12 @@ class MadeHere:
 
 def _fetch(dataset: Any, collate: Callable[[Any], Any]) -> Fetch:
     at_once = getattr(dataset, "__getitems__", None)
-    usual = default_collate_fn_map.get(Tensor) is collate_tensor_fn  # users may register others
-    usual = usual and not isinstance((), tuple(default_collate_fn_map))
-    usual = usual and collate is default_collate
+    usual = (
+        collate is default_collate
+        # Users may register others.
+        and default_collate_fn_map.get(Tensor) is collate_tensor_fn
+        and not isinstance((), tuple(default_collate_fn_map))
+    )
     collate = _stacked if usual else collate
 
     def fetch(indices: Iterable[Any]) -> Any:

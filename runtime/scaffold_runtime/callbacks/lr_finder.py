@@ -210,13 +210,11 @@ def _set_rate(trainer: Trainer, rate: float) -> None:
         group["lr"] = rate * factor
         if "initial_lr" in group:
             group["initial_lr"] = rate
-    for config in trainer.lr_scheduler_configs:
-        for kind in give_base(config.scheduler, rate):
-            if (
-                not trainer.tries
-            ):  # what a Tuner finds counts from the next `configure_optimizers` on
-                warnings.warn(
-                    f"{kind} sets learning rates itself, so training does not take the one that was found. Search "
-                    "before training instead: `Tuner(trainer).lr_find(model)`.",
-                    stacklevel=2,
-                )
+    schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]
+    own = [kind for scheduler in schedulers for kind in give_base(scheduler, rate)]
+    if own and not trainer.tries:  # what a Tuner finds, the next `configure_optimizers` reads
+        warnings.warn(
+            f"{own[0]} sets learning rates itself, so training does not take the one that was found. Search "
+            "before training instead: `Tuner(trainer).lr_find(model)`.",
+            stacklevel=2,
+        )

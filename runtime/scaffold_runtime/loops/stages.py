@@ -31,9 +31,8 @@ def hooks_of(run: Run, stage: str) -> SimpleNamespace:
 def batches_of(run: Run, stage: str) -> Iterator[tuple[int, Iterable[Any], tuple[int, ...]]]:
     """For each loader: its number, its batches, and what hooks get of the number where there are several."""
     loaders, lengths = run.feed.evaluated(stage), run.feed.batches_of(stage)
-    whole = map(loader_length, run.feed.eval_loaders(stage))
-    # A stream may end before its limit.
-    known = [min(n, m) if n != math.inf else n for n, m in zip(whole, lengths, strict=True)]
+    streams = [loader_length(loader) == math.inf for loader, _ in loaders]  # may end before a limit
+    known = [math.inf if stream else n for stream, n in zip(streams, lengths, strict=True)]
     # Now, and not before: a hook may have put other weights and buffers in place, as averages are.
     with run.trainer.strategy.evaluating(run.module, known):
         for position, ((_, iterable), length) in enumerate(zip(loaders, lengths, strict=True)):

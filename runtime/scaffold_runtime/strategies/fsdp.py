@@ -89,7 +89,7 @@ class FSDPStrategy(DistributedStrategy):
         if sharding_strategy is not None:
             self._reshard, hybrid = _meaning(sharding_strategy)
             self._hybrid = self._hybrid or hybrid
-        self._copies = device_mesh
+        self._wanted = device_mesh
         self._precision = MixedPrecisionPolicy(
             getattr(mixed_precision, "param_dtype", None),
             getattr(mixed_precision, "reduce_dtype", None),
@@ -100,13 +100,14 @@ class FSDPStrategy(DistributedStrategy):
         self.sharded = state_dict_type == "sharded"
 
     def attach(self, accelerator: Accelerator, devices: Sequence[int], num_nodes: int) -> None:
+        processes = len(devices) * num_nodes
+        self._shape: tuple[int, ...] = (processes,)
         if self._hybrid:
-            self._copies = self._copies or (num_nodes, len(devices))
-            copies, parts = self._copies
-            if copies * parts != len(devices) * num_nodes or copies < 2:
+            self._shape = copies, parts = self._wanted or (num_nodes, len(devices))
+            if copies * parts != processes or copies < 2:
                 raise MisconfigurationException(
                     f"FSDPStrategy cannot keep {copies} copies of the weights, each divided over {parts} of the "
-                    f"{len(devices) * num_nodes} processes. Give device_mesh=(copies, parts), whose product is "
+                    f"{processes} processes. Give device_mesh=(copies, parts), whose product is "
                     "the number of processes, with 2 copies at least."
                 )
         super().attach(accelerator, devices, num_nodes)
@@ -127,9 +128,8 @@ class FSDPStrategy(DistributedStrategy):
         if self._recomputes is not None:
             apply_activation_checkpointing(module, check_fn=_chooser(self._recomputes))
         vars(module)[ROUTER] = router = StepRouter(module)  # past nn.Module, which would adopt it
-        shape = self._copies or (self.world_size,)
-        names = ("copies", "parts")[-len(shape) :]
-        mesh = init_device_mesh(self.root_device.type, shape, mesh_dim_names=names)
+        names = ("copies", "parts")[-len(self._shape) :]
+        mesh = init_device_mesh(self.root_device.type, self._shape, mesh_dim_names=names)
         for part in [m for m in module.modules() if m is not module and self._wraps(m)][::-1]:
             self._shard(part, mesh)
         self._shard(router, mesh)

@@ -23,6 +23,7 @@ from scaffold_runtime.callbacks import (
 )
 from scaffold_runtime.checkpoint.io import read_checkpoint
 from scaffold_runtime.errors import MisconfigurationException, RankFailed
+from scaffold_runtime.strategies import FSDPStrategy
 from scaffold_runtime.strategies.launch import places, run_in_processes
 
 from .conftest import SECONDS, note, notes
@@ -123,6 +124,13 @@ def test_copies_of_divided_weights(
 def test_copies_that_do_not_fit_are_an_error(fsdp: Any, options: Any) -> None:
     with pytest.raises(MisconfigurationException, match=r"device_mesh=\(copies, parts\)"):
         fsdp(options=options)
+
+
+def test_a_copy_on_each_node_of_whatever_trainer(make_trainer: Any) -> None:
+    strategy = FSDPStrategy(sharding_strategy="HYBRID_SHARD")
+    for nodes in (2, 3):
+        make_trainer(strategy=strategy, devices=2, num_nodes=nodes)
+        assert strategy._shape == (nodes, 2)
 
 
 @pytest.mark.parametrize("kind", ["policy", "autocast"])
