@@ -14,7 +14,7 @@ QUICK := playground/my-exp
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-fast test-deepspeed test-xla kill-sweep lint format budget bench bench-gpu bench-where docs examples gallery clean
+.PHONY: help setup quickstart test test-fast test-gpu test-deepspeed test-xla kill-sweep lint format budget bench bench-gpu bench-where docs examples gallery clean
 
 help:  ## Show what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -48,6 +48,12 @@ test: $(READY) $(VISION)/.ready  ## Run every test
 
 test-fast: $(READY)  ## Run the tests that take less than ten seconds
 	$(BIN)/python -m pytest -n 2 -m "not slow"
+
+test-gpu: export PYTHONPATH = $(CURDIR)/runtime/tests/gpu
+test-gpu: $(READY)  ## Run the tests of GPUs: on one, or on a stand-in of main memory where there is none
+	@command -v g++ >/dev/null || { echo "make test-gpu needs a C++ compiler, since the stand-in" \
+		"is compiled: apt-get install g++ (or your system's package for it)"; exit 1; }
+	timeout -k 10 900 $(BIN)/python -m pytest -p stand_in runtime/tests/gpu
 
 # DeepSpeed compiles what its processes talk through at first use: here, once, and not inside a test.
 $(DEEPSPEED)/.ready: export TORCH_EXTENSIONS_DIR = $(CURDIR)/$(DEEPSPEED)/extensions

@@ -1,5 +1,5 @@
 """The side stream on which batches travel to a GPU. A CPU has streams in torch's interface, too: there is one
-queue, but which stream is current is real. The copy itself beside a computation needs a GPU."""
+queue, but which stream is current is real. The copy itself beside a computation: `gpu/test_one_gpu.py`."""
 
 from __future__ import annotations
 
@@ -108,18 +108,3 @@ def test_number_formats_are_converted_where_the_batch_has_arrived(
 
     half = torch.bfloat16
     assert seen == [("moved", torch.float32), ("arrived", half), ("step", half)]
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="a copy beside a computation needs a GPU")
-def test_a_copy_waits_for_nothing_and_is_waited_for() -> None:
-    device = torch.device("cuda", 0)
-    side, big = SideStream(device), torch.randn(4096, 4096, device=device)
-    host = torch.arange(1 << 22, dtype=torch.float32).pin_memory()
-    for _ in range(20):
-        big = (big @ big).clamp(-1, 1)  # the device is busy, the host is ahead
-    computed = torch.cuda.Event()
-    computed.record()
-    moved = side.move(host)
-    side._stream.synchronize()
-    assert not computed.query()  # the copy is done while the computation is not
-    assert torch.equal((moved + 1).cpu(), host + 1)

@@ -1,0 +1,61 @@
+"""What needs a GPU: `make test-gpu`, which takes a stand-in of main memory where there is none."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+HERE = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if not torch.cuda.is_available():
+        skip = pytest.mark.skip(reason="needs a GPU, or a stand-in for one: `make test-gpu`")
+        for item in items:
+            if HERE in item.path.parents:
+                item.add_marker(skip)
+
+
+@pytest.fixture
+def stand_in() -> Any:
+    """The counters of the stand-in; skips the test on a real GPU, which does not count these things."""
+    module: Any = sys.modules.get("stand_in")
+    if module is None or module.GPU is None:
+        pytest.skip("a real GPU does not tell")
+    return module.GPU
+
+
+@pytest.fixture
+def with_memory(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """`with_memory(n)`: from now on there are `n` bytes more than are in use."""
+    module: Any = sys.modules.get("stand_in")
+    gpu = None if module is None else module.GPU
+    total = 0 if gpu else torch.cuda.get_device_properties(0).total_memory
+
+    def allow(more: int) -> None:
+        if gpu:
+            gpu.stand_in_limit(gpu.stand_in_allocated() + more)
+        else:
+            torch.cuda.empty_cache()
+            torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + more) / total)  # fmt: skip
+
+    yield allow
+    if gpu:
+        gpu.stand_in_limit(0)
+    else:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+
+
+@pytest.fixture
+def on_gpu(make_trainer: Any) -> Callable[..., Any]:
+    """`make_trainer` on the GPU."""
+
+    def make(**arguments: Any) -> Any:
+        return make_trainer(**{"accelerator": "gpu", "devices": 1, **arguments})
+
+    return make
