@@ -99,7 +99,7 @@ def _set_up(run: Run, ckpt_path: str | None) -> None:
     _attach(run)
     check_run(run)
     checkpoint = read_for_run(run, ckpt_path)  # first of all: it says which run folder this is
-    _share(run)
+    _share(run, checkpoint)
     measured = trainer.profiler.wrap if trainer.profiler.active else None
     run.hooks = build_table(trainer, module, run.callbacks, LightningModule, measured)
     if datamodule is not None:
@@ -147,13 +147,15 @@ def _prepare_data(run: Run) -> None:
     ask(run.module, "prepare_data")
 
 
-def _share(run: Run) -> None:
+def _share(run: Run, checkpoint: dict[str, Any] | None) -> None:
     """Each process gets its part of the data; the first decides on folders and writes, the others know
     where, and are silent."""
     trainer, first = run.trainer, run.trainer.is_global_zero
     if trainer.world_size == 1:
         return
-    seed = trainer.strategy.broadcast(int(os.environ.get("PL_GLOBAL_SEED", 0)))
+    kept = checkpoint.get("shuffle_seed") if checkpoint and run.restore.resumes else None
+    seed = os.environ.get("PL_GLOBAL_SEED", 0) if kept is None else kept
+    seed = trainer.strategy.broadcast(int(seed))
     if trainer.use_distributed_sampler:
         run.feed.shares = Shares(trainer.global_rank, trainer.world_size, seed)
     run.metrics.reduce, run.metrics.first = trainer.strategy.reduce, first

@@ -1,5 +1,6 @@
 """The side stream on which batches travel to a GPU. A CPU has streams in torch's interface, too: there is one
-queue, but which stream is current is real. The copy itself beside a computation: `gpu/test_one_gpu.py`."""
+queue, but which stream is current is real. The copy itself beside a computation: `gpu/test_one_gpu.py`.
+"""
 
 from __future__ import annotations
 

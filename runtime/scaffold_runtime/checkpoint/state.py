@@ -62,6 +62,8 @@ def collect(run: Run, weights_only: bool = False) -> dict[str, Any]:
             "data": train.state_dict(run.progress.batch > 0) if train is not None else {},
         }
         lost = run.mid_window and trainer.strategy.divides  # the gradients of a window
+        if run.feed.shares is not None:
+            state["shuffle_seed"] = run.feed.shares.seed
         if run.torn or run.progress.pending == UNDER_WAY or lost:
             state["torn"] = True
         if not lost and (gradients := _gradients(run)):

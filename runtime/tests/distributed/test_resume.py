@@ -11,7 +11,7 @@ import torchmetrics
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from scaffold_runtime import Callback, Trainer
+from scaffold_runtime import Callback, Trainer, seed_everything
 
 from .conftest import note, notes
 from .test_numbers import weights
@@ -115,6 +115,33 @@ def test_stop_anywhere_and_resume_exactly(
         assert torch.equal(rest[2], whole[2])
         assert rest[3] == whole[3]
     assert notes(tmp_path, "rest")[0][0] != notes(tmp_path, "rest")[1][0]  # ranks do differ
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_the_order_of_the_data_is_that_of_the_run_whatever_seed_a_script_sets(
+    strategy: str, regression: Any, make_loader: Any, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    from scaffold_runtime.callbacks import ModelCheckpoint
+
+    def fit(name: str, seed: int, stop: int = -1, **again: Any) -> None:
+        seed_everything(seed)
+        module = regression()
+        torch.nn.init.constant_(module.net[0].weight, 0.5)
+        keep = ModelCheckpoint(tmp_path, "middle", every_n_train_steps=2) if stop > 0 else None
+        trainer = request.getfixturevalue(strategy)(
+            max_steps=stop,
+            max_epochs=2,
+            callbacks=[Note(tmp_path, name), *([keep] if keep else [])],
+            enable_checkpointing=keep is not None,
+        )
+        trainer.fit(module, data(make_loader), **again)
+
+    fit("whole", seed=1)
+    fit("stopped", seed=1, stop=2)
+    fit("again", seed=2, ckpt_path=tmp_path / "middle.ckpt")
+    for whole, again in zip(notes(tmp_path, "whole"), notes(tmp_path, "again"), strict=True):
+        assert again[0] == whole[0][2:]
+        assert torch.equal(again[2], whole[2])
 
 
 def test_each_process_goes_on_with_its_own_averages(

@@ -11,6 +11,8 @@
 #include <c10/core/CachingDeviceAllocator.h>
 #include <c10/core/impl/DeviceGuardImplInterface.h>
 #include <c10/core/impl/alloc_cpu.h>
+#include <torch/csrc/distributed/c10d/Work.hpp>
+#include <torch/csrc/distributed/c10d/reducer_timer.hpp>
 #include <torch/library.h>
 
 #include <array>
@@ -27,7 +29,7 @@ namespace {
 using at::Tensor, c10::Device, c10::DeviceIndex, c10::IntArrayRef, c10::Stream, c10::StreamId, c10::SymIntArrayRef;
 
 constexpr DeviceIndex MOST = 8;
-const DeviceIndex DEVICES = std::getenv("STAND_IN_GPUS") ? std::atoi(std::getenv("STAND_IN_GPUS")) : 1;
+const DeviceIndex DEVICES = std::getenv("STAND_IN_GPUS") ? std::atoi(std::getenv("STAND_IN_GPUS")) : 2;
 thread_local DeviceIndex device = 0;
 thread_local std::array<StreamId, MOST> current{};  // stream of each device
 std::recursive_mutex lock;                          // autograd has a thread for each device
@@ -302,6 +304,13 @@ void map_tensors(c10::IValue& value, const Leaf& change) {
     for (std::optional<Tensor> one : value.toOptionalTensorList())
       list.push_back(one ? std::optional(change(*one)) : std::nullopt);
     value = list;
+  } else if (value.isList()) {
+    c10::impl::GenericList list(value.toList().elementType());
+    for (c10::IValue one : value.toListRef()) {
+      map_tensors(one, change);
+      list.push_back(one);
+    }
+    value = list;
   }
 }
 
@@ -316,11 +325,54 @@ struct Drawing {
   }
 };
 
+using Pairs = std::vector<std::pair<Tensor, Tensor>>;  // as given, as the CPU saw it
+
+Tensor to_device(const Tensor& made, const Pairs& pairs) {
+  if (!made.defined() || made.is_cuda()) return made;
+  for (auto& [given, host] : pairs)
+    if (made.is_same(host)) return given;
+  for (auto& [given, host] : pairs)
+    if (made.numel() && made.storage().data() == host.storage().data())
+      return at::as_strided(given, made.sizes(), made.strides(), made.storage_offset());
+  auto there = at::empty_strided(made.sizes(), made.strides(), made.options().device(cuda(device)));
+  seen(there).copy_(made);
+  return there;
+}
+
+// A collective under way, which gloo does in main memory in place of NCCL.
+struct Together final : c10d::Work {
+  c10::intrusive_ptr<c10d::Work> work;
+  Pairs pairs;
+  Together(c10::intrusive_ptr<c10d::Work> work, Pairs pairs) : work(std::move(work)), pairs(std::move(pairs)) {}
+  bool isCompleted() override { return work->isCompleted(); }
+  bool isSuccess() const override { return work->isSuccess(); }
+  std::exception_ptr exception() const override { return work->exception(); }
+  bool wait(std::chrono::milliseconds timeout) override { return work->wait(timeout); }
+  void synchronize() override { work->wait(kNoTimeout); }
+  c10::intrusive_ptr<c10::ivalue::Future> getFuture() override {
+    auto back = [pairs = pairs](c10::ivalue::Future& done) {
+      auto value = done.value();
+      map_tensors(value, [&](const Tensor& made) { return to_device(made, pairs); });
+      return value;
+    };
+    auto done = work->getFuture();
+    return done->then(back, done->elementType());
+  }
+};
+
+// DDP looks at the clock.
+struct Clock final : c10d::Timer {
+  explicit Clock(Device) {}
+  std::optional<int64_t> measureDifference(Event start, Event end) override { return getTimeRef(end) - getTimeRef(start); }
+};
+using c10d::TimerRegistry, c10d::RegistererTimerRegistry;
+C10_REGISTER_TYPED_CLASS(TimerRegistry, c10::kCUDA, Clock);
+
 // Any operator, by the CPU's kernel on the same memory.
 void compute(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
   const auto& schema = op.schema();
   if (READING.count(schema.name())) waiting(schema.name());
-  std::vector<std::pair<Tensor, Tensor>> pairs;  // as given, as seen
+  Pairs pairs;
   std::optional<Device> where;
   auto to_host = [&](const Tensor& given) {
     if (!given.defined() || !given.is_cuda()) return given;
@@ -348,18 +400,14 @@ void compute(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
     given.unsafeGetTensorImpl()->set_sizes_and_strides(host.sizes(), host.strides());
     seen(given).copy_(host);
   }
-  auto to_device = [&](const Tensor& made) -> Tensor {
-    if (!made.defined() || made.is_cuda()) return made;
-    for (auto& [given, host] : pairs)
-      if (made.is_same(host)) return given;
-    for (auto& [given, host] : pairs)
-      if (made.numel() && made.storage().data() == host.storage().data())
-        return at::as_strided(given, made.sizes(), made.strides(), made.storage_offset());
-    auto there = at::empty_strided(made.sizes(), made.strides(), made.options().device(cuda(device)));
-    seen(there).copy_(made);
-    return there;
-  };
-  for (auto i = stack->size() - schema.returns().size(); i < stack->size(); i++) map_tensors((*stack)[i], to_device);
+  for (auto i = stack->size() - schema.returns().size(); i < stack->size(); i++) {
+    auto& value = (*stack)[i];
+    map_tensors(value, [&](const Tensor& made) { return to_device(made, pairs); });
+    if (value.isCustomClass() && schema.name().rfind("c10d::", 0) == 0) {
+      c10::intrusive_ptr<c10d::Work> work = c10::make_intrusive<Together>(value.toCustomClass<c10d::Work>(), pairs);
+      value = work;
+    }
+  }
 }
 
 Tensor& copy_(Tensor& to, const Tensor& from, bool non_blocking) {
@@ -418,17 +466,20 @@ Tensor empty_strided(IntArrayRef size, IntArrayRef stride, Dtype dtype, Layout, 
 
 IntArrayRef known(SymIntArrayRef sizes) { return C10_AS_INTARRAYREF_SLOW(sizes); }
 
+// What is behind a tensor, as large as asked for; FSDP gives gathered weights back so.
+void resize_storage(const Tensor& tensor, int64_t bytes) {
+  auto storage = tensor.storage();
+  auto data = memory.allocate(bytes);
+  if (auto kept = std::min<size_t>(bytes, storage.nbytes())) std::memcpy(data.get(), storage.data(), kept);
+  storage.set_data_ptr_noswap(std::move(data));
+  storage.set_nbytes(bytes);
+}
+
 const Tensor& resize_(const Tensor& tensor, SymIntArrayRef size, std::optional<at::MemoryFormat>) {
   auto impl = tensor.unsafeGetTensorImpl();
   impl->set_sizes_contiguous(known(size));
   const size_t bytes = (impl->numel() + impl->storage_offset()) * impl->itemsize();
-  auto storage = impl->unsafe_storage();
-  if (storage.nbytes() < bytes) {
-    auto data = memory.allocate(bytes);
-    if (storage.nbytes()) std::memcpy(data.get(), storage.data(), storage.nbytes());
-    storage.set_data_ptr_noswap(std::move(data));
-    storage.set_nbytes(bytes);
-  }
+  if (tensor.storage().nbytes() < bytes) resize_storage(tensor, bytes);
   return tensor;
 }
 
@@ -441,6 +492,7 @@ Tensor reshape_alias(const Tensor& tensor, SymIntArrayRef size, SymIntArrayRef s
   return at::native::_reshape_alias(tensor, known(size), known(stride));
 }
 
+TORCH_LIBRARY(stand_in, library) { library.def("resize_storage", resize_storage); }
 TORCH_LIBRARY_IMPL(_, CUDA, library) { library.fallback(torch::CppFunction::makeFromBoxedFunction<&compute>()); }
 TORCH_LIBRARY_IMPL(aten, CUDA, library) {
   library.impl("empty.memory_format", empty);
@@ -459,7 +511,17 @@ TORCH_LIBRARY_IMPL(aten, CUDA, library) {
   library.impl("set_.source_Tensor", at::native::set_tensor_);
 }
 
-const bool ready = (c10::SetAllocator(c10::kCUDA, &memory), true);
+const bool ready = [] {
+  c10::SetAllocator(c10::kCUDA, &memory);
+  c10::WarningUtils::WarningHandlerGuard quiet(&silent);  // of NCCL's, which would not be found
+  static torch::Library collectives(torch::Library::IMPL, "c10d", c10::DispatchKey::CUDA, __FILE__, __LINE__);
+  for (auto name : {"broadcast_", "allreduce_", "allreduce_coalesced_", "allgather_", "_allgather_base_", "gather_",
+                    "allgather_into_tensor_coalesced_", "reduce_", "reduce_scatter_", "_reduce_scatter_base_",
+                    "reduce_scatter_tensor_coalesced_", "scatter_", "alltoall_", "alltoall_base_", "barrier", "send",
+                    "recv_"})
+    collectives.impl(name, torch::CppFunction::makeFromBoxedFunction<&compute>());
+  return true;
+}();
 
 }  // namespace
 

@@ -34,6 +34,23 @@ def compiled() -> Path:
     return library
 
 
+class AnyGroup(type):
+    def __instancecheck__(cls, group: Any) -> bool:
+        return "Gloo" in type(group).__name__
+
+
+class NCCL(metaclass=AnyGroup):
+    """Its collectives go by way of the gloo of main memory; of its own it needs the place only."""
+
+    class Options:
+        pass
+
+    def __new__(cls, store: Any, rank: int, size: int, options: Any) -> Any:
+        from torch.distributed import ProcessGroupGloo
+
+        return ProcessGroupGloo(store, rank, size, timeout=options._timeout)
+
+
 def install() -> Any:
     """Show the device to torch, which must not have been imported before: it asks once whether there is one.
 
@@ -74,9 +91,16 @@ def install() -> Any:
         found = {"current": gpu.stand_in_allocated(), "peak": gpu.stand_in_peak()}
         return {f"allocated_bytes.all.{name}": value for name, value in found.items()}
 
-    def clone(storage: Any) -> Any:
-        raw = torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage)
-        return raw.clone().untyped_storage()
+    def inside(storage: Any) -> torch.Tensor:
+        return torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage)
+
+    resize = torch.UntypedStorage.resize_
+
+    def resize_(storage: Any, size: int) -> Any:
+        if storage.device.type != "cuda":
+            return resize(storage, size)
+        torch.ops.stand_in.resize_storage(inside(storage), size)
+        return storage
 
     c._cuda_getDeviceCount = lambda: devices
     c._cuda_init = lambda: None
@@ -106,7 +130,12 @@ def install() -> Any:
     }
     for name, value in shown.items():
         setattr(cuda, name, value)
-    torch.UntypedStorage.clone = clone  # type: ignore[method-assign] # torch makes storages of devices it was built for
+    import torch.distributed.distributed_c10d as c10d
+
+    c10d.is_nccl_available = torch.distributed.is_nccl_available = lambda: True
+    c10d.ProcessGroupNCCL = torch.distributed.ProcessGroupNCCL = NCCL  # type: ignore[attr-defined,misc]
+    torch.UntypedStorage.resize_ = resize_  # type: ignore[method-assign] # torch does so where it was built for GPUs
+    torch.UntypedStorage.clone = lambda storage: inside(storage).clone().untyped_storage()  # type: ignore[method-assign]
     return gpu
 
 
