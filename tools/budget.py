@@ -26,7 +26,7 @@ BUDGETS = {
         "checkpoint": 1248,
         "loggers": 755,
         "trainer": 751,
-        "loops": 566,
+        "loops": 567,
         "profilers": 455,
         "tuner": 91,
         "names": 326,  # of Lightning: core, demos, plugins, utilities

@@ -745,6 +745,32 @@ def test_scores_are_tensors(regression: Any, make_loader: Any, make_trainer: Any
     assert isinstance(saves.current_score, Tensor) and isinstance(saves.kth_value, Tensor)
 
 
+# -- what random programs found -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("returns", ["loss", "dict", None])
+def test_outputs_of_manual_optimization_are_a_dict(
+    returns: str | None, regression: Any, make_loader: Any, make_trainer: Any
+) -> None:
+    seen: list[Any] = []
+
+    class Module(regression):
+        automatic_optimization = False
+
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            loss = self.loss(batch)
+            self.manual_backward(loss)
+            self.optimizers().step()
+            return {"loss": loss, "dict": {"loss": loss, "x": 1}}.get(str(returns))
+
+        def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+            seen.append(outputs)
+
+    make_trainer().fit(Module(), make_loader(1))
+    assert list(seen[0]) == {"loss": ["loss"], "dict": ["loss", "x"], None: []}[returns]
+    assert not seen[0] or not seen[0]["loss"].requires_grad
+
+
 # -- the rest -------------------------------------------------------------------------------------
 
 

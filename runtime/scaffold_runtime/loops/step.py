@@ -180,7 +180,8 @@ def manual(run: Run) -> Step:
     def step(batch: Any, index: int, last: bool) -> tuple[Any, bool]:
         run.stepped, run.waiting = False, list(run.optimizers)
         output = None if batch is None else run.training_step(batch, index)
-        return _detached(output), run.stepped
+        outputs = {"loss": output} if isinstance(output, Tensor) else output or {}
+        return _detached(outputs), run.stepped
 
     return step
 
