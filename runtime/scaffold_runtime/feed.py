@@ -23,7 +23,7 @@ from scaffold_runtime.loaders import (
     limited,
 )
 from scaffold_runtime.module import LightningModule
-from scaffold_runtime.sharding import Shares, unshuffled
+from scaffold_runtime.sharding import Shares, unshuffled, whole
 
 if TYPE_CHECKING:
     from scaffold_runtime.trainer import Trainer
@@ -109,6 +109,8 @@ class Feed:
         if stage not in self._evaluated:
             self._sources[stage] = source = self.source(stage)
             loaders = [self._in_order(each, stage) for each in as_eval_loaders(source)]
+            if stage == "predict":
+                loaders = [whole(loader) for loader in loaders]
             if self.shares is not None:
                 loaders = [self.shares.of_evaluation(loader) for loader in loaders]
             self.replace(stage, loaders)

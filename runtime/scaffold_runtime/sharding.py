@@ -109,6 +109,14 @@ def unshuffled(source: Any, stage: str) -> Any:
     return _resampled(source, SequentialSampler(source.dataset))
 
 
+def whole(loader: Any) -> Any:
+    """A loader without `drop_last`: a prediction is wanted for each sample."""
+    batches = getattr(loader, "batch_sampler", None)
+    if not _numbered(loader) or type(batches) is not BatchSampler or not batches.drop_last:
+        return loader
+    return replacing(loader, batch_sampler=BatchSampler(batches.sampler, batches.batch_size, False))
+
+
 def _numbered(loader: Any) -> bool:
     return isinstance(loader, DataLoader) and not isinstance(loader.dataset, IterableDataset)
 

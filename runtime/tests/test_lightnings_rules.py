@@ -771,6 +771,20 @@ def test_outputs_of_manual_optimization_are_a_dict(
     assert not seen[0] or not seen[0]["loss"].requires_grad
 
 
+def test_predictions_are_of_all_samples(regression: Any, make_trainer: Any) -> None:
+    x = torch.arange(20.0).reshape(5, 4)
+    loader = DataLoader(TensorDataset(x, x[:, :1]), batch_size=2, drop_last=True)
+
+    class Module(regression):
+        def predict_step(self, batch: Any, batch_idx: int) -> Any:
+            return batch[1]
+
+    trainer = make_trainer()
+    assert torch.cat(trainer.predict(Module(), loader)).flatten().tolist() == x[:, 0].tolist()
+    assert trainer.num_predict_batches == [3]
+    assert len(loader) == 2  # the loader itself is left alone
+
+
 # -- the rest -------------------------------------------------------------------------------------
 
 
