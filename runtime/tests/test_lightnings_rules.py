@@ -785,6 +785,20 @@ def test_predictions_are_of_all_samples(regression: Any, make_trainer: Any) -> N
     assert len(loader) == 2  # the loader itself is left alone
 
 
+def test_two_checkpoint_callbacks_do_not_share_a_file(
+    regression: Any, make_loader: Any, make_trainer: Any
+) -> None:
+    newest = ModelCheckpoint("saved", save_weights_only=True)
+    every_other = ModelCheckpoint("saved", save_top_k=-1, every_n_epochs=2)
+    make_trainer(callbacks=[newest, every_other], enable_checkpointing=True, max_epochs=3).fit(
+        regression(), make_loader(2)
+    )
+    files = sorted(path.name for path in Path("saved").iterdir())
+    assert files == ["epoch=1-step=4-v1.ckpt", "epoch=2-step=6.ckpt"]
+    assert every_other.best_model_path.endswith(files[0])
+    assert "optimizer_states" in torch.load(every_other.best_model_path, weights_only=True)
+
+
 # -- the rest -------------------------------------------------------------------------------------
 
 

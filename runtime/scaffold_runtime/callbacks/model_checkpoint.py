@@ -524,7 +524,12 @@ class ModelCheckpoint(Checkpoint):
     ) -> str:
         """A path that is free, or `ours`. A resumed run writes over what its earlier life wrote since."""
         path, version = self.format_checkpoint_name(candidates, name), self.STARTING_VERSION
-        while self.enable_version_counter and path != ours and self._is_taken(path):
+        # What another one is about to write is not there yet.
+        others = [one for one in trainer.checkpoint_callbacks if one is not self]
+        soon = {file for one in others for file in getattr(one, "_writing", ())}
+        while (
+            self.enable_version_counter and path != ours and (path in soon or self._is_taken(path))
+        ):
             path = self.format_checkpoint_name(candidates, name, version)
             version += 1
         # Another process may see other files, or the first of those that are being written.
