@@ -799,6 +799,22 @@ def test_two_checkpoint_callbacks_do_not_share_a_file(
     assert "optimizer_states" in torch.load(every_other.best_model_path, weights_only=True)
 
 
+def test_a_checkpoint_is_named_by_the_step_it_holds(
+    regression: Any, make_loader: Any, make_trainer: Any
+) -> None:
+    """Validation was within a window, at whose end the file is written."""
+    save = ModelCheckpoint("saved", "{step}", save_top_k=-1, save_on_train_epoch_end=False)
+    trainer = make_trainer(
+        callbacks=save, enable_checkpointing=True, accumulate_grad_batches=2, val_check_interval=3
+    )
+    trainer.fit(regression(), make_loader(6), make_loader(1))
+    held = {
+        path.name: torch.load(path, weights_only=True)["global_step"]
+        for path in Path("saved").iterdir()
+    }
+    assert held == {"step=2.ckpt": 2, "step=3.ckpt": 3}
+
+
 # -- the rest -------------------------------------------------------------------------------------
 
 

@@ -358,6 +358,7 @@ class ModelCheckpoint(Checkpoint):
         if self._candidates is not None:
             # A step's values differ between processes; which checkpoints are best must not.
             candidates, self._candidates = trainer.strategy.broadcast(self._candidates), None
+            candidates["step"] = trainer.global_step  # a window may have been completed since
             self._decide(trainer, candidates)
 
     def commit(self, trainer: Trainer, pl_module: LightningModule) -> None:
