@@ -415,12 +415,14 @@ class Run:
 
 
 def validation_interval(trainer: Trainer, length: float) -> float:
-    """After how many batches validation is due; infinity: at the end of the epoch, whose `length` is unknown.
+    """After how many batches validation is due; infinity: at the end of the epoch, whose `length` is unknown, or never.
 
     Raises:
         MisconfigurationException: if `val_check_interval` does not fit an epoch of `length` batches.
     """
     interval = trainer.val_check_interval
+    if trainer.limit_val_batches == 0:
+        return math.inf
     if isinstance(interval, int):
         if interval > length and trainer.check_val_every_n_epoch is not None:
             raise MisconfigurationException(

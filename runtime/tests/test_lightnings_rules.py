@@ -815,6 +815,12 @@ def test_a_checkpoint_is_named_by_the_step_it_holds(
     assert held == {"step=2.ckpt": 2, "step=3.ckpt": 3}
 
 
+def test_no_validation_no_interval(regression: Any, make_loader: Any, make_trainer: Any) -> None:
+    trainer = make_trainer(val_check_interval=4, limit_val_batches=0)
+    trainer.fit(regression(), make_loader(2), make_loader(1))
+    assert trainer.global_step == 2
+
+
 # -- the rest -------------------------------------------------------------------------------------
 
 
