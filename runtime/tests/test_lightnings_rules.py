@@ -821,6 +821,25 @@ def test_no_validation_no_interval(regression: Any, make_loader: Any, make_train
     assert trainer.global_step == 2
 
 
+def test_a_fit_begins_without_gradients(
+    regression: Any, make_loader: Any, make_trainer: Any
+) -> None:
+    """Of a window that an earlier one did not complete, say, where the module clears them after its step."""
+    seen: list[Tensor] = []
+
+    class Module(regression):
+        automatic_optimization = False
+
+        def training_step(self, batch: Any, batch_idx: int) -> None:
+            self.manual_backward(self.loss(batch))
+            seen.append(self.net[0].weight.grad.clone())
+
+    module = Module()
+    for _ in range(2):
+        make_trainer().fit(module, make_loader(1))
+    assert torch.equal(*seen)
+
+
 # -- the rest -------------------------------------------------------------------------------------
 
 
