@@ -192,14 +192,19 @@ def init_arguments(owner: object, frame: FrameType | None) -> dict[str, Any]:
     while frame is not None and not _makes(frame, owner):  # a method that `__init__` calls
         frame = frame.f_back
     while frame is not None and _makes(frame, owner):
-        info = inspect.getargvalues(frame)
-        collected.update({name: info.locals[name] for name in info.args[1:]})
-        collected.update(info.locals[info.keywords] if info.keywords else {})
+        collected.update(arguments_of(frame))
         frame = frame.f_back
     for field in dataclasses.fields(owner) if dataclasses.is_dataclass(owner) else ():
         if field.name in collected and field.default_factory is not dataclasses.MISSING:
             collected[field.name] = getattr(owner, field.name)  # a mark stands for what was made
     return {key: value for key, value in collected.items() if not key.startswith("__")}
+
+
+def arguments_of(frame: FrameType) -> dict[str, Any]:
+    """What the method that runs in `frame` was given, by name, without `self`."""
+    info = inspect.getargvalues(frame)
+    by_name = {name: info.locals[name] for name in info.args[1:]}
+    return by_name | (info.locals[info.keywords] if info.keywords else {})
 
 
 def _makes(frame: FrameType, owner: object) -> bool:

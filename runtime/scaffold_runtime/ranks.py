@@ -43,6 +43,11 @@ class _RankZeroOnly:
 rank_zero_only = _RankZeroOnly()
 
 
+def rank_prefixed_message(message: str, rank: int | None) -> str:
+    """The message, with the process it is of in front, where there is one."""
+    return message if rank is None else f"[rank: {rank}] {message}"
+
+
 @rank_zero_only
 def rank_zero_info(*args: Any, **kwargs: Any) -> None:
     """Log at level INFO, from the first process only."""
@@ -65,3 +70,27 @@ def rank_zero_warn(message: str, stacklevel: int = 4, **kwargs: Any) -> None:
 def rank_zero_deprecation(message: str, stacklevel: int = 5, **kwargs: Any) -> None:
     """Warn that something will go away, from the first process only."""
     warnings.warn(message, DeprecationWarning, stacklevel=stacklevel - 2, **kwargs)
+
+
+class WarningCache(set[str]):
+    """Says each message once, in the first process only."""
+
+    def warn(self, message: str, stacklevel: int = 5, **kwargs: Any) -> None:
+        """Warn, unless it was said."""
+        if self._is_new(message):
+            rank_zero_warn(message, stacklevel=stacklevel, **kwargs)
+
+    def deprecation(self, message: str, stacklevel: int = 6, **kwargs: Any) -> None:
+        """Warn that something will go away, unless it was said."""
+        if self._is_new(message):
+            rank_zero_deprecation(message, stacklevel=stacklevel, **kwargs)
+
+    def info(self, message: str, stacklevel: int = 5, **kwargs: Any) -> None:
+        """Log at level INFO, unless it was said."""
+        if self._is_new(message):
+            rank_zero_info(message, stacklevel=stacklevel, **kwargs)
+
+    def _is_new(self, message: str) -> bool:
+        known = message in self
+        self.add(message)
+        return not known

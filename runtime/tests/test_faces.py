@@ -34,7 +34,7 @@ PATHS = {
     "callbacks.model_checkpoint": "ModelCheckpoint",
     "callbacks.model_summary": "ModelSummary",
     "callbacks.progress": "ProgressBar RichProgressBar TQDMProgressBar",
-    "callbacks.progress.progress_bar": "ProgressBar",
+    "callbacks.progress.progress_bar": "ProgressBar get_standard_metrics",
     "callbacks.progress.rich_progress": "RichProgressBar RichProgressBarTheme",
     "callbacks.progress.tqdm_progress": "TQDMProgressBar Tqdm",
     "callbacks.timer": "Timer",
@@ -71,14 +71,16 @@ PATHS = {
     "utilities.combined_loader": "CombinedLoader",
     "utilities.exceptions": "MisconfigurationException",
     "utilities.grads": "grad_norm",
-    "utilities.memory": "garbage_collection_cuda",
+    "utilities.memory": "garbage_collection_cuda is_oom_error",
+    "utilities.model_helpers": "is_overridden",
     "utilities.model_summary": "ModelSummary summarize",
-    "utilities.parsing": "AttributeDict",
-    "utilities.rank_zero": "rank_zero_only rank_zero_info rank_zero_warn rank_zero_deprecation",
+    "utilities.parsing": "AttributeDict get_init_args",
+    "utilities.rank_zero": "rank_zero_only rank_zero_info rank_zero_warn rank_zero_deprecation "
+    "rank_prefixed_message WarningCache",
     "utilities.seed": "isolate_rng seed_everything",
     "utilities.warnings": "PossibleUserWarning disable_possible_user_warnings",
     "utilities.types": "STEP_OUTPUT EVAL_DATALOADERS TRAIN_DATALOADERS OptimizerLRScheduler LRSchedulerTypeUnion "
-    "LRSchedulerConfig _EVALUATE_OUTPUT _PREDICT_OUTPUT _METRIC",
+    "LRSchedulerConfig _EVALUATE_OUTPUT _PREDICT_OUTPUT _METRIC _PATH _DEVICE _MAP_LOCATION_TYPE",
 }  # fmt: skip
 
 

@@ -11,14 +11,21 @@ import pytest
 import torch
 from torchmetrics import MeanMetric
 
-from scaffold_runtime import Callback
+from scaffold_runtime import Callback, LightningModule
 from scaffold_runtime.callbacks import (
+    BasePredictionWriter,
     EarlyStopping,
     LambdaCallback,
     LearningRateMonitor,
     ModelCheckpoint,
+    ProgressBar,
 )
+from scaffold_runtime.callbacks.progress.progress_bar import get_standard_metrics
 from scaffold_runtime.errors import MisconfigurationException
+from scaffold_runtime.utilities.memory import is_oom_error
+from scaffold_runtime.utilities.model_helpers import is_overridden
+from scaffold_runtime.utilities.parsing import get_init_args
+from scaffold_runtime.utilities.rank_zero import WarningCache, rank_prefixed_message
 
 ATTRIBUTES = """
     pl.callbacks.early_stopping.EarlyStopping pl.callbacks.progress.TQDMProgressBar pl.core.module.LightningModule
@@ -32,6 +39,29 @@ ATTRIBUTES = """
 def test_modules_are_there_without_being_imported(path: str) -> None:
     script = f"import scaffold_runtime as pl; {path}"
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_helpers_that_other_packages_import(recwarn: Any) -> None:
+    class Own(LightningModule):
+        def __init__(self, width: int, *, rate: float = 0.1, **others: Any) -> None:
+            super().__init__()
+            self.given = get_init_args(sys._getframe())
+
+        def training_step(self, batch: Any, batch_idx: int) -> None: ...
+
+    assert Own(3, name="a").given == {"width": 3, "rate": 0.1, "name": "a"}
+    assert is_overridden("training_step", Own(3)) and not is_overridden("test_step", Own(3))
+    assert not is_overridden("on_fit_start", None)
+    assert is_overridden("training_step", Own(3), parent=torch.nn.Module)
+    with pytest.raises(MisconfigurationException, match="got a int, which is no module"):
+        is_overridden("real", 1)
+
+    assert is_oom_error(RuntimeError("CUDA out of memory.")) and not is_oom_error(RuntimeError())
+    assert rank_prefixed_message("a", 1) == "[rank: 1] a" and rank_prefixed_message("a", None) == "a"
+    said = WarningCache()
+    for _ in range(2):
+        said.warn("here")
+    assert [(w.filename, str(w.message)) for w in recwarn] == [(__file__, "here")]
 
 
 # -- what is logged -------------------------------------------------------------------------------
@@ -419,3 +449,35 @@ def test_a_method_that_nobody_calls_is_said(
 def test_optimizers_cannot_be_set_outside_of_a_fit(make_trainer: Any) -> None:
     with pytest.raises(MisconfigurationException, match="no run is open"):
         make_trainer().optimizers = []
+
+
+# -- progress bars and writers of other packages --------------------------------------------------
+
+
+def test_a_bar_of_another_package_draws_alone(
+    regression: Any, make_loader: Any, make_trainer: Any, capsys: Any
+) -> None:
+    class Epochs(ProgressBar):
+        def __init__(self, refresh_rate: int = 1) -> None:
+            super().__init__()
+            self._refresh_rate = refresh_rate
+
+        @property
+        def refresh_rate(self) -> int:
+            return self._refresh_rate
+
+        def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+            super().on_train_epoch_end(trainer, pl_module)
+            shown = {**get_standard_metrics(trainer), **self.get_metrics(trainer, pl_module)}
+            self.print(f"epoch {trainer.current_epoch} {shown}")
+
+    bar = Epochs()
+    make_trainer(callbacks=bar, enable_progress_bar=True).fit(regression(), make_loader(2))
+    assert capsys.readouterr().out == "epoch 0 {}\n"
+
+
+@pytest.mark.parametrize("interval", ["batch", "epoch", "batch_and_epoch"])
+def test_a_writer_that_asks_when_it_writes(interval: str) -> None:
+    when = BasePredictionWriter(interval).interval
+    assert when == interval
+    assert (when.on_batch, when.on_epoch) == ("batch" in interval, "epoch" in interval)

@@ -12,9 +12,28 @@ from scaffold_runtime.data import in_main_memory
 from scaffold_runtime.errors import check_choice
 from scaffold_runtime.hooks import Callback
 from scaffold_runtime.sharding import replacing
+from scaffold_runtime.trainer.states import Word
 
 if TYPE_CHECKING:
     from scaffold_runtime import LightningModule, Trainer
+
+
+class WriteInterval(Word):
+    """When predictions are written."""
+
+    BATCH = "batch"
+    EPOCH = "epoch"
+    BATCH_AND_EPOCH = "batch_and_epoch"
+
+    @property
+    def on_batch(self) -> bool:
+        """Whether they are after each batch."""
+        return self in (self.BATCH, self.BATCH_AND_EPOCH)
+
+    @property
+    def on_epoch(self) -> bool:
+        """Whether they are at the end."""
+        return self in (self.EPOCH, self.BATCH_AND_EPOCH)
 
 
 class BasePredictionWriter(Callback):
@@ -31,7 +50,7 @@ class BasePredictionWriter(Callback):
 
     def __init__(self, write_interval: str = "batch") -> None:
         check_choice(self, "write_interval", write_interval, "batch", "epoch", "batch_and_epoch")
-        self._on_batch, self._on_epoch = "batch" in write_interval, "epoch" in write_interval
+        self.interval = WriteInterval(write_interval)
         self._recorders: list[_Recorder | None] = []
         self._predictions: list[list[Any]] = []
         self._indices: list[list[Any]] = []
@@ -77,16 +96,16 @@ class BasePredictionWriter(Callback):
     ) -> None:
         recorder = self._recorders[dataloader_idx]
         indices = recorder.drawn.popleft() if recorder is not None else []
-        if self._on_epoch:
+        if self.interval.on_epoch:
             self._predictions[dataloader_idx].append(in_main_memory(outputs, trainer.device))
             self._indices[dataloader_idx].append(indices)
-        if self._on_batch:
+        if self.interval.on_batch:
             self.write_on_batch_end(
                 trainer, pl_module, outputs, indices, batch, batch_idx, dataloader_idx
             )
 
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._on_epoch:
+        if self.interval.on_epoch:
             one = len(self._predictions) == 1
             predictions = self._predictions[0] if one else self._predictions
             self.write_on_epoch_end(trainer, pl_module, predictions, self._indices)

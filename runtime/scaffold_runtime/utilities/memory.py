@@ -1,5 +1,6 @@
-"""Lightning's place for giving memory back."""
+"""Lightning's place for giving memory back, and for what is said where there is none."""
 
 from scaffold_runtime.accelerators import free_memory as garbage_collection_cuda
+from scaffold_runtime.accelerators import is_out_of_memory as is_oom_error
 
-__all__ = ["garbage_collection_cuda"]
+__all__ = ["garbage_collection_cuda", "is_oom_error"]

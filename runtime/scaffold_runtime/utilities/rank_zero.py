@@ -1,6 +1,8 @@
 """Lightning's place for what only the first process does."""
 
 from scaffold_runtime.ranks import (
+    WarningCache,
+    rank_prefixed_message,
     rank_zero_debug,
     rank_zero_deprecation,
     rank_zero_info,
@@ -9,6 +11,8 @@ from scaffold_runtime.ranks import (
 )
 
 __all__ = [
+    "WarningCache",
+    "rank_prefixed_message",
     "rank_zero_debug",
     "rank_zero_deprecation",
     "rank_zero_info",

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypedDict
 
-from torch import Tensor
+import torch
+from torch import Tensor, UntypedStorage
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
@@ -15,6 +17,14 @@ STEP_OUTPUT = Tensor | Mapping[str, Any] | None
 _METRIC = Tensor | float
 _EVALUATE_OUTPUT = list[Mapping[str, float]]
 _PREDICT_OUTPUT = list[Any] | list[list[Any]]
+_PATH = str | Path
+_DEVICE = torch.device | str | int
+_MAP_LOCATION_TYPE = (
+    _DEVICE
+    | Callable[[UntypedStorage, str], UntypedStorage | None]
+    | dict[_DEVICE, _DEVICE]
+    | None
+)
 TRAIN_DATALOADERS = Any
 EVAL_DATALOADERS = Any
 LRSchedulerTypeUnion = LRScheduler | ReduceLROnPlateau

@@ -10,14 +10,20 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from scaffold_runtime.errors import MisconfigurationException
-from scaffold_runtime.hooks import Callback
+from scaffold_runtime.hooks import Callback, overridden
 
 if TYPE_CHECKING:
     from scaffold_runtime import LightningModule, Trainer
 
 REDRAW_SECONDS = 0.1
 FULL, EMPTY = "━", "─"
+OF_TRAINING = ("on_train_start", "on_train_epoch_start", "on_train_batch_end", "on_train_epoch_end")
 PLACE = ("_stage", "_label", "_total", "_done", "_began_at", "_began")
+
+
+def get_standard_metrics(trainer: Trainer) -> dict[str, Any]:
+    """What stands beside the bar of each run, besides what is logged for it: nothing."""
+    return {}
 
 
 class ProgressBar(Callback):
@@ -25,7 +31,7 @@ class ProgressBar(Callback):
 
     On a terminal the line of an epoch is redrawn at most ten times a second; in a pipe or a file one
     line per epoch is written. Subclasses draw in another way by overriding `_show` and `_hide`, and name what
-    runs by overriding the descriptions. One that overrides `on_train_batch_end` draws itself, and alone.
+    runs by overriding the descriptions. One that overrides a hook of training draws itself, and alone.
 
     Args:
         refresh_rate: look at the clock every so many batches; 0 switches the bar off.
@@ -39,7 +45,7 @@ class ProgressBar(Callback):
     leave: bool = True  # on a terminal, the line of each finished epoch, not only of the last
 
     def __init__(self, refresh_rate: int = 1) -> None:
-        self.refresh_rate = refresh_rate
+        self._refresh_rate = refresh_rate
         self._enabled = True
         self._trainer: Trainer | None = None
         self._live_terminal = False
@@ -96,6 +102,11 @@ class ProgressBar(Callback):
         """Show nothing until it is enabled again."""
         self._hide()
         self._enabled = False
+
+    @property
+    def refresh_rate(self) -> int:
+        """After how many batches each the clock is looked at."""
+        return self._refresh_rate
 
     @property
     def is_enabled(self) -> bool:
@@ -208,7 +219,7 @@ class ProgressBar(Callback):
     @property
     def _draws(self) -> bool:
         """Whether there is something to draw, and no subclass does it in its hooks, as on Lightning's bare base."""
-        draws_itself = type(self).on_train_batch_end is not ProgressBar.on_train_batch_end
+        draws_itself = any(overridden(hook, self, ProgressBar) for hook in OF_TRAINING)
         return self.is_enabled and not (draws_itself and type(self)._show is ProgressBar._show)
 
     def _draws_now(self) -> bool:
