@@ -426,6 +426,34 @@ def test_model_checkpoint_may_forgive_a_missing_monitor(
     assert Path(checkpoint.best_model_path).name == "epoch=1-step=4.ckpt"
 
 
+def test_model_checkpoint_may_name_the_best_in_its_own_way(
+    regression: Any, make_loader: Any, make_trainer: Any, tmp_path: Path
+) -> None:
+    class Folders(ModelCheckpoint):
+        def _update_best_and_save(
+            self, current: torch.Tensor, trainer: Any, monitor_candidates: dict[str, Any]
+        ) -> None:
+            super()._update_best_and_save(current, trainer, monitor_candidates)
+            assert current == monitor_candidates["rising"]
+            self.best_model_path = self.best_model_path.removesuffix(".ckpt")
+
+        def on_save_checkpoint(self, trainer: Any, *arguments: Any) -> None:
+            name = self.format_checkpoint_name(self._monitor_candidates(trainer))
+            Path(name.removesuffix(".ckpt")).mkdir()
+
+    class Rising(regression):
+        def on_train_epoch_end(self) -> None:
+            self.log("rising", float(self.current_epoch))
+
+    checkpoint = Folders(tmp_path, monitor="rising", filename="{epoch}", save_top_k=2)
+    trainer = make_trainer(max_epochs=3, callbacks=checkpoint, enable_checkpointing=True)
+    trainer.fit(Rising(), make_loader(1))
+
+    assert checkpoint.best_model_path == str(tmp_path / "epoch=0")
+    assert {path.name for path in tmp_path.glob("*.ckpt")} == {"epoch=0.ckpt", "epoch=1.ckpt"}
+    assert {path.name for path in tmp_path.iterdir() if path.is_dir()} == {"epoch=0", "epoch=1"}
+
+
 def test_a_method_that_nobody_calls_is_said(
     regression: Any, make_loader: Any, make_trainer: Any, recorder: Any
 ) -> None:

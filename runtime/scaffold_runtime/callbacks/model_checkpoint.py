@@ -114,6 +114,7 @@ class ModelCheckpoint(Checkpoint):
         self.best_model_path = ""
         self.last_model_path = ""
         self._candidates: dict[str, Any] | None = None
+        self._chosen_by: dict[str, Any] = {}
         self._last_global_step_saved = -1
         self._writing: list[str] = []  # at this commit: names of one and the same state
         self._leaving: list[str] = []  # to be removed once that is safe on disk
@@ -335,6 +336,9 @@ class ModelCheckpoint(Checkpoint):
         self._candidates = self._monitor_candidates(trainer)
 
     def _monitor_candidates(self, trainer: Trainer) -> dict[str, Any]:
+        """The metrics of now; while a file is written, those it was chosen by."""
+        if self._writing:
+            return self._chosen_by
         known = trainer.callback_metrics.items()
         metrics = {name: value.detach().clone() for name, value in known}
         return {**metrics, "epoch": trainer.current_epoch, "step": trainer.global_step}
@@ -379,6 +383,7 @@ class ModelCheckpoint(Checkpoint):
     def _decide(self, trainer: Trainer, candidates: dict[str, Any]) -> None:
         """Settle names and ranks before anything is written, so that every file of this commit knows them."""
         self._last_global_step_saved = candidates["step"]
+        self._chosen_by = candidates
         self._writing, self._leaving = [], []
         # Training may end before its first validation; what that would log is not missing then.
         unranked = self.monitor not in (None, *candidates) and trainer.validation_ahead
@@ -455,13 +460,21 @@ class ModelCheckpoint(Checkpoint):
         score = float(monitor_candidates[str(self.monitor)])
         score = self._worst if math.isnan(score) else score
         self.current_score = torch.tensor(score)
-        full = self.save_top_k != -1 and len(self.best_k_models) >= self.save_top_k
-        if full and not self._better(score, self.best_k_models[self.kth_best_model_path]):
-            return
-        removed = self.kth_best_model_path if full else ""
+        if not self._full or self._better(score, self.best_k_models[self.kth_best_model_path]):
+            self._update_best_and_save(torch.tensor(score), trainer, monitor_candidates)
+
+    @property
+    def _full(self) -> bool:
+        return self.save_top_k != -1 and len(self.best_k_models) >= self.save_top_k
+
+    def _update_best_and_save(
+        self, current: torch.Tensor, trainer: Trainer, monitor_candidates: dict[str, Any]
+    ) -> None:
+        """Rank what is written at this commit, and leave the worst out."""
+        removed = self.kth_best_model_path if self._full else ""
         self.best_k_models.pop(removed, None)
         path = self._free_path(trainer, monitor_candidates, removed)
-        self.best_k_models[path] = score
+        self.best_k_models[path] = float(current)
         best = min if self.mode == "min" else max
         self.best_model_path = best(self.best_k_models, key=self.best_k_models.__getitem__)
         self.best_model_score = torch.tensor(self.best_k_models[self.best_model_path])
