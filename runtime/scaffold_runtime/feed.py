@@ -68,6 +68,10 @@ class Feed:
             return None
         return _iterable(getattr(owner, name)(), f"what {type(owner).__name__}.{name}() returned")
 
+    def has(self, stage: str) -> bool:
+        """Whether there are loaders of a stage, without asking for them."""
+        return self.given.get(stage) is not None or self.owner_of(METHODS[stage]) is not None
+
     def owner_of(self, hook: str) -> LightningDataModule | LightningModule | None:
         """Who has this data hook: the data module goes before the module."""
         for owner, base in ((self.datamodule, LightningDataModule), (self.module, LightningModule)):

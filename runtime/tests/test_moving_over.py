@@ -57,7 +57,9 @@ def test_helpers_that_other_packages_import(recwarn: Any) -> None:
         is_overridden("real", 1)
 
     assert is_oom_error(RuntimeError("CUDA out of memory.")) and not is_oom_error(RuntimeError())
-    assert rank_prefixed_message("a", 1) == "[rank: 1] a" and rank_prefixed_message("a", None) == "a"
+    assert (
+        rank_prefixed_message("a", 1) == "[rank: 1] a" and rank_prefixed_message("a", None) == "a"
+    )
     said = WarningCache()
     for _ in range(2):
         said.warn("here")
@@ -173,6 +175,21 @@ def test_the_length_of_an_epoch_is_known_when_optimizers_are_made(
     module = Counting()
     make_trainer(max_epochs=2).fit(module, make_loader(3))
     assert module.steps == 6
+
+
+@pytest.mark.parametrize("validates", [True, False])
+def test_whether_there_is_validation_is_known_when_optimizers_are_made(
+    validates: bool, regression: Any, make_loader: Any, make_trainer: Any
+) -> None:
+    class Asking(regression):
+        def configure_optimizers(self) -> Any:
+            source = self.trainer.fit_loop.epoch_loop.val_loop._data_source
+            self.validates = source.is_defined()
+            return super().configure_optimizers()
+
+    module = Asking()
+    make_trainer().fit(module, make_loader(1), make_loader(1) if validates else None)
+    assert module.validates is validates
 
 
 @pytest.mark.parametrize("way", ["set", "anew"])

@@ -561,6 +561,14 @@ class Trainer:
         return self
 
     epoch_loop = fit_loop
+
+    @property
+    def val_loop(self) -> SimpleNamespace:
+        """Where optimizers may ask whether there is anything to validate with: `_data_source.is_defined()`."""
+        return SimpleNamespace(
+            _data_source=SimpleNamespace(is_defined=partial(self._live().feed.has, "validation"))
+        )
+
     _batches_that_stepped = global_step  # where callbacks of others take the axis of what they log
 
     @property
