@@ -102,8 +102,8 @@ class TensorBoardLogger(FolderLogger):
         if not self._log_graph or sample is None:
             return
         with evaluation_mode(model), torch.no_grad(), warnings.catch_warnings():
-            # Torch's writer uses torch.jit.trace.
-            warnings.simplefilter("ignore", DeprecationWarning)
+            # Torch's writer uses torch.jit.trace; the class of what it says differs between releases.
+            warnings.filterwarnings("ignore", "`torch.jit.trace")
             self.experiment.add_graph(model, sample)
 
     def save(self) -> None:
