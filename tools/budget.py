@@ -19,17 +19,17 @@ ROOT = Path(__file__).parent.parent
 # raise them only with a reason.
 BUDGETS = {
     "runtime/scaffold_runtime": {
-        "files": 4769,
-        "callbacks": 2565,
+        "files": 4791,
+        "callbacks": 2591,
         "strategies": 1935,
         "cli": 1347,
-        "checkpoint": 1248,
+        "checkpoint": 1250,
         "loggers": 755,
-        "trainer": 751,
+        "trainer": 756,
         "loops": 567,
         "profilers": 455,
         "tuner": 91,
-        "names": 326,  # of Lightning: core, demos, plugins, utilities
+        "names": 358,  # of Lightning: core, demos, plugins, utilities
     },
     "scaffold": {"files": 2869},
 }

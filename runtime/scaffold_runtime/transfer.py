@@ -14,6 +14,8 @@ from scaffold_runtime.data import convert_floats, map_leaves, move_data_to_devic
 if TYPE_CHECKING:
     from scaffold_runtime.run import Run
 
+PLAIN = (torch.Tensor, list, tuple, dict)
+
 
 def make_transfer(run: Run) -> Callable[[Any, int], Any]:
     """(batch, loader) -> the batch on the device, through the hooks somebody overrides and no others."""
@@ -22,7 +24,8 @@ def make_transfer(run: Run) -> Callable[[Any, int], Any]:
     move = _data_hook(run, "transfer_batch_to_device")
     after = _data_hook(run, "on_after_batch_transfer")
     if not (before or move or after or precision.converts_inputs) and device.type == "cpu":
-        return lambda batch, loader: batch
+        # Tensors are there; a batch of a type of its own may have more to do (a TensorDict notes the device).
+        return lambda batch, _: batch if type(batch) in PLAIN else move_data_to_device(batch, device)
 
     cuda = device.type == "cuda"
     usual = SideStream(device).move if cuda else partial(move_data_to_device, device=device)

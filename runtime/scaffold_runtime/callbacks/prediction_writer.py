@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
+from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from torch.utils.data import DataLoader, IterableDataset
@@ -12,13 +13,12 @@ from scaffold_runtime.data import in_main_memory
 from scaffold_runtime.errors import check_choice
 from scaffold_runtime.hooks import Callback
 from scaffold_runtime.sharding import replacing
-from scaffold_runtime.trainer.states import Word
 
 if TYPE_CHECKING:
     from scaffold_runtime import LightningModule, Trainer
 
 
-class WriteInterval(Word):
+class WriteInterval(str, Enum):
     """When predictions are written."""
 
     BATCH = "batch"

@@ -20,10 +20,7 @@ _PREDICT_OUTPUT = list[Any] | list[list[Any]]
 _PATH = str | Path
 _DEVICE = torch.device | str | int
 _MAP_LOCATION_TYPE = (
-    _DEVICE
-    | Callable[[UntypedStorage, str], UntypedStorage | None]
-    | dict[_DEVICE, _DEVICE]
-    | None
+    _DEVICE | Callable[[UntypedStorage, str], UntypedStorage | None] | dict[_DEVICE, _DEVICE] | None
 )
 TRAIN_DATALOADERS = Any
 EVAL_DATALOADERS = Any
