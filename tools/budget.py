@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 # raise them only with a reason.
 BUDGETS = {
     "runtime/scaffold_runtime": {
-        "files": 4791,
+        "files": 4794,
         "callbacks": 2591,
         "strategies": 1935,
         "cli": 1347,

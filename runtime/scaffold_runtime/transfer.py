@@ -25,7 +25,9 @@ def make_transfer(run: Run) -> Callable[[Any, int], Any]:
     after = _data_hook(run, "on_after_batch_transfer")
     if not (before or move or after or precision.converts_inputs) and device.type == "cpu":
         # Tensors are there; a batch of a type of its own may have more to do (a TensorDict notes the device).
-        return lambda batch, _: batch if type(batch) in PLAIN else move_data_to_device(batch, device)
+        return lambda batch, _: (
+            batch if type(batch) in PLAIN else move_data_to_device(batch, device)
+        )
 
     cuda = device.type == "cuda"
     usual = SideStream(device).move if cuda else partial(move_data_to_device, device=device)

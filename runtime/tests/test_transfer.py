@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils.data import default_collate
 
 from scaffold_runtime.strategies import SingleDeviceStrategy
 from scaffold_runtime.transfer import SideStream
@@ -109,3 +110,25 @@ def test_number_formats_are_converted_where_the_batch_has_arrived(
 
     half = torch.bfloat16
     assert seen == [("moved", torch.float32), ("arrived", half), ("step", half)]
+
+
+def test_a_batch_of_a_type_of_its_own_is_told_the_device_on_a_cpu_too(
+    regression: Any, make_loader: Any, make_trainer: Any
+) -> None:
+    class Batch(list):  # type: ignore[type-arg] # of two tensors
+        device = None
+
+        def to(self, device: Any) -> Batch:
+            self.device = device
+            return self
+
+    seen: list[Any] = []
+
+    class Watching(regression):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            seen.append(batch.device)
+            return super().training_step(batch, batch_idx)
+
+    loader = make_loader(2, collate_fn=lambda rows: Batch(default_collate(rows)))
+    make_trainer().fit(Watching(), loader)
+    assert seen == [CPU, CPU]
