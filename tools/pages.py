@@ -44,6 +44,8 @@ REFERENCE = {
         "Helpers",
         [
             "scaffold_runtime.utilities",
+            "scaffold_runtime.ranks.WarningCache",
+            "scaffold_runtime.ranks.rank_prefixed_message",
             "scaffold_runtime.utilities.seed",
             "scaffold_runtime.utilities.types",
             "scaffold_runtime.callbacks.model_summary.summarize",
