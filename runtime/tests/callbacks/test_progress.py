@@ -80,6 +80,19 @@ def test_on_a_terminal_a_bar_moves(kind: Any, shown, make_loader, make_trainer, 
     assert out.endswith("\n")
 
 
+def test_a_rich_bar_moves_where_rich_hides_the_terminal(
+    shown, make_loader, make_trainer, terminal, monkeypatch
+) -> None:
+    """As rich does before 15: what stands for the output while a bar is open says that it is no terminal."""
+    monkeypatch.setattr("rich.file_proxy.FileProxy.isatty", lambda proxy: False, raising=False)
+    trainer = make_trainer(max_epochs=2, enable_progress_bar=True, callbacks=RichProgressBar())
+
+    with redirect_stdout(terminal):
+        trainer.fit(shown(), make_loader(6), make_loader(2))
+
+    assert "Validation" in terminal.getvalue()
+
+
 @pytest.mark.parametrize("kind", [RichProgressBar, TQDMProgressBar])
 @pytest.mark.parametrize("leave", [True, False])
 def test_leave_keeps_the_line_of_every_epoch(

@@ -205,11 +205,14 @@ class ProgressBar(Callback):
     # -- drawing ----------------------------------------------------------------------------------
 
     def _begin(self, stage: str, label: str, total: float) -> None:
-        self._live_terminal = sys.stdout.isatty()
+        self._live_terminal = self._on_a_terminal()
         self._stage, self._label, self._total = stage, label, total
         self._done = self._began_at = 0
         self._began = time.monotonic()
         self._next_draw = self._began + REDRAW_SECONDS
+
+    def _on_a_terminal(self) -> bool:
+        return sys.stdout.isatty()
 
     def _advance(self) -> None:
         self._done += 1

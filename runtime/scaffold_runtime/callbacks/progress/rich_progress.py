@@ -55,6 +55,10 @@ class RichProgressBar(ProgressBar):
         self._progress: Progress | None = None
         self._task: Any = None
 
+    def _on_a_terminal(self) -> bool:
+        # What rich before 15 puts in the place of the output, while a bar is open, does not say that it is one.
+        return self._progress is not None or super()._on_a_terminal()
+
     def _open(self) -> Progress:
         """rich's display, on the screen from the first redraw on."""
         from rich.console import Console
