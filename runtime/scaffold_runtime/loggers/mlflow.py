@@ -75,6 +75,9 @@ class MLFlowLogger(ServiceLogger):
     def _client(self) -> Any:
         if self._open_client is None:
             mlflow = require("mlflow.tracking", "scaffold-runtime[mlflow]", "MLFlowLogger")
+            kind, _, file = self._tracking_uri.partition(":///")
+            if kind == "sqlite" and os.path.dirname(file):
+                os.makedirs(os.path.dirname(file), exist_ok=True)  # as MLflow itself does from some release on
             self._open_client = mlflow.MlflowClient(self._tracking_uri)
         return self._open_client
 
