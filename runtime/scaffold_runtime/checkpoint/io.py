@@ -103,7 +103,7 @@ def link_atomically(target: Path, link: Path, symbolic: bool = False) -> None:
             return
         with linking(target):
             if symbolic:
-                temporary.symlink_to(os.path.relpath(target, link.parent))
+                os.symlink(os.path.relpath(target, link.parent), temporary)
             else:
                 os.link(os.path.realpath(target), temporary)  # not a link to a link
             os.replace(temporary, link)
