@@ -1,5 +1,6 @@
 """Every test has an empty folder for itself and a command line that runs in process."""
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +9,11 @@ import pytest
 
 from scaffold.catalogue import Catalogue
 from scaffold.cli import main
+
+if sys.version_info < (3, 11):
+    import tomli  # what it is there; pytest needs it, too
+
+    sys.modules["tomllib"] = tomli
 
 
 @dataclass(frozen=True)
