@@ -76,8 +76,8 @@ class MLFlowLogger(ServiceLogger):
         if self._open_client is None:
             mlflow = require("mlflow.tracking", "scaffold-runtime[mlflow]", "MLFlowLogger")
             kind, _, file = self._tracking_uri.partition(":///")
-            if kind == "sqlite" and os.path.dirname(file):
-                os.makedirs(os.path.dirname(file), exist_ok=True)  # as MLflow itself does from some release on
+            if kind == "sqlite":  # not every release of MLflow makes the folder
+                os.makedirs(os.path.dirname(file) or ".", exist_ok=True)
             self._open_client = mlflow.MlflowClient(self._tracking_uri)
         return self._open_client
 

@@ -131,7 +131,9 @@ def test_wandb_without_an_account_says_what_to_do(
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NETRC", "no_such_file")
     trainer = make_trainer(logger=WandbLogger(save_dir="logs"))
-    with pytest.raises(MisconfigurationException, match=r"(?i)api.key.*WandbLogger\(offline=True\)"):
+    with pytest.raises(
+        MisconfigurationException, match=r"(?i)api.key.*WandbLogger\(offline=True\)"
+    ):
         trainer.fit(regression(), make_loader(1))
 
 
