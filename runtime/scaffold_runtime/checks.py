@@ -36,7 +36,7 @@ def check_run(run: Run) -> None:
             f"{_misspelt(run.module, step)}"
         )
     _check_arguments(run.module, step)
-    if not _has_loader(run, stage):
+    if not run.feed.has(stage):
         owner = run.module if run.datamodule is None else run.datamodule
         raise MisconfigurationException(
             f"trainer.{run.fn}() has no data: pass a loader or a data module, or define `{METHODS[stage]}` in "
@@ -73,11 +73,6 @@ def _check_arguments(module: LightningModule, step: str) -> None:
     )
 
 
-def _has_loader(run: Run, stage: str) -> bool:
-    given = run.feed.given.get(stage) is not None
-    return given or run.feed.owner_of(METHODS[stage]) is not None
-
-
 def _check_fit(run: Run, name: str) -> None:
     if not overridden("configure_optimizers", run.module, LightningModule):
         raise MisconfigurationException(
@@ -85,7 +80,7 @@ def _check_fit(run: Run, name: str) -> None:
             f"for instance `return torch.optim.Adam(self.parameters())`.{_misspelt(run.module, 'configure_optimizers')}"
         )
     has_step = overridden("validation_step", run.module, LightningModule)
-    has_loader = _has_loader(run, "validation")
+    has_loader = run.feed.has("validation")
     if run.feed.given.get("validation") is not None and not has_step:
         warnings.warn(
             f"a validation loader was passed, but {name} has no `validation_step`, so nothing is validated: "

@@ -154,8 +154,8 @@ def _share(run: Run, checkpoint: dict[str, Any] | None) -> None:
     trainer, first = run.trainer, run.trainer.is_global_zero
     if trainer.world_size == 1:
         return
-    kept = checkpoint.get("shuffle_seed") if checkpoint and run.restore.resumes else None
-    seed = os.environ.get("PL_GLOBAL_SEED", 0) if kept is None else kept
+    resumed = checkpoint if checkpoint is not None and run.restore.resumes else {}
+    seed = resumed.get("shuffle_seed", os.environ.get("PL_GLOBAL_SEED", 0))
     seed = trainer.strategy.broadcast(int(seed))
     if trainer.use_distributed_sampler:
         run.feed.shares = Shares(trainer.global_rank, trainer.world_size, seed)

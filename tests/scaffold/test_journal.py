@@ -56,9 +56,8 @@ def killed_at(call: int, when: str, action: Callable[[Path], None], root: Path) 
     child = os.fork()
     if child == 0:
         calls = iter(range(1, 10_000))
-        bound = getattr(
-            pathlib, "_normal_accessor", os
-        )  # Python 3.10 keeps what `os` had at import
+        # Python 3.10 keeps what `os` had at import.
+        bound = getattr(pathlib, "_normal_accessor", os)
         for name in MUTATING:
             setattr(os, name, _deadly(getattr(os, name), calls, call, when))
             if name != "open":  # there it is io.open

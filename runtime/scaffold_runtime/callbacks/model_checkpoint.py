@@ -375,6 +375,7 @@ class ModelCheckpoint(Checkpoint):
         if self.save_last and not self._mine and trainer.global_step and not trainer.fast_dev_run:
             candidates = trainer.strategy.broadcast(self._monitor_candidates(trainer))
             candidates["epoch"] -= 1  # the one that has just ended
+            self._chosen_by = candidates
             self._save_last_checkpoint(trainer, candidates)
             self.commit(trainer, pl_module)
 
@@ -461,7 +462,9 @@ class ModelCheckpoint(Checkpoint):
         score = self._worst if math.isnan(score) else score
         self.current_score = torch.tensor(score)
         if not self._full or self._better(score, self.best_k_models[self.kth_best_model_path]):
-            self._update_best_and_save(torch.tensor(score), trainer, monitor_candidates)
+            self._update_best_and_save(
+                torch.tensor(score, dtype=torch.float64), trainer, monitor_candidates
+            )
 
     @property
     def _full(self) -> bool:

@@ -487,3 +487,18 @@ def test_the_kept_ones_can_be_listed(train) -> None:
         "epoch=3.ckpt": 1.0,
         "epoch=4.ckpt": 2.0,
     }
+
+
+def test_scores_of_sixty_four_bits_are_kept_as_they_are(
+    regression: Any, make_loader: Any, make_trainer: Any, tmp_path: Path
+) -> None:
+    class Module(regression):
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            self.log("score", torch.tensor(0.1, dtype=torch.float64))
+
+    saves = ModelCheckpoint(tmp_path, monitor="score")
+    make_trainer(max_epochs=2, callbacks=saves, enable_checkpointing=True).fit(
+        Module(), make_loader(1), make_loader(1)
+    )
+    assert list(saves.best_k_models.values()) == [0.1]
+    assert "epoch=0" in saves.best_model_path  # an equal one is not better

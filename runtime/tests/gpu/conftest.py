@@ -21,20 +21,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(skip)
 
 
+def counters() -> Any:
+    """Of the stand-in; None on a real GPU."""
+    return getattr(sys.modules.get("stand_in"), "GPU", None)
+
+
 @pytest.fixture
 def stand_in() -> Any:
     """The counters of the stand-in; skips the test on a real GPU, which does not count these things."""
-    module: Any = sys.modules.get("stand_in")
-    if module is None or module.GPU is None:
-        pytest.skip("a real GPU does not tell")
-    return module.GPU
+    return counters() or pytest.skip("a real GPU does not tell")
 
 
 @pytest.fixture
-def with_memory(monkeypatch: pytest.MonkeyPatch) -> Any:
+def with_memory() -> Any:
     """`with_memory(n)`: from now on there are `n` bytes more than are in use."""
-    module: Any = sys.modules.get("stand_in")
-    gpu = None if module is None else module.GPU
+    gpu = counters()
     total = 0 if gpu else torch.cuda.get_device_properties(0).total_memory
 
     def allow(more: int) -> None:

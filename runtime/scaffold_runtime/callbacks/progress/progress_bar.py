@@ -226,9 +226,9 @@ class ProgressBar(Callback):
         return self.is_enabled and not (draws_itself and type(self)._show is ProgressBar._show)
 
     def _draws_now(self) -> bool:
-        if not self._live_terminal or not self._draws or self._done % self.refresh_rate:
+        if not self._live_terminal or not self.is_enabled or self._done % self.refresh_rate:
             return False
-        return time.monotonic() >= self._next_draw
+        return time.monotonic() >= self._next_draw and self._draws
 
     def _draw(self, metrics: dict[str, Any]) -> None:
         self._next_draw = time.monotonic() + REDRAW_SECONDS
