@@ -130,6 +130,9 @@ class Callback:
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """A fit, validate, test or predict ends."""
 
+    def _model_made(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """All layers exist, also those of `configure_model`, and no optimizer does."""
+
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The model is on its device and the optimizers exist."""
 

@@ -114,6 +114,8 @@ def _set_up(run: Run, ckpt_path: str | None) -> None:
     run.precision = trainer.precision_plugin
     with run.precision.init_context():
         ask(module, "configure_model")
+    for callback in run.callbacks:
+        callback._model_made(trainer, module)
     module.zero_grad()  # of an earlier run; those of a window in a checkpoint come later
     run.precision.convert_module(module)  # before it is loaded into: another format would round
     if checkpoint is not None and run.restore.resumes:

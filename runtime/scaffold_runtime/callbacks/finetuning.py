@@ -12,10 +12,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
 from scaffold_runtime.errors import MisconfigurationException
-from scaffold_runtime.hooks import Callback, ask
+from scaffold_runtime.hooks import Callback, overridden
+from scaffold_runtime.module import LightningModule
 
 if TYPE_CHECKING:
-    from scaffold_runtime import LightningModule, Trainer
+    from scaffold_runtime import Trainer
 
 Modules = nn.Module | Iterable[Any]
 """A module, or modules nested in lists."""
@@ -54,9 +55,12 @@ class BaseFinetuning(Callback, abc.ABC):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._module = pl_module
-        with trainer.precision_plugin.init_context():
-            ask(pl_module, "configure_model")  # what is made there is to be frozen, too
-        self.freeze_before_training(pl_module)
+        if not overridden("configure_model", pl_module, LightningModule):
+            self.freeze_before_training(pl_module)
+
+    def _model_made(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if overridden("configure_model", pl_module, LightningModule):
+            self.freeze_before_training(pl_module)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         own = set(pl_module.parameters())

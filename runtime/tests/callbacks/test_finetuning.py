@@ -138,9 +138,12 @@ def test_layers_made_in_configure_model_are_frozen(tuned, make_loader, make_trai
             super().__init__()
             self.backbone = None
 
+        def setup(self, stage: str) -> None:
+            self.width = 8
+
         def configure_model(self) -> None:
             if self.backbone is None:
-                self.backbone = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8))
+                self.backbone = nn.Sequential(nn.Linear(4, self.width), nn.BatchNorm1d(8))
 
     sizes: list[int] = []
     note = LambdaCallback(
