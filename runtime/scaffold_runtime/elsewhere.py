@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
+from scaffold_runtime.checkpoint.state import load_weights
+from scaffold_runtime.hooks import ask
 from scaffold_runtime.module import LightningModule
 
 if TYPE_CHECKING:
@@ -36,7 +38,8 @@ def bring_back(trainer: Trainer, arguments: tuple[Any, ...], outcome: dict[str, 
     """In the process that asked: take the state over, and return what the run returned."""
     given = (a for a in arguments if isinstance(a, LightningModule))
     module = trainer._module = next(given, None) or trainer.lightning_module
-    module.load_state_dict(outcome["weights"])
+    _make_layers(trainer, module, outcome["weights"])
+    load_weights(module, {"state_dict": outcome["weights"]})
     trainer.progress.load_state_dict(outcome["progress"])
     trainer._elsewhere_state = outcome["state"]
     trainer.should_stop, trainer._ckpt_path = outcome["should_stop"], outcome["ckpt_path"]
@@ -48,3 +51,11 @@ def bring_back(trainer: Trainer, arguments: tuple[Any, ...], outcome: dict[str, 
     metrics = trainer.metrics
     metrics.callback_values, metrics.logged_values, metrics.bar_values = outcome["values"]
     return outcome["returned"]
+
+
+def _make_layers(trainer: Trainer, module: LightningModule, weights: dict[str, Any]) -> None:
+    """Those that `configure_model` made in the other process only."""
+    if weights.keys() - module.state_dict().keys():
+        module.trainer = trainer
+        with trainer.precision_plugin.init_context():
+            ask(module, "configure_model")

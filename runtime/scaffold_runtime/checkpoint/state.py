@@ -11,6 +11,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from scaffold_runtime.checkpoint.engine import ENGINE, with_weights
@@ -22,6 +23,7 @@ from scaffold_runtime.checkpoint.transient import (
     restore_transient,
     transient,
 )
+from scaffold_runtime.empty import materialize
 from scaffold_runtime.data import LightningDataModule, move_data_to_device
 from scaffold_runtime.errors import CheckpointError
 from scaffold_runtime.hooks import overridden
@@ -181,6 +183,7 @@ def load_weights(module: Any, checkpoint: dict[str, Any], strict: bool | None = 
         raise CheckpointError(
             f"the checkpoint has no `state_dict`; its keys are {', '.join(map(str, checkpoint))}."
         )
+    materialize(module, torch.device("cpu"))
     strict = module.strict_loading if strict is None else strict
     plain_names = {plain_name(name): name for name in module.state_dict()}
     given = checkpoint["state_dict"].items()

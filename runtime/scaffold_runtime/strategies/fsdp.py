@@ -27,6 +27,7 @@ from torch.optim import Optimizer
 from torch.utils._pytree import tree_map_only
 
 from scaffold_runtime.accelerators import Accelerator
+from scaffold_runtime.empty import materialize
 from scaffold_runtime.errors import CheckpointError, MisconfigurationException, check_choice
 from scaffold_runtime.precision import Precision
 from scaffold_runtime.strategies.distributed import DistributedStrategy, send_first
@@ -117,23 +118,28 @@ class FSDPStrategy(DistributedStrategy):
             raise MisconfigurationException(
                 "FSDP does not scale losses. Use precision='bf16-mixed' or '32-true'."
             )
-        sharded = ROUTER in vars(module)  # in an earlier run
-        if not (sharded and self._offload):
+        if ROUTER not in vars(module):
+            self._divide(module)
+        elif self._offload:  # the parts stay in main memory
+            module._apply(self._move)
+        else:
             module.to(self.root_device)
-        if sharded:
-            return
+
+    def _divide(self, module: nn.Module) -> None:
         self._compare(module)
-        # Each process keeps its part of what it has: it must be the same.
-        send_first((*module.parameters(), *module.buffers()))
         if self._recomputes is not None:
             apply_activation_checkpointing(module, check_fn=_chooser(self._recomputes))
         vars(module)[ROUTER] = router = StepRouter(module)  # past nn.Module, which would adopt it
         names = ("copies", "parts")[-len(self._shape) :]
         mesh = init_device_mesh(self.root_device.type, self._shape, mesh_dim_names=names)
+        alike: set[Tensor] = set()
         for part in [m for m in module.modules() if m is not module and self._wraps(m)][::-1]:
-            self._shard(part, mesh)
-        self._shard(router, mesh)
+            self._shard(part, mesh, alike)
+        self._shard(router, mesh, alike)
         vars(module)["forward"] = _anywhere(module.forward, router)
+
+    def _move(self, tensor: Tensor) -> Tensor:
+        return tensor if isinstance(tensor, DTensor) else tensor.to(self.root_device)
 
     def _compare(self, module: nn.Module) -> None:
         """See that all processes have the same model, before one waits for what another has not."""
@@ -146,7 +152,15 @@ class FSDPStrategy(DistributedStrategy):
                     f"processes have different models: the first and number {rank} differ in {', '.join(astray[:4])}."
                 )
 
-    def _shard(self, part: nn.Module, mesh: DeviceMesh) -> None:
+    def _shard(self, part: nn.Module, mesh: DeviceMesh, alike: set[Tensor]) -> None:
+        """Divide what is left of a part. One after another, so that the device never holds the whole model."""
+        materialize(part, self.root_device)
+        part._apply(self._move)
+        # Each process keeps its piece of what it has: it must be the same.
+        state = (*part.parameters(), *part.buffers())
+        own = [t for t in state if not isinstance(t, DTensor) and t not in alike]
+        send_first(own)
+        alike.update(own)
         # Pinned memory exists beside an accelerator only.
         on_cpu = CPUOffloadPolicy(pin_memory=self.root_device.type != "cpu")
         fully_shard(

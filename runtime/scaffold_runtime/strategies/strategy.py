@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 from torch.utils._pytree import tree_map_only
 
 from scaffold_runtime.accelerators import Accelerator
+from scaffold_runtime.empty import materialize
 from scaffold_runtime.errors import CheckpointError, Moved, MovedAway
 from scaffold_runtime.precision import Precision, in_precision
 from scaffold_runtime.strategies.environments import ClusterEnvironment
@@ -110,6 +111,7 @@ class Strategy(abc.ABC):
 
     def place(self, module: nn.Module, precision: Precision) -> None:
         """Bring `module` to where it is trained, before its optimizers are made."""
+        materialize(module, self.root_device)
         module.to(self.root_device)
 
     @abc.abstractmethod

@@ -7,7 +7,7 @@ import math
 import os
 import warnings
 from collections.abc import Callable, Iterable
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -34,6 +34,7 @@ from scaffold_runtime.checkpoint.folder import save
 from scaffold_runtime.checkpoint.state import collect
 from scaffold_runtime.data import LightningDataModule
 from scaffold_runtime.elsewhere import bring_back, run_here
+from scaffold_runtime.empty import NoInit
 from scaffold_runtime.errors import MisconfigurationException, Moved, check_local
 from scaffold_runtime.feed import METHODS, STAGES
 from scaffold_runtime.hooks import (
@@ -449,8 +450,14 @@ class Trainer:
 
     @contextmanager
     def init_module(self, empty_init: bool | None = None) -> Any:
-        """Make tensors on the right device and in the right precision: create a module inside."""
-        with self.strategy.root_device, self.precision_plugin.init_context():
+        """Make tensors on the right device and in the right precision: create a module inside.
+
+        With `empty_init` they are not initialised, for weights that are loaded into them. Where a strategy divides
+        the weights they have no memory either (torch's "meta" device), until a run gives it to them part by part.
+        """
+        on_meta = empty_init and self.strategy.divides
+        where = torch.device("meta") if on_meta else self.strategy.root_device
+        with where, self.precision_plugin.init_context(), NoInit() if empty_init else nullcontext():
             yield
 
     def clip_gradients(

@@ -173,6 +173,34 @@ def test_what_a_policy_names_is_divided_by_itself(adam: Any, make_loader: Any, f
         fsdp(options={"auto_wrap_policy": policy}, callbacks=Look()).fit(adam(), make_loader(4))
 
 
+def test_a_model_without_memory_gets_it_part_by_part(
+    adam: Any, make_loader: Any, fsdp: Any, tmp_path: Path
+) -> None:
+    """Each process initialises otherwise; all have what the first made, and start alike from a checkpoint."""
+
+    class Empty(adam):  # type: ignore[misc] # a fixture gives the class
+        def configure_model(self) -> None:
+            with self.trainer.init_module(empty_init=True):
+                self.net = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 1))
+            torch.manual_seed(self.global_rank)
+
+    class Look(Callback):
+        def setup(self, trainer: Any, module: Any, stage: str) -> None:
+            self.net = None
+
+        def on_train_start(self, trainer: Any, module: Any) -> None:
+            assert module.net[0].weight.to_local().shape[0] == 4
+            assert module.net[1].running_var.tolist() == [1] * 8
+            state = trainer.strategy.whole(dict(module.net.state_dict()))
+            note(tmp_path, "sums", {name: float(value.sum()) for name, value in state.items()})
+
+    options = {"auto_wrap_policy": {nn.Linear}}
+    fsdp(options=options, callbacks=Look()).fit(Empty(), make_loader(4))
+    first, second = notes(tmp_path, "sums")
+    assert first == second
+    assert first["0.weight"] != 0
+
+
 def test_models_that_differ_between_processes_are_refused(
     adam: Any, make_loader: Any, fsdp: Any
 ) -> None:

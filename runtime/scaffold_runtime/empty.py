@@ -1,0 +1,62 @@
+"""Layers made empty, for weights that come later: not initialised, or without memory on torch's "meta" device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from scaffold_runtime.errors import MisconfigurationException
+
+
+class NoInit(TorchFunctionMode):
+    """Within it `uniform_`, `normal_`, `kaiming_uniform_` and `constant_` of `torch.nn.init` leave tensors as they are."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        return func(*args, **kwargs)
+
+
+def materialize(module: nn.Module, device: torch.device) -> None:
+    """Give what is on the "meta" device memory on `device`, and let the layers it belongs to initialise it.
+
+    What layers share stays shared, and what has memory keeps its values.
+
+    Raises:
+        MisconfigurationException: if such a layer has no `reset_parameters`.
+    """
+    made: dict[Tensor, Tensor] = {}
+    for name, layer in module.named_modules():
+        own = dict(layer.named_parameters(recurse=False)) | dict(layer.named_buffers(recurse=False))
+        fresh = {t for t in own.values() if t.is_meta} - made.keys()
+        if fresh and not hasattr(layer, "reset_parameters"):
+            raise MisconfigurationException(
+                f"{type(layer).__name__}{f' ({name})' if name else ''} was made on the \"meta\" device, and cannot be "
+                "filled: give it a method `reset_parameters` that initialises its own weights and buffers."
+            )
+        made |= {t: _with_memory(t, device) for t in fresh}
+        for key, tensor in own.items():
+            if tensor.is_meta:
+                setattr(layer, key, made[tensor])
+        if fresh:
+            kept = [made.get(t, t) for t in own.values() if t not in fresh]
+            values = [t.detach().clone() for t in kept]
+            layer.reset_parameters()
+            for tensor, value in zip(kept, values, strict=True):
+                tensor.detach().copy_(value)
+
+
+def _with_memory(tensor: Tensor, device: torch.device) -> Tensor:
+    made = torch.empty_like(tensor, device=device)
+    return nn.Parameter(made, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else made
