@@ -132,7 +132,7 @@ class FSDPStrategy(DistributedStrategy):
         vars(module)[ROUTER] = router = StepRouter(module)  # past nn.Module, which would adopt it
         names = ("copies", "parts")[-len(self._shape) :]
         mesh = init_device_mesh(self.root_device.type, self._shape, mesh_dim_names=names)
-        alike: set[Tensor] = set()
+        alike: set[Tensor] = set()  # buffers that were sent
         for part in [m for m in module.modules() if m is not module and self._wraps(m)][::-1]:
             self._shard(part, mesh, alike)
         self._shard(router, mesh, alike)
@@ -157,10 +157,9 @@ class FSDPStrategy(DistributedStrategy):
         materialize(part, self.root_device)
         part._apply(self._move)
         # Each process keeps its piece of what it has: it must be the same.
-        state = (*part.parameters(), *part.buffers())
-        own = [t for t in state if not isinstance(t, DTensor) and t not in alike]
-        send_first(own)
-        alike.update(own)
+        buffers = [buffer for buffer in part.buffers() if buffer not in alike]
+        send_first([*(p for p in part.parameters() if not isinstance(p, DTensor)), *buffers])
+        alike.update(buffers)
         # Pinned memory exists beside an accelerator only.
         on_cpu = CPUOffloadPolicy(pin_memory=self.root_device.type != "cpu")
         fully_shard(

@@ -66,3 +66,10 @@ def test_two_gpus_compute_what_two_processes_do(strategy: str, tmp_path: Path) -
 def test_nothing_waits_for_the_device(precision: str, tmp_path: Path) -> None:
     case = {"trainer": {"strategy": "ddp", "precision": precision}, "watched": True}
     run(case, tmp_path / "gpu")
+
+
+@pytest.mark.parametrize("empty", [False, True])
+def test_fsdp_never_has_all_of_a_model_on_a_device(empty: bool, tmp_path: Path) -> None:
+    """The half of 32 MB that each keeps, and the layer that is being divided; messages may hold it once more."""
+    for megabytes in run({"empty": empty}, tmp_path / "gpu"):
+        assert 16 < megabytes < 28

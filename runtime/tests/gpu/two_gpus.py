@@ -6,6 +6,7 @@ A script of its own, as people have them: the strategy runs it again for the sec
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,26 @@ class NoWaiting(Callback):
         torch.cuda.set_sync_debug_mode("default")
 
 
+class Large(Small):
+    """Eight layers of 4 MB, which are made without memory if `empty`."""
+
+    def __init__(self, empty: bool) -> None:
+        super().__init__(0.0)
+        self.empty = empty
+
+    def configure_model(self) -> None:
+        with torch.device("meta" if self.empty else "cpu"):
+            middle = [nn.Linear(1024, 1024) for _ in range(8)]
+            self.net = nn.Sequential(nn.Linear(4, 1024), *middle, nn.Linear(1024, 1))
+
+
+class Peak(Callback):
+    """The most memory that was in use when training began."""
+
+    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+        self.megabytes = torch.cuda.max_memory_allocated() / 2**20
+
+
 def data(batches: int) -> DataLoader[Any]:
     x = torch.randn(batches * 8, 4, generator=torch.Generator().manual_seed(1))
     return DataLoader(TensorDataset(x, x.sum(1, keepdim=True)), 4, shuffle=True, pin_memory=True)
@@ -90,8 +111,22 @@ def fit(case: dict[str, Any], folder: Path, **again: Any) -> Trainer:
     return trainer
 
 
+def place(case: dict[str, Any]) -> float:
+    """Divide a large model layer by layer, and train it for a batch."""
+    strategy, peak = FSDPStrategy(auto_wrap_policy={nn.Linear}), Peak()
+    trainer = Trainer(
+        accelerator="gpu", devices=2, strategy=strategy, fast_dev_run=True, callbacks=peak
+    )
+    trainer.fit(Large(case["empty"]), data(2))
+    return peak.megabytes
+
+
 def main() -> None:
     case, folder = json.loads(sys.argv[1]), Path(sys.argv[2])
+    if "empty" in case:
+        megabytes = place(case)
+        (folder / f"{os.environ['LOCAL_RANK']}.json").write_text(json.dumps(megabytes))
+        return
     trainer = fit(case, folder / "whole")
     found: dict[str, Any] = {"metrics": {n: float(v) for n, v in trainer.callback_metrics.items()}}
     if not case.get("watched"):
