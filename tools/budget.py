@@ -19,13 +19,13 @@ ROOT = Path(__file__).parent.parent
 # raise them only with a reason.
 BUDGETS = {
     "runtime/scaffold_runtime": {
-        "files": 4794,
-        "callbacks": 2598,
-        "strategies": 1935,
+        "files": 4844,
+        "callbacks": 2602,
+        "strategies": 1950,
         "cli": 1347,
-        "checkpoint": 1250,
+        "checkpoint": 1256,
         "loggers": 758,
-        "trainer": 756,
+        "trainer": 759,
         "loops": 567,
         "profilers": 455,
         "tuner": 91,

@@ -13,7 +13,7 @@ from scaffold_runtime.errors import MisconfigurationException
 
 
 class NoInit(TorchFunctionMode):
-    """Within it `uniform_`, `normal_`, `kaiming_uniform_` and `constant_` of `torch.nn.init` leave tensors as they are."""
+    """Leaves tensors as they are in `uniform_`, `normal_`, `kaiming_uniform_` and `constant_` of `torch.nn.init`."""
 
     def __torch_function__(
         self,
@@ -38,7 +38,7 @@ def materialize(module: nn.Module, device: torch.device) -> None:
     """
     made: dict[Tensor, Tensor] = {}
     for name, layer in module.named_modules():
-        own = dict(layer.named_parameters(recurse=False)) | dict(layer.named_buffers(recurse=False))
+        own = {k: t for k, t in (layer._parameters | layer._buffers).items() if t is not None}
         fresh = {t for t in own.values() if t.is_meta} - made.keys()
         if fresh and not hasattr(layer, "reset_parameters"):
             raise MisconfigurationException(
@@ -50,11 +50,11 @@ def materialize(module: nn.Module, device: torch.device) -> None:
             if tensor.is_meta:
                 setattr(layer, key, made[tensor])
         if fresh:
-            kept = [made.get(t, t) for t in own.values() if t not in fresh]
-            values = [t.detach().clone() for t in kept]
+            kept = [made.get(tensor, tensor).detach() for tensor in set(own.values()) - fresh]
+            values = [tensor.clone() for tensor in kept]
             layer.reset_parameters()
             for tensor, value in zip(kept, values, strict=True):
-                tensor.detach().copy_(value)
+                tensor.copy_(value)
 
 
 def _with_memory(tensor: Tensor, device: torch.device) -> Tensor:

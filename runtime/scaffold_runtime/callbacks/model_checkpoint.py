@@ -398,7 +398,8 @@ class ModelCheckpoint(Checkpoint):
         own = overridden("_save_checkpoint", self, ModelCheckpoint)
         if (self.async_save or io.in_background) and not own:
             state = collect(trainer._live(), self.save_weights_only)
-            self._copied = state = snapshot(state, into=self._copied)
+            if trainer.is_global_zero or trainer.strategy.sharded:  # others write nothing
+                self._copied = state = snapshot(state, into=self._copied)
             write = save_later(trainer.strategy, state, Path(first), io.save_checkpoint)
 
             def write_and_settle() -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 from torch import nn
+from torch.utils.serialization import config
 
 from scaffold_runtime.checkpoint.choose import Restore
 from scaffold_runtime.checkpoint.find import find_checkpoint, read_newest_good
@@ -38,12 +39,15 @@ def read_for_run(run: Run, ckpt_path: str | None) -> dict[str, Any] | None:
         )
     if ckpt_path is None:
         return None
-    found = _read(run, ckpt_path) if trainer.is_global_zero else None
-    # The first process decides what "last" and "best" are.
-    path = Path(trainer.strategy.broadcast("" if found is None else str(found[0])))
-    if not path.name:
-        return None
-    checkpoint = trainer.checkpoint_io.load_checkpoint(path) if found is None else found[1]
+    # Processes that keep a part of each tensor look into one copy of the file, where it is one.
+    maps = trainer.strategy.divides or config.load.mmap
+    with config.patch("load.mmap", maps):  # type: ignore[attr-defined] # torch adds it at run time
+        found = _read(run, ckpt_path) if trainer.is_global_zero else None
+        # The first process decides what "last" and "best" are.
+        path = Path(trainer.strategy.broadcast("" if found is None else str(found[0])))
+        if not path.name:
+            return None
+        checkpoint = trainer.checkpoint_io.load_checkpoint(path) if found is None else found[1]
     run.chosen = None if ckpt_path == "last" else str(path)
     trainer._ckpt_path = str(path)
     if run.fn == "fit" and not run.restore.resumes:

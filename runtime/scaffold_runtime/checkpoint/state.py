@@ -23,8 +23,8 @@ from scaffold_runtime.checkpoint.transient import (
     restore_transient,
     transient,
 )
-from scaffold_runtime.empty import materialize
 from scaffold_runtime.data import LightningDataModule, move_data_to_device
+from scaffold_runtime.empty import materialize
 from scaffold_runtime.errors import CheckpointError
 from scaffold_runtime.hooks import overridden
 from scaffold_runtime.optim import parameters_of

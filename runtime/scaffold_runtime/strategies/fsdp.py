@@ -208,10 +208,13 @@ class FSDPStrategy(DistributedStrategy):
             raise CheckpointError(
                 "the other processes are gone, and their parts of the weights too."
             )
-        # Offloaded parts travel by way of the device that the processes are joined by.
-        return tree_map_only(
-            DTensor, lambda p: p.to(p.device_mesh.device_type).full_tensor().cpu(), state
-        )
+
+        def gathered(part: DTensor) -> Tensor:
+            # Offloaded parts travel by way of the device that the processes are joined by.
+            tensor: Tensor = part.to(part.device_mesh.device_type).full_tensor()  # type: ignore[attr-defined]
+            return tensor.cpu() if self.is_global_zero else tensor.new_empty(0)
+
+        return tree_map_only(DTensor, gathered, state)
 
     def piece(self, tensor: Tensor) -> tuple[Tensor, tuple[int, ...]] | None:
         if not isinstance(tensor, DTensor):
@@ -225,9 +228,11 @@ class FSDPStrategy(DistributedStrategy):
     def scatter(self, whole: dict[str, Any], like: Any) -> None:
         for name, value in whole.items():
             own = like.get(name) if isinstance(like, dict) else like
-            if not isinstance(own, DTensor) or isinstance(value, DTensor):
+            if not isinstance(own, DTensor) or not isinstance(value, Tensor):
                 continue
-            if isinstance(value, Tensor) and value.shape == own.shape:
+            if not value.ndim:
+                whole[name] = value.clone()  # else it would hold the memory of a whole file
+            elif value.shape == own.shape and not isinstance(value, DTensor):
                 mesh = own.device_mesh
                 there = distribute_tensor(value.to(mesh.device_type), mesh, own.placements)
                 whole[name] = there.to(own.device)

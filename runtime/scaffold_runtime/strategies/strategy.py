@@ -129,7 +129,7 @@ class Strategy(abc.ABC):
         return nullcontext()
 
     def whole(self, state: Any) -> Any:
-        """A state to be saved, in which every tensor is whole; all processes must call this."""
+        """A state to be saved, in which every tensor is whole in the first process; all must call this."""
         return state
 
     def piece(self, tensor: Tensor) -> tuple[Tensor, tuple[int, ...]] | None:

@@ -191,14 +191,14 @@ def test_a_model_without_memory_gets_it_part_by_part(
         def on_train_start(self, trainer: Any, module: Any) -> None:
             assert module.net[0].weight.to_local().shape[0] == 4
             assert module.net[1].running_var.tolist() == [1] * 8
-            state = trainer.strategy.whole(dict(module.net.state_dict()))
-            note(tmp_path, "sums", {name: float(value.sum()) for name, value in state.items()})
+            whole = {name: p.full_tensor().tolist() for name, p in module.net.named_parameters()}
+            note(tmp_path, "weights", whole)
 
     options = {"auto_wrap_policy": {nn.Linear}}
     fsdp(options=options, callbacks=Look()).fit(Empty(), make_loader(4))
-    first, second = notes(tmp_path, "sums")
+    first, second = notes(tmp_path, "weights")
     assert first == second
-    assert first["0.weight"] != 0
+    assert 0 < abs(first["0.weight"][0][0]) < 0.5
 
 
 def test_models_that_differ_between_processes_are_refused(
@@ -210,6 +210,42 @@ def test_models_that_differ_between_processes_are_refused(
 
     with pytest.raises(RankFailed, match=r"number 1 differ in extra.bias: torch.float32 \(1,\)"):
         fsdp().fit(Differs(), make_loader(4))
+
+
+def test_only_the_first_process_has_whole_weights_to_save(
+    adam: Any, make_loader: Any, fsdp: Any, tmp_path: Path
+) -> None:
+    class Look(Callback):
+        def on_train_end(self, trainer: Any, module: Any) -> None:
+            whole = trainer.strategy.whole(dict(module.state_dict()))
+            note(tmp_path, "shape", whole["net.0.weight"].shape)
+
+    fsdp(callbacks=Look()).fit(adam(), make_loader(4))
+    assert notes(tmp_path, "shape") == [(8, 4), (0,)]
+
+
+def test_processes_of_a_machine_share_the_memory_of_a_checkpoint(
+    adam: Any, make_loader: Any, make_trainer: Any, fsdp: Any, ddp: Any, tmp_path: Path
+) -> None:
+    """While a run takes its own part of each tensor, and not where it keeps what it has read."""
+    file = tmp_path / "a.ckpt"
+
+    class Look(Callback):
+        def on_load_checkpoint(self, trainer: Any, module: Any, checkpoint: Any) -> None:
+            assert checkpoint["state_dict"]["net.0.weight"].isfinite().all()
+            self.mapped = str(file) in Path("/proc/self/maps").read_text()
+
+        def on_train_end(self, trainer: Any, module: Any) -> None:
+            after = str(file) in Path("/proc/self/maps").read_text()
+            note(tmp_path, "maps", (self.mapped, after))
+
+    trainer = make_trainer(max_epochs=1)
+    trainer.fit(adam(), make_loader(4))
+    trainer.save_checkpoint(file)
+    for kind, expected in ((fsdp, (True, False)), (ddp, (False, False))):
+        again = kind(callbacks=Look(), max_epochs=2)
+        again.fit(adam(), make_loader(4), ckpt_path=file)
+        assert notes(tmp_path, "maps") == [expected] * 2
 
 
 def test_a_save_between_batches_of_a_window_says_that_it_is_torn(

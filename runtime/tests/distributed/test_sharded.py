@@ -113,10 +113,13 @@ def test_any_number_and_any_strategy_loads_it(
         trainer = {"ddp": ddp, "fsdp": fsdp}[then](4, max_epochs=3, callbacks=Look())
     trainer.fit(model, make_loader(8), ckpt_path=path)
 
-    for state_dict, state, step in notes(tmp_path, "look", processes):
+    for rank, (state_dict, state, step) in enumerate(notes(tmp_path, "look", processes)):
+        assert step == 8
+        if then == "fsdp" and rank:  # whole weights are in the first process only
+            assert not any(tensor.numel() for tensor in state_dict.values())
+            continue
         assert difference(state_dict, dict(saved["state_dict"])) is None
         assert difference(state, saved["optimizer_states"][0]["state"]) is None
-        assert step == 8
     assert trainer.global_step > 8
 
 
