@@ -9,11 +9,12 @@ from datetime import timedelta
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import (
     apply_activation_checkpointing,
 )
-from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import (
     CPUOffloadPolicy,
     FSDPModule,
@@ -42,6 +43,8 @@ STRATEGIES = {
     "HYBRID_SHARD": (True, True),
     "_HYBRID_SHARD_ZERO2": (False, True),
 }
+# Half as long messages as autocast alone would make; it converts what a step is given.
+IN_16 = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
 Policy = Collection[type[nn.Module]] | Callable[[nn.Module], bool] | None
 
 
@@ -58,7 +61,7 @@ class FSDPStrategy(DistributedStrategy):
             "HYBRID_SHARD" and "_HYBRID_SHARD_ZERO2" do so where each node has a copy of the weights.
         device_mesh: (copies, parts): how many copies there are, and over how many processes each is divided.
         mixed_precision: formats for computing and for reducing gradients: a MixedPrecisionPolicy, or a
-            MixedPrecision of the FSDP before.
+            MixedPrecision of the FSDP before. If not given, weights travel in the format of `bf16-mixed` there.
         state_dict_type: "full" writes checkpoints as one file with whole tensors; "sharded" as a folder in which
             each process writes its own part. Both can be loaded everywhere.
         cpu_offload: keep the parts in main memory.
@@ -91,11 +94,7 @@ class FSDPStrategy(DistributedStrategy):
             self._reshard, hybrid = _meaning(sharding_strategy)
             self._hybrid = self._hybrid or hybrid
         self._wanted = device_mesh
-        self._precision = MixedPrecisionPolicy(
-            getattr(mixed_precision, "param_dtype", None),
-            getattr(mixed_precision, "reduce_dtype", None),
-            getattr(mixed_precision, "output_dtype", None),
-        )
+        self._policy = _policy(mixed_precision)
         self._offload = bool(getattr(cpu_offload, "offload_params", cpu_offload))
         check_choice(self, "state_dict_type", state_dict_type, "full", "sharded")
         self.sharded = state_dict_type == "sharded"
@@ -119,24 +118,43 @@ class FSDPStrategy(DistributedStrategy):
                 "FSDP does not scale losses. Use precision='bf16-mixed' or '32-true'."
             )
         if ROUTER not in vars(module):
-            self._divide(module)
+            mixed = precision.precision == "bf16-mixed"
+            self._divide(module, self._policy or (IN_16 if mixed else MixedPrecisionPolicy()))
         elif self._offload:  # the parts stay in main memory
             module._apply(self._move)
         else:
             module.to(self.root_device)
 
-    def _divide(self, module: nn.Module) -> None:
+    def _divide(self, module: nn.Module, policy: MixedPrecisionPolicy) -> None:
+        """One part after another, so that a device never holds the whole model."""
         self._compare(module)
         if self._recomputes is not None:
             apply_activation_checkpointing(module, check_fn=_chooser(self._recomputes))
         vars(module)[ROUTER] = router = StepRouter(module)  # past nn.Module, which would adopt it
         names = ("copies", "parts")[-len(self._shape) :]
-        mesh = init_device_mesh(self.root_device.type, self._shape, mesh_dim_names=names)
-        alike: set[Tensor] = set()  # buffers that were sent
-        for part in [m for m in module.modules() if m is not module and self._wraps(m)][::-1]:
-            self._shard(part, mesh, alike)
-        self._shard(router, mesh, alike)
+        # Pinned memory exists beside an accelerator only.
+        on_cpu = CPUOffloadPolicy(pin_memory=self.root_device.type != "cpu")
+        shard = partial(
+            fully_shard,
+            mesh=init_device_mesh(self.root_device.type, self._shape, mesh_dim_names=names),
+            reshard_after_forward=self._reshard,
+            mp_policy=policy,
+            offload_policy=on_cpu if self._offload else OffloadPolicy(),
+        )
+        sent: set[Tensor] = set()  # buffers, which are in what contains them, too
+        parts = [part for part in module.modules() if part is not module and self._wraps(part)]
+        for part in [*reversed(parts), router]:
+            self._fill(part, sent)
+            shard(part)
         vars(module)["forward"] = _anywhere(module.forward, router)
+
+    def _fill(self, part: nn.Module, sent: set[Tensor]) -> None:
+        """Bring what is not divided yet to the device. Each process keeps its piece of that: it must be the same."""
+        materialize(part, self.root_device)
+        part._apply(self._move)
+        buffers = [buffer for buffer in part.buffers() if buffer not in sent]
+        send_first([*(p for p in part.parameters() if not isinstance(p, DTensor)), *buffers])
+        sent.update(buffers)
 
     def _move(self, tensor: Tensor) -> Tensor:
         return tensor if isinstance(tensor, DTensor) else tensor.to(self.root_device)
@@ -151,24 +169,6 @@ class FSDPStrategy(DistributedStrategy):
                 raise MisconfigurationException(
                     f"processes have different models: the first and number {rank} differ in {', '.join(astray[:4])}."
                 )
-
-    def _shard(self, part: nn.Module, mesh: DeviceMesh, alike: set[Tensor]) -> None:
-        """Divide what is left of a part. One after another, so that the device never holds the whole model."""
-        materialize(part, self.root_device)
-        part._apply(self._move)
-        # Each process keeps its piece of what it has: it must be the same.
-        buffers = [buffer for buffer in part.buffers() if buffer not in alike]
-        send_first([*(p for p in part.parameters() if not isinstance(p, DTensor)), *buffers])
-        alike.update(buffers)
-        # Pinned memory exists beside an accelerator only.
-        on_cpu = CPUOffloadPolicy(pin_memory=self.root_device.type != "cpu")
-        fully_shard(
-            part,
-            mesh=mesh,
-            reshard_after_forward=self._reshard,
-            mp_policy=self._precision,
-            offload_policy=on_cpu if self._offload else OffloadPolicy(),
-        )
 
     def prepare(
         self, module: nn.Module, optimizers: list[Optimizer], precision: Precision
@@ -262,6 +262,12 @@ def _of_torch(policy: Callable[..., bool], module: nn.Module) -> bool:
     """What a policy of torch's says, which also wants to know how large a module is."""
     size = sum(parameter.numel() for parameter in module.parameters())
     return policy(module=module, recurse=False, nonwrapped_numel=size)
+
+
+def _policy(given: Any) -> MixedPrecisionPolicy | None:
+    if given is None or isinstance(given, MixedPrecisionPolicy):
+        return given
+    return MixedPrecisionPolicy(given.param_dtype, given.reduce_dtype)
 
 
 def _meaning(sharding_strategy: Any) -> tuple[bool, bool]:

@@ -137,12 +137,13 @@ def test_a_copy_on_each_node_of_whatever_trainer(make_trainer: Any) -> None:
 def test_computing_in_sixteen_bits(
     adam: Any, make_loader: Any, ddp: Any, fsdp: Any, kind: str, tmp_path: Path
 ) -> None:
-    """Weights stay in 32 bits; what is computed with them is in 16."""
+    """Weights stay in 32 bits; they travel, and what is computed with them is, in 16."""
 
     class Look(adam):  # type: ignore[misc] # a fixture gives the class
         def forward(self, x: Any) -> Any:
             y = super().forward(x)
-            assert y.dtype is torch.bfloat16
+            assert y.dtype is self.net[0].weight.dtype is torch.bfloat16
+            assert x.dtype is (torch.bfloat16 if by_policy else torch.float32)
             return y.float()
 
     policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
