@@ -19,11 +19,11 @@ ROOT = Path(__file__).parent.parent
 # raise them only with a reason.
 BUDGETS = {
     "runtime/scaffold_runtime": {
-        "files": 4844,
+        "files": 4847,
         "callbacks": 2602,
-        "strategies": 1959,
+        "strategies": 1960,
         "cli": 1347,
-        "checkpoint": 1256,
+        "checkpoint": 1261,
         "loggers": 758,
         "trainer": 759,
         "loops": 567,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
@@ -28,8 +28,9 @@ class NoInit(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def materialize(module: nn.Module, device: torch.device) -> None:
-    """Give what is on the "meta" device memory on `device`, and let the layers it belongs to initialise it.
+def materialize(module: nn.Module, device: torch.device, filled: Collection[str] = ()) -> None:
+    """Give what is on the "meta" device memory on `device`, and let the layers it belongs to initialise it, but for
+    the names that are to be `filled` by somebody else.
 
     What layers share stays shared, and what has memory keeps its values.
 
@@ -40,21 +41,26 @@ def materialize(module: nn.Module, device: torch.device) -> None:
     for name, layer in module.named_modules():
         own = {k: t for k, t in (layer._parameters | layer._buffers).items() if t is not None}
         fresh = {t for t in own.values() if t.is_meta} - made.keys()
-        if fresh and not hasattr(layer, "reset_parameters"):
-            raise MisconfigurationException(
-                f"{type(layer).__name__}{f' ({name})' if name else ''} was made on the \"meta\" device, and cannot be "
-                "filled: give it a method `reset_parameters` that initialises its own weights and buffers."
-            )
         made |= {t: _with_memory(t, device) for t in fresh}
         for key, tensor in own.items():
             if tensor.is_meta:
                 setattr(layer, key, made[tensor])
-        if fresh:
-            kept = [made.get(tensor, tensor).detach() for tensor in set(own.values()) - fresh]
-            values = [tensor.clone() for tensor in kept]
-            layer.reset_parameters()
-            for tensor, value in zip(kept, values, strict=True):
-                tensor.copy_(value)
+        prefix = f"{name}." if name else ""
+        if any(tensor in fresh and prefix + key not in filled for key, tensor in own.items()):
+            _initialise(layer, name, [made.get(t, t) for t in set(own.values()) - fresh])
+
+
+def _initialise(layer: nn.Module, name: str, kept: list[Tensor]) -> None:
+    reset: Any = getattr(layer, "reset_parameters", None)
+    if reset is None:
+        raise MisconfigurationException(
+            f"{type(layer).__name__}{f' ({name})' if name else ''} was made on the \"meta\" device, and cannot be "
+            "filled: give it a method `reset_parameters` that initialises its own weights and buffers."
+        )
+    values = [tensor.detach().clone() for tensor in kept]
+    reset()
+    for tensor, value in zip(kept, values, strict=True):
+        tensor.detach().copy_(value)
 
 
 def _with_memory(tensor: Tensor, device: torch.device) -> Tensor:

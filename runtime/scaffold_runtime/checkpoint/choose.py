@@ -68,6 +68,8 @@ class Restore:
                 "both have by restore_strict=False."
             )
         shared = {name: weight for name, weight in given.items() if name in own}
+        if not run.trainer.strategy.loads(module):
+            return
         run.trainer.strategy.scatter(shared, module.state_dict())
         load_weights(module, {"state_dict": shared}, strict=False)
 

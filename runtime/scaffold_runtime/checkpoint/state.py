@@ -130,8 +130,11 @@ def _hyperparameters(prefix: str, owner: Any) -> dict[str, Any]:
 def restore_objects(run: Run, checkpoint: dict[str, Any]) -> None:
     """Weights, data module and callbacks: what is restored before the model reaches its device."""
     run.hooks.on_load_checkpoint(checkpoint)
-    if ENGINE not in checkpoint or not run.trainer.strategy.reads_engine(run.fn):
-        run.trainer.strategy.scatter(checkpoint.get("state_dict", {}), run.module.state_dict())
+    strategy = run.trainer.strategy
+    if strategy.loads(run.module) and (
+        ENGINE not in checkpoint or not strategy.reads_engine(run.fn)
+    ):
+        strategy.scatter(checkpoint.get("state_dict", {}), run.module.state_dict())
         load_weights(run.module, checkpoint)
     datamodule = run.datamodule
     if datamodule is not None and type(datamodule).__qualname__ in checkpoint:
@@ -183,11 +186,11 @@ def load_weights(module: Any, checkpoint: dict[str, Any], strict: bool | None = 
         raise CheckpointError(
             f"the checkpoint has no `state_dict`; its keys are {', '.join(map(str, checkpoint))}."
         )
-    materialize(module, torch.device("cpu"))
     strict = module.strict_loading if strict is None else strict
     plain_names = {plain_name(name): name for name in module.state_dict()}
     given = checkpoint["state_dict"].items()
     weights = {plain_names.get(plain_name(name), name): value for name, value in given}
+    materialize(module, torch.device("cpu"), filled=weights)
     try:
         module.load_state_dict(weights, strict=strict)
     except RuntimeError as error:

@@ -25,6 +25,7 @@ from torch.distributed.fsdp import (
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 from torch.optim import Optimizer
+from torch.random import fork_rng
 from torch.utils._pytree import tree_map_only
 
 from scaffold_runtime.accelerators import Accelerator
@@ -112,6 +113,9 @@ class FSDPStrategy(DistributedStrategy):
                 )
         super().attach(accelerator, devices, num_nodes)
 
+    def loads(self, module: nn.Module) -> bool:
+        return self.is_global_zero or ROUTER in vars(module)
+
     def place(self, module: nn.Module, precision: Precision) -> None:
         if precision.scales:
             raise MisconfigurationException(
@@ -150,7 +154,9 @@ class FSDPStrategy(DistributedStrategy):
 
     def _fill(self, part: nn.Module, sent: set[Tensor]) -> None:
         """Bring what is not divided yet to the device. Each process keeps its piece of that: it must be the same."""
-        materialize(part, self.root_device)
+        state = (*part.named_parameters(), *part.named_buffers())
+        with fork_rng([self.root_device] if self.root_device.type == "cuda" else []):
+            materialize(part, self.root_device, () if self.is_global_zero else dict(state))
         part._apply(self._move)
         buffers = [buffer for buffer in part.buffers() if buffer not in sent]
         send_first([*(p for p in part.parameters() if not isinstance(p, DTensor)), *buffers])

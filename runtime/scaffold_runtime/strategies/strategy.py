@@ -109,6 +109,10 @@ class Strategy(abc.ABC):
     def sync_batchnorm(self, module: nn.Module) -> None:
         """Share the statistics of batches between processes; there is nothing to share with one."""
 
+    def loads(self, module: nn.Module) -> bool:
+        """Whether this process loads weights itself, and does not get them from the first when they are placed."""
+        return True
+
     def place(self, module: nn.Module, precision: Precision) -> None:
         """Bring `module` to where it is trained, before its optimizers are made."""
         materialize(module, self.root_device)

@@ -186,8 +186,10 @@ def test_a_model_without_memory_gets_it_part_by_part(
             torch.manual_seed(self.global_rank)
 
     class Look(Callback):
-        def setup(self, trainer: Any, module: Any, stage: str) -> None:
-            self.net = None
+        def on_fit_start(self, trainer: Any, module: Any) -> None:
+            now = torch.get_rng_state()
+            torch.manual_seed(trainer.global_rank)
+            assert torch.equal(now, torch.get_rng_state())
 
         def on_train_start(self, trainer: Any, module: Any) -> None:
             assert module.net[0].weight.to_local().shape[0] == 4
@@ -200,6 +202,53 @@ def test_a_model_without_memory_gets_it_part_by_part(
     first, second = notes(tmp_path, "weights")
     assert first == second
     assert 0 < abs(first["0.weight"][0][0]) < 0.5
+
+
+@pytest.mark.parametrize("restore", [None, "all", "weights"])
+def test_one_process_with_weights_is_enough(
+    adam: Any, make_loader: Any, make_trainer: Any, fsdp: Any, restore: Any, tmp_path: Path
+) -> None:
+    """The others make no weights, draw no numbers and read no weights of a checkpoint."""
+
+    class Scale(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.factor = nn.Parameter(torch.full((4,), 0.5))
+            self.register_buffer("offset", torch.full((4,), 0.25), persistent=False)
+
+        def forward(self, x: Any) -> Any:
+            return x * self.factor + self.offset
+
+    class Once(adam):  # type: ignore[misc] # a fixture gives the class
+        def configure_model(self) -> None:
+            with torch.device("meta" if self.global_rank else "cpu"):
+                self.net = nn.Sequential(nn.Linear(4, 4), Scale(), nn.Linear(4, 1))
+            torch.manual_seed(1)
+
+    class Look(Callback):
+        def setup(self, trainer: Any, module: Any, stage: str) -> None:
+            module.net = None
+
+        def on_load_checkpoint(self, trainer: Any, module: Any, checkpoint: Any) -> None:
+            if trainer.global_rank:
+                checkpoint["state_dict"].clear()
+
+        def on_train_start(self, trainer: Any, module: Any) -> None:
+            whole = {name: p.full_tensor().tolist() for name, p in module.net.named_parameters()}
+            note(tmp_path, "look", (whole, module.net[1].offset.tolist(), torch.rand(1)))
+
+    before, trainer = Once(), make_trainer(max_epochs=1)
+    trainer.fit(before, make_loader(4))
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    given = {"ckpt_path": tmp_path / "a.ckpt", "restore": restore} if restore else {}
+    options = {"auto_wrap_policy": {nn.Linear, Scale}}
+    fsdp(options=options, callbacks=Look(), max_epochs=2).fit(Once(), make_loader(4), **given)
+
+    first, second = notes(tmp_path, "look")
+    assert first == second
+    assert first[1] == [0.25] * 4
+    same = first[0]["1.factor"] == before.net[1].factor.tolist()
+    assert same == (restore is not None)
 
 
 def test_models_that_differ_between_processes_are_refused(
