@@ -9,7 +9,6 @@ from datetime import timedelta
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import (
     apply_activation_checkpointing,
@@ -44,8 +43,6 @@ STRATEGIES = {
     "HYBRID_SHARD": (True, True),
     "_HYBRID_SHARD_ZERO2": (False, True),
 }
-# Half as long messages as autocast alone would make; it converts what a step is given.
-IN_16 = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
 Policy = Collection[type[nn.Module]] | Callable[[nn.Module], bool] | None
 
 
@@ -62,7 +59,7 @@ class FSDPStrategy(DistributedStrategy):
             "HYBRID_SHARD" and "_HYBRID_SHARD_ZERO2" do so where each node has a copy of the weights.
         device_mesh: (copies, parts): how many copies there are, and over how many processes each is divided.
         mixed_precision: formats for computing and for reducing gradients: a MixedPrecisionPolicy, or a
-            MixedPrecision of the FSDP before. If not given, weights travel in the format of `bf16-mixed` there.
+            MixedPrecision of the FSDP before. If not given, weights travel in 32 bits with `bf16-mixed`, too.
         state_dict_type: "full" writes checkpoints as one file with whole tensors; "sharded" as a folder in which
             each process writes its own part. Both can be loaded everywhere.
         cpu_offload: keep the parts in main memory.
@@ -117,19 +114,14 @@ class FSDPStrategy(DistributedStrategy):
         return self.is_global_zero or ROUTER in vars(module)
 
     def place(self, module: nn.Module, precision: Precision) -> None:
-        if precision.scales:
-            raise MisconfigurationException(
-                "FSDP does not scale losses. Use precision='bf16-mixed' or '32-true'."
-            )
         if ROUTER not in vars(module):
-            mixed = precision.precision == "bf16-mixed"
-            self._divide(module, self._policy or (IN_16 if mixed else MixedPrecisionPolicy()))
+            self._divide(module)
         elif self._offload:  # the parts stay in main memory
             module._apply(self._move)
         else:
             module.to(self.root_device)
 
-    def _divide(self, module: nn.Module, policy: MixedPrecisionPolicy) -> None:
+    def _divide(self, module: nn.Module) -> None:
         """One part after another, so that a device never holds the whole model."""
         self._compare(module)
         if self._recomputes is not None:
@@ -142,7 +134,7 @@ class FSDPStrategy(DistributedStrategy):
             fully_shard,
             mesh=init_device_mesh(self.root_device.type, self._shape, mesh_dim_names=names),
             reshard_after_forward=self._reshard,
-            mp_policy=policy,
+            mp_policy=self._policy,
             offload_policy=on_cpu if self._offload else OffloadPolicy(),
         )
         sent: set[Tensor] = set()  # buffers, which are in what contains them, too
@@ -270,9 +262,9 @@ def _of_torch(policy: Callable[..., bool], module: nn.Module) -> bool:
     return policy(module=module, recurse=False, nonwrapped_numel=size)
 
 
-def _policy(given: Any) -> MixedPrecisionPolicy | None:
+def _policy(given: Any) -> MixedPrecisionPolicy:
     if given is None or isinstance(given, MixedPrecisionPolicy):
-        return given
+        return given or MixedPrecisionPolicy()
     return MixedPrecisionPolicy(given.param_dtype, given.reduce_dtype)
 
 

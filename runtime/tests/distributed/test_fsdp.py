@@ -133,26 +133,44 @@ def test_a_copy_on_each_node_of_whatever_trainer(make_trainer: Any) -> None:
         assert strategy._shape == (nodes, 2)
 
 
-@pytest.mark.parametrize("kind", ["policy", "autocast"])
+SIXTEEN, THIRTY_TWO = torch.bfloat16, torch.float32
+
+
+@pytest.mark.parametrize(
+    ("precision", "policy", "travels", "given"),
+    [
+        ("bf16-mixed", None, THIRTY_TWO, THIRTY_TWO),
+        ("32-true", MixedPrecisionPolicy(SIXTEEN, THIRTY_TWO), SIXTEEN, SIXTEEN),
+        ("32-true", MixedPrecision(SIXTEEN, THIRTY_TWO), SIXTEEN, SIXTEEN),
+        (
+            "bf16-mixed",
+            MixedPrecisionPolicy(SIXTEEN, THIRTY_TWO, cast_forward_inputs=False),
+            SIXTEEN,
+            THIRTY_TWO,
+        ),
+    ],
+)
 def test_computing_in_sixteen_bits(
-    adam: Any, make_loader: Any, ddp: Any, fsdp: Any, kind: str, tmp_path: Path
+    adam: Any,
+    make_loader: Any,
+    ddp: Any,
+    fsdp: Any,
+    precision: str,
+    policy: Any,
+    travels: Any,
+    given: Any,
 ) -> None:
-    """Weights stay in 32 bits; they travel, and what is computed with them is, in 16."""
+    """Weights stay in 32 bits; what is computed with them is in 16, and what they travel in as a policy says."""
 
     class Look(adam):  # type: ignore[misc] # a fixture gives the class
         def forward(self, x: Any) -> Any:
             y = super().forward(x)
-            assert y.dtype is self.net[0].weight.dtype is torch.bfloat16
-            assert x.dtype is (torch.bfloat16 if by_policy else torch.float32)
+            assert (self.net[0].weight.dtype, x.dtype, y.dtype) == (travels, given, SIXTEEN)
             return y.float()
 
-    policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
-    by_policy = kind == "policy"
     half, full = Look(), adam()
     full.load_state_dict(half.state_dict())
-    options = {"mixed_precision": policy} if by_policy else {}
-    arguments = {"precision": "32-true" if by_policy else "bf16-mixed"}
-    trainer = fsdp(options=options, max_epochs=2, **arguments)
+    trainer = fsdp(options={"mixed_precision": policy}, max_epochs=2, precision=precision)
     trainer.fit(half, make_loader(8), make_loader(2))
     ddp(max_epochs=2).fit(full, make_loader(8))
 
@@ -312,9 +330,41 @@ def test_a_save_between_batches_of_a_window_says_that_it_is_torn(
     assert read_checkpoint(tmp_path / "own.ckpt")["torn"]
 
 
-def test_scaled_losses_are_refused(adam: Any, make_loader: Any, fsdp: Any) -> None:
-    with pytest.raises(RankFailed, match="FSDP does not scale losses"):
-        fsdp(precision="16-mixed").fit(adam(), make_loader(4))
+@pytest.mark.parametrize("fused", [False, True])
+def test_scaled_losses(
+    adam: Any, make_loader: Any, ddp: Any, fsdp: Any, fused: bool, tmp_path: Path
+) -> None:
+    """A step that overflows in one process is left out in all, as under ddp, also after a resume."""
+
+    class Overflows(adam):  # type: ignore[misc] # a fixture gives the class
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            loss = super().training_step(batch, batch_idx)
+            if self.global_rank == 1 and batch_idx == 2:
+                loss.register_hook(lambda gradient: gradient * float("inf"))
+            return loss
+
+        def configure_optimizers(self) -> Any:
+            return torch.optim.Adam(self.parameters(), lr=0.05, fused=fused)
+
+    before, trained, scales = Overflows(), [], []
+    for name, make, given in (
+        ("ddp", ddp, {}),
+        ("fsdp", fsdp, {}),
+        ("fsdp", fsdp, {"ckpt_path": tmp_path / "fsdp" / "step=3.ckpt"}),
+    ):
+        trained.append(copy.deepcopy(before))
+        keep = ModelCheckpoint(tmp_path / name, "{step}", save_top_k=-1, every_n_train_steps=1)
+        arguments = {"max_epochs": 2, "gradient_clip_val": 0.5, "enable_checkpointing": True}
+        trainer = make(precision="16-mixed", callbacks=keep, **arguments)
+        trainer.fit(trained[-1], make_loader(8), **given)
+        scales.append(read_checkpoint(Path(keep.best_model_path))["precision"])
+
+    copied, divided, resumed = map(weights, trained)
+    assert torch.allclose(divided, copied, rtol=1e-3, atol=1e-4)
+    assert torch.equal(resumed, divided)
+    assert not torch.equal(divided, weights(before))
+    assert scales[0] == scales[1] == scales[2]
+    assert scales[0]["scale"] < 2**16
 
 
 def test_manual_optimization_is_refused(adam: Any, make_loader: Any, fsdp: Any) -> None:

@@ -38,9 +38,10 @@ def run(case: dict[str, Any], folder: Path) -> list[dict[str, Any]]:
         ({"strategy": "ddp_spawn", "gradient_clip_val": 0.5}, False),
         ({"strategy": "fsdp"}, False),
         ({"strategy": "fsdp", "precision": "bf16-true", "gradient_clip_val": 0.5}, False),
+        ({"strategy": "fsdp", "precision": "16-mixed", "gradient_clip_val": 0.5}, False),
         ({}, True),
     ],
-    ids=["ddp", "ddp-16-mixed", "ddp-spawn", "fsdp", "fsdp-bf16-true", "fsdp-sharded"],
+    ids=["ddp", "ddp-16-mixed", "ddp-spawn", "fsdp", "fsdp-bf16-true", "fsdp-16-mixed", "sharded"],
 )
 def test_a_resumed_run_is_the_same_bit_for_bit(
     arguments: Any, sharded: bool, tmp_path: Path
