@@ -21,7 +21,7 @@ BUDGETS = {
     "runtime/scaffold_runtime": {
         "files": 4847,
         "callbacks": 2602,
-        "strategies": 1960,
+        "strategies": 1953,
         "cli": 1347,
         "checkpoint": 1261,
         "loggers": 758,

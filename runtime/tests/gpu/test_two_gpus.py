@@ -63,10 +63,17 @@ def test_two_gpus_compute_what_two_processes_do(strategy: str, tmp_path: Path) -
         assert one["metrics"] == pytest.approx(other["metrics"], rel=1e-3)
 
 
-@pytest.mark.parametrize("precision", ["32-true", "16-mixed"])
-def test_nothing_waits_for_the_device(precision: str, tmp_path: Path) -> None:
-    case = {"trainer": {"strategy": "ddp", "precision": precision}, "watched": True}
-    run(case, tmp_path / "gpu")
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"strategy": "ddp"},
+        {"strategy": "ddp", "precision": "16-mixed"},
+        {"strategy": "fsdp", "precision": "16-mixed", "gradient_clip_val": 0.5},
+    ],
+    ids=["ddp", "ddp-16-mixed", "fsdp-16-mixed"],
+)
+def test_nothing_waits_for_the_device(arguments: Any, tmp_path: Path) -> None:
+    run({"trainer": arguments, "watched": True}, tmp_path / "gpu")
 
 
 @pytest.mark.parametrize("empty", [False, True])
