@@ -71,7 +71,8 @@ class Restore:
         if not run.trainer.strategy.loads(module):
             return
         run.trainer.strategy.scatter(shared, module.state_dict())
-        load_weights(module, {"state_dict": shared}, strict=False)
+        with run.trainer.strategy.loading(module):
+            load_weights(module, {"state_dict": shared}, strict=False)
 
     def _chosen(self, name: str) -> bool:
         return fnmatchcase(plain_name(name), self.keys)

@@ -135,7 +135,8 @@ def restore_objects(run: Run, checkpoint: dict[str, Any]) -> None:
         ENGINE not in checkpoint or not strategy.reads_engine(run.fn)
     ):
         strategy.scatter(checkpoint.get("state_dict", {}), run.module.state_dict())
-        load_weights(run.module, checkpoint)
+        with strategy.loading(run.module):
+            load_weights(run.module, checkpoint)
     datamodule = run.datamodule
     if datamodule is not None and type(datamodule).__qualname__ in checkpoint:
         datamodule.load_state_dict(checkpoint[type(datamodule).__qualname__])

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
-from contextlib import redirect_stdout
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout
 from datetime import timedelta
 from functools import partial
 from io import StringIO
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
 from torch.optim import LBFGS, Optimizer
 
 from scaffold_runtime.data import convert_floats
+from scaffold_runtime.empty import materialize
 from scaffold_runtime.errors import CheckpointError, MisconfigurationException, StepError
 from scaffold_runtime.extras import require
 from scaffold_runtime.precision import Precision
@@ -24,7 +26,9 @@ from scaffold_runtime.strategies.distributed import DistributedStrategy
 from scaffold_runtime.strategies.router import StepRouter
 from scaffold_runtime.strategies.strategy import Prepared, unwrapped
 
+ENGINES: WeakSet[Any] = WeakSet()  # all that are there, of any strategy
 TAG = "checkpoint"  # the name DeepSpeed gives to one save among several in a folder
+LOAD = "_load_from_state_dict"  # the method by which torch has each layer load its own weights
 NEEDED = ("deepspeed", "scaffold-runtime[deepspeed]", "strategy='deepspeed'")
 
 
@@ -105,6 +109,77 @@ class DeepSpeedStrategy(DistributedStrategy):
         require(*NEEDED)  # before other processes are started
         return super().launch(call, obeys)
 
+    @property
+    def _library(self) -> Any:
+        os.environ.setdefault("DS_ACCELERATOR", self.root_device.type)
+        return require(*NEEDED)
+
+    @contextmanager
+    def _at_device(self) -> Iterator[None]:
+        """DeepSpeed takes the device whose number is in LOCAL_RANK, which not every launcher sets."""
+        place = self.local_rank if self.root_device.index is None else self.root_device.index
+        names = {"LOCAL_RANK"} | ({"OMPI_COMM_WORLD_LOCAL_RANK"} & os.environ.keys())
+        before = {name: os.environ.get(name) for name in names}
+        os.environ.update(dict.fromkeys(names, str(place)))
+        try:
+            yield
+        finally:
+            for name, value in before.items():
+                if value is None:
+                    del os.environ[name]
+                else:
+                    os.environ[name] = value
+
+    # -- weights that are divided -------------------------------------------------------------------
+
+    def making(self, module: Any) -> AbstractContextManager[Any]:
+        return (
+            self._dividing(complete_config(self.config, module.trainer))
+            if self.stage == 3
+            else nullcontext()
+        )
+
+    def _dividing(self, config: dict[str, Any], module: nn.Module | None = None) -> Any:
+        """A scope in which each layer is divided as soon as it is made, or all of `module` now, one by one."""
+        with self._at_device():
+            return self._library.zero.Init(module=module, config_dict_or_path=config)
+
+    def _divide(self, module: Any, config: dict[str, Any]) -> None:
+        """Divide what is not yet. DeepSpeed would first take the whole of it to the device."""
+        dtype = FORMATS[module.trainer.precision][1]
+        for parameter in module.parameters():
+            if not is_divided(parameter) and parameter.is_floating_point():
+                parameter.data = parameter.data.to(
+                    dtype
+                )  # what is divided is not converted any more
+        self._dividing(config, module)
+        module.to(self.root_device)  # its buffers
+
+    def place(self, module: nn.Module, precision: Precision) -> None:
+        if self.stage == 3:  # the device may have no room for the whole of it
+            materialize(module, torch.device("cpu"))
+        else:
+            super().place(module, precision)
+
+    @contextmanager
+    def loading(self, module: nn.Module) -> Iterator[None]:
+        """One layer after another is whole while it loads its own weights."""
+        layers = [m for m in module.modules() if any(map(is_divided, m.parameters(recurse=False)))]
+        for layer in layers:
+            vars(layer)[LOAD] = partial(self._load_layer, layer, getattr(layer, LOAD))
+        try:
+            yield
+        finally:
+            for layer in layers:
+                del vars(layer)[LOAD]
+
+    def _load_layer(self, layer: nn.Module, load: Callable[..., None], *given: Any) -> None:
+        own = list(layer.parameters(recurse=False))
+        with self._library.zero.GatheredParameters(own, modifier_rank=0):
+            load(*given)
+
+    # -- a model made ready -------------------------------------------------------------------------
+
     def prepare(
         self, module: nn.Module, optimizers: list[Optimizer], precision: Precision
     ) -> Prepared:
@@ -117,16 +192,20 @@ class DeepSpeedStrategy(DistributedStrategy):
 
     def _start(self, module: Any, optimizers: list[Optimizer]) -> None:
         config = complete_config(self.config, module.trainer)
-        os.environ.setdefault("DS_ACCELERATOR", self.root_device.type)
-        if self._engine is not None:
-            self._engine.destroy()
-        self._engine, *_ = require(*NEEDED).initialize(
-            model=StepRouter(module),
-            model_parameters=[p for p in module.parameters() if p.requires_grad],
-            optimizer=only_one(optimizers),
-            config=config,
-            dist_init_required=False,
-        )
+        for engine in list(ENGINES):
+            if engine is self._engine or engine.module.module is module:
+                engine.destroy()  # it would go on to answer the module's calls, of another trainer too
+        if self.stage == 3:
+            self._divide(module, config)
+        with self._at_device():
+            self._engine, *_ = self._library.initialize(
+                model=StepRouter(module),
+                model_parameters=[p for p in module.parameters() if p.requires_grad],
+                optimizer=only_one(optimizers),
+                config=config,
+                dist_init_required=False,
+            )
+        ENGINES.add(self._engine)
         for optimizer in optimizers:
             # The engine clears gradients, and needs their memory where it is.
             vars(optimizer)["zero_grad"] = lambda set_to_none=True: None
@@ -199,6 +278,11 @@ class DeepSpeedStrategy(DistributedStrategy):
             raise CheckpointError(
                 f"DeepSpeed cannot load {folder} with {self.world_size} processes at stage {self.stage}: {error}"
             ) from error
+
+
+def is_divided(parameter: nn.Parameter) -> bool:
+    """Whether DeepSpeed has divided a parameter, so that this process has a part of it."""
+    return hasattr(parameter, "ds_id")
 
 
 def whole_weights(folder: Path) -> dict[str, Tensor]:

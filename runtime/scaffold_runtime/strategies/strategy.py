@@ -113,6 +113,14 @@ class Strategy(abc.ABC):
         """Whether this process loads weights itself, and does not get them from the first when they are placed."""
         return True
 
+    def making(self, module: nn.Module) -> AbstractContextManager[Any]:
+        """The scope in which `configure_model` makes the layers of `module`."""
+        return nullcontext()
+
+    def loading(self, module: nn.Module) -> AbstractContextManager[Any]:
+        """The scope in which `module.load_state_dict` gets whole weights; all processes enter it."""
+        return nullcontext()
+
     def place(self, module: nn.Module, precision: Precision) -> None:
         """Bring `module` to where it is trained, before its optimizers are made."""
         materialize(module, self.root_device)

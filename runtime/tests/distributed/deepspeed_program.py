@@ -16,18 +16,27 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from scaffold_runtime import LightningModule, Trainer, seed_everything
 from scaffold_runtime.callbacks import ModelCheckpoint
+from scaffold_runtime.callbacks.model_summary import summarize
 from scaffold_runtime.strategies import DeepSpeedStrategy
 
 
 class Small(LightningModule):
-    """Two layers, one of them frozen, and a buffer; keeps the loss of every step."""
+    """Two layers, one of them frozen, and a buffer; keeps the loss of every step, and how much was moved at once."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.net = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1))
-        self.fixed = nn.Linear(4, 4, bias=False).requires_grad_(False)
         self.register_buffer("steps", torch.zeros(1))
         self.losses: list[Tensor] = []
+        self.moved = 0
+        self.build()
+
+    def build(self) -> None:
+        self.net = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1))
+        self.fixed = nn.Linear(4, 4, bias=False).requires_grad_(False)
+
+    def _apply(self, *given: Any) -> Any:
+        self.moved = max(self.moved, sum(parameter.numel() for parameter in self.parameters()))
+        return super()._apply(*given)
 
     def loss(self, batch: Any) -> Tensor:
         x, y = batch
@@ -50,6 +59,18 @@ class Small(LightningModule):
         trained = [p for p in self.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(trained, lr=0.05)
         return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, 1, gamma=0.5)]
+
+
+class Late(Small):
+    """The same, with layers that are made where a run begins; keeps how they were."""
+
+    def build(self) -> None:
+        pass
+
+    def configure_model(self) -> None:
+        if not hasattr(self, "net"):
+            super().build()
+            self.made = [[str(p.dtype), p.numel()] for p in self.parameters()]
 
 
 class Manual(Small):
@@ -82,7 +103,7 @@ def trainer(**arguments: Any) -> Trainer:
 
 def run(case: dict[str, Any], folder: Path) -> None:
     seed_everything(0, verbose=False)
-    module, name = {"Manual": Manual}.get(case["name"], Small)(), case["name"]
+    module, name = KINDS[case.get("kind", "Small")](), case["name"]
     keep = ModelCheckpoint(
         folder / name, "{epoch}", save_top_k=-1, save_last=True, async_save=name == "async"
     )
@@ -99,11 +120,37 @@ def run(case: dict[str, Any], folder: Path) -> None:
     if made.is_global_zero:
         assert predicted is not None
         written = {"losses": losses, "values": values, "validated": validated[0]["val_loss"]}
+        written |= {"moved": module.moved, "made": getattr(module, "made", None)}
         torch.save([part.float() for part in predicted], folder / f"{name}.pt")
         (folder / f"{name}.json").write_text(json.dumps(written))
 
 
+def take(case: dict[str, Any], folder: Path) -> None:
+    """Weights of a plain file, into modules that were divided or are to be; one run after another."""
+
+    def fresh() -> Trainer:
+        return trainer(devices=2, strategy=DeepSpeedStrategy(stage=3), **case["trainer"])
+
+    written: dict[str, Any] = {"validated": [], "parameters": []}
+    for kind in (Small, Late):
+        module, made = kind(), fresh()
+        for each in (made, made, fresh()):
+            found = each.validate(module, data(), ckpt_path=case["take"], verbose=False)
+            written["validated"].append(found[0]["val_loss"])
+        made.fit(module, data(), data(), ckpt_path=case["take"], restore="weights")
+        fresh().fit(module, data(), data(), ckpt_path=case["take"], restore="weights")
+        written[kind.__name__] = made.strategy.gather(torch.stack(module.losses).tolist())
+        for each in (made, fresh()):
+            found = each.validate(module, data(), verbose=False)
+            written[f"{kind.__name__} trained"] = found[0]["val_loss"]
+        written["parameters"].append(summarize(module).total_parameters)
+    if made.is_global_zero:
+        (folder / f"{case['name']}.json").write_text(json.dumps(written))
+
+
+KINDS = {"Small": Small, "Late": Late, "Manual": Manual}
+
 if __name__ == "__main__":
     place = Path(sys.argv[1])
     for given in json.loads((place / sys.argv[2]).read_text()):
-        run(given, place)
+        (take if "take" in given else run)(given, place)

@@ -21,7 +21,7 @@ from scaffold_runtime.checkpoint.__main__ import main as checkpoint_command
 from scaffold_runtime.checkpoint.io import read_checkpoint
 from scaffold_runtime.errors import CheckpointError
 
-from .deepspeed_program import Manual, Small, data, trainer
+from .deepspeed_program import KINDS, Small, data, trainer
 
 pytest.importorskip("deepspeed", reason="DeepSpeed is not installed here: make test-deepspeed")
 
@@ -39,14 +39,24 @@ TRAINED: list[dict[str, Any]] = [
     {"name": "clipped", "strategy": {"stage": 2}, "trainer": {"gradient_clip_val": 0.1}},
     {"name": "windows", "strategy": {"stage": 2}, "trainer": {"accumulate_grad_batches": 3}},
     {"name": "windows_3", "strategy": {"stage": 3}, "trainer": {"accumulate_grad_batches": 3}},
-    {"name": "Manual", "strategy": {"stage": 2}, "trainer": {}},
+    {"name": "manual", "kind": "Manual", "strategy": {"stage": 2}, "trainer": {}},
+    {"name": "late", "kind": "Late", "strategy": {"stage": 3}, "trainer": {}},
+    {"name": "late_offload", "kind": "Late", "named": "deepspeed_stage_3_offload", "trainer": {}},
+    {"name": "late_stage_2", "kind": "Late", "strategy": {"stage": 2}, "trainer": {}},
     {"name": "async", "strategy": {"stage": 1}, "saves": 1, "rewrites": [0, 1, 0], "trainer": {}},
     {"name": "bf16", "strategy": {"stage": 2}, "trainer": {"precision": "bf16-mixed"}},
+    {"name": "bf16_3", "strategy": {"stage": 3}, "trainer": {"precision": "bf16-mixed"}},
+    {
+        "name": "bf16_late",
+        "kind": "Late",
+        "strategy": {"stage": 3},
+        "trainer": {"precision": "bf16-true"},
+    },
 ]
 SAVED = [
-    {"name": f"saved_{stage}{bits}", "strategy": {"stage": stage}, "saves": 1,
+    {"name": f"saved_{stage}{bits}", "kind": kind, "strategy": {"stage": stage}, "saves": 1,
      "trainer": {"max_epochs": 3, **({"precision": "bf16-mixed"} if bits else {})}}
-    for stage, bits in ((1, ""), (2, ""), (3, ""), (3, "_bf16"))
+    for stage, bits, kind in ((1, "", "Small"), (2, "", "Small"), (3, "", "Late"), (3, "_bf16", "Small"))
 ]  # fmt: skip
 
 
@@ -87,13 +97,13 @@ def outcome(folder: Path, name: str) -> dict[str, Any]:
 def test_the_numbers_of_one_process(case: dict[str, Any], trained: Path) -> None:
     """The mean of both losses is the loss of one process on the joint batch, at every step."""
     torch.manual_seed(0)
-    module = (Manual if case["name"] == "Manual" else Small)()
+    module = KINDS[case.get("kind", "Small")]()
     joint = torch.arange(32).view(-1, 8).tolist()
     alone = trainer(**case["trainer"])
     alone.fit(module, data(batch_sampler=joint), data())
 
     found = outcome(trained, case["name"])
-    near = 0.05 if case["name"] == "bf16" else 1e-5
+    near = 0.05 if case["name"].startswith("bf16") else 1e-5
     together = torch.tensor(found["losses"]).mean(0)
     torch.testing.assert_close(together, torch.stack(module.losses), rtol=near, atol=near)
     assert found["validated"] == pytest.approx(float(alone.callback_metrics["val_loss"]), rel=near)
@@ -102,6 +112,45 @@ def test_the_numbers_of_one_process(case: dict[str, Any], trained: Path) -> None
     own = alone.predict(module, data())
     assert own is not None
     torch.testing.assert_close(torch.cat(predicted), torch.cat(own).float(), rtol=near, atol=near)
+
+
+@pytest.mark.timeout(200)
+@pytest.mark.parametrize(("name", "dtype"), [("late", "float32"), ("bf16_late", "bfloat16")])
+def test_layers_are_divided_as_they_are_made(name: str, dtype: str, trained: Path) -> None:
+    """In the format that is computed in; before stage 3 they are whole."""
+    assert outcome(trained, name)["made"] == [[f"torch.{dtype}", 0]] * 5
+    assert [size for _, size in outcome(trained, "late_stage_2")["made"]] == [32, 8, 8, 1, 16]
+
+
+def test_the_device_never_holds_all_of_a_model_that_was_made_whole(trained: Path) -> None:
+    assert outcome(trained, "stage_2")["moved"] == 65
+    assert outcome(trained, "stage_3")["moved"] == outcome(trained, "late")["moved"] == 0
+
+
+@pytest.mark.timeout(200)
+def test_weights_of_one_file_are_taken_by_divided_layers(tmp_path: Path) -> None:
+    """Before and after they were divided, by the same trainer and by others; they train on as one process does."""
+    torch.manual_seed(7)
+    module, joint = Small(), torch.arange(32).view(-1, 8).tolist()
+    alone, file = trainer(max_epochs=1), tmp_path / "plain.ckpt"
+    alone.fit(module, data(batch_sampler=joint))
+    alone.save_checkpoint(file)
+    expected = alone.validate(module, data(), verbose=False)[0]["val_loss"]
+    again = trainer()
+    again.fit(module, data(batch_sampler=joint), ckpt_path=file, restore="weights")
+    trained = again.validate(module, data(), verbose=False)[0]["val_loss"]
+
+    run(tmp_path, [{"name": "taken", "take": str(file), "trainer": {}}])
+
+    found = outcome(tmp_path, "taken")
+    assert found["validated"] == pytest.approx([expected] * 6, rel=1e-5)
+    for kind in ("Small", "Late"):
+        together = torch.tensor(found[kind]).mean(0)
+        torch.testing.assert_close(
+            together, torch.stack(module.losses[4:] * 2), rtol=1e-5, atol=1e-5
+        )
+        assert found[f"{kind} trained"] == pytest.approx(trained, rel=1e-5)
+    assert found["parameters"] == [65, 65]
 
 
 @pytest.mark.timeout(200)
