@@ -94,8 +94,12 @@ class ModelSummary(Callback):
         self.max_depth = max_depth
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.max_depth and trainer.is_global_zero:
-            self.show(trainer, summarize(pl_module, self.max_depth))
+        first = trainer.is_global_zero
+        # A forward pass, where there is an example, takes all processes if each has only a part of the weights.
+        if self.max_depth and (first or trainer.strategy.evaluates_in_step):
+            summary = summarize(pl_module, self.max_depth)
+            if first:
+                self.show(trainer, summary)
 
     def show(self, trainer: Trainer, summary: Summary) -> None:
         """Print the summary; override it to show it in another way."""

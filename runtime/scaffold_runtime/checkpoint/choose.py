@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
-from scaffold_runtime.checkpoint.engine import with_weights
+from scaffold_runtime.checkpoint.engine import ENGINE, with_weights
 from scaffold_runtime.checkpoint.state import load_weights, restore_optimizers
 from scaffold_runtime.checkpoint.transient import plain_name
 from scaffold_runtime.errors import CheckpointError, MisconfigurationException, check_choice
@@ -85,6 +85,11 @@ class Restore:
         """
         if checkpoint.get("optimizer_states") is None:
             raise CheckpointError("the checkpoint holds weights only: use restore='weights'.")
+        if ENGINE in checkpoint or run.trainer.strategy.owns_state:
+            raise CheckpointError(
+                "optimizer states cannot be taken alone from or into DeepSpeed, which divides them: use "
+                "restore='weights', or resume with the same stage and number of processes."
+            )
         states, groups = checkpoint["optimizer_states"], _groups(run.optimizers)
         settings = [{k: v for k, v in group.items() if k != "params"} for group in groups]
         kept = [group for state in states for group in state.get("param_groups", ())]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout
 from datetime import timedelta
 from functools import partial
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import LBFGS, Optimizer
 
+from scaffold_runtime.accelerators import Accelerator
 from scaffold_runtime.data import convert_floats
 from scaffold_runtime.empty import materialize
 from scaffold_runtime.errors import CheckpointError, MisconfigurationException, StepError
@@ -105,6 +106,15 @@ class DeepSpeedStrategy(DistributedStrategy):
         self._excludes_frozen = exclude_frozen_parameters
         self._engine: Any = None
 
+    def attach(self, accelerator: Accelerator, devices: Sequence[int], num_nodes: int) -> None:
+        numbers = [accelerator.device(each).index for each in devices]
+        if None not in numbers and numbers != list(range(len(numbers))):
+            raise MisconfigurationException(
+                f"DeepSpeed takes the first devices of a machine, and Trainer(devices={numbers}) says others. Hide "
+                f"the rest: CUDA_VISIBLE_DEVICES={','.join(map(str, numbers))}, and devices={len(numbers)}."
+            )
+        super().attach(accelerator, devices, num_nodes)
+
     def launch(self, call: Callable[[], Any], obeys: bool) -> Callable[[], Any] | None:
         require(*NEEDED)  # before other processes are started
         return super().launch(call, obeys)
@@ -112,23 +122,8 @@ class DeepSpeedStrategy(DistributedStrategy):
     @property
     def _library(self) -> Any:
         os.environ.setdefault("DS_ACCELERATOR", self.root_device.type)
+        os.environ.setdefault("LOCAL_RANK", str(self.local_rank))  # not every launcher sets it
         return require(*NEEDED)
-
-    @contextmanager
-    def _at_device(self) -> Iterator[None]:
-        """DeepSpeed takes the device whose number is in LOCAL_RANK, which not every launcher sets."""
-        place = self.local_rank if self.root_device.index is None else self.root_device.index
-        names = {"LOCAL_RANK"} | ({"OMPI_COMM_WORLD_LOCAL_RANK"} & os.environ.keys())
-        before = {name: os.environ.get(name) for name in names}
-        os.environ.update(dict.fromkeys(names, str(place)))
-        try:
-            yield
-        finally:
-            for name, value in before.items():
-                if value is None:
-                    del os.environ[name]
-                else:
-                    os.environ[name] = value
 
     # -- weights that are divided -------------------------------------------------------------------
 
@@ -141,8 +136,11 @@ class DeepSpeedStrategy(DistributedStrategy):
 
     def _dividing(self, config: dict[str, Any], module: nn.Module | None = None) -> Any:
         """A scope in which each layer is divided as soon as it is made, or all of `module` now, one by one."""
-        with self._at_device():
-            return self._library.zero.Init(module=module, config_dict_or_path=config)
+        # Torch lists its functions that make tensors when this is first done, and must not list what stands in
+        # their places within the scope.
+        with torch.device("cpu"):
+            torch.empty(0)
+        return self._library.zero.Init(module=module, config_dict_or_path=config)
 
     def _divide(self, module: Any, config: dict[str, Any]) -> None:
         """Divide what is not yet. DeepSpeed would first take the whole of it to the device."""
@@ -197,14 +195,13 @@ class DeepSpeedStrategy(DistributedStrategy):
                 engine.destroy()  # it would go on to answer the module's calls, of another trainer too
         if self.stage == 3:
             self._divide(module, config)
-        with self._at_device():
-            self._engine, *_ = self._library.initialize(
-                model=StepRouter(module),
-                model_parameters=[p for p in module.parameters() if p.requires_grad],
-                optimizer=only_one(optimizers),
-                config=config,
-                dist_init_required=False,
-            )
+        self._engine, *_ = self._library.initialize(
+            model=StepRouter(module),
+            model_parameters=[p for p in module.parameters() if p.requires_grad],
+            optimizer=only_one(optimizers),
+            config=config,
+            dist_init_required=False,
+        )
         ENGINES.add(self._engine)
         for optimizer in optimizers:
             # The engine clears gradients, and needs their memory where it is.

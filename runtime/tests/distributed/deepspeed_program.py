@@ -38,9 +38,14 @@ class Small(LightningModule):
         self.moved = max(self.moved, sum(parameter.numel() for parameter in self.parameters()))
         return super()._apply(*given)
 
+    example_input_array = torch.zeros(2, 4)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.net(self.fixed(x))
+
     def loss(self, batch: Any) -> Tensor:
         x, y = batch
-        return nn.functional.mse_loss(self.net(self.fixed(x)), y)
+        return nn.functional.mse_loss(self(x), y)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         loss = self.loss(batch)
@@ -53,7 +58,7 @@ class Small(LightningModule):
         self.log("val_loss", self.loss(batch))
 
     def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
-        return self.net(self.fixed(batch[0]))
+        return self(batch[0])
 
     def configure_optimizers(self) -> Any:
         trained = [p for p in self.parameters() if p.requires_grad]
@@ -71,6 +76,14 @@ class Late(Small):
         if not hasattr(self, "net"):
             super().build()
             self.made = [[str(p.dtype), p.numel()] for p in self.parameters()]
+
+
+class Meta(Late):
+    """Layers without memory, which DeepSpeed gives them at once."""
+
+    def configure_model(self) -> None:
+        with torch.device("meta"):
+            super().configure_model()
 
 
 class Manual(Small):
@@ -110,7 +123,9 @@ def run(case: dict[str, Any], folder: Path) -> None:
     strategy = DeepSpeedStrategy(**case["strategy"]) if "strategy" in case else case["named"]
     callbacks = [keep] * case.get("saves", 0)
     made = trainer(**{"devices": 2, **case["trainer"]}, strategy=strategy, callbacks=callbacks)
-    made.fit(module, data(), data(), ckpt_path=case.get("resume"))
+    made.fit(
+        module, data(), data(), ckpt_path=case.get("resume"), restore=case.get("restore", "all")
+    )
     for weights_only in case.get("rewrites", ()):
         made.save_checkpoint(folder / f"{name}.ckpt", weights_only)
     values = {key: float(value) for key, value in made.callback_metrics.items()}
@@ -132,7 +147,7 @@ def take(case: dict[str, Any], folder: Path) -> None:
         return trainer(devices=2, strategy=DeepSpeedStrategy(stage=3), **case["trainer"])
 
     written: dict[str, Any] = {"validated": [], "parameters": []}
-    for kind in (Small, Late):
+    for kind in (Meta, Small, Late):
         module, made = kind(), fresh()
         for each in (made, made, fresh()):
             found = each.validate(module, data(), ckpt_path=case["take"], verbose=False)
@@ -144,11 +159,13 @@ def take(case: dict[str, Any], folder: Path) -> None:
             found = each.validate(module, data(), verbose=False)
             written[f"{kind.__name__} trained"] = found[0]["val_loss"]
         written["parameters"].append(summarize(module).total_parameters)
+    with torch.device("meta"):
+        written["meta"] = torch.empty(1).is_meta
     if made.is_global_zero:
         (folder / f"{case['name']}.json").write_text(json.dumps(written))
 
 
-KINDS = {"Small": Small, "Late": Late, "Manual": Manual}
+KINDS = {"Small": Small, "Late": Late, "Meta": Meta, "Manual": Manual}
 
 if __name__ == "__main__":
     place = Path(sys.argv[1])

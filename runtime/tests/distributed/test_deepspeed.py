@@ -17,9 +17,11 @@ from typing import Any
 import pytest
 import torch
 
+from scaffold_runtime.accelerators import CUDAAccelerator
 from scaffold_runtime.checkpoint.__main__ import main as checkpoint_command
 from scaffold_runtime.checkpoint.io import read_checkpoint
-from scaffold_runtime.errors import CheckpointError
+from scaffold_runtime.errors import CheckpointError, MisconfigurationException
+from scaffold_runtime.strategies import DeepSpeedStrategy
 
 from .deepspeed_program import KINDS, Small, data, trainer
 
@@ -42,6 +44,7 @@ TRAINED: list[dict[str, Any]] = [
     {"name": "manual", "kind": "Manual", "strategy": {"stage": 2}, "trainer": {}},
     {"name": "late", "kind": "Late", "strategy": {"stage": 3}, "trainer": {}},
     {"name": "late_offload", "kind": "Late", "named": "deepspeed_stage_3_offload", "trainer": {}},
+    {"name": "summary", "strategy": {"stage": 3}, "trainer": {"enable_model_summary": True}},
     {"name": "late_stage_2", "kind": "Late", "strategy": {"stage": 2}, "trainer": {}},
     {"name": "async", "strategy": {"stage": 1}, "saves": 1, "rewrites": [0, 1, 0], "trainer": {}},
     {"name": "bf16", "strategy": {"stage": 2}, "trainer": {"precision": "bf16-mixed"}},
@@ -143,14 +146,58 @@ def test_weights_of_one_file_are_taken_by_divided_layers(tmp_path: Path) -> None
     run(tmp_path, [{"name": "taken", "take": str(file), "trainer": {}}])
 
     found = outcome(tmp_path, "taken")
-    assert found["validated"] == pytest.approx([expected] * 6, rel=1e-5)
-    for kind in ("Small", "Late"):
+    assert found["validated"] == pytest.approx([expected] * 9, rel=1e-5)
+    for kind in ("Meta", "Small", "Late"):
         together = torch.tensor(found[kind]).mean(0)
         torch.testing.assert_close(
             together, torch.stack(module.losses[4:] * 2), rtol=1e-5, atol=1e-5
         )
         assert found[f"{kind} trained"] == pytest.approx(trained, rel=1e-5)
-    assert found["parameters"] == [65, 65]
+    assert found["parameters"] == [65, 65, 65]
+    assert found["meta"]
+
+
+@pytest.mark.timeout(200)
+def test_srun_starts_both(tmp_path: Path) -> None:
+    """Which sets none of torchrun's variables; DeepSpeed wants one of them."""
+    (tmp_path / "cases.json").write_text(
+        json.dumps([{"name": "srun", "kind": "Late", "strategy": {"stage": 3}, "trainer": {}}])
+    )
+    job = {"SLURM_JOB_ID": str(os.getpid()), "SLURM_NTASKS": "2", "SLURM_NODEID": "0"}
+    job["SLURM_STEP_NODELIST"] = "localhost"
+    tasks = [
+        subprocess.Popen(
+            [sys.executable, str(PROGRAM), str(tmp_path), "cases.json"],
+            env={**os.environ, **job, "SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)},
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )
+        for rank in (0, 1)
+    ]  # fmt: skip
+    outputs = [task.communicate(timeout=100)[0] for task in tasks]
+    assert [task.returncode for task in tasks] == [0, 0], outputs
+    assert len(outcome(tmp_path, "srun")["losses"]) == 2
+
+
+@pytest.mark.parametrize("devices", [[2, 3], [1], [1, 0]])
+def test_devices_that_are_not_the_first_are_refused(devices: list[int]) -> None:
+    """DeepSpeed takes the device whose number is the process's own, whatever else was chosen."""
+    with pytest.raises(MisconfigurationException, match="CUDA_VISIBLE_DEVICES="):
+        DeepSpeedStrategy().attach(CUDAAccelerator(), devices, 1)
+
+
+@pytest.mark.timeout(100)
+def test_optimizer_states_alone_are_refused(trained: Path, tmp_path: Path) -> None:
+    """A checkpoint of DeepSpeed has none that others could take, and DeepSpeed takes none of theirs."""
+    with pytest.raises(CheckpointError, match="cannot be taken alone"):
+        trainer().fit(
+            Small(), data(), ckpt_path=trained / "saved_1" / "last.ckpt", restore="optimizers"
+        )
+    alone = trainer(max_epochs=1)
+    alone.fit(Small(), data())
+    alone.save_checkpoint(tmp_path / "plain.ckpt")
+    case = {"name": "opt", "strategy": {"stage": 1}, "trainer": {}, "restore": "optimizers"}
+    output = run(tmp_path, [{**case, "resume": str(tmp_path / "plain.ckpt")}], expected=1)
+    assert "cannot be taken alone" in output
 
 
 @pytest.mark.timeout(200)

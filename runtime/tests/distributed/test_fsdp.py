@@ -19,6 +19,7 @@ from scaffold_runtime import Callback
 from scaffold_runtime.callbacks import (
     EMAWeightAveraging,
     ModelCheckpoint,
+    ModelSummary,
     StochasticWeightAveraging,
 )
 from scaffold_runtime.checkpoint.io import read_checkpoint
@@ -373,6 +374,21 @@ def test_manual_optimization_is_refused(adam: Any, make_loader: Any, fsdp: Any) 
 
     with pytest.raises(RankFailed, match="with manual optimization"):
         fsdp().fit(Manual(), make_loader(4))
+
+
+def test_a_summary_runs_the_example_in_all_processes(
+    adam: Any, make_loader: Any, fsdp: Any, tmp_path: Path
+) -> None:
+    class Show(ModelSummary):
+        def show(self, trainer: Any, summary: Any) -> None:
+            note(tmp_path, "shown", torch.tensor(summary.total_flops))
+
+    model = adam()
+    model.example_input_array = torch.ones(1, 4)
+    fsdp(callbacks=Show(), max_epochs=1).fit(model, make_loader(4), make_loader(2))
+    (operations,) = notes(tmp_path, "shown", 1)  # by the first alone
+    assert operations > 0
+    assert len(list(tmp_path.glob("shown-*"))) == 1
 
 
 @pytest.mark.parametrize("options", [{}, {"auto_wrap_policy": {nn.Linear}}])
