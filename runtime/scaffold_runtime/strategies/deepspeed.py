@@ -22,7 +22,12 @@ from scaffold_runtime.empty import materialize
 from scaffold_runtime.errors import CheckpointError, MisconfigurationException, StepError
 from scaffold_runtime.extras import require
 from scaffold_runtime.precision import Precision
-from scaffold_runtime.strategies.deepspeed_config import FORMATS, complete_config, read_config
+from scaffold_runtime.strategies.deepspeed_config import (
+    FORMATS,
+    complete_config,
+    read_config,
+    stage_of,
+)
 from scaffold_runtime.strategies.distributed import DistributedStrategy
 from scaffold_runtime.strategies.router import StepRouter
 from scaffold_runtime.strategies.strategy import Prepared, unwrapped
@@ -101,7 +106,7 @@ class DeepSpeedStrategy(DistributedStrategy):
             "train_micro_batch_size_per_gpu": logging_batch_size_per_gpu,
         }
         self.config = made if config is None else read_config(config)
-        self.stage = int(self.config.get("zero_optimization", {}).get("stage", 0))
+        self.stage = stage_of(self.config)
         self.evaluates_in_step = self.stage == 3  # each forward gathers weights from all
         self._excludes_frozen = exclude_frozen_parameters
         self._engine: Any = None
@@ -220,9 +225,10 @@ class DeepSpeedStrategy(DistributedStrategy):
 
         def backward(loss: Tensor, run_backward: Callable[[Tensor], None]) -> None:
             if run_backward is Tensor.backward:
-                engine.backward(loss, scale_wrt_gas=False)  # the loop divided it
-            else:
-                run_backward(engine.scale(loss))
+                # The loop divided it. What the step returned itself, DeepSpeed would divide nevertheless.
+                engine.backward(loss * 1, scale_wrt_gas=False)
+            else:  # it will, where nobody can say that it should not
+                run_backward(engine.scale(loss * engine.gradient_accumulation_steps()))
 
         def step(
             optimizer: Optimizer, closure: Callable[[], Any] | None = None, **given: Any

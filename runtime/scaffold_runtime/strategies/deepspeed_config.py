@@ -46,6 +46,11 @@ def read_config(config: Mapping[str, Any] | str | Path) -> dict[str, Any]:
     return read
 
 
+def stage_of(config: dict[str, Any]) -> int:
+    """What is divided; nothing, if the configuration does not say."""
+    return int(config.get("zero_optimization", {}).get("stage", 0))
+
+
 def complete_config(given: dict[str, Any], trainer: Any) -> dict[str, Any]:
     """The configuration with what the trainer decides; "auto" stands for that.
 
@@ -61,6 +66,11 @@ def complete_config(given: dict[str, Any], trainer: Any) -> dict[str, Any]:
     if clip is not None and trainer.gradient_clip_algorithm == "value":
         raise MisconfigurationException(
             "DeepSpeed clips by norm only: leave gradient_clip_algorithm='value' out."
+        )
+    if FORMATS[trainer.precision][0] == "fp16" and not stage_of(config):
+        raise MisconfigurationException(
+            f"DeepSpeed does not scale losses at stage 0, which precision={trainer.precision!r} needs: take stage 1, "
+            "or precision='bf16-mixed'."
         )
     for name in ("bf16", "fp16"):
         wanted = FORMATS[trainer.precision][0] == name

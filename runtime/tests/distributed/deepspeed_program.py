@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from scaffold_runtime import LightningModule, Trainer, seed_everything
+from scaffold_runtime import Callback, LightningModule, Trainer, seed_everything
 from scaffold_runtime.callbacks import ModelCheckpoint
 from scaffold_runtime.callbacks.model_summary import summarize
 from scaffold_runtime.strategies import DeepSpeedStrategy
@@ -100,6 +100,28 @@ class Manual(Small):
         return loss
 
 
+class Backward(Small):
+    """Differentiates itself, and has an optimizer to which the size of gradients matters."""
+
+    def backward(self, loss: Tensor, *given: Any, **named: Any) -> None:
+        loss.backward(*given, **named)
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD([p for p in self.parameters() if p.requires_grad], lr=0.05)
+
+
+class Scales(Callback):
+    """Keeps the steps that were counted, DeepSpeed's loss scale, and the steps that it skipped."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[int, float, int]] = []
+
+    def on_train_batch_end(self, trainer: Any, *given: Any) -> None:
+        engine = trainer.strategy._engine
+        scale = float(engine.optimizer.loss_scale)
+        self.seen.append((trainer.global_step, scale, engine.skipped_steps))
+
+
 def data(size: int = 4, **options: Any) -> DataLoader[Any]:
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(32, 4, generator=generator)
@@ -111,7 +133,15 @@ def trainer(**arguments: Any) -> Trainer:
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
     defaults = {"accelerator": "cpu", "max_epochs": 2, "log_every_n_steps": 1, "callbacks": []}
     made = {**quiet, **defaults, **arguments}
-    return Trainer(**made, enable_checkpointing=bool(made["callbacks"]))
+    saves = any(isinstance(callback, ModelCheckpoint) for callback in made["callbacks"])
+    return Trainer(**made, enable_checkpointing=saves)
+
+
+def pretend_that_fp16_is_supported() -> None:
+    """DeepSpeed refuses fp16 on a CPU, which is slow at it, and can do it."""
+    from deepspeed.accelerator.cpu_accelerator import CPU_Accelerator
+
+    CPU_Accelerator.is_fp16_supported = lambda self: True
 
 
 def run(case: dict[str, Any], folder: Path) -> None:
@@ -121,7 +151,11 @@ def run(case: dict[str, Any], folder: Path) -> None:
         folder / name, "{epoch}", save_top_k=-1, save_last=True, async_save=name == "async"
     )
     strategy = DeepSpeedStrategy(**case["strategy"]) if "strategy" in case else case["named"]
-    callbacks = [keep] * case.get("saves", 0)
+    scales = Scales()
+    callbacks: list[Callback] = [keep] * case.get("saves", 0)
+    if case["trainer"].get("precision", "").startswith("16"):
+        pretend_that_fp16_is_supported()
+        callbacks.append(scales)
     made = trainer(**{"devices": 2, **case["trainer"]}, strategy=strategy, callbacks=callbacks)
     made.fit(
         module, data(), data(), ckpt_path=case.get("resume"), restore=case.get("restore", "all")
@@ -135,7 +169,11 @@ def run(case: dict[str, Any], folder: Path) -> None:
     if made.is_global_zero:
         assert predicted is not None
         written = {"losses": losses, "values": values, "validated": validated[0]["val_loss"]}
-        written |= {"moved": module.moved, "made": getattr(module, "made", None)}
+        written |= {
+            "scales": scales.seen,
+            "moved": module.moved,
+            "made": getattr(module, "made", None),
+        }
         torch.save([part.float() for part in predicted], folder / f"{name}.pt")
         (folder / f"{name}.json").write_text(json.dumps(written))
 
@@ -165,7 +203,7 @@ def take(case: dict[str, Any], folder: Path) -> None:
         (folder / f"{case['name']}.json").write_text(json.dumps(written))
 
 
-KINDS = {"Small": Small, "Late": Late, "Meta": Meta, "Manual": Manual}
+KINDS = {"Small": Small, "Late": Late, "Meta": Meta, "Manual": Manual, "Backward": Backward}
 
 if __name__ == "__main__":
     place = Path(sys.argv[1])

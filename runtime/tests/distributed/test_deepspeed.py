@@ -22,6 +22,7 @@ from scaffold_runtime.checkpoint.__main__ import main as checkpoint_command
 from scaffold_runtime.checkpoint.io import read_checkpoint
 from scaffold_runtime.errors import CheckpointError, MisconfigurationException
 from scaffold_runtime.strategies import DeepSpeedStrategy
+from scaffold_runtime.strategies.deepspeed_config import complete_config
 
 from .deepspeed_program import KINDS, Small, data, trainer
 
@@ -41,6 +42,13 @@ TRAINED: list[dict[str, Any]] = [
     {"name": "clipped", "strategy": {"stage": 2}, "trainer": {"gradient_clip_val": 0.1}},
     {"name": "windows", "strategy": {"stage": 2}, "trainer": {"accumulate_grad_batches": 3}},
     {"name": "windows_3", "strategy": {"stage": 3}, "trainer": {"accumulate_grad_batches": 3}},
+    {"name": "windows_0", "strategy": {"stage": 0}, "trainer": {"accumulate_grad_batches": 3}},
+    {
+        "name": "backward",
+        "kind": "Backward",
+        "strategy": {"stage": 2},
+        "trainer": {"accumulate_grad_batches": 3},
+    },
     {"name": "manual", "kind": "Manual", "strategy": {"stage": 2}, "trainer": {}},
     {"name": "late", "kind": "Late", "strategy": {"stage": 3}, "trainer": {}},
     {"name": "late_offload", "kind": "Late", "named": "deepspeed_stage_3_offload", "trainer": {}},
@@ -61,6 +69,35 @@ SAVED = [
      "trainer": {"max_epochs": 3, **({"precision": "bf16-mixed"} if bits else {})}}
     for stage, bits, kind in ((1, "", "Small"), (2, "", "Small"), (3, "", "Late"), (3, "_bf16", "Small"))
 ]  # fmt: skip
+
+
+def half(name: str, stage: int, power: int, **others: Any) -> dict[str, Any]:
+    """A case in fp16 whose first loss scale is two to the power of `power`, and changes soon if it is large."""
+    # Where DeepSpeed doubles the scale, it divides the gradients of that step by the new one already.
+    window = 3 if power > 16 else 1000
+    scaling = {"initial_scale_power": power, "hysteresis": 2, "loss_scale_window": window}
+    config = {"zero_optimization": {"stage": stage}, "fp16": scaling}
+    settings = {"precision": "16-mixed", **others.pop("trainer", {})}
+    return {"name": name, "strategy": {"config": config}, "trainer": settings, **others}
+
+
+HALF = [
+    half("half_1", 1, 8),
+    half("half_2", 2, 8),
+    half("half_3", 3, 8),
+    half("half_late", 3, 8, kind="Late", trainer={"precision": "16-true"}),
+    half("half_true", 2, 8, trainer={"precision": "16-true"}),
+    half("half_clipped_1", 1, 8, trainer={"gradient_clip_val": 0.1}),
+    half("half_clipped_3", 3, 8, trainer={"gradient_clip_val": 0.1}),
+    half("half_windows_1", 1, 8, trainer={"accumulate_grad_batches": 3}),
+    half("half_windows_2", 2, 8, trainer={"accumulate_grad_batches": 3}),
+    half("half_windows_3", 3, 8, trainer={"accumulate_grad_batches": 3}),
+    half("half_backward", 2, 8, kind="Backward", trainer={"accumulate_grad_batches": 3}),
+    half("half_manual", 2, 8, kind="Manual"),
+]
+OVERFLOWING = [
+    half(f"over_{stage}", stage, 20, saves=1, trainer={"max_epochs": 3}) for stage in (1, 2, 3)
+]
 
 
 def run(folder: Path, cases: list[dict[str, Any]], expected: int = 0) -> str:
@@ -198,6 +235,65 @@ def test_optimizer_states_alone_are_refused(trained: Path, tmp_path: Path) -> No
     case = {"name": "opt", "strategy": {"stage": 1}, "trainer": {}, "restore": "optimizers"}
     output = run(tmp_path, [{**case, "resume": str(tmp_path / "plain.ckpt")}], expected=1)
     assert "cannot be taken alone" in output
+
+
+@pytest.fixture(scope="module")
+def halved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All that is trained in fp16: on a CPU, where DeepSpeed refuses it unless its check is patched."""
+    folder = tmp_path_factory.mktemp("half")
+    run(folder, [*HALF, *OVERFLOWING])
+    return folder
+
+
+@pytest.mark.timeout(200)
+@pytest.mark.parametrize("case", HALF, ids=lambda case: case["name"])
+def test_fp16_on_a_cpu_with_the_check_patched(case: dict[str, Any], halved: Path) -> None:
+    """Near the numbers of one process in 32 bits."""
+    torch.manual_seed(0)
+    module = KINDS[case.get("kind", "Small")]()
+    alone = trainer(**{**case["trainer"], "precision": "32-true"})
+    alone.fit(module, data(batch_sampler=torch.arange(32).view(-1, 8).tolist()), data())
+
+    found = outcome(halved, case["name"])
+    together = torch.tensor(found["losses"]).mean(0)
+    torch.testing.assert_close(together, torch.stack(module.losses), rtol=0.01, atol=0.01)
+    assert found["validated"] == pytest.approx(float(alone.callback_metrics["val_loss"]), rel=0.01)
+    assert found["scales"][-1] == [alone.global_step, 2**8, 0]
+
+
+@pytest.mark.timeout(200)
+@pytest.mark.parametrize("case", OVERFLOWING, ids=lambda case: case["name"])
+def test_steps_that_overflow_in_fp16_are_skipped(case: dict[str, Any], halved: Path) -> None:
+    """As a gradient scaler does it elsewhere: weights stay, the step counts. (A CPU, with the check patched.)"""
+    found = outcome(halved, case["name"])
+    steps, scales, skipped = zip(*found["scales"], strict=True)
+    assert steps == tuple(range(1, 13))
+    assert scales[:4] == (2**20, 2**19, 2**18, 2**17)  # DeepSpeed's hysteresis forgives the first
+    assert skipped[:4] == (1, 2, 3, 4) and skipped[-1] < 10
+    for losses in found["losses"]:
+        assert losses[:2] == losses[4:6]  # the same batches by the same weights
+        assert losses[8] != losses[0]
+
+
+@pytest.mark.timeout(200)
+def test_fp16_resumes_with_its_loss_scale(halved: Path) -> None:
+    """In the middle of what DeepSpeed counts to change it, bit for bit. (A CPU, with the check patched.)"""
+    again = [
+        {**case, "name": f"{case['name']}-again", "saves": 0,
+         "resume": str(halved / case["name"] / "epoch=1.ckpt")}
+        for case in OVERFLOWING
+    ]  # fmt: skip
+    run(halved, again)
+    for case in OVERFLOWING:
+        whole, rest = outcome(halved, case["name"]), outcome(halved, f"{case['name']}-again")
+        assert [losses[8:] for losses in whole["losses"]] == rest["losses"]
+        assert whole["scales"][8:] == rest["scales"]
+        assert whole["values"] == rest["values"]
+
+
+def test_fp16_needs_a_stage_that_scales_losses() -> None:
+    with pytest.raises(MisconfigurationException, match="does not scale losses at stage 0"):
+        complete_config({}, trainer(precision="16-mixed"))
 
 
 @pytest.mark.timeout(200)
