@@ -46,6 +46,13 @@ def check_run(run: Run) -> None:
         _check_fit(run, name)
         _check_hyperparameters(run)
     _check_state_keys(run.callbacks)
+    divided = any(hasattr(parameter, "ds_id") for parameter in run.module.parameters())
+    if divided and getattr(run.trainer.strategy, "stage", None) != 3:
+        raise MisconfigurationException(
+            f"the weights of {name} were divided by DeepSpeed's stage 3 in an earlier run, and this process has a "
+            "part of them. Save a checkpoint there, and go on with a new module: its `load_from_checkpoint` puts "
+            "them together."
+        )
 
 
 def _misspelt(module: LightningModule, name: str) -> str:

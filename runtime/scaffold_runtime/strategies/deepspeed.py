@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout
 from datetime import timedelta
 from functools import partial
@@ -141,20 +141,26 @@ class DeepSpeedStrategy(DistributedStrategy):
 
     def _dividing(self, config: dict[str, Any], module: nn.Module | None = None) -> Any:
         """A scope in which each layer is divided as soon as it is made, or all of `module` now, one by one."""
+        zero: Any = self._library.zero
+        base: Any = zero.Init
+
+        class Init(base):  # type: ignore[misc] # of a package that may not be there
+            """Brings weights into the format that is computed in, and leaves other tensors as they are made."""
+
+            def _post_init_method(self, layer: nn.Module) -> None:
+                bring_to(self.dtype, layer.parameters(recurse=False))
+                super()._post_init_method(layer)
+
         # Torch lists its functions that make tensors when this is first done, and must not list what stands in
         # their places within the scope.
         with torch.device("cpu"):
             torch.empty(0)
-        return self._library.zero.Init(module=module, config_dict_or_path=config)
+        overrides = [zero.DeepSpeedTensorOverride.device]
+        return Init(module=module, config_dict_or_path=config, tensor_overrides=overrides)
 
     def _divide(self, module: Any, config: dict[str, Any]) -> None:
         """Divide what is not yet. DeepSpeed would first take the whole of it to the device."""
-        dtype = FORMATS[module.trainer.precision][1]
-        for parameter in module.parameters():
-            if not is_divided(parameter) and parameter.is_floating_point():
-                parameter.data = parameter.data.to(
-                    dtype
-                )  # what is divided is not converted any more
+        bring_to(FORMATS[module.trainer.precision][1], module.parameters())
         self._dividing(config, module)
         module.to(self.root_device)  # its buffers
 
@@ -286,6 +292,23 @@ class DeepSpeedStrategy(DistributedStrategy):
 def is_divided(parameter: nn.Parameter) -> bool:
     """Whether DeepSpeed has divided a parameter, so that this process has a part of it."""
     return hasattr(parameter, "ds_id")
+
+
+def bring_to(dtype: torch.dtype, parameters: Iterable[Any]) -> None:
+    """Bring weights into the format that DeepSpeed is to compute in, before it divides them.
+
+    Raises:
+        MisconfigurationException: if it has done so, and they have another.
+    """
+    for parameter in parameters:
+        own = parameter.ds_tensor if is_divided(parameter) else parameter
+        if own.is_floating_point() and own.dtype != dtype:
+            if own is not parameter:
+                raise MisconfigurationException(
+                    f"the weights were divided as {own.dtype} in an earlier run, and this one computes in {dtype}. "
+                    "Use the same precision, or take a new module and the weights of a checkpoint."
+                )
+            parameter.data = own.data.to(dtype)
 
 
 def whole_weights(folder: Path) -> dict[str, Tensor]:

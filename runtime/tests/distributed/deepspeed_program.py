@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from scaffold_runtime import Callback, LightningModule, Trainer, seed_everything
 from scaffold_runtime.callbacks import ModelCheckpoint
 from scaffold_runtime.callbacks.model_summary import summarize
+from scaffold_runtime.errors import MisconfigurationException
 from scaffold_runtime.strategies import DeepSpeedStrategy
 
 
@@ -75,6 +76,7 @@ class Late(Small):
     def configure_model(self) -> None:
         if not hasattr(self, "net"):
             super().build()
+            self.register_buffer("third", torch.ones(1) / 3, persistent=False)
             self.made = [[str(p.dtype), p.numel()] for p in self.parameters()]
 
 
@@ -169,11 +171,9 @@ def run(case: dict[str, Any], folder: Path) -> None:
     if made.is_global_zero:
         assert predicted is not None
         written = {"losses": losses, "values": values, "validated": validated[0]["val_loss"]}
-        written |= {
-            "scales": scales.seen,
-            "moved": module.moved,
-            "made": getattr(module, "made", None),
-        }
+        written |= {"scales": scales.seen, "moved": module.moved}
+        if isinstance(module, Late):
+            written |= {"made": module.made, "third": module.third.tolist()}
         torch.save([part.float() for part in predicted], folder / f"{name}.pt")
         (folder / f"{name}.json").write_text(json.dumps(written))
 
@@ -181,8 +181,11 @@ def run(case: dict[str, Any], folder: Path) -> None:
 def take(case: dict[str, Any], folder: Path) -> None:
     """Weights of a plain file, into modules that were divided or are to be; one run after another."""
 
-    def fresh() -> Trainer:
-        return trainer(devices=2, strategy=DeepSpeedStrategy(stage=3), **case["trainer"])
+    def fresh(**others: Any) -> Trainer:
+        # Small weights, too, are divided between steps.
+        zero = {"stage": 3, "stage3_param_persistence_threshold": 0}
+        strategy = DeepSpeedStrategy(config={"zero_optimization": zero})
+        return trainer(devices=2, strategy=strategy, **{**case["trainer"], **others})
 
     written: dict[str, Any] = {"validated": [], "parameters": []}
     for kind in (Meta, Small, Late):
@@ -197,6 +200,12 @@ def take(case: dict[str, Any], folder: Path) -> None:
             found = each.validate(module, data(), verbose=False)
             written[f"{kind.__name__} trained"] = found[0]["val_loss"]
         written["parameters"].append(summarize(module).total_parameters)
+    written["refused"] = []
+    for other in (fresh(precision="bf16-mixed"), trainer(), trainer(devices=2, strategy="ddp")):
+        try:
+            other.validate(module, data())
+        except MisconfigurationException as error:
+            written["refused"].append(str(error))
     with torch.device("meta"):
         written["meta"] = torch.empty(1).is_meta
     if made.is_global_zero:

@@ -61,7 +61,7 @@ TRAINED: list[dict[str, Any]] = [
         "name": "bf16_late",
         "kind": "Late",
         "strategy": {"stage": 3},
-        "trainer": {"precision": "bf16-true"},
+        "trainer": {"precision": "bf16-mixed"},
     },
 ]
 SAVED = [
@@ -157,8 +157,10 @@ def test_the_numbers_of_one_process(case: dict[str, Any], trained: Path) -> None
 @pytest.mark.timeout(200)
 @pytest.mark.parametrize(("name", "dtype"), [("late", "float32"), ("bf16_late", "bfloat16")])
 def test_layers_are_divided_as_they_are_made(name: str, dtype: str, trained: Path) -> None:
-    """In the format that is computed in; before stage 3 they are whole."""
+    """In the format that is computed in; buffers are as they were made, and before stage 3 layers are whole."""
     assert outcome(trained, name)["made"] == [[f"torch.{dtype}", 0]] * 5
+    assert outcome(trained, name)["third"] == (torch.ones(1) / 3).tolist()
+    assert outcome(trained, "bf16_late")["losses"] == outcome(trained, "bf16_3")["losses"]
     assert [size for _, size in outcome(trained, "late_stage_2")["made"]] == [32, 8, 8, 1, 16]
 
 
@@ -192,6 +194,8 @@ def test_weights_of_one_file_are_taken_by_divided_layers(tmp_path: Path) -> None
         assert found[f"{kind} trained"] == pytest.approx(trained, rel=1e-5)
     assert found["parameters"] == [65, 65, 65]
     assert found["meta"]
+    assert ["torch.float32" in found["refused"][0], len(found["refused"])] == [True, 3]
+    assert all("were divided" in refused for refused in found["refused"])
 
 
 @pytest.mark.timeout(200)
