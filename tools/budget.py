@@ -19,11 +19,11 @@ ROOT = Path(__file__).parent.parent
 # raise them only with a reason.
 BUDGETS = {
     "runtime/scaffold_runtime": {
-        "files": 4847,
-        "callbacks": 2602,
-        "strategies": 1953,
+        "files": 4854,
+        "callbacks": 2605,
+        "strategies": 2042,
         "cli": 1347,
-        "checkpoint": 1261,
+        "checkpoint": 1268,
         "loggers": 758,
         "trainer": 759,
         "loops": 567,

@@ -71,7 +71,7 @@ class Restore:
         if not run.trainer.strategy.loads(module):
             return
         run.trainer.strategy.scatter(shared, module.state_dict())
-        with run.trainer.strategy.loading(module):
+        with run.trainer.strategy.filling(module):
             load_weights(module, {"state_dict": shared}, strict=False)
 
     def _chosen(self, name: str) -> bool:

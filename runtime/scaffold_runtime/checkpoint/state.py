@@ -135,7 +135,7 @@ def restore_objects(run: Run, checkpoint: dict[str, Any]) -> None:
         ENGINE not in checkpoint or not strategy.reads_engine(run.fn)
     ):
         strategy.scatter(checkpoint.get("state_dict", {}), run.module.state_dict())
-        with strategy.loading(run.module):
+        with strategy.filling(run.module):
             load_weights(run.module, checkpoint)
     datamodule = run.datamodule
     if datamodule is not None and type(datamodule).__qualname__ in checkpoint:

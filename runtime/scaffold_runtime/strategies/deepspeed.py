@@ -171,7 +171,7 @@ class DeepSpeedStrategy(DistributedStrategy):
             super().place(module, precision)
 
     @contextmanager
-    def loading(self, module: nn.Module) -> Iterator[None]:
+    def filling(self, module: nn.Module) -> Iterator[None]:
         """One layer after another is whole while it loads its own weights."""
         layers = [m for m in module.modules() if any(map(is_divided, m.parameters(recurse=False)))]
         for layer in layers:

@@ -117,7 +117,7 @@ class Strategy(abc.ABC):
         """The scope in which `configure_model` makes the layers of `module`."""
         return nullcontext()
 
-    def loading(self, module: nn.Module) -> AbstractContextManager[Any]:
+    def filling(self, module: nn.Module) -> AbstractContextManager[Any]:
         """The scope in which `module.load_state_dict` gets whole weights; all processes enter it."""
         return nullcontext()
 
