@@ -139,6 +139,7 @@ class FSDPStrategy(DistributedStrategy):
         )
         sent: set[Tensor] = set()  # buffers, which are in what contains them, too
         parts = [part for part in module.modules() if part is not module and self._wraps(part)]
+        _check_shared(module, parts)
         for part in [*reversed(parts), router]:
             self._fill(part, sent)
             shard(part)
@@ -234,6 +235,20 @@ class FSDPStrategy(DistributedStrategy):
                 mesh = own.device_mesh
                 there = distribute_tensor(value.to(mesh.device_type), mesh, own.placements)
                 whole[name] = there.to(own.device)
+
+
+def _check_shared(module: nn.Module, parts: list[nn.Module]) -> None:
+    """See that layers which share a weight are in one part: the innermost that has them, or the rest."""
+    homes = {layer: part for part in parts for layer in part.modules()}
+    found: dict[Tensor, tuple[str, nn.Module | None]] = {}
+    for name, layer in module.named_modules():
+        for parameter in layer.parameters(recurse=False):
+            other, home = found.setdefault(parameter, (name, homes.get(layer)))
+            if home is not homes.get(layer):
+                raise MisconfigurationException(
+                    f"auto_wrap_policy divides {other} and {name} apart, which share a weight: leave out what names "
+                    "the one or the other."
+                )
 
 
 def _anywhere(forward: Callable[..., Any], router: StepRouter) -> Callable[..., Any]:

@@ -270,6 +270,21 @@ def test_one_process_with_weights_is_enough(
     assert same == (restore is not None)
 
 
+def test_layers_that_share_a_weight_are_one_part(
+    regression: Any, make_loader: Any, fsdp: Any, tmp_path: Path
+) -> None:
+    class Tied(regression):  # type: ignore[misc] # a fixture gives the class
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 1))
+            self.net[1].weight = self.net[0].weight
+
+    with pytest.raises(RankFailed, match=r"net.0 and net.1 apart, which share a weight"):
+        fsdp(options={"auto_wrap_policy": {nn.Linear}}).fit(Tied(), make_loader(4))
+    for policy in ({nn.Sequential}, lambda layer: getattr(layer, "out_features", 0) == 1):
+        fsdp(options={"auto_wrap_policy": policy}).fit(Tied(), make_loader(4))
+
+
 def test_models_that_differ_between_processes_are_refused(
     adam: Any, make_loader: Any, fsdp: Any
 ) -> None:
