@@ -19,9 +19,9 @@ ROOT = Path(__file__).parent.parent
 # raise them only with a reason.
 BUDGETS = {
     "runtime/scaffold_runtime": {
-        "files": 4854,
+        "files": 4861,
         "callbacks": 2605,
-        "strategies": 2042,
+        "strategies": 2039,
         "cli": 1347,
         "checkpoint": 1268,
         "loggers": 758,

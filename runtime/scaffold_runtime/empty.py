@@ -28,9 +28,14 @@ class NoInit(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def materialize(module: nn.Module, device: torch.device, filled: Collection[str] = ()) -> None:
+def materialize(
+    module: nn.Module,
+    device: torch.device,
+    filled: Collection[str] = (),
+    then: Callable[[nn.Module], None] = lambda layer: None,
+) -> None:
     """Give what is on the "meta" device memory on `device`, and let the layers it belongs to initialise it, but for
-    the names that are to be `filled` by somebody else.
+    the names that are to be `filled` by somebody else. `then` is called with each such layer, one after another.
 
     What layers share stays shared, and what has memory keeps its values.
 
@@ -48,6 +53,8 @@ def materialize(module: nn.Module, device: torch.device, filled: Collection[str]
         prefix = f"{name}." if name else ""
         if any(tensor in fresh and prefix + key not in filled for key, tensor in own.items()):
             _initialise(layer, name, [made.get(t, t) for t in set(own.values()) - fresh])
+        if fresh:
+            then(layer)
 
 
 def _initialise(layer: nn.Module, name: str, kept: list[Tensor]) -> None:

@@ -112,7 +112,7 @@ def _set_up(run: Run, ckpt_path: str | None) -> None:
     _take_newcomers(run, known)
     run.hooks = build_table(trainer, module, run.callbacks, LightningModule, measured)
     run.precision = trainer.precision_plugin
-    with run.precision.init_context(), trainer.strategy.making(module):
+    with run.precision.init_context():
         ask(module, "configure_model")
     for callback in run.callbacks:
         callback._model_made(trainer, module)

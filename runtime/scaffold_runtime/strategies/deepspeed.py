@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout
+from contextlib import contextmanager, redirect_stdout
 from datetime import timedelta
 from functools import partial
 from io import StringIO
@@ -132,43 +132,20 @@ class DeepSpeedStrategy(DistributedStrategy):
 
     # -- weights that are divided -------------------------------------------------------------------
 
-    def making(self, module: Any) -> AbstractContextManager[Any]:
-        return (
-            self._dividing(complete_config(self.config, module.trainer))
-            if self.stage == 3
-            else nullcontext()
-        )
-
-    def _dividing(self, config: dict[str, Any], module: nn.Module | None = None) -> Any:
-        """A scope in which each layer is divided as soon as it is made, or all of `module` now, one by one."""
-        zero: Any = self._library.zero
-        base: Any = zero.Init
-
-        class Init(base):  # type: ignore[misc] # of a package that may not be there
-            """Brings weights into the format that is computed in, and leaves other tensors as they are made."""
-
-            def _post_init_method(self, layer: nn.Module) -> None:
-                bring_to(self.dtype, layer.parameters(recurse=False))
-                super()._post_init_method(layer)
-
-        # Torch lists its functions that make tensors when this is first done, and must not list what stands in
-        # their places within the scope.
-        with torch.device("cpu"):
-            torch.empty(0)
-        overrides = [zero.DeepSpeedTensorOverride.device]
-        return Init(module=module, config_dict_or_path=config, tensor_overrides=overrides)
-
-    def _divide(self, module: Any, config: dict[str, Any]) -> None:
-        """Divide what is not yet. DeepSpeed would first take the whole of it to the device."""
-        bring_to(FORMATS[module.trainer.precision][1], module.parameters())
-        self._dividing(config, module)
-        module.to(self.root_device)  # its buffers
-
-    def place(self, module: nn.Module, precision: Precision) -> None:
-        if self.stage == 3:  # the device may have no room for the whole of it
-            materialize(module, torch.device("cpu"))
-        else:
+    def place(self, module: Any, precision: Precision) -> None:
+        if self.stage < 3:
             super().place(module, precision)
+            return
+        # Nothing may have room for the whole of it.
+        materialize(module, torch.device("cpu"), then=partial(self._divide, module.trainer))
+
+    def _divide(self, trainer: Any, layer: nn.Module) -> None:
+        """Divide what a layer itself has, weight by weight, in the format that is computed in."""
+        own = list(layer.parameters(recurse=False))
+        bring_to(FORMATS[trainer.precision][1], own)
+        if not all(map(is_divided, own)):
+            config = complete_config(self.config, trainer)
+            self._library.zero.Init(nn.ParameterList(own), config_dict_or_path=config)
 
     @contextmanager
     def filling(self, module: nn.Module) -> Iterator[None]:
@@ -204,8 +181,10 @@ class DeepSpeedStrategy(DistributedStrategy):
         for engine in list(ENGINES):
             if engine is self._engine or engine.module.module is module:
                 engine.destroy()  # it would go on to answer the module's calls, of another trainer too
-        if self.stage == 3:
-            self._divide(module, config)
+        if self.stage == 3:  # DeepSpeed would first take the whole of it to the device
+            for layer in module.modules():
+                self._divide(module.trainer, layer)
+            module.to(self.root_device)  # its buffers
         self._engine, *_ = self._library.initialize(
             model=StepRouter(module),
             model_parameters=[p for p in module.parameters() if p.requires_grad],

@@ -113,10 +113,6 @@ class Strategy(abc.ABC):
         """Whether this process loads weights itself, and does not get them from the first when they are placed."""
         return True
 
-    def making(self, module: nn.Module) -> AbstractContextManager[Any]:
-        """The scope in which `configure_model` makes the layers of `module`."""
-        return nullcontext()
-
     def filling(self, module: nn.Module) -> AbstractContextManager[Any]:
         """The scope in which `module.load_state_dict` gets whole weights; all processes enter it."""
         return nullcontext()

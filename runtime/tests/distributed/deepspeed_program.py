@@ -68,7 +68,7 @@ class Small(LightningModule):
 
 
 class Late(Small):
-    """The same, with layers that are made where a run begins; keeps how they were."""
+    """The same, with layers that are made where a run begins; keeps how they are when optimizers are made."""
 
     def build(self) -> None:
         pass
@@ -76,12 +76,14 @@ class Late(Small):
     def configure_model(self) -> None:
         if not hasattr(self, "net"):
             super().build()
-            self.register_buffer("third", torch.ones(1) / 3, persistent=False)
-            self.made = [[str(p.dtype), p.numel()] for p in self.parameters()]
+
+    def configure_optimizers(self) -> Any:
+        self.made = [[str(p.dtype), p.numel()] for p in self.parameters()]
+        return super().configure_optimizers()
 
 
 class Meta(Late):
-    """Layers without memory, which DeepSpeed gives them at once."""
+    """The same without memory, until they are divided."""
 
     def configure_model(self) -> None:
         with torch.device("meta"):
@@ -173,7 +175,7 @@ def run(case: dict[str, Any], folder: Path) -> None:
         written = {"losses": losses, "values": values, "validated": validated[0]["val_loss"]}
         written |= {"scales": scales.seen, "moved": module.moved}
         if isinstance(module, Late):
-            written |= {"made": module.made, "third": module.third.tolist()}
+            written["made"] = module.made
         torch.save([part.float() for part in predicted], folder / f"{name}.pt")
         (folder / f"{name}.json").write_text(json.dumps(written))
 

@@ -51,15 +51,16 @@ TRAINED: list[dict[str, Any]] = [
     },
     {"name": "manual", "kind": "Manual", "strategy": {"stage": 2}, "trainer": {}},
     {"name": "late", "kind": "Late", "strategy": {"stage": 3}, "trainer": {}},
-    {"name": "late_offload", "kind": "Late", "named": "deepspeed_stage_3_offload", "trainer": {}},
+    {"name": "meta", "kind": "Meta", "strategy": {"stage": 3}, "trainer": {}},
+    {"name": "meta_offload", "kind": "Meta", "named": "deepspeed_stage_3_offload", "trainer": {}},
     {"name": "summary", "strategy": {"stage": 3}, "trainer": {"enable_model_summary": True}},
-    {"name": "late_stage_2", "kind": "Late", "strategy": {"stage": 2}, "trainer": {}},
+    {"name": "meta_stage_2", "kind": "Meta", "strategy": {"stage": 2}, "trainer": {}},
     {"name": "async", "strategy": {"stage": 1}, "saves": 1, "rewrites": [0, 1, 0], "trainer": {}},
     {"name": "bf16", "strategy": {"stage": 2}, "trainer": {"precision": "bf16-mixed"}},
     {"name": "bf16_3", "strategy": {"stage": 3}, "trainer": {"precision": "bf16-mixed"}},
     {
-        "name": "bf16_late",
-        "kind": "Late",
+        "name": "bf16_meta",
+        "kind": "Meta",
         "strategy": {"stage": 3},
         "trainer": {"precision": "bf16-mixed"},
     },
@@ -67,7 +68,7 @@ TRAINED: list[dict[str, Any]] = [
 SAVED = [
     {"name": f"saved_{stage}{bits}", "kind": kind, "strategy": {"stage": stage}, "saves": 1,
      "trainer": {"max_epochs": 3, **({"precision": "bf16-mixed"} if bits else {})}}
-    for stage, bits, kind in ((1, "", "Small"), (2, "", "Small"), (3, "", "Late"), (3, "_bf16", "Small"))
+    for stage, bits, kind in ((1, "", "Small"), (2, "", "Small"), (3, "", "Meta"), (3, "_bf16", "Small"))
 ]  # fmt: skip
 
 
@@ -85,7 +86,7 @@ HALF = [
     half("half_1", 1, 8),
     half("half_2", 2, 8),
     half("half_3", 3, 8),
-    half("half_late", 3, 8, kind="Late", trainer={"precision": "16-true"}),
+    half("half_meta", 3, 8, kind="Meta", trainer={"precision": "16-true"}),
     half("half_true", 2, 8, trainer={"precision": "16-true"}),
     half("half_clipped_1", 1, 8, trainer={"gradient_clip_val": 0.1}),
     half("half_clipped_3", 3, 8, trainer={"gradient_clip_val": 0.1}),
@@ -155,18 +156,21 @@ def test_the_numbers_of_one_process(case: dict[str, Any], trained: Path) -> None
 
 
 @pytest.mark.timeout(200)
-@pytest.mark.parametrize(("name", "dtype"), [("late", "float32"), ("bf16_late", "bfloat16")])
-def test_layers_are_divided_as_they_are_made(name: str, dtype: str, trained: Path) -> None:
-    """In the format that is computed in; buffers are as they were made, and before stage 3 layers are whole."""
+@pytest.mark.parametrize(("name", "dtype"), [("meta", "float32"), ("bf16_meta", "bfloat16")])
+def test_layers_without_memory_are_divided_as_they_get_it(
+    name: str, dtype: str, trained: Path
+) -> None:
+    """In the format that is computed in. Others are whole when optimizers are made."""
     assert outcome(trained, name)["made"] == [[f"torch.{dtype}", 0]] * 5
-    assert outcome(trained, name)["third"] == (torch.ones(1) / 3).tolist()
-    assert outcome(trained, "bf16_late")["losses"] == outcome(trained, "bf16_3")["losses"]
-    assert [size for _, size in outcome(trained, "late_stage_2")["made"]] == [32, 8, 8, 1, 16]
+    assert outcome(trained, "bf16_meta")["losses"] == outcome(trained, "bf16_3")["losses"]
+    for other in ("late", "meta_stage_2"):
+        assert [size for _, size in outcome(trained, other)["made"]] == [32, 8, 8, 1, 16]
 
 
-def test_the_device_never_holds_all_of_a_model_that_was_made_whole(trained: Path) -> None:
+def test_the_device_never_has_all_of_a_model(trained: Path) -> None:
     assert outcome(trained, "stage_2")["moved"] == 65
-    assert outcome(trained, "stage_3")["moved"] == outcome(trained, "late")["moved"] == 0
+    for name in ("stage_3", "late", "meta"):
+        assert outcome(trained, name)["moved"] == 0
 
 
 @pytest.mark.timeout(200)
