@@ -36,8 +36,7 @@ class CSVLogger(FolderLogger):
         prefix: str = "",
         flush_logs_every_n_steps: int = 100,
     ) -> None:
-        super().__init__(save_dir, name, version)
-        self._prefix = f"{prefix}-" if prefix else ""
+        super().__init__(save_dir, name, version, prefix)
         self._flush_every = flush_logs_every_n_steps
         self._columns: list[str] = []
         self._rows: list[dict[str, Any]] = []

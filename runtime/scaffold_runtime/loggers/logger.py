@@ -138,7 +138,42 @@ def rank_zero_experiment(function: Callable[..., Any]) -> Callable[..., Any]:
     return rank_zero_only(function, default=Nothing())
 
 
-class FolderLogger(Logger):
+class RunLogger(Logger):
+    """Base of loggers that know which run they write: one they are told, or else one that they choose.
+
+    Args:
+        version: the run, if it is known already.
+        prefix: put before every name.
+    """
+
+    def __init__(self, version: int | str | None, prefix: str) -> None:
+        self._version = version
+        self._prefix = f"{prefix}-" if prefix else ""
+        self._first: Logger | None = None  # of several, the one whose run folder the others share
+
+    @property
+    def version(self) -> int | str:
+        """The run's number, or its name; chosen when it is first asked for."""
+        if self._version is None:
+            self._version = self._choose_version()
+        return self._version
+
+    def _choose_version(self) -> int | str:
+        raise NotImplementedError
+
+    def follow(self, first: Logger) -> None:
+        self._first = first
+
+    def decide_version(self, version: int | str) -> None:
+        if self._version is None and self._first is None:
+            self._version = version
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is open stays behind when the logger is copied to another process."""
+        return {k: None if k.startswith("_open") else v for k, v in vars(self).items()}
+
+
+class FolderLogger(RunLogger):
     """Base of loggers that write into `save_dir/name/version_N`, the next free number."""
 
     def __init__(
@@ -146,12 +181,12 @@ class FolderLogger(Logger):
         save_dir: str | os.PathLike[str] | None,
         name: str | None = "lightning_logs",
         version: int | str | None = None,
+        prefix: str = "",
     ) -> None:
+        super().__init__(version, prefix)
         check_local(f"{type(self).__name__}(save_dir)", save_dir)
         self._save_dir = os.path.expandvars(os.path.expanduser(save_dir or os.getcwd()))
         self._name = name or ""
-        self._version = version
-        self._first: Logger | None = None
         self.hparams: dict[str, Any] = {}
 
     @property
@@ -166,13 +201,10 @@ class FolderLogger(Logger):
     def root_dir(self) -> str:
         return os.path.join(self.save_dir, self.name)
 
-    @property
-    def version(self) -> int | str:
-        """The run's number, or the name it was given; claimed when it is first asked for."""
-        if self._version is None:
-            shared = self._first.version if self._first is not None else None
-            self._version = claim_version(Path(self.root_dir)) if shared is None else shared
-        return self._version
+    def _choose_version(self) -> int | str:
+        """That of the first of several loggers, or else the next free number, which it claims."""
+        shared = self._first.version if self._first is not None else None
+        return claim_version(Path(self.root_dir)) if shared is None else shared
 
     @property
     def log_dir(self) -> str:
@@ -185,31 +217,19 @@ class FolderLogger(Logger):
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(yaml.safe_dump(plain_tree(self.hparams), sort_keys=False))
 
-    def follow(self, first: Logger) -> None:
-        if self._version is None:
-            self._first = first
 
-    def decide_version(self, version: int | str) -> None:
-        if self._version is None and self._first is None:
-            self._version = version
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Open files stay behind when the logger is copied to another process."""
-        return {k: v for k, v in vars(self).items() if not k.startswith("_open")}
-
-
-class ServiceLogger(Logger):
+class ServiceLogger(RunLogger):
     """Base of loggers that send a run to a service, and checkpoints with it.
 
     Args:
         prefix: put before every name.
         log_model: send checkpoints: False, True (at the end), or "all" (as they are saved).
+        version: the run's id, if it is known already.
     """
 
-    def __init__(self, prefix: str, log_model: str | bool) -> None:
-        self._prefix = f"{prefix}-" if prefix else ""
+    def __init__(self, prefix: str, log_model: str | bool, version: str | None = None) -> None:
+        super().__init__(version, prefix)
         self._log_model = log_model
-        self._first: Logger | None = None
         self._sent: dict[str, float] = {}  # checkpoints, and when they were written
         self._checkpoints: Any = None
 
@@ -217,8 +237,13 @@ class ServiceLogger(Logger):
     def send_checkpoint(self, file: Path, best: bool) -> None:
         """Send a file that is new or changed; `best` says whether it is the best so far."""
 
-    def follow(self, first: Logger) -> None:
-        self._first = first
+    def decide_version(self, version: int | str) -> None:
+        if isinstance(version, str):  # a number is that of a folder
+            super().decide_version(version)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The run's id goes along."""
+        return {**super().__getstate__(), "_version": self.version}
 
     def after_save_checkpoint(self, checkpoint_callback: Any) -> None:
         if self._log_model == "all" or (self._log_model and checkpoint_callback.save_top_k == -1):

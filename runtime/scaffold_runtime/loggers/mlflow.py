@@ -58,13 +58,12 @@ class MLFlowLogger(ServiceLogger):
         run_id: str | None = None,
         synchronous: bool | None = None,
     ) -> None:
-        super().__init__(prefix, log_model)
+        super().__init__(prefix, log_model, run_id)
         require("mlflow", "scaffold-runtime[mlflow]", "MLFlowLogger")
         given = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
         self._tracking_uri = given or _store_in(os.path.expanduser(save_dir or "./mlruns"))
         self._experiment_name, self._run_name, self._tags = experiment_name, run_name, tags or {}
         self._artifact_location = artifact_location
-        self._run_id = run_id
         self._experiment_id: str | None = None
         self._synchronous = {} if synchronous is None else {"synchronous": synchronous}
         self._known: dict[str, str] = {}
@@ -90,8 +89,8 @@ class MLFlowLogger(ServiceLogger):
     @property
     def experiment_id(self) -> str:
         """The experiment's id; it is made if there is none."""
-        if self._experiment_id is None and self._run_id is not None:
-            self._experiment_id = self._client.get_run(self._run_id).info.experiment_id
+        if self._experiment_id is None and self._version is not None:
+            self._experiment_id = self._client.get_run(self._version).info.experiment_id
         if self._experiment_id is None:
             found = self._client.get_experiment_by_name(self._experiment_name)
             self._experiment_id = (
@@ -106,14 +105,16 @@ class MLFlowLogger(ServiceLogger):
     @property
     def run_id(self) -> str:
         """The run's id; the run is made when it is first asked for."""
-        if self._run_id is None:
-            self._run_id = self._noted_id() or self._made()
-        return self._run_id
+        return str(self.version)
 
-    def _made(self) -> str:
+    def _choose_version(self) -> str:
+        """The run noted in the shared folder, since we are resumed, or else a new one."""
+        note = self._note()
+        noted = note.read_text().strip() if note is not None and note.exists() else ""
+        if noted:
+            return noted
         tags = {str(k): str(v) for k, v in self._tags.items()}
         run = self._client.create_run(self.experiment_id, tags=tags, run_name=self._run_name)
-        note = self._note()
         if note is not None:
             note.parent.mkdir(parents=True, exist_ok=True)
             note.write_text(run.info.run_id)
@@ -124,23 +125,10 @@ class MLFlowLogger(ServiceLogger):
         folder = self._first.log_dir if self._first is not None else None
         return Path(folder) / "mlflow_run_id.txt" if folder else None
 
-    def _noted_id(self) -> str | None:
-        note = self._note()
-        return note.read_text().strip() if note is not None and note.exists() else None
-
     @property
     def name(self) -> str:
         """The experiment."""
         return self._experiment_name
-
-    @property
-    def version(self) -> str:
-        """The run's id."""
-        return self.run_id
-
-    def decide_version(self, version: int | str) -> None:
-        if self._run_id is None and self._first is None and isinstance(version, str):
-            self._run_id = version
 
     @property
     def save_dir(self) -> str | None:
@@ -155,11 +143,6 @@ class MLFlowLogger(ServiceLogger):
     @property
     def log_dir(self) -> str | None:
         return os.path.join(self.root_dir, self.run_id) if self.root_dir else None
-
-    def __getstate__(self) -> dict[str, Any]:
-        """The client stays behind when the logger is copied to another process; the run's id goes along."""
-        kept = {k: v for k, v in vars(self).items() if not k.startswith("_open")}
-        return {**kept, "_run_id": self.run_id}
 
     # -- what is logged ---------------------------------------------------------------------------
 
@@ -190,7 +173,7 @@ class MLFlowLogger(ServiceLogger):
         self._known |= fresh
 
     def finalize(self, status: str) -> None:
-        if self._run_id is None:
+        if self._version is None:
             return
         super().finalize(status)
         self.experiment.set_terminated(self.run_id, ENDED.get(status, status.upper()))

@@ -44,9 +44,8 @@ class TensorBoardLogger(FolderLogger):
         sub_dir: str | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(save_dir, name, version)
+        super().__init__(save_dir, name, version, prefix)
         self._log_graph, self._default_hp_metric = log_graph, default_hp_metric
-        self._prefix = f"{prefix}-" if prefix else ""
         self._sub_dir, self._kwargs = sub_dir, kwargs
         self._next_step = 0
 

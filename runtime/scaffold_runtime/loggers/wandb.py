@@ -64,8 +64,8 @@ class WandbLogger(ServiceLogger):
         add_file_policy: str = "mutable",
         **kwargs: Any,
     ) -> None:
-        super().__init__(prefix, log_model)
-        self._wandb = require("wandb", "scaffold-runtime[wandb]", "WandbLogger")
+        super().__init__(prefix, log_model, id or version)
+        _wandb()  # where it is missing this says so at once
         if offline and log_model:
             raise MisconfigurationException(
                 f"WandbLogger(offline=True, log_model={log_model!r}): nothing can be uploaded offline. "
@@ -73,7 +73,6 @@ class WandbLogger(ServiceLogger):
             )
         self._run_name, self._offline = name, offline
         self._save_dir = os.path.expanduser(dir if dir is not None else save_dir)
-        self._id = id or version
         self._project = project or os.environ.get("WANDB_PROJECT", "lightning_logs")
         self._checkpoint_name, self._policy = checkpoint_name, add_file_policy
         self._kwargs = kwargs if anonymous is None else {**kwargs, "anonymous": anonymous}
@@ -89,18 +88,13 @@ class WandbLogger(ServiceLogger):
     @property
     def version(self) -> str:
         """The run's id, decided when it is first asked for."""
-        if self._open_run is not None:
-            return str(self._open_run.id)
-        if self._id is None:
-            self._id = self._id_in_folder() or secrets.token_hex(4)
-        return self._id
+        return str(super().version if self._open_run is None else self._open_run.id)
 
-    def _id_in_folder(self) -> str | None:
-        """The id of the run whose files lie in the shared run folder: we are resumed."""
-        if self._first is None:
-            return None
-        files = sorted(Path(self.save_dir).glob("wandb/*run-*/run-*.wandb"), key=os.path.getmtime)
-        return files[-1].stem.removeprefix("run-") if files else None
+    def _choose_version(self) -> str:
+        """The id of the run whose files lie in the shared run folder, since we are resumed, or else a new one."""
+        runs = Path(self.save_dir).glob("wandb/*run-*/run-*.wandb")
+        files = sorted(runs, key=os.path.getmtime) if self._first is not None else []
+        return files[-1].stem.removeprefix("run-") if files else secrets.token_hex(4)
 
     @property
     def save_dir(self) -> str:
@@ -116,10 +110,6 @@ class WandbLogger(ServiceLogger):
     def log_dir(self) -> str:
         return os.path.join(self.root_dir, self.version)
 
-    def decide_version(self, version: int | str) -> None:
-        if self._id is None and self._first is None and isinstance(version, str):
-            self._id = version
-
     @property
     def experiment(self) -> Any:
         """wandb's run, opened when first used."""
@@ -128,13 +118,14 @@ class WandbLogger(ServiceLogger):
         return self._open_run
 
     def _opened(self) -> Any:
-        if self._wandb.run is not None:
+        wandb = _wandb()
+        if wandb.run is not None:
             warnings.warn(
-                f"a W&B run ({self._wandb.run.id}) is open in this process, so WandbLogger goes on in it. "
+                f"a W&B run ({wandb.run.id}) is open in this process, so WandbLogger goes on in it. "
                 "Call `wandb.finish()` before, if that is not meant.",
                 stacklevel=4,
             )
-            return self._wandb.run
+            return wandb.run
         Path(self.save_dir).mkdir(parents=True, exist_ok=True)
         mode = {"mode": "offline"} if self._offline else {}
         # W&B's own process has a working folder of its own.
@@ -144,23 +135,14 @@ class WandbLogger(ServiceLogger):
         settings: dict[str, Any] = {"dir": folder, "project": self._project, "id": self.version}
         settings |= {**mode, "name": self._run_name, "resume": "allow", **self._kwargs}
         try:
-            run = self._wandb.init(**settings)
-        except self._wandb.errors.UsageError as error:  # not logged in, mostly
+            run = wandb.init(**settings)
+        except wandb.errors.UsageError as error:  # not logged in, mostly
             raise MisconfigurationException(
                 f"WandbLogger: {error} Without an account: WandbLogger(offline=True), or WANDB_MODE=offline."
             ) from error
         run.define_metric(STEP)
         run.define_metric("*", step_metric=STEP, step_sync=True)
         return run
-
-    def __getstate__(self) -> dict[str, Any]:
-        """The open run stays behind when the logger is copied to another process; its id goes along."""
-        state = {k: v for k, v in vars(self).items() if not k.startswith("_open") and k != "_wandb"}
-        return {**state, "_id": self.version}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        wandb = require("wandb", "scaffold-runtime[wandb]", "WandbLogger")
-        vars(self).update(state, _wandb=wandb, _open_run=None)
 
     # -- what is logged ---------------------------------------------------------------------------
 
@@ -190,7 +172,7 @@ class WandbLogger(ServiceLogger):
         step: int | None = None,
     ) -> None:
         """Log a table: rows of values, or a data frame."""
-        table = self._wandb.Table(columns=columns, data=data, dataframe=dataframe)
+        table = _wandb().Table(columns=columns, data=data, dataframe=dataframe)
         self.log_metrics({key: table}, step)
 
     def log_text(
@@ -236,7 +218,7 @@ class WandbLogger(ServiceLogger):
             if len(values) != len(items):
                 raise ValueError(f"there are {len(items)} items, but {len(values)} of {name!r}.")
         each = [{name: values[i] for name, values in options.items()} for i in range(len(items))]
-        make = getattr(self._wandb, kind)
+        make = getattr(_wandb(), kind)
         media = [make(item, **one) for item, one in zip(items, each, strict=True)]
         self.log_metrics({key: media}, step)  # type: ignore[dict-item] # wandb takes them, too
 
@@ -244,7 +226,7 @@ class WandbLogger(ServiceLogger):
 
     def send_checkpoint(self, file: Path, best: bool) -> None:
         name = self._checkpoint_name or f"model-{self.version}"
-        artifact = self._wandb.Artifact(name, type="model")
+        artifact = _wandb().Artifact(name, type="model")
         add = artifact.add_dir if file.is_dir() else artifact.add_file
         add(str(file), name="model.ckpt", policy=self._policy)
         self.experiment.log_artifact(artifact, aliases=["latest", "best"] if best else ["latest"])
@@ -257,7 +239,7 @@ class WandbLogger(ServiceLogger):
         use_artifact: bool = True,
     ) -> str:
         """Fetch an artifact, such as "model-abc:best", into a folder, and return that folder."""
-        wandb = require("wandb", "scaffold-runtime[wandb]", "WandbLogger")
+        wandb = _wandb()
         noted = wandb.run is not None and use_artifact
         source = wandb.run.use_artifact if noted else wandb.Api().artifact
         found = source(artifact, type=artifact_type)
@@ -266,3 +248,8 @@ class WandbLogger(ServiceLogger):
     def use_artifact(self, artifact: str, artifact_type: str | None = None) -> Any:
         """Note that this run uses an artifact, and return it."""
         return self.experiment.use_artifact(artifact, type=artifact_type)
+
+
+def _wandb() -> Any:
+    """The package, imported when it is used."""
+    return require("wandb", "scaffold-runtime[wandb]", "WandbLogger")
