@@ -89,9 +89,7 @@ class Run:
         self.stopping = False
         self.stepped = False
         self.loss_seen = False  # in the window of batches under way
-        self.takes_closure = (
-            False  # whether the optimizer, of another package, may evaluate the loss
-        )
+        self.takes_closure = False  # whether the optimizer may evaluate the loss, as SAM does
         self.mid_window = False
         self.waiting: list[Optimizer] = []  # by hand: those that did not step in this batch
         self.is_last_batch = False

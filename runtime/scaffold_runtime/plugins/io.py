@@ -16,9 +16,7 @@ class CheckpointIO(abc.ABC):
     FSDP writes when it is asked to, are written and read in their own way.
     """
 
-    in_background: bool = (
-        False  # whether ModelCheckpoint copies the state, to write beside training
-    )
+    in_background: bool = False  # whether ModelCheckpoint copies a state, to write it meanwhile
 
     @abc.abstractmethod
     def save_checkpoint(

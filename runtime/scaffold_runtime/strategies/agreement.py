@@ -14,9 +14,7 @@ from typing import Any
 PERIOD = 0.2  # seconds between two messages
 MOST = 10_000  # batches between two messages
 LAST = 2**62  # no count comes that far
-KEPT = (
-    100  # messages in training; no process is that far behind another, since they share every step
-)
+KEPT = 100  # messages in training; sharing every step, no process is that far behind another
 
 
 class Agreement:

@@ -10,9 +10,7 @@ from typing import Any
 
 from scaffold_runtime.errors import MisconfigurationException
 
-OURS = (
-    "SCAFFOLD_LAUNCHED_BY"  # the process id of the launcher, in processes our own launcher started
-)
+OURS = "SCAFFOLD_LAUNCHED_BY"  # in processes that our launcher started: its process id
 
 
 @dataclass(frozen=True, slots=True)
