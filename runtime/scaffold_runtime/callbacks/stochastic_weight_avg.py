@@ -68,7 +68,6 @@ class StochasticWeightAveraging(Callback):
         self._avg_fn, self._device = avg_fn or get_swa_avg_fn(), device
         self._average: list[Tensor] | None = None
         self._ended = False
-        self._restored: list[Tensor] | None = None
         self._count = 0
         self._latest_epoch = -1
         self._first = self._last = 0
@@ -83,8 +82,7 @@ class StochasticWeightAveraging(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         check_whole(trainer, self)
         if stage == "fit":
-            self._average, self._restored, self._count, self._latest_epoch = None, None, 0, -1
-            self._ended = False
+            self._average, self._count, self._latest_epoch, self._ended = None, 0, -1, False
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         counts = len(trainer.optimizers), len(trainer.lr_scheduler_configs)
@@ -100,9 +98,9 @@ class StochasticWeightAveraging(Callback):
         start = self._swa_epoch_start
         epoch = int(trainer.max_epochs * start) if isinstance(start, float) else start
         self._first, self._last = max(epoch - 1, 0), trainer.max_epochs - 1
-        if self._restored is not None:  # its scheduler's own state is restored after this hook
+        if self._average is not None:  # resumed; the scheduler's own state follows after this hook
             device = self._device or pl_module.device
-            self._average = [average.to(device) for average in self._restored]
+            self._average = [average.to(device) for average in self._average]
             self._exchange_scheduler(trainer)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -163,7 +161,7 @@ class StochasticWeightAveraging(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._count = state_dict["n_averaged"]
         self._latest_epoch = state_dict["latest_update_epoch"]
-        self._restored = state_dict.get("average")  # not where another process trained
+        self._average = state_dict.get("average")  # not where another process trained
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
