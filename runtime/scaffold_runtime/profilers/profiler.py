@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from scaffold_runtime.run import Run
 
 Call = Callable[..., Any]
+EPOCH = "epoch"
+LOGGING = ("log", "take_epoch")  # of the metrics, which outlive a run
 
 
 class Profiler(abc.ABC):
@@ -142,7 +144,8 @@ class Profiler(abc.ABC):
 
         def begin() -> Iterator[Any]:
             self.start(EPOCH)
-            return self._measured_batches(begin_epoch())
+            batches = begin_epoch()
+            return iter(self.wrap("data", lambda: next(batches, None)), None)
 
         def end() -> None:
             end_epoch()
@@ -155,11 +158,6 @@ class Profiler(abc.ABC):
 
     def _measure(self, owner: Any, label: str, name: str) -> None:
         vars(owner)[name] = self.wrap(label, getattr(owner, name))
-
-    def _measured_batches(self, batches: Iterator[Any]) -> Iterator[Any]:
-        draw = self.wrap("data", lambda: next(batches, None))
-        while (drawn := draw()) is not None:
-            yield drawn
 
     def detach(self, run: Run) -> None:
         """The run ended: report, and leave what outlives it as it was."""
@@ -180,10 +178,6 @@ def begun_last(names: Sequence[str], action_name: str) -> int:
     if action_name not in names:
         raise ValueError(f"the action {action_name!r} was stopped, but it had not begun.")
     return len(names) - 1 - names[::-1].index(action_name)
-
-
-EPOCH = "epoch"
-LOGGING = ("log", "take_epoch")  # of the metrics, which outlive a run
 
 
 class PassThroughProfiler(Profiler):
