@@ -57,11 +57,11 @@ class GradientAccumulationScheduler(Callback):
                 f"{type(pl_module).__name__} uses: step every n-th batch in `training_step` instead."
             )
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._apply(trainer)  # a run resumed inside an epoch does not announce its start again
-
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._apply(trainer)
+        self._applied = True
+        trainer.accumulate_grad_batches = self.get_accumulate_grad_batches(trainer.current_epoch)
+
+    on_train_start = on_train_epoch_start  # a run resumed inside an epoch does not announce it
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._applied, trainer.accumulate_grad_batches = False, 1
@@ -71,7 +71,3 @@ class GradientAccumulationScheduler(Callback):
     ) -> None:
         if self._applied:  # and did not refuse to
             self.on_train_end(trainer, pl_module)
-
-    def _apply(self, trainer: Trainer) -> None:
-        self._applied = True
-        trainer.accumulate_grad_batches = self.get_accumulate_grad_batches(trainer.current_epoch)
