@@ -233,7 +233,7 @@ def verify(path: Path | IO[bytes]) -> None:
         raise CheckpointError(f"the checkpoint {path} is empty.")
     try:
         with zipfile.ZipFile(path) as archive:
-            reason = _oddity(archive) or _damage(archive)
+            reason = _fault(archive)
         if not isinstance(path, Path):
             path.seek(0)
     except PermissionError as error:
@@ -246,8 +246,8 @@ def verify(path: Path | IO[bytes]) -> None:
         raise CheckpointError(f"the checkpoint {path} is damaged: {reason}.")
 
 
-def _oddity(archive: zipfile.ZipFile) -> str | None:
-    """What torch never writes: compressed, doubled, or wandering parts, and code."""
+def _fault(archive: zipfile.ZipFile) -> str | None:
+    """What torch never writes, compressed, doubled or wandering parts and code; or a part that has changed since."""
     names = [part.filename for part in archive.infolist()]
     if len(set(names)) != len(names):
         return "two of its parts have the same name"
@@ -261,9 +261,5 @@ def _oddity(archive: zipfile.ZipFile) -> str | None:
             return f"its part {part.filename!r} points out of the file"
         if "code" in pieces[1:2] or pieces[-1] == "constants.pkl":
             return "it is a TorchScript program and not a checkpoint"
-    return None
-
-
-def _damage(archive: zipfile.ZipFile) -> str | None:
     bad = archive.testzip()
     return None if bad is None else f"the checksum of its part {bad!r} does not match"
