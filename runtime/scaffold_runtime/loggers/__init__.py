@@ -39,13 +39,9 @@ __getattr__ = imported_when_used(__name__, _HOME)
 
 def default_logger(root: str) -> Logger:
     """What `Trainer(logger=True)` means: TensorBoard where it is installed, else CSV."""
-    if importlib.util.find_spec("tensorboard") is not None:
-        from scaffold_runtime.loggers.tensorboard import TensorBoardLogger
-
-        return TensorBoardLogger(root)
-    from scaffold_runtime.loggers.csv_logs import CSVLogger
-
-    return CSVLogger(root)
+    installed = importlib.util.find_spec("tensorboard") is not None
+    logger: Logger = __getattr__("TensorBoardLogger" if installed else "CSVLogger")(root)
+    return logger
 
 
 def select_loggers(choice: bool | Logger | Iterable[Logger] | None, root: str) -> list[Logger]:
