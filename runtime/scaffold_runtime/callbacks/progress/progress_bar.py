@@ -185,7 +185,9 @@ class ProgressBar(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        self._advance()
+        self._done += 1
+        if self._draws_now():
+            self._draw({})
 
     on_validation_batch_end = on_test_batch_end = on_predict_batch_end
 
@@ -213,11 +215,6 @@ class ProgressBar(Callback):
 
     def _on_a_terminal(self) -> bool:
         return sys.stdout.isatty()
-
-    def _advance(self) -> None:
-        self._done += 1
-        if self._draws_now():
-            self._draw({})
 
     @property
     def _draws(self) -> bool:
