@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NoReturn, get_type_hints
 
 import torch
@@ -133,7 +134,7 @@ class LightningArgumentParser(ArgumentParser):
         """Link every optimizer and scheduler that was added with a `link_to` to where it goes."""
         for key, (kind, link_to) in {**self._optimizers, **self._lr_schedulers}.items():
             if link_to != "AUTOMATIC":
-                compute = None if isinstance(kind, tuple) else _describe(kind)
+                compute = None if isinstance(kind, tuple) else partial(described, kind)
                 self.link_arguments(key, link_to, compute_fn=compute)
 
     def instantiate(self, namespace: Namespace, *args: Any, **kwargs: Any) -> Namespace:
@@ -177,10 +178,3 @@ def _refuse_nothing(kind: type, arguments: dict[str, Any]) -> None:
             raise MisconfigurationException(
                 f"`{name}` is empty: expected {hints[name].__name__}, got null"
             )
-
-
-def _describe(kind: type) -> Callable[[Any], dict[str, Any]]:
-    def class_and_arguments(config: Any) -> dict[str, Any]:
-        return described(kind, config)
-
-    return class_and_arguments
