@@ -62,13 +62,11 @@ class PyTorchProfiler(Profiler):
         self._recording = ExitStack()
         self._profile: Any = None
         self._report = ""
-        self._prints = False
         self._marks: list[tuple[str, record_function]] = []
 
     # -- a run ------------------------------------------------------------------------------------
 
     def attach(self, run: Run) -> None:
-        self._prints = self.filename is None
         self.dirpath = self.dirpath or Path(run.trainer.log_dir)
         super().attach(run)
         if self._record_module_names:
@@ -110,7 +108,7 @@ class PyTorchProfiler(Profiler):
             self._marks.pop()[1].__exit__(None, None, None)
         self._recording.close()
         self._profile = None
-        if self._prints and self._report:
+        if self.filename is None and self._report:
             sys.stdout.write(f"{self._report}\n")
         else:
             super().describe()
