@@ -188,8 +188,6 @@ def _name(name: str) -> str:
 
 
 def _store_in(folder: str) -> str:
-    """A database, since MLflow begins no stores of files any more."""
-    kind, place = (
-        ("file:", "") if any(Path(folder).glob("*/meta.yaml")) else ("sqlite:///", "/mlflow.db")
-    )
-    return f"{kind}{folder}{place}"
+    """A database, since MLflow begins no stores of files any more; where there is one, that one."""
+    files = any(Path(folder).glob("*/meta.yaml"))
+    return f"file:{folder}" if files else f"sqlite:///{folder}/mlflow.db"
