@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from scaffold_runtime.columns import aligned
 from scaffold_runtime.data import evaluation_mode, move_data_to_device
 from scaffold_runtime.errors import MisconfigurationException
 from scaffold_runtime.hooks import Callback
@@ -73,10 +74,7 @@ class Summary:
         return lines
 
     def __str__(self) -> str:
-        rows = self.table()
-        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-        lines = ["  ".join(map(_padded, row, widths, NUMERIC)).rstrip() for row in rows]
-        return "\n".join([*lines, *self.totals()])
+        return "\n".join([*aligned(self.table(), NUMERIC), *self.totals()])
 
 
 class ModelSummary(Callback):
@@ -163,10 +161,6 @@ def _noting_sizes(shown: dict[str, nn.Module], layers: dict[str, Layer]) -> Iter
         for name, part in shown.items():
             noting.enter_context(part.register_forward_hook(partial(note, layers[name])))
         yield
-
-
-def _padded(text: str, width: int, right: bool) -> str:
-    return text.rjust(width) if right else text.ljust(width)
 
 
 def sizes_of(value: Any) -> Shapes:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from scaffold_runtime.columns import aligned
 from scaffold_runtime.data import batch_size_of
 
 if TYPE_CHECKING:
@@ -35,8 +36,7 @@ def report_fit(trainer: Trainer, started_in: Path, options: str = "") -> None:
     if best and not hasattr(builtins, "__IPYTHON__"):  # a notebook is no script
         script = _shown(sys.argv[0], started_in)
         rows.append(("next", f"python {script} test --ckpt_path best{options}"))
-    width = max((len(name) for name, _ in rows), default=0)
-    trainer.print("\n".join(f"{name:<{width}}  {value}" for name, value in rows))
+    trainer.print("\n".join(aligned(rows)))
 
 
 def _last_metrics(trainer: Trainer) -> dict[str, Any]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 
+from scaffold_runtime.columns import aligned
 from scaffold_runtime.hooks import HOOK_NAMES
 from scaffold_runtime.profilers.profiler import EPOCH, Profiler, begun_last
 
@@ -23,6 +23,7 @@ PARTS = {
     "checkpoint": "checkpoint",
     EPOCH: "engine",
 }
+NUMERIC = (False, *[True] * 5)  # which columns are aligned to the right
 
 
 @dataclass
@@ -125,7 +126,7 @@ class SimpleProfiler(Profiler):
             rows.append((name, *times, f"{share:.1f}"))
         if not self.extended:
             rows = [(row[0], row[1], row[3], "", "", "") for row in rows]
-        return "\n".join([title, *_aligned(rows)])
+        return "\n".join([title, *aligned(rows, NUMERIC)])
 
     def _step(self) -> str:
         """Where the training loop spent its time."""
@@ -138,13 +139,5 @@ class SimpleProfiler(Profiler):
             took = self.parts.get(part, 0.0)
             rows.append((part, f"{took:.5g}", f"{took / steps:.5g}", f"{100 * took / whole:.1f}"))
         note = "engine: the loop itself, and this profiler's own work"
-        return "\n".join([f"Where {steps} training steps went", *_aligned(rows), note])
-
-
-def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = []
-    for first, *others in rows:
-        cells = [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)]
-        lines.append("  ".join([first.ljust(widths[0]), *cells]).rstrip())
-    return lines
+        title = f"Where {steps} training steps went"
+        return "\n".join([title, *aligned(rows, NUMERIC), note])

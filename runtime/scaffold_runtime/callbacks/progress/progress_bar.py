@@ -9,6 +9,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
+from scaffold_runtime.columns import aligned
 from scaffold_runtime.errors import MisconfigurationException
 from scaffold_runtime.hooks import Callback, overridden
 
@@ -280,8 +281,7 @@ class ProgressBar(Callback):
 def results_table(results: list[dict[str, float]], stage: str) -> str:
     """The metrics of an evaluation, a line each; what all loaders have in common once."""
     shown = [(name, number(value)) for result in results for name, value in result.items()]
-    width = max((len(name) for name, _ in shown), default=0)
-    lines = [f"  {name:<{width}}  {value}" for name, value in dict.fromkeys(shown)]
+    lines = [f"  {line}" for line in aligned(list(dict.fromkeys(shown)))]
     return "\n".join([f"{stage.capitalize()} results", *lines])
 
 
