@@ -155,8 +155,8 @@ def check_whole(trainer: Trainer, callback: Callback) -> None:
 
 
 def check_monitors(run: Run, trained: bool = False) -> None:
-    """Refuse a monitor that nothing is left to log: of validation, after the sanity check; of all, when a first
-    batch was trained on."""
+    """Refuse a monitor that nobody will log any more. Names of validation are known after the sanity check, all
+    others when a first batch was trained on."""
     known = run.metrics.names("validation")
     early = not known if run.validates else not trained  # the sanity check may be switched off
     if run.resumed or _may_log_more(run) or early:

@@ -104,7 +104,7 @@ def flatten(iterables: Any) -> tuple[list[Any], Any]:
 
 
 def _plain(iterables: Any) -> Any:
-    """With dicts and lists for classes that derive from them, which torch takes for one thing."""
+    """The same with plain dicts and lists: torch would take one of a class that derives from them for a loader."""
     if isinstance(iterables, Mapping):
         return {key: _plain(value) for key, value in iterables.items()}
     if isinstance(iterables, list) and not is_loader(iterables):
@@ -113,7 +113,7 @@ def _plain(iterables: Any) -> Any:
 
 
 def is_loader(thing: Any) -> bool:
-    """Whether it is a list of plain values, or of others that give no batches, which is no list of loaders."""
+    """Whether a list is a loader itself, and not one of loaders: its items are strings, or give no batches."""
     several = isinstance(thing, (list, tuple)) and bool(thing)
     return several and all(isinstance(each, str) or not gives_batches(each) for each in thing)
 

@@ -195,7 +195,7 @@ class Repeatable:
 
 
 class Passing:
-    """A loader whose workers end with their pass, or where that failed with the run."""
+    """A loader whose workers end with their pass; or, where that fails, when the run closes it."""
 
     def __init__(self, loader: Any) -> None:
         self._loader = loader

@@ -100,7 +100,7 @@ class Metrics:
         batch_size: int | None = None,
         rank_zero_only: bool = False,
     ) -> None:
-        """Take one value; see `LightningModule.log`, and `describe` for the order of options."""
+        """Take one value; see `LightningModule.log`, and `entry.difference` for the order of options."""
         if rank_zero_only and not self.first:
             return
         active = self._active

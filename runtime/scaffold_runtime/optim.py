@@ -298,8 +298,8 @@ def give_base(scheduler: Any, rate: float) -> list[str]:
 
 
 def takes_closure(optimizer: Optimizer, precision: Precision) -> bool:
-    """Whether it may evaluate the loss again, as SAM and line searches do; those of torch but LBFGS do not, and
-    where gradients are scaled none can."""
+    """Whether it may evaluate the loss again, as SAM and line searches do. Torch's own do not (LBFGS has a step of
+    its own here), and none can where gradients are scaled."""
     step = type(optimizer).step
     own = not step.__module__.startswith("torch.optim") and not precision.scales
     return own and "closure" in signature(step).parameters

@@ -113,7 +113,7 @@ class StochasticWeightAveraging(Callback):
         self._latest_epoch = epoch
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not self._ended:  # the run was stopped after its last save, and nothing was left of it
+        if not self._ended:  # resumed where nothing was left to train, so no training ended
             self.on_train_end(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -116,9 +116,10 @@ def _run_folders(trainer: Trainer) -> list[Path]:
 
 
 def read_newest_good(trainer: Trainer, resumes: bool) -> tuple[Path, dict[str, Any]] | None:
-    """The newest checkpoint that can be read, with its content, falling back over damaged ones, and those
-    saved when training failed, with one warning, and those of weights alone where training `resumes`; None if
-    there are none yet.
+    """The newest checkpoint that can be read, with its content; None if there are none yet.
+
+    Damaged ones, and those saved when training failed, are passed over with one warning; those of weights alone,
+    where training `resumes`, without. Of what was passed over one is taken where there is nothing else.
 
     Raises:
         CheckpointError: if there are checkpoints and none can be read.

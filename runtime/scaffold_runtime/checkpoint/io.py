@@ -151,7 +151,7 @@ def write_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
 
 
 def move_aside(path: Path, folder: bool) -> None:
-    """Where a file has the name that a folder is to get, or the other way, it gets another for as long."""
+    """Where a file has the name that a `folder` is to get, or the other way round, it has another until then."""
     if path.exists() and not path.is_symlink() and path.is_dir() != folder:
         drop_aside(path)
         os.replace(path, _aside(path))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from scaffold_runtime.trainer import Trainer
 
-# For a reader with one process, those of the first.
+# The checkpoint itself has those of the first process, for a reader with one.
 OWN = ("transient", "averaging_transient", "gradients", "metrics", "data", "rng")
 
 

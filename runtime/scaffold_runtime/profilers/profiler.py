@@ -170,7 +170,7 @@ class Profiler(abc.ABC):
 
 
 def begun_last(names: Sequence[str], action_name: str) -> int:
-    """Where, among the actions under way, the one stands that began last under this name.
+    """The place, among the actions under way, of the one that began last under this name.
 
     Raises:
         ValueError: if none has.
