@@ -178,19 +178,17 @@ class ProjectCLI(LightningCLI):
         if changed:
             self.config = self.parser.parse_object({"model": changed}, self.config)
             self.model = self.parser.instantiate(self.config)["model"]
-            arguments = changed.get("init_args", changed)
-            shown = ", ".join(f"{key}={value}" for key, value in arguments.items())
+            shown = ", ".join(f"{key}={value}" for key, value in _arguments(changed).items())
             self.trainer.print(f"model with {shown}, as in the run of the checkpoint")
 
     def _compare(self, part: str, saved: dict[str, Any]) -> None:
         """Say what the run of a checkpoint was told otherwise: with another split, what it was trained on may be what
         is validated now, and of a model the weights and optimizers go on as they were."""
         now = self.config.get(part)  # None where it takes no arguments
-        now = {} if now is None else now.as_dict()
-        saved, now = (each.get("init_args", each) or {} for each in (saved, now))
-        other = [key for key in saved if key in now and now[key] != saved[key]]
+        now = _arguments({} if now is None else now.as_dict())
+        other = _otherwise(_arguments(saved), now)
         if other:
-            had = ", ".join(f"{part}.{key}={saved[key]}" for key in other)
+            had = ", ".join(f"{part}.{key}={value}" for key, value in other.items())
             has = ", ".join(str(now[key]) for key in other)
             kept = "; its optimizer goes on with its own rate (--restore_lr changes it)"
             rate = part == "model" and not {"lr", "learning_rate"}.isdisjoint(other)
@@ -211,18 +209,12 @@ class ProjectCLI(LightningCLI):
                 f"{checkpoint} is of {saved.get('class_path', 'the model of the script')}, "
                 f"not of {now.get('class_path', 'the model of the script')}; choose it by --model NAME."
             )
-        if "class_path" not in saved:
-            return self._otherwise(saved, now)
-        changed = self._otherwise(saved.get("init_args") or {}, now.get("init_args") or {})
-        return changed and {**now, "init_args": {**now["init_args"], **changed}}
-
-    def _otherwise(self, saved: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
         given = {word.partition("=")[0].replace(".init_args", "") for word in self.settings.words}
-        return {
-            key: value
-            for key, value in saved.items()
-            if key in now and now[key] != value and f"--model.{key}" not in given
-        }
+        other = _otherwise(_arguments(saved), _arguments(now))
+        changed = {key: value for key, value in other.items() if f"--model.{key}" not in given}
+        if "class_path" not in saved:
+            return changed
+        return changed and {**now, "init_args": {**now["init_args"], **changed}}
 
     def instantiate_trainer(self, **kwargs: Any) -> Any:
         """Make the trainer, with the callbacks and loggers that are switched on."""
@@ -243,6 +235,16 @@ class ProjectCLI(LightningCLI):
         if self.command == "predict" and self.returned:
             save_predictions(self.trainer, self.returned, started_in)
             write_config(self.parser, self.config, Path(self.trainer.log_dir) / "config.yaml")
+
+
+def _arguments(config: dict[str, Any]) -> dict[str, Any]:
+    """What a model or data module is made with, whether its class is named there or in the script."""
+    return config.get("init_args", config) or {}
+
+
+def _otherwise(saved: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
+    """What was saved, of what is not the same now."""
+    return {key: value for key, value in saved.items() if key in now and now[key] != value}
 
 
 def _in_order(words: list[str]) -> list[str]:
