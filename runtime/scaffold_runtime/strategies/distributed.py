@@ -136,11 +136,8 @@ class DistributedStrategy(Strategy):
 
     def _watcher(self) -> Watch:
         if self._watch is None:
-            lost = self._children.lost if self._children is not None else lambda: None
             name = os.environ.get(CALL, self._name)
-            self._watch = Watch(name, self.global_rank, lost, quiet=has_launcher())
-            if self._children is not None:
-                self._watch.before_exit = self._children.end  # type: ignore[method-assign]
+            self._watch = Watch(name, self.global_rank, self._children, quiet=has_launcher())
         return self._watch
 
     def _connect(self) -> None:

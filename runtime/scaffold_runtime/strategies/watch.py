@@ -14,13 +14,15 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch.distributed as dist
 
 from scaffold_runtime.errors import RankFailed
+
+if TYPE_CHECKING:
+    from scaffold_runtime.strategies.launch import Children
 
 PERIOD = 0.5  # seconds between two looks
 GRACE = 3.0  # seconds in which the main thread may end by itself
@@ -34,14 +36,14 @@ class Watch:
     Args:
         name: unique to the processes that were started together.
         rank: of this process.
-        lost_child: says which of the processes this one started has died, if one has.
+        children: the processes this one started, if it did: one may die, and all end with it.
         quiet: the process that started this one prints why it ends.
     """
 
     def __init__(
-        self, name: str, rank: int, lost_child: Callable[[], str | None], quiet: bool = False
+        self, name: str, rank: int, children: Children | None, quiet: bool = False
     ) -> None:
-        self._name, self._rank, self._lost_child = name, rank, lost_child
+        self._name, self._rank, self._children = name, rank, children
         self.quiet = quiet
         self._store: Any = None
         self._open = False
@@ -84,7 +86,7 @@ class Watch:
 
     def failure(self) -> RankFailed | None:
         """What happened elsewhere, if something did."""
-        lost = self._lost_child()
+        lost = self._children.lost() if self._children is not None else None
         try:
             key = f"{self._name}/{FAILED}"
             if self._store is not None and self._store.check([key]):
@@ -113,11 +115,9 @@ class Watch:
         if not self.quiet:
             sys.stderr.write(f"\n{failure}\n")
             sys.stderr.flush()
-        self.before_exit()
+        if self._children is not None:
+            self._children.end()
         os._exit(1)
-
-    def before_exit(self) -> None:
-        """Replaced by a launcher that has processes to end first."""
 
 
 def text_of(error: BaseException) -> str:

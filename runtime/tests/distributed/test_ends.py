@@ -323,7 +323,7 @@ def test_only_the_error_that_others_print_is_not_printed(monkeypatch: pytest.Mon
 
 
 def test_an_error_that_nobody_can_be_told_is_printed() -> None:
-    watch = Watch("run", 1, lambda: None, quiet=True)
+    watch = Watch("run", 1, None, quiet=True)
     assert "ValueError: too soon" in watch.publish(ValueError("too soon"))
     assert not watch.quiet
 
@@ -339,7 +339,7 @@ from scaffold_runtime.strategies import watch
 store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
 os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(store.port))
 watch.PERIOD = 0
-watch.Watch("run", 0, lambda: None).open()
+watch.Watch("run", 0, None).open()
 time.sleep(0.2)
 """
 
@@ -367,7 +367,7 @@ def test_a_launcher_that_goes_between_two_questions_is_noticed() -> None:
         watch._wake.set()
 
     said: list[str] = []
-    watch = Watch("run", 0, lambda: None)
+    watch = Watch("run", 0, None)
     watch._store, watch._open, watch._end = Store(), True, end  # type: ignore[method-assign]
     watch._look()
 
