@@ -50,12 +50,13 @@ from scaffold_runtime.strategies.launch import (
     start_scripts,
 )
 from scaffold_runtime.strategies.meeting import meet
-from scaffold_runtime.strategies.strategy import DEFAULT_TIMEOUT, Strategy
+from scaffold_runtime.strategies.strategy import Strategy
 from scaffold_runtime.strategies.watch import Watch, is_consequence, rank_failed, text_of
 
 METHODS = ("popen", "spawn", "fork", "forkserver")
 # With gloo, too, as torch does by itself: what lies in main memory need not go by way of a GPU, and wait for it.
 BACKENDS = {"cuda": "cpu:gloo,cuda:nccl", "cpu": "gloo", "mps": "gloo"}
+DEFAULT_TIMEOUT = timedelta(minutes=30)
 LONG = timedelta(days=1)  # for work of one process that may take hours; the watch sees it fail
 
 

@@ -261,6 +261,3 @@ def clip_gradients(parameters: list[nn.Parameter], limit: float, algorithm: str)
         torch.nn.utils.clip_grad_value_(parameters, limit)
     else:
         torch.nn.utils.clip_grad_norm_(parameters, limit)
-
-
-DEFAULT_TIMEOUT = timedelta(minutes=30)
