@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 from torch.optim import Optimizer
 
-from scaffold_runtime.checkpoint.background import snapshot
 from scaffold_runtime.checkpoint.choose import Restore
+from scaffold_runtime.checkpoint.snapshot import snapshot
 from scaffold_runtime.checkpoint.state import changing
 from scaffold_runtime.checks import check_monitors, warn_not_finite
 from scaffold_runtime.data import LightningDataModule

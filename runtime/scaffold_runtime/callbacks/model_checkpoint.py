@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 import yaml
 
-from scaffold_runtime.checkpoint.background import Background, snapshot
+from scaffold_runtime.checkpoint.background import Background
 from scaffold_runtime.checkpoint.find import remember_job
 from scaffold_runtime.checkpoint.folder import save_later, sweep
 from scaffold_runtime.checkpoint.io import is_checkpoint, link_atomically, written
 from scaffold_runtime.checkpoint.litter import remove_litter
+from scaffold_runtime.checkpoint.snapshot import snapshot
 from scaffold_runtime.checkpoint.state import collect
 from scaffold_runtime.errors import (
     CheckpointError,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from scaffold_runtime.checkpoint.background import snapshot
+from scaffold_runtime.checkpoint.snapshot import snapshot
 from scaffold_runtime.checkpoint.state import load_weights
 from scaffold_runtime.checkpoint.transient import restore_transient, transient
 from scaffold_runtime.checks import check_whole

@@ -1,11 +1,13 @@
-"""A snapshot in memory of what a trial changes, to be put back after it."""
+"""Snapshots in memory: of a state, that training may go on, and of what a trial changes, to be put back after it."""
 
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING
+from itertools import zip_longest
+from typing import TYPE_CHECKING, Any
 
-from scaffold_runtime.checkpoint.background import snapshot
+import torch
+
 from scaffold_runtime.checkpoint.transient import restore_transient, transient
 from scaffold_runtime.loaders import as_train_loader, parts_of
 from scaffold_runtime.positions import generators_of, put_random, take_random
@@ -14,6 +16,38 @@ if TYPE_CHECKING:
     from scaffold_runtime.run import Run
 
 PLAIN = (bool, int, float, str, type(None))
+
+
+def snapshot(value: Any, device: str | None = "cpu", into: Any = None) -> Any:
+    """A copy that training cannot change, in host memory, or with None where each tensor is. `value` holds
+    tensors and plain values. Memory of an older copy, given as `into`, is used again: the system takes
+    several times as long to give new memory as the copy takes.
+    """
+    if isinstance(value, torch.Tensor):
+        if _fits(value, into):
+            return into.copy_(value.detach())
+        return value.detach().to(device or value.device, copy=True)
+    if isinstance(value, dict):
+        old = into if isinstance(into, dict) else {}
+        copied = type(value)(
+            {key: snapshot(item, device, old.get(key)) for key, item in value.items()}
+        )
+        if hasattr(value, "__dict__"):  # layer versions
+            vars(copied).update(vars(value))
+        return copied
+    if isinstance(value, (list, tuple)):
+        items = into if isinstance(into, (list, tuple)) else ()
+        pairs = zip_longest(value, items[: len(value)])
+        return type(value)(snapshot(item, device, older) for item, older in pairs)
+    return value
+
+
+def _fits(value: torch.Tensor, into: Any) -> bool:
+    return (
+        isinstance(into, torch.Tensor)
+        and (into.shape, into.dtype) == (value.shape, value.dtype)
+        and into.stride() == value.stride()
+    )
 
 
 class Snapshot:
