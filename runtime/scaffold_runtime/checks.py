@@ -145,7 +145,7 @@ def check_logs(callback: Callback, trainer: Trainer) -> None:
         )
 
 
-def check_whole(trainer: Trainer, callback: Callback) -> None:
+def check_whole(callback: Callback, trainer: Trainer) -> None:
     """Refuse a callback that averages whole weights where each process has only a part of them."""
     if trainer.strategy.evaluates_in_step:
         raise MisconfigurationException(

@@ -80,7 +80,7 @@ class StochasticWeightAveraging(Callback):
     # -- hooks ------------------------------------------------------------------------------------
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        check_whole(trainer, self)
+        check_whole(self, trainer)
         if stage == "fit":
             self._average, self._count, self._latest_epoch, self._ended = None, 0, -1, False
 

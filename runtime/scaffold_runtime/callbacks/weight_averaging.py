@@ -59,7 +59,7 @@ class WeightAveraging(Callback):
     # -- averaging --------------------------------------------------------------------------------
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        check_whole(trainer, self)
+        check_whole(self, trainer)
         if stage == "fit":
             self._average_model, self._swapped, self._ended = None, False, False
             self._updated_step, self._updated_epoch = 0, -1
@@ -170,10 +170,8 @@ class WeightAveraging(Callback):
 
     def _add_to(self, checkpoint: dict[str, Any], several: bool) -> None:
         assert self._average_model is not None
-        kept = {
-            name.removeprefix("_orig_mod."): v
-            for name, v in self._average_model.state_dict().items()
-        }
+        average = self._average_model.state_dict().items()
+        kept = {name.removeprefix("_orig_mod."): value for name, value in average}
         if "optimizer_states" in checkpoint:  # a checkpoint to resume from, not weights alone
             checkpoint["current_model_state"] = checkpoint["state_dict"]
             checkpoint["averaging_state"] = _without_prefix(kept, inside=False)
@@ -185,11 +183,11 @@ class WeightAveraging(Callback):
     ) -> None:
         if trainer.fn != "fit" or "current_model_state" not in checkpoint:
             return
-        average = {f"{PREFIX}{name}": value for name, value in checkpoint["state_dict"].items()}
-        self._average_model = self._open(trainer, pl_module)
-        self._average_model.load_state_dict(average | checkpoint["averaging_state"])
+        weights = {f"{PREFIX}{name}": value for name, value in checkpoint["state_dict"].items()}
+        average = self._open(trainer, pl_module)
+        average.load_state_dict(weights | checkpoint["averaging_state"])
         self._count = int(checkpoint["averaging_state"]["n_averaged"])
-        restore_transient(self._average_model, checkpoint.get("averaging_transient"))
+        restore_transient(average, checkpoint.get("averaging_transient"))
         load_weights(pl_module, {"state_dict": checkpoint["current_model_state"]})
 
 

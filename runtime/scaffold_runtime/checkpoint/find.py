@@ -119,7 +119,7 @@ def read_newest_good(trainer: Trainer, resumes: bool) -> tuple[Path, dict[str, A
     """The newest checkpoint that can be read, with its content; None if there are none yet.
 
     Damaged ones, and those saved when training failed, are passed over with one warning; those of weights alone,
-    where training `resumes`, without. Of what was passed over one is taken where there is nothing else.
+    where training `resumes`, without. Of these, one is taken where there is nothing else.
 
     Raises:
         CheckpointError: if there are checkpoints and none can be read.
