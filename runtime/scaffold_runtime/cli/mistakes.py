@@ -20,23 +20,12 @@ if TYPE_CHECKING:
 
 def explain(message: str, parser: ArgumentParser) -> str:
     """Turn an error message of jsonargparse into one that a person can act on."""
-    whole, message = message, _main_reason(message)
-    explained = _beside_class(whole, parser) or _no_class_yet(whole)
-    if explained:
-        return explained
-    for recognize in (
-        _unrecognized,
-        _no_command,
-        _unaccepted,
-        _bad_class,
-        _missing,
-        _bad_value,
-        _short,
-    ):
-        explained = recognize(message, parser)
-        if explained:
-            return explained
-    return message
+    explained = _beside_class(message, parser) or _no_class_yet(message)
+    message = _main_reason(message)
+    readers = (_unrecognized, _no_command, _unaccepted, _bad_class, _missing, _bad_value, _short)
+    for read in readers:
+        explained = explained or read(message, parser)
+    return explained or message
 
 
 def _main_reason(message: str) -> str:
@@ -84,7 +73,7 @@ def _unaccepted(message: str, parser: ArgumentParser) -> str:
             "(`fit --config FILE`), or put its keys under `fit:`."
         )
     parent = key.rpartition(".")[0]
-    class_path = _class_path(message)
+    class_path = next(reversed(_class_paths(message)), "")
     near = did_you_mean(key, [f"{parent}.{name}" for name in _arguments(class_path)])
     near = near or did_you_mean(key, known)
     owner = f"{class_path.rpartition('.')[2]} does not take it." if class_path else ""
@@ -193,10 +182,6 @@ def _type_names(types: str) -> str:
     names = re.sub(r"Literal\[(.*?)\]", lambda match: match[1].replace(", ", " or "), names)
     inside = r"[^\[]*(?:\[[^\[\]]*\][^\[]*)*\]"  # what follows a comma within brackets
     return " or ".join(re.split(rf", (?!{inside})", names))
-
-
-def _class_path(message: str) -> str:
-    return _class_paths(message)[-1] if _class_paths(message) else ""
 
 
 def _class_paths(message: str) -> list[str]:
