@@ -60,16 +60,11 @@ for _stage in (1, 2, 3):
     STRATEGIES[f"deepspeed_stage_{_stage}_offload"] = partial(
         DeepSpeedStrategy, stage=_stage, offload_optimizer=True, offload_parameters=_stage == 3
     )
-for _name, _method in {
-    "": "popen",
-    "_spawn": "spawn",
-    "_fork": "fork",
-    "_notebook": "fork",
-}.items():
-    STRATEGIES[f"ddp{_name}"] = partial(DDPStrategy, start_method=_method)
+for _name, _how in {"": "popen", "_spawn": "spawn", "_fork": "fork", "_notebook": "fork"}.items():
+    STRATEGIES[f"ddp{_name}"] = partial(DDPStrategy, start_method=_how)
     for _unused in (True, False):
         STRATEGIES[f"ddp{_name}_find_unused_parameters_{str(_unused).lower()}"] = partial(
-            DDPStrategy, start_method=_method, find_unused_parameters=_unused
+            DDPStrategy, start_method=_how, find_unused_parameters=_unused
         )
 
 
