@@ -19,12 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import (
-    DataLoader,
-    Dataset,
-    IterableDataset,
-    get_worker_info,
-)
+from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
 from scaffold_runtime.batches import batches_of, draw_seed, made_here
 from scaffold_runtime.seed import rng_digest, rng_state, set_rng_state
