@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import warnings
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
@@ -66,10 +67,8 @@ def seconds(name: str, value: str | timedelta | dict[str, int]) -> float:
     if isinstance(value, timedelta):
         return value.total_seconds()
     if isinstance(value, dict):
-        try:
+        with suppress(TypeError):
             return timedelta(**value).total_seconds()
-        except TypeError:
-            pass
     raise MisconfigurationException(
         f"{name}={value!r} is not a duration: write 'DD:HH:MM:SS' (for instance '00:12:00:00' for twelve "
         "hours), a timedelta, or a dict such as {'hours': 12}."
