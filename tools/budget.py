@@ -20,11 +20,11 @@ ROOT = Path(__file__).parent.parent
 BUDGETS = {
     "runtime/scaffold_runtime": {
         "files": 4861,
-        "callbacks": 2605,
-        "strategies": 2039,
-        "cli": 1347,
-        "checkpoint": 1268,
-        "loggers": 758,
+        "callbacks": 2593,
+        "strategies": 2028,
+        "cli": 1328,
+        "checkpoint": 1264,
+        "loggers": 738,
         "trainer": 759,
         "loops": 567,
         "profilers": 445,
