@@ -2,16 +2,18 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from hashlib import sha256
 from pathlib import Path
+from stat import S_IMODE
 
 
 @dataclass(frozen=True)
 class File:
     data: bytes
     executable: bool = False
+    permissions: int | None = field(default=None, compare=False)  # all, as on the disk
 
     @property
     def hash(self) -> str:
@@ -82,7 +84,8 @@ class Disk:
             return None
         if not place.is_file():
             return Odd.SPECIAL
-        return File(place.read_bytes(), bool(place.stat().st_mode & 0o100))
+        mode = S_IMODE(place.stat().st_mode)
+        return File(place.read_bytes(), bool(mode & 0o100), mode)
 
     def blocker(self, path: str) -> str:
         """The link or file that lies where `path` needs a folder."""

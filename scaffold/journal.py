@@ -5,9 +5,9 @@ touched: what each file held before, and what it shall hold. When all are writte
 it `undo.json`, from which `scaffold undo` takes the change back.
 """
 
-import base64
 import json
 import os
+from base64 import b64decode, b64encode
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -138,10 +138,10 @@ def _aside(root: Path, place: Path, file: File) -> Path:
 
 
 def _mode(place: Path, file: File) -> int:
-    """As it is there; only whether the file can be run is part of a change."""
-    if not place.exists():
+    """As it is there, or was; only whether the file can be run is part of a change."""
+    mode = S_IMODE(place.stat().st_mode) if place.exists() else file.permissions
+    if mode is None:
         return file.mode
-    mode = S_IMODE(place.stat().st_mode)
     runs = mode | (mode & 0o444) >> 2 if file.executable else mode & ~0o111
     return mode if bool(mode & 0o100) == file.executable else runs
 
@@ -166,8 +166,11 @@ def _unpacked(data: bytes) -> list[Change]:
 
 
 def _as_json(file: File | None) -> list[Any] | None:
-    return [file.executable, base64.b64encode(file.data).decode()] if file else None
+    return [file.executable, b64encode(file.data).decode(), file.permissions] if file else None
 
 
 def _as_file(row: list[Any] | None) -> File | None:
-    return File(base64.b64decode(row[1]), bool(row[0])) if row else None
+    if not row:
+        return None
+    runs, data, bits = row
+    return File(b64decode(data), bool(runs), bits and int(bits) & 0o777)

@@ -155,12 +155,12 @@ def _three_files(path: str, base: File, user: File, target: File) -> Outcome:
     executable = user.executable if changed_by_user else target.executable
     if user.data in (target.data, base.data) or target.data == base.data:
         data = user.data if target.data == base.data else target.data
-        file = File(data, executable)
+        file = replace(user, data=data, executable=executable)
         return Outcome("same") if file == user else Outcome("update", file=file)
     if any(is_binary(file.data) for file in (base, user, target)):
         return Outcome("beside", file=target, note="both changed it, and it is binary")
     merged = merge(path, base.data, user.data, target.data)
-    file = File(merged.data, executable)
+    file = replace(user, data=merged.data, executable=executable)
     if not merged.conflicts:
         return Outcome("merge", file=file)
     many = "1 place" if merged.conflicts == 1 else f"{merged.conflicts} places"

@@ -371,6 +371,31 @@ def test_a_merge_that_breaks_the_syntax_is_a_conflict():
     assert merge("x.py", base, mine, template).conflicts == 1
 
 
+def mode(path: str | Path) -> int:
+    return Path(path).stat().st_mode & 0o777
+
+
+def test_undo_brings_permissions_back(project):
+    project("add", "callback", "ema")
+    EMA.chmod(0o600)
+    project("remove", "callback", "ema")
+    assert project("undo").code == 0
+    assert mode(EMA) == 0o600
+    EMA.chmod(0o640)
+    for _ in range(2):
+        assert project("undo").code == 0
+    assert mode(EMA) == 0o640
+
+
+def test_permissions_move_along(project, generation):
+    os.chmod("my_exp/layers.py", 0o600)
+    generation("0.0.2")
+    assert project("update").code == 0
+    assert mode("my_exp/blocks.py") == 0o600
+    assert project("undo").code == 0
+    assert mode("my_exp/layers.py") == 0o600
+
+
 def test_undo_and_undo_again(project, generation):
     append("train.py", "\n# mine\n")
     before = files()
@@ -633,7 +658,7 @@ def test_an_edited_file_moves_along_when_the_template_only_moves_it(project, gen
 @pytest.mark.parametrize("path", ["../outside.txt", ".git/hooks/pre-commit", "/tmp/outside-x"])
 def test_a_journal_that_came_with_a_foreign_repository(project, name, path):
     Path(".scaffold/work").mkdir()
-    Path(".scaffold/work", name).write_text(json.dumps([[path, [False, "eA=="], None]]))
+    Path(".scaffold/work", name).write_text(json.dumps([[path, [False, "eA==", None], None]]))
     ran = project("undo")
     assert (ran.code, len(ran.err.splitlines())) == (1, 1)
     assert sorted(os.listdir("..")) == ["my-exp"]
