@@ -62,11 +62,12 @@ def make_plan(
     target: Tree,
     renamed: Mapping[str, str] | None = None,
     homes: Mapping[str, str] | None = None,
+    *,
+    crlf: bool = False,
 ) -> Plan:
-    """`renamed`: old to new path in the templates; `homes`: where the user moved a file to."""
+    """`renamed`: old to new path in the templates; `homes`: where the user moved a file to; `crlf`: of new ones."""
     plan, renamed, homes = Plan(), renamed or {}, homes or {}
     came_from = {new: old for old, new in renamed.items()}
-    crlf = is_in_crlf(base, disk)
     for path in sorted({*base, *target} - {*renamed}):
         origin = came_from.get(path, path)
         home = homes.get(origin, origin)

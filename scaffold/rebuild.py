@@ -15,7 +15,7 @@ from scaffold.files import Disk, File, Tree
 from scaffold.git import git
 from scaffold.lock import Entry, Lock, from_json
 from scaffold.merge import has_git_markers
-from scaffold.plan import Plan, Step, make_plan
+from scaffold.plan import Plan, Step, is_in_crlf, make_plan
 from scaffold.project import ANSWERS, LOCK, state_files
 from scaffold.render import render
 from scaffold.transition import Proposal, still_used
@@ -42,7 +42,8 @@ def rebuild(root: Path, catalogue: Catalogue) -> Proposal:
     locks = _locks(disk)
     known = _known(locks)
     target = render(answers, catalogue, still_used(known, disk, answers, catalogue))
-    plan = make_plan(_base(known, disk, target), disk, target)
+    base = _base(known, disk, target)
+    plan = make_plan(base, disk, target, crlf=is_in_crlf(base, disk))
     for path, file in target.items():
         now = disk.get(path)
         if isinstance(now, File) and has_git_markers(now.data):

@@ -19,7 +19,7 @@ from scaffold.git import unmerged
 from scaffold.journal import write
 from scaffold.lock import Entry, Lock, is_safe
 from scaffold.merge import has_markers
-from scaffold.plan import Conflict, Plan, Verb, decide, make_plan
+from scaffold.plan import Conflict, Plan, Verb, decide, is_in_crlf, make_plan
 from scaffold.project import Project, state_files
 from scaffold.render import paths, render
 
@@ -60,7 +60,7 @@ def propose(
     said = catalogue.moves(answers.package)
     renamed = _renamed(base, target, disk, said) if _newer(project, answers) else {}
     homes = _homes(base, target, disk, renamed)
-    plan = make_plan(base, disk, target, renamed, homes)
+    plan = make_plan(base, disk, target, renamed, homes, crlf=is_in_crlf(base, disk))
     package.check_package(project, plan)
     return Proposal(project.root, plan, disk, state_files(answers, plan.lock, disk))
 

@@ -387,6 +387,16 @@ def test_undo_brings_permissions_back(project):
     assert mode(EMA) == 0o640
 
 
+def test_undo_brings_line_ends_back(project):
+    project("add", "callback", "ema")
+    for changes in map(Path, ("pyproject.toml", "settings.yaml")):
+        changes.write_bytes(changes.read_bytes().replace(b"\n", b"\r\n"))
+    before = files()
+    project("remove", "callback", "ema")
+    assert project("undo").code == 0
+    assert files() == before
+
+
 def test_permissions_move_along(project, generation):
     os.chmod("my_exp/layers.py", 0o600)
     generation("0.0.2")
