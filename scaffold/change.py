@@ -1,7 +1,6 @@
 """How every changing command runs: lock, plan, settle conflicts, write, report."""
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -39,7 +38,7 @@ def change(headline: str, make: "Callable[[Path, Catalogue], Proposal]", manner:
     policy = _policy(manner)
     root = find_root(Path.cwd())
     check_plain(root)
-    with nullcontext() if manner.dry_run else alone(root):
+    with alone(root, dry_run=manner.dry_run):
         if not manner.while_pending:
             check_nothing_pending(root)
         proposal = make(root, packaged())

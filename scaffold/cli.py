@@ -211,9 +211,9 @@ def resolve(dry_run: DryRun = False, as_json: Json = False) -> None:
     from scaffold.transition import PENDING, check_nothing_pending
 
     root = find_root(Path.cwd())
-    check_nothing_pending(root)
-    if not dry_run:
-        with alone(root):
+    with alone(root, dry_run=dry_run):
+        check_nothing_pending(root)
+        if not dry_run:
             (root / PENDING).unlink(missing_ok=True)
     with console.reporting(done=not dry_run):
         console.resolved(as_json)
@@ -231,9 +231,11 @@ def list_(as_json: Json = False) -> None:
 def diff(as_json: Json = False) -> None:
     """Show what you changed since generation, and what `update` would change."""
     from scaffold import look
+    from scaffold.journal import check_whole
     from scaffold.project import find_root, open_project
 
-    project = open_project(find_root(Path.cwd()))
+    check_whole(root := find_root(Path.cwd()))
+    project = open_project(root)
     own, coming = look.own_changes(project), list[look.Difference]()
     try:
         coming = look.coming_changes(project, packaged())

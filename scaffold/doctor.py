@@ -190,7 +190,7 @@ def of_project(project: Project, catalogue: Catalogue) -> Iterator[Finding]:
             "edit it, or `scaffold doctor --rebuild` where it is generated; then `git add` it",
         )
     if (root / WORK / "journal.json").exists():
-        yield to_fix("a change was cut short", "any changing command takes it back, as `undo`")
+        yield to_fix("a change was cut short", "`scaffold resolve` takes it back")
     for path, fix in out_of_place(root, [p for p in project.lock if (root / p).exists()]).items():
         yield Finding("note", f"`{path}` does nothing here", fix)
     if numbers(project.answers.version) < numbers(catalogue.version):

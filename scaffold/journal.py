@@ -30,9 +30,13 @@ class Change:
 
 
 @contextmanager
-def alone(root: Path) -> Iterator[None]:
+def alone(root: Path, *, dry_run: bool = False) -> Iterator[None]:
     """One command at a time in this project; what an earlier one left half-done is taken back."""
     work = root / WORK
+    if dry_run:
+        check_whole(root)
+        yield
+        return
     work.mkdir(parents=True, exist_ok=True)
     with open(work / "lock", "wb") as held:
         try:
@@ -41,6 +45,12 @@ def alone(root: Path) -> Iterator[None]:
             raise ScaffoldError("another `scaffold` is at work here, try again") from None
         recover(root)
         yield
+
+
+def check_whole(root: Path) -> None:
+    """For what only looks: half a change is neither what was nor what will be."""
+    if (root / WORK / "journal.json").exists():
+        raise ScaffoldError("a change was cut short\n`scaffold resolve` takes it back")
 
 
 def hold(descriptor: int) -> bool:

@@ -633,9 +633,8 @@ def test_diff_shows_mine_and_what_would_come(project, generation):
     assert "+STEPS = 20" in said
 
 
-def test_a_crash_is_taken_back_by_the_next_command(project):
-    """The whole command, not only the journal: killed while it writes."""
-    before = files()
+def killed(project, number: int, *words: str) -> None:
+    """While it writes the file of that number."""
     child = os.fork()
     if child == 0:
         from scaffold import journal
@@ -643,16 +642,51 @@ def test_a_crash_is_taken_back_by_the_next_command(project):
         put, count = journal._put, iter(range(100))
 
         def dies(*args):
-            if next(count) == 2:
+            if next(count) == number:
                 os.kill(os.getpid(), 9)
             put(*args)
 
         journal._put = dies
-        project("add", "callback", "ema")
-    os.waitpid(child, 0)
+        project(*words)
+        os._exit(1)
+    assert os.waitpid(child, 0)[1] == 9
+
+
+def test_a_crash_is_taken_back_by_the_next_command(project):
+    """The whole command, not only the journal."""
+    before = files()
+    killed(project, 2, "add", "callback", "ema")
     assert files() != before
     assert project("add", "callback", "ema").code == 0
     project("remove", "callback", "ema")
+    assert files() == before
+
+
+@pytest.mark.parametrize(
+    "words", [("add", "callback", "ema"), ("undo",), ("resolve",), ("doctor", "--rebuild")]
+)
+def test_half_a_change_is_not_looked_at(project, words):
+    """It would be told as yours, and the command would then do something else."""
+    killed(project, 2, "add", "callback", "ema")
+    half = files()
+    for looks in ((*words, "--dry-run"), ("diff",)):
+        ran = project(*looks)
+        assert (ran.code, files()) == (1, half)
+        assert "a change was cut short\n  `scaffold resolve` takes it back" in ran.err
+    assert project("resolve").code == 0
+    assert project("diff").code == 0
+
+
+def test_markers_of_half_a_change_are_not_to_be_edited(project, generation):
+    swap("train.py", "STEPS = 10", "STEPS = 11")
+    before = files()
+    generation("0.0.2")
+    project("update", "--conflict", "markers")
+    many = len(json.loads(Path(".scaffold/work/undo.json").read_bytes()))
+    project("undo")
+    killed(project, many - 1, "update", "--conflict", "markers")
+    assert "<<<<<<<" in Path("train.py").read_text()
+    assert project("resolve").code == 0
     assert files() == before
 
 
