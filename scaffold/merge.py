@@ -5,10 +5,13 @@ import json
 import sys
 import warnings
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
+
+import yaml
 
 from scaffold.git import git
 
@@ -20,6 +23,17 @@ OPEN, MIDDLE, EQUALS, CLOSE = b"<<<<<<< mine", b"||||||| before", b"=======", b"
 class Merged:
     data: bytes
     conflicts: int
+    note: str = ""
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that is written twice, as the runtime does."""
+
+    def compose_mapping_node(self, anchor: Any) -> Any:
+        node = super().compose_mapping_node(anchor)
+        if len({str(key.value) for key, _ in node.value}) < len(node.value):
+            raise ValueError
+        return node
 
 
 def is_binary(data: bytes) -> bool:
@@ -56,8 +70,9 @@ def merge(path: str, base: bytes, mine: bytes, template: bytes) -> Merged:
     plain = [_normal(data) for data in (base, mine, template)]
     merged = _by_git(*plain) or diff3(*plain)
     if not merged.conflicts and parses(path, mine) and not parses(path, merged.data):
-        merged = Merged(_marked(*(_lines(data) for data in plain)), 1)
-    return Merged(_in_style_of(mine, merged.data), merged.conflicts)
+        marked = _marked(*(_lines(data) for data in plain))
+        merged = Merged(marked, 1, "both changed it, and both changes together cannot be read")
+    return replace(merged, data=_in_style_of(mine, merged.data))
 
 
 def parses(path: str, data: bytes) -> bool:
@@ -74,9 +89,7 @@ def _parse(suffix: str, data: bytes) -> None:
     if suffix == ".py":
         ast.parse(data)
     elif suffix in (".yaml", ".yml"):
-        import yaml
-
-        yaml.safe_load(data)
+        yaml.load(data, Loader=_Loader)
     elif suffix == ".json":
         json.loads(data)
     elif suffix == ".toml":

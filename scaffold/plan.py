@@ -165,7 +165,7 @@ def _three_files(path: str, base: File, user: File, target: File) -> Outcome:
     if not merged.conflicts:
         return Outcome("merge", file=file)
     many = "1 place" if merged.conflicts == 1 else f"{merged.conflicts} places"
-    return Outcome("conflict", file=file, note=f"both changed {many}")
+    return Outcome("conflict", file=file, note=merged.note or f"both changed {many}")
 
 
 def _both_moved(origin: str, home: str, base: Entry, user: Found, target: File) -> Outcome:

@@ -371,6 +371,17 @@ def test_a_merge_that_breaks_the_syntax_is_a_conflict():
     assert merge("x.py", base, mine, template).conflicts == 1
 
 
+def test_a_key_that_both_added_at_other_places_is_a_conflict():
+    """The runtime refuses a file with a key that is written twice."""
+    from scaffold.merge import merge
+
+    base = b"a:\n  b: 1\n  c: 1\n  d: 1\n"
+    mine, template = base.replace(b"  b: 1\n", b"  e: 1\n  b: 1\n"), base + b"  e: 2\n"
+    assert merge("x.txt", base, mine, template).conflicts == 0
+    assert merge("x.yaml", base, mine, template).conflicts == 1
+    assert "cannot be read" in merge("x.yaml", base, mine, template).note
+
+
 def mode(path: str | Path) -> int:
     return Path(path).stat().st_mode & 0o777
 
