@@ -52,7 +52,7 @@ def has_git_markers(data: bytes) -> bool:
 def is_same_text(mine: bytes, other: bytes) -> bool:
     """But for line ends, a byte order mark and a final newline, which are the user's to choose."""
     text = not is_binary(mine) and not is_binary(other)
-    return mine == other or (text and _in_style_of(mine, _normal(other)) == mine)
+    return mine == other or (text and in_style_of(mine, _normal(other)) == mine)
 
 
 def are_crlf(files: Iterable[bytes]) -> bool:
@@ -72,7 +72,7 @@ def merge(path: str, base: bytes, mine: bytes, template: bytes) -> Merged:
     if not merged.conflicts and parses(path, mine) and not parses(path, merged.data):
         marked = _marked(*(_lines(data) for data in plain))
         merged = Merged(marked, 1, "both changed it, and both changes together cannot be read")
-    return replace(merged, data=_in_style_of(mine, merged.data))
+    return replace(merged, data=in_style_of(mine, merged.data))
 
 
 def parses(path: str, data: bytes) -> bool:
@@ -172,7 +172,7 @@ def _normal(data: bytes) -> bytes:
     return _ended(text.replace(b"\r\n", b"\n") if _is_crlf(text) else text)
 
 
-def _in_style_of(mine: bytes, data: bytes) -> bytes:
+def in_style_of(mine: bytes, data: bytes) -> bytes:
     if not mine.endswith(b"\n") and not has_markers(data[-len(CLOSE) - 1 :]):
         data = data.removesuffix(b"\n")
     if _is_crlf(mine):

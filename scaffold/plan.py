@@ -10,7 +10,7 @@ from typing import Literal, Protocol
 
 from scaffold.files import File, Found, Odd, Tree
 from scaffold.lock import Entry, Lock, State
-from scaffold.merge import are_crlf, in_crlf, is_binary, is_same_text, merge
+from scaffold.merge import are_crlf, in_crlf, in_style_of, is_binary, is_same_text, merge
 
 Verb = Literal[
     "same", "create", "update", "merge", "move", "delete", "keep", "gone", "beside", "conflict"
@@ -81,7 +81,8 @@ def make_plan(
         _record(plan, path, outcome, old, new)
         _place(plan, place, outcome, disk)
         if outcome.verb == "conflict" and isinstance(user, File) and new and outcome.file:
-            plan.conflicts[place] = Conflict(user, new, outcome.file, outcome.note)
+            theirs = replace(new, data=in_style_of(user.data, new.data))
+            plan.conflicts[place] = Conflict(user, theirs, outcome.file, outcome.note)
         beside = f"{path}.new"
         if old and old.state == "ejected" and new is None and disk.get(beside) == old.file:
             _place(plan, beside, Outcome("delete"), disk)

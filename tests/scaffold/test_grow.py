@@ -293,6 +293,15 @@ def test_the_report_says_who_won(project, generation, policy, said):
     assert ran.out.count(said) == dry.out.count(said) == 2
 
 
+def test_the_templates_side_comes_in_the_line_ends_of_the_file(project, generation):
+    swap("train.py", "STEPS = 10", "STEPS = 11")
+    Path("train.py").write_bytes(Path("train.py").read_bytes().replace(b"\n", b"\r\n"))
+    generation("0.0.2")
+    assert project("update", "--conflict", "template").code == 0
+    assert b"STEPS = 20\r\n" in Path("train.py").read_bytes()
+    assert "No changes" in project("diff").out
+
+
 def test_moved_by_the_user_and_renamed_by_the_template(project, generation):
     """Whichever imports win in a conflict, what they name is there, edits and all."""
     swap("my_exp/layers.py", "return x * x * x", "return x**3")
