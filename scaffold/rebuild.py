@@ -17,7 +17,7 @@ from scaffold.lock import Entry, Lock, from_json
 from scaffold.merge import has_git_markers
 from scaffold.plan import Plan, Step, is_in_crlf, make_plan
 from scaffold.project import ANSWERS, LOCK, state_files
-from scaffold.render import render
+from scaffold.render import paths, render
 from scaffold.transition import Proposal, still_used
 
 
@@ -40,7 +40,12 @@ def rebuild(root: Path, catalogue: Catalogue) -> Proposal:
             f'rebuild with that one: pip install "torch-scaffold=={answers.version}"'
         )
     locks = _locks(disk)
-    known = _known(locks)
+    known, merged = _known(locks), answers.parts(catalogue)
+    answers = answers.complete(catalogue)
+    for part in answers.parts(catalogue):
+        if part not in merged:  # one branch switched off what the other began to need
+            for path in paths(part, answers.package):
+                known.pop(path, None)
     target = render(answers, catalogue, still_used(known, disk, answers, catalogue))
     base = _base(known, disk, target)
     plan = make_plan(base, disk, target, crlf=is_in_crlf(base, disk))

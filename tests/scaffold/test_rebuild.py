@@ -118,6 +118,18 @@ def test_a_strategy_that_one_branch_replaced(project):
     assert "ddp" not in states(project)
 
 
+def test_what_one_branch_switched_off_and_the_other_began_to_need(project):
+    merge_of(project, ("remove", "logger", "csv"), ("add", "extra", "notebook"))
+    config = Path("configs/loggers/csv.yaml")
+    config.unlink(missing_ok=True)  # as git's merge leaves it
+    ran = project("doctor", "--rebuild")
+    assert ran.code == 0
+    assert f"create    {config}" in ran.out
+    commit("merged")
+    assert states(project)["csv"] == states(project)["notebook"] == "on"
+    assert "Nothing to do" in project("update").out
+
+
 def test_two_strategies_in_the_answers(project):
     answers = Path(".scaffold/answers.yml")
     features = "features:\n- strategy/ddp\n- strategy/fsdp\n"
