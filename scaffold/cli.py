@@ -102,10 +102,11 @@ def new(
     if here:
         name = target.name
         check_name(name, "rename this folder, or make one in it by `scaffold new my-exp`")
+    check_name(name)
     ask = wizard.on_terminal() and not (defaults or as_json)
     if not dry_run:
         create.clear(target)
-    kept = create.check_target(name, target)
+    kept = create.check_target(target)
     if data and not template:
         raise ScaffoldError("--data answers the questions of a template: name it by --template")
     if template:

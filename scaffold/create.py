@@ -15,7 +15,7 @@ from scaffold.errors import ScaffoldError
 from scaffold.files import Disk, Tree, write_tree
 from scaffold.journal import WORK, alone, hold, write
 from scaffold.lock import Entry, locked
-from scaffold.names import check_name, one_line
+from scaffold.names import one_line
 from scaffold.project import LOCK, state_files
 from scaffold.render import render
 
@@ -33,9 +33,8 @@ def plan_new(answers: Answers, catalogue: Catalogue, kept: Iterable[str] = ()) -
     return {**{path: file for path, file in tree.items() if path not in own}, **state}
 
 
-def check_target(name: str, target: Path) -> list[str]:
+def check_target(target: Path) -> list[str]:
     """What is there already and stays: the files that a repository begins with."""
-    check_name(name)
     if target.is_symlink() or (target.exists() and not target.is_dir()):
         raise ScaffoldError(f"`{target.name}` exists here and is not a folder; choose another name")
     place = target if target.is_dir() else target.parent
