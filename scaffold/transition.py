@@ -192,7 +192,9 @@ def _homes(base: Lock, target: Tree, disk: Disk, renamed: Mapping[str, str]) -> 
         return {}
     own = _own_files(disk, {*base, *target})
     found = {path: _most_alike(path, base[path].file, own) for path in lost}
-    return {path: home for path, home in found.items() if home}
+    known = {path: entry.file for path, entry in base.items()}  # it may be another of these, moved
+    pairs = ((path, home) for path, home in found.items() if home)
+    return {path: home for path, home in pairs if _most_alike(home, own[home], known) == path}
 
 
 def _own_files(disk: Disk, generated: set[str]) -> dict[str, File]:

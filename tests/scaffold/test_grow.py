@@ -302,6 +302,26 @@ def test_the_templates_side_comes_in_the_line_ends_of_the_file(project, generati
     assert "No changes" in project("diff").out
 
 
+def test_a_moved_file_is_no_home_of_another_that_was_deleted(scaffold, monkeypatch):
+    """Early stopping and checkpoints have configs that are alike, and a task's metric is in both."""
+    from scaffold import catalogue
+
+    assert scaffold("new", "my-exp", "--no-git").code == 0
+    monkeypatch.chdir("my-exp")
+    shutil.copytree(catalogue.packaged().root, "../templates")
+    for config in Path("../templates/features/callback").rglob("*.yaml.jinja"):
+        config.write_text(config.read_text().replace("monitor:", "watched:"))
+    newer = Catalogue(Path("../templates").absolute(), "0.1.0+1")
+    monkeypatch.setattr("scaffold.change.packaged", lambda: newer)
+    os.remove("configs/callbacks/early_stopping.yaml")
+    os.rename("configs/callbacks/model_checkpoint.yaml", "best.yaml")
+    ran = scaffold("update", "--conflict", "mine")
+    assert "gone      configs/callbacks/early_stopping.yaml" in ran.out
+    assert "best.yaml" in ran.out
+    assert "watched: val_acc" in Path("best.yaml").read_text()
+    assert "ModelCheckpoint" in Path("best.yaml").read_text()
+
+
 def test_moved_by_the_user_and_renamed_by_the_template(project, generation):
     """Whichever imports win in a conflict, what they name is there, edits and all."""
     swap("my_exp/layers.py", "return x * x * x", "return x**3")
