@@ -19,9 +19,9 @@ ROOT = Path(__file__).parent.parent
 # raise them only with a reason.
 BUDGETS = {
     "runtime/scaffold_runtime": {
-        "files": 4861,
+        "files": 4863,
         "callbacks": 2593,
-        "strategies": 2028,
+        "strategies": 2033,
         "cli": 1328,
         "checkpoint": 1264,
         "loggers": 738,

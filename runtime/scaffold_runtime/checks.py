@@ -46,10 +46,9 @@ def check_run(run: Run) -> None:
         _check_fit(run, name)
         _check_hyperparameters(run)
     _check_state_keys(run.callbacks)
-    divided = any(hasattr(parameter, "ds_id") for parameter in run.module.parameters())
-    if divided and getattr(run.trainer.strategy, "stage", None) != 3:
+    if run.module._divider not in (None, run.trainer.strategy.divider):
         raise MisconfigurationException(
-            f"the weights of {name} were divided by DeepSpeed's stage 3 in an earlier run, and this process has a "
+            f"the weights of {name} were divided by {run.module._divider} in an earlier run, and this process has a "
             "part of them. Save a checkpoint there, and go on with a new module: its `load_from_checkpoint` puts "
             "them together."
         )

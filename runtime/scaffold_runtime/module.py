@@ -35,6 +35,9 @@ class LightningModule(WithHyperparameters, DataHooks, nn.Module):
     automatic_optimization: bool = True
     _trainer: Trainer | None = None
     _metrics: Metrics | None = None
+    _divider: str | None = (
+        None  # of the weights, in an earlier run: this process has a part of them
+    )
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         nn.Module.__init__(self)

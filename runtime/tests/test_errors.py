@@ -28,6 +28,7 @@ from scaffold_runtime.plugins import MixedPrecision
 from scaffold_runtime.strategies import DeepSpeedStrategy, FSDPStrategy
 from scaffold_runtime.strategies.deepspeed import only_one
 from scaffold_runtime.strategies.deepspeed_config import complete_config
+from scaffold_runtime.strategies.fsdp import _check_shared
 
 TABLE = Path(__file__).parents[2] / "docs" / "errors.md"
 
@@ -321,6 +322,22 @@ cases(
 # -- the trainer's arguments ----------------------------------------------------------------------
 
 
+@case
+def shared_weight_apart(kit: Any) -> None:
+    one, other = nn.Linear(2, 2), nn.Linear(2, 2)
+    other.weight = one.weight
+    _check_shared(nn.Sequential(one, other), [one, other])
+
+
+@case
+def empty_layer(kit: Any) -> None:
+    def configure_model(self: Any) -> None:
+        self.own = nn.Module()
+        self.own.weight = nn.Parameter(torch.empty(1, device="meta"))
+
+    kit.fit(kit.module(configure_model=configure_model))
+
+
 def arguments(**given: Any) -> Callable[[Any], object]:
     return lambda kit: kit.trainer(**given)
 
@@ -334,6 +351,7 @@ cases(
     fsdp_by_hand=lambda kit: FSDPStrategy().prepare(
         kit.module(automatic_optimization=False), [object()], None
     ),
+    divided_elsewhere=lambda kit: kit.fit(kit.module(_divider="FSDP")),
     finetuning_under_deepspeed=lambda kit: BackboneFinetuning().on_fit_start(
         SimpleNamespace(optimizers=[SGD([torch.zeros(9)])]), kit.module()
     ),

@@ -108,6 +108,7 @@ class DeepSpeedStrategy(DistributedStrategy):
         self.config = made if config is None else read_config(config)
         self.stage = stage_of(self.config)
         self.evaluates_in_step = self.stage == 3  # each forward gathers weights from all
+        self.divider = "DeepSpeed's stage 3" if self.stage == 3 else None
         self._excludes_frozen = exclude_frozen_parameters
         self._engine: Any = None
 
@@ -137,6 +138,7 @@ class DeepSpeedStrategy(DistributedStrategy):
             super().place(module, precision)
             return
         # Nothing may have room for the whole of it.
+        module._divider = self.divider
         materialize(module, torch.device("cpu"), then=partial(self._divide, module.trainer))
 
     def _divide(self, trainer: Any, layer: nn.Module) -> None:

@@ -70,6 +70,7 @@ class FSDPStrategy(DistributedStrategy):
     """
 
     evaluates_in_step = divides = True
+    divider = "FSDP"
 
     def __init__(
         self,
@@ -124,6 +125,7 @@ class FSDPStrategy(DistributedStrategy):
     def _divide(self, module: nn.Module) -> None:
         """One part after another, so that a device never holds the whole model."""
         self._compare(module)
+        vars(module)["_divider"] = self.divider
         if self._recomputes is not None:
             apply_activation_checkpointing(module, check_fn=_chooser(self._recomputes))
         vars(module)[ROUTER] = router = StepRouter(module)  # past nn.Module, which would adopt it

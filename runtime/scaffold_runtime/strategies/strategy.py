@@ -59,6 +59,7 @@ class Strategy(abc.ABC):
     sharded: bool = False  # whether each process writes its own part of a checkpoint
     owns_state: bool = False  # whether weights and optimizer states are for its engine to save
     divides: bool = False  # whether each process has only its part of weights and gradients
+    divider: str | None = None  # of weights, which a module then keeps in parts
     infers: bool = True  # whether evaluation may run in torch's inference mode
     timeout: timedelta
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import subprocess
+import sys
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -29,6 +31,18 @@ from scaffold_runtime.strategies.launch import places, run_in_processes
 
 from .conftest import SECONDS, note, notes
 from .test_numbers import weights
+
+TWO_RUNS = """
+import sys
+from torch.utils.data import DataLoader
+from scaffold_runtime import Trainer
+from scaffold_runtime.demos.boring_classes import BoringModel
+
+module = BoringModel()
+for strategy in ("fsdp", sys.argv[1]):
+    trainer = Trainer(accelerator="cpu", devices=2, strategy=strategy, fast_dev_run=True)
+    trainer.fit(module)
+"""
 
 
 @pytest.mark.parametrize(
@@ -268,6 +282,16 @@ def test_one_process_with_weights_is_enough(
     assert first[1] == [0.25] * 4
     same = first[0]["1.factor"] == before.net[1].factor.tolist()
     assert same == (restore is not None)
+
+
+def test_a_divided_module_is_refused_elsewhere(tmp_path: Path) -> None:
+    """It is divided in the processes that trained it, which may train it on."""
+    program = tmp_path / "two.py"
+    program.write_text(TWO_RUNS)
+    for strategy, said in (("fsdp", ""), ("ddp", "were divided by FSDP in an earlier run")):
+        command = [sys.executable, str(program), strategy]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        assert (done.returncode, said in done.stderr) == (1 if said else 0, True), done.stderr
 
 
 def test_layers_that_share_a_weight_are_one_part(
