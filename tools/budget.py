@@ -21,7 +21,7 @@ BUDGETS = {
     "runtime/scaffold_runtime": {
         "files": 4863,
         "callbacks": 2593,
-        "strategies": 2033,
+        "strategies": 2035,
         "cli": 1328,
         "checkpoint": 1264,
         "loggers": 738,

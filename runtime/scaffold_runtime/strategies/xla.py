@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 from torch.utils._pytree import tree_map_only
 
 from scaffold_runtime.accelerators import Accelerator, xla
+from scaffold_runtime.empty import materialize
 from scaffold_runtime.errors import MisconfigurationException
 from scaffold_runtime.precision import Precision
 from scaffold_runtime.seed import drawing_alike
@@ -92,6 +93,7 @@ class XLAStrategy(Strategy):
             raise MisconfigurationException(
                 "XLA devices do not scale losses. Use precision='bf16-mixed', 'bf16-true' or '32-true'."
             )
+        materialize(module, torch.device("cpu"))
         names: dict[int, list[str]] = {}
         for name, parameter in module.named_parameters(remove_duplicate=False):
             names.setdefault(id(parameter), []).append(name)

@@ -102,14 +102,16 @@ def test_a_checkpoint_names_no_device_and_resumes(tmp_path: Path) -> None:
     fitted(Small(), accelerator="cpu", max_epochs=2, ckpt_path=file)
 
 
-def test_shared_weights_stay_shared() -> None:
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_shared_weights_stay_shared(device: str) -> None:
     class Tied(Small):
         def __init__(self) -> None:
             super().__init__()
             self.net = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 1))
             self.net[1].weight = self.net[0].weight  # type: ignore[assignment] # it is one
 
-    module = Tied()
+    with torch.device(device):
+        module = Tied()
     fitted(module)
     assert module.net[0].weight is module.net[1].weight
     assert len(list(module.parameters())) == 5
