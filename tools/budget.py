@@ -23,7 +23,7 @@ BUDGETS = {
         "callbacks": 2593,
         "strategies": 2035,
         "cli": 1328,
-        "checkpoint": 1264,
+        "checkpoint": 1274,
         "loggers": 738,
         "trainer": 759,
         "loops": 567,

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
+from torch.utils.serialization import config
 
 from scaffold_runtime.checkpoint.engine import ENGINE, checked, link_engine, save_engine
 from scaffold_runtime.checkpoint.io import (
@@ -41,6 +42,7 @@ from scaffold_runtime.strategies.strategy import Strategy
 FORMAT = "scaffold-runtime checkpoint in parts, 1"
 NAME = re.compile(r"part-[0-9a-f]{12}-[0-9]{5}\.ckpt")
 PART, SHARD = "part", "__shard__"  # keys: which part of which save a file is; a piece of a tensor
+PIECES = "__pieces__"  # the key of all pieces of a tensor
 POLL = 0.05
 Write = Callable[[dict[str, Any], Path], None]
 
@@ -183,7 +185,7 @@ def sweep(folder: Path, kept: set[str] | None = None) -> None:
 
 def read_parts(folder: Path, map_location: Any = "cpu") -> dict[str, Any]:
     """Read a checkpoint in parts as if it were one file: every tensor whole, and under `ranks` what each
-    process had for itself.
+    process had for itself. Where files are mapped, optimizer states stay in pieces (see `assembled`).
 
     Raises:
         CheckpointError: with file and reason.
@@ -200,10 +202,11 @@ def read_parts(folder: Path, map_location: Any = "cpu") -> dict[str, Any]:
         if part.pop(PART, None) != [name.split("-")[1], rank, len(named)]:
             raise _damaged(folder, f"its part {name} belongs to another checkpoint")
         parts.append(part)
-    whole = {
-        key: value if key in OWN else _joined([part.get(key) for part in parts], folder)
-        for key, value in parts[0].items()
-    }
+    whole: dict[str, Any] = {}
+    for key, value in parts[0].items():
+        joined = value if key in OWN else _joined([part.get(key) for part in parts])
+        later = key == "optimizer_states" and config.load.mmap
+        whole[key] = joined if later or key in OWN else assembled(joined, folder)
     if ENGINE in whole:
         whole[ENGINE] = checked(folder, whole[ENGINE])
     if "rng" in whole:
@@ -211,20 +214,32 @@ def read_parts(folder: Path, map_location: Any = "cpu") -> dict[str, Any]:
     return whole
 
 
-def _joined(values: list[Any], folder: Path) -> Any:
-    """What the processes have under one name: pieces become a whole, of all else the first counts."""
+def _joined(values: list[Any]) -> Any:
+    """What the processes have under one name: pieces come together, of all else the first counts."""
     first = values[0]
+    like = [value for value in values if isinstance(value, type(first))]
     if isinstance(first, dict) and SHARD in first:
-        return _whole([value for value in values if isinstance(value, dict)], folder)
+        return {PIECES: like}
     if isinstance(first, dict):
-        like = [value for value in values if isinstance(value, dict)]
-        return {k: _joined([v[k] for v in like if k in v], folder) for k in first}
+        return {k: _joined([v[k] for v in like if k in v]) for k in first}
     if isinstance(first, (list, tuple)):
-        lists = [value for value in values if isinstance(value, (list, tuple))]
-        return type(first)(
-            _joined([v[i] for v in lists if i < len(v)], folder) for i in range(len(first))
-        )
+        return type(first)(_joined([v[i] for v in like if i < len(v)]) for i in range(len(first)))
     return first
+
+
+def assembled(value: Any, folder: Path) -> Any:
+    """A state with whole tensors in place of their pieces.
+
+    Raises:
+        CheckpointError: naming the checkpoint, if they do not fit together.
+    """
+    if isinstance(value, dict):
+        if PIECES in value:
+            return _whole(value[PIECES], folder)
+        return {key: assembled(item, folder) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(assembled(item, folder) for item in value)
+    return value
 
 
 def _whole(pieces: list[dict[str, Any]], folder: Path) -> Tensor:

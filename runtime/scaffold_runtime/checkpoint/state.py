@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from scaffold_runtime.checkpoint.engine import ENGINE, with_weights
-from scaffold_runtime.checkpoint.folder import divided
+from scaffold_runtime.checkpoint.folder import assembled, divided
 from scaffold_runtime.checkpoint.ranks import gather_own
 from scaffold_runtime.checkpoint.transient import (
     metric_parts,
@@ -246,7 +246,9 @@ def restore_optimizers(run: Run, states: list[dict[str, Any]]) -> None:
         groups, kept = state.get("param_groups", ()), state.get("state", {})
         numbers = [number for group in groups for number in group["params"]]
         for number, parameter in zip(numbers, parameters_of(optimizer), strict=False):
-            run.trainer.strategy.scatter(kept.get(number, {}), parameter)
+            own = kept.get(number, {})
+            own.update(assembled(own, Path(run.trainer.ckpt_path or "")))
+            run.trainer.strategy.scatter(own, parameter)
         try:
             optimizer.load_state_dict(state)
         except ValueError as error:

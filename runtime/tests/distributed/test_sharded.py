@@ -123,6 +123,26 @@ def test_any_number_and_any_strategy_loads_it(
     assert trainer.global_step > 8
 
 
+def test_optimizer_states_are_put_together_one_by_one(
+    adam: Any, make_loader: Any, fsdp: Any, two: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    """Three of four parts of what is read: no process needs room for them at once."""
+    made: list[int] = []
+    whole = folders._whole
+    monkeypatch.setattr(folders, "_whole", lambda *of: made.append(1) or whole(*of))
+
+    class Look(Callback):
+        def on_load_checkpoint(self, trainer: Any, module: Any, checkpoint: Any) -> None:
+            note(tmp_path, "read", len(made))
+
+        def on_train_start(self, trainer: Any, module: Any) -> None:
+            note(tmp_path, "all", len(made))
+
+    path = two / "epoch=1.ckpt"
+    fsdp(max_epochs=3, callbacks=Look()).fit(adam(), make_loader(8), ckpt_path=path)
+    assert (notes(tmp_path, "read"), notes(tmp_path, "all")) == ([4, 4], [12, 12])
+
+
 def test_consolidated_shown_and_verified(
     adam: Any, two: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
