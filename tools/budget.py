@@ -19,13 +19,13 @@ ROOT = Path(__file__).parent.parent
 # raise them only with a reason.
 BUDGETS = {
     "runtime/scaffold_runtime": {
-        "files": 4863,
-        "callbacks": 2593,
+        "files": 4872,
+        "callbacks": 2595,
         "strategies": 2035,
         "cli": 1328,
-        "checkpoint": 1274,
+        "checkpoint": 1280,
         "loggers": 738,
-        "trainer": 759,
+        "trainer": 760,
         "loops": 567,
         "profilers": 445,
         "tuner": 91,

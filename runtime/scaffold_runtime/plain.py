@@ -18,8 +18,12 @@ ATOMS = (type(None), bool, int, float, complex, str, bytes, torch.Tensor, torch.
 MAPPINGS = (dict, OrderedDict, Counter)
 
 
-def to_plain(value: Any, path: str = "checkpoint") -> Any:
-    """Return `value` with every part a tensor or plain; `path` names it in errors.
+LEFT_OUT = object()
+
+
+def to_plain(value: Any, path: str = "checkpoint", left_out: list[str] | None = None) -> Any:
+    """Return `value` with every part a tensor or plain; `path` names it in errors. Where there is a list for
+    what is `left_out`, errors go there, and what they are about is missing (in a list it is None).
 
     Subclasses of dict, list, str and numbers become their plain base; paths become strings, NumPy
     scalars Python numbers, enums their values.
@@ -32,17 +36,17 @@ def to_plain(value: Any, path: str = "checkpoint") -> Any:
     if type(value) in ATOMS:
         return value
     if isinstance(value, enum.Enum):
-        return to_plain(value.value, path)
+        return to_plain(value.value, path, left_out)
     if isinstance(value, dict):
-        return _mapping(value, path)
+        return _mapping(value, path, left_out)
     if type(value) is torch.Size:
         return tuple(value)
-    if isinstance(value, tuple):
-        return tuple(to_plain(item, f"{path}[{i}]") for i, item in enumerate(value))
-    if isinstance(value, list):
-        return [to_plain(item, f"{path}[{i}]") for i, item in enumerate(value)]
+    if isinstance(value, (tuple, list)):
+        items = [to_plain(item, f"{path}[{i}]", left_out) for i, item in enumerate(value)]
+        kept = (None if item is LEFT_OUT else item for item in items)
+        return tuple(kept) if isinstance(value, tuple) else list(kept)
     if isinstance(value, (set, frozenset)):
-        return [to_plain(item, f"{path}[...]") for item in sorted(value, key=repr)]
+        return to_plain(sorted(value, key=repr), path, left_out)
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, os.PathLike):
@@ -50,7 +54,12 @@ def to_plain(value: Any, path: str = "checkpoint") -> Any:
     for kind in (bool, int, float, str):
         if isinstance(value, kind):
             return kind(value)
-    raise CheckpointError(_refusal(value, path))
+    name = f"{type(value).__module__}.{type(value).__qualname__}"
+    return _refused(
+        f"`{path}` is a {name}, which cannot be stored safely: a checkpoint holds only tensors and plain values, so "
+        "that loading one never runs code. Save its state as tensors, numbers, strings, lists and dicts instead.",
+        left_out,
+    )
 
 
 def opened(value: Any, resolve: bool = False) -> Any:
@@ -66,13 +75,16 @@ def opened(value: Any, resolve: bool = False) -> Any:
     return value
 
 
-def _mapping(value: dict[Any, Any], path: str) -> dict[Any, Any]:
+def _mapping(value: dict[Any, Any], path: str, left_out: list[str] | None) -> Any:
     for key in value:
         if not isinstance(key, (str, int, float, bool, tuple)):
-            raise CheckpointError(
-                f"`{path}` has a key of type {type(key).__name__}; keys must be strings or numbers."
+            kind = type(key).__name__
+            return _refused(
+                f"`{path}` has a key of type {kind}; keys must be strings or numbers.", left_out
             )
-    items = {key: to_plain(item, f"{path}.{key}") for key, item in value.items()}
+    inside = f"{path}." if path else ""
+    plain = {key: to_plain(item, f"{inside}{key}", left_out) for key, item in value.items()}
+    items = {key: item for key, item in plain.items() if item is not LEFT_OUT}
     if type(value) not in MAPPINGS or type(value) is dict:
         return items
     if isinstance(value, Counter):
@@ -83,9 +95,8 @@ def _mapping(value: dict[Any, Any], path: str) -> dict[Any, Any]:
     return ordered
 
 
-def _refusal(value: Any, path: str) -> str:
-    kind = f"{type(value).__module__}.{type(value).__qualname__}"
-    return (
-        f"`{path}` is a {kind}, which cannot be stored safely: a checkpoint holds only tensors and plain values, so "
-        "that loading one never runs code. Save its state as tensors, numbers, strings, lists and dicts instead."
-    )
+def _refused(reason: str, left_out: list[str] | None) -> Any:
+    if left_out is None:
+        raise CheckpointError(reason)
+    left_out.append(reason)
+    return LEFT_OUT

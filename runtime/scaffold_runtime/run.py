@@ -75,6 +75,7 @@ class Run:
         self.manual_optimizers: list[LightningOptimizer] = []
         self.scheduler_configs: list[LRSchedulerConfig] = []
         self.restore = Restore()  # what is taken from a checkpoint
+        self.left_out: list[str] = []  # of the last that was written, since it is not plain
         self.resumed = False
         self.chosen: str | None = None  # the checkpoint somebody chose to resume from
         self.signals = Signals(slurm_of(trainer.strategy.environment))

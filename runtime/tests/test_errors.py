@@ -319,6 +319,19 @@ cases(
     ),
 )
 
+
+@case
+def object_in_a_checkpoint(kit: Any) -> None:
+    def on_save_checkpoint(self: Any, checkpoint: dict[str, Any]) -> None:
+        checkpoint["vocabulary"] = Stream()
+
+    kit.fit(
+        kit.module(on_save_checkpoint=on_save_checkpoint),
+        callbacks=[ModelCheckpoint(kit.path)],
+        enable_checkpointing=True,
+    )
+
+
 # -- the trainer's arguments ----------------------------------------------------------------------
 
 

@@ -20,6 +20,7 @@ from scaffold_runtime.callbacks import (
     StochasticWeightAveraging,
 )
 from scaffold_runtime.checkpoint.io import read_checkpoint, write_checkpoint
+from scaffold_runtime.errors import CheckpointError
 from scaffold_runtime.loggers import CSVLogger
 from scaffold_runtime.utilities import CombinedLoader
 
@@ -355,3 +356,33 @@ def test_lone_numbers_of_an_optimizer_keep_their_format(
 
     stop = Stop("on_train_batch_start", 8)
     assert same(unbroken_and_resumed(stop, Other, make_loader, precision="64-true"))
+
+
+@pytest.mark.parametrize("async_save", [False, True])
+def test_an_object_in_a_checkpoint_loses_nothing_else(
+    regression: Any, make_loader: Any, make_trainer: Any, async_save: bool, tmp_path: Path
+) -> None:
+    """The run ends with an error that names it, and goes on from the file as if it had not."""
+
+    class Holds(regression):  # type: ignore[misc] # a fixture gives the class
+        kept: Any = 1
+
+        def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+            checkpoint["mine"] = {"size": 2, "words": [self.kept, {self.kept: 1}]}
+
+    def fit(module: Any, folder: str, **given: Any) -> None:
+        keep = ModelCheckpoint(tmp_path / folder, "{epoch}", save_top_k=-1, async_save=async_save)
+        trainer = make_trainer(max_epochs=3, callbacks=keep, enable_checkpointing=True)
+        trainer.fit(module, make_loader(3), **given)
+
+    whole, stopped, again = Holds(), Holds(), Holds()
+    stopped.load_state_dict(whole.state_dict())
+    stopped.kept = object()
+    file = tmp_path / "stopped" / "epoch=0.ckpt"
+
+    fit(whole, "whole")
+    with pytest.raises(CheckpointError, match=r"`mine\.words\[0\]` is a builtins\.object.*epoch=0"):
+        fit(stopped, "stopped")
+    assert read_checkpoint(file)["mine"] == {"size": 2, "words": [None, None]}
+    fit(again, "stopped", ckpt_path=file)
+    assert torch.equal(again.net[0].weight, whole.net[0].weight)

@@ -21,7 +21,7 @@ from scaffold_runtime.checkpoint.folder import save_later, sweep
 from scaffold_runtime.checkpoint.io import is_checkpoint, link_atomically, written
 from scaffold_runtime.checkpoint.litter import remove_litter
 from scaffold_runtime.checkpoint.snapshot import snapshot
-from scaffold_runtime.checkpoint.state import collect
+from scaffold_runtime.checkpoint.state import check_stored, collect
 from scaffold_runtime.errors import (
     CheckpointError,
     MisconfigurationException,
@@ -398,7 +398,8 @@ class ModelCheckpoint(Checkpoint):
         io = trainer.checkpoint_io
         own = overridden("_save_checkpoint", self, ModelCheckpoint)
         if (self.async_save or io.in_background) and not own:
-            state = collect(trainer._live(), self.save_weights_only)
+            run = trainer._live()
+            state = collect(run, self.save_weights_only)
             if trainer.is_global_zero or trainer.strategy.sharded:  # others write nothing
                 self._copied = state = snapshot(state, into=self._copied)
             write = save_later(trainer.strategy, state, Path(first), io.save_checkpoint)
@@ -408,6 +409,7 @@ class ModelCheckpoint(Checkpoint):
                 self._settle(trainer, first, others, removed)
 
             self._background.start(write_and_settle)
+            check_stored(run, first)
         else:
             self._save_checkpoint(trainer, first)
             if own and not trainer.strategy.broadcast(os.path.exists(first)):  # it lies elsewhere

@@ -39,10 +39,8 @@ LIGHTNING_VERSION = "2.6.0"  # whose checkpoint keys these are; Lightning looks 
 
 
 def collect(run: Run, weights_only: bool = False) -> dict[str, Any]:
-    """Everything a checkpoint holds, as tensors and plain values.
-
-    Raises:
-        CheckpointError: naming the first part that cannot be stored safely.
+    """Everything a checkpoint holds, as tensors and plain values. What is neither is left out, and noted for
+    `check_stored`.
     """
     from scaffold_runtime import __version__
 
@@ -77,11 +75,24 @@ def collect(run: Run, weights_only: bool = False) -> dict[str, Any]:
     run.hooks.on_save_checkpoint(state)
     if not weights_only and not run.before_validation:
         state["rng"] = rng_state()  # after the hooks, which may draw some
-    plain = {key: to_plain(value, key) for key, value in state.items()}
+    run.left_out = []
+    plain = to_plain(state, "", run.left_out)
     if trainer.strategy.sharded:
         return divided(trainer.strategy, plain)  # type: ignore[no-any-return] # of the same kind
     plain = trainer.strategy.whole(plain)
     return plain if weights_only else gather_own(trainer, plain)
+
+
+def check_stored(run: Run, path: Any) -> None:
+    """See that nothing was left out of the checkpoint that was written last: all else of it is safe now.
+
+    Raises:
+        CheckpointError: naming the first part that cannot be stored safely.
+    """
+    if run.left_out:
+        raise CheckpointError(
+            f"{run.left_out[0]} All else was saved to {path}, and training can go on from there."
+        )
 
 
 def changing(run: Run) -> dict[str, Any]:

@@ -31,7 +31,7 @@ from scaffold_runtime.callbacks.gradient_accumulation_scheduler import GradientA
 from scaffold_runtime.callbacks.progress.progress_bar import ProgressBar, results_table
 from scaffold_runtime.checkpoint.choose import Restore
 from scaffold_runtime.checkpoint.folder import save
-from scaffold_runtime.checkpoint.state import collect
+from scaffold_runtime.checkpoint.state import check_stored, collect
 from scaffold_runtime.data import LightningDataModule
 from scaffold_runtime.elsewhere import bring_back, run_here
 from scaffold_runtime.empty import NoInit
@@ -424,7 +424,7 @@ class Trainer:
         """Write a checkpoint of the run as it is now; all processes must call this.
 
         Raises:
-            CheckpointError: if something in it cannot be stored safely, or the file cannot be written.
+            CheckpointError: if the file cannot be written, or was written without what cannot be stored safely.
         """
         run = self._training_record()
         if run is None or run.module is not self._module:
@@ -438,6 +438,7 @@ class Trainer:
         check_local("save_checkpoint(filepath)", filepath)
         write = partial(self.checkpoint_io.save_checkpoint, storage_options=storage_options)
         save(self.strategy, collect(run, bool(weights_only)), Path(filepath).expanduser(), write)
+        check_stored(run, filepath)
 
     def print(self, *args: Any, **kwargs: Any) -> None:
         """Print from the first process only, without tearing the progress bar."""
