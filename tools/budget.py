@@ -21,7 +21,7 @@ BUDGETS = {
     "runtime/scaffold_runtime": {
         "files": 4872,
         "callbacks": 2595,
-        "strategies": 2035,
+        "strategies": 2041,
         "cli": 1328,
         "checkpoint": 1280,
         "loggers": 738,

@@ -9,6 +9,7 @@ from datetime import timedelta
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import (
     apply_activation_checkpointing,
@@ -43,6 +44,7 @@ STRATEGIES = {
     "HYBRID_SHARD": (True, True),
     "_HYBRID_SHARD_ZERO2": (False, True),
 }
+TRAVELS = {"bf16": torch.bfloat16, "fp16": torch.float16}
 Policy = Collection[type[nn.Module]] | Callable[[nn.Module], bool] | None
 
 
@@ -59,7 +61,8 @@ class FSDPStrategy(DistributedStrategy):
             "HYBRID_SHARD" and "_HYBRID_SHARD_ZERO2" do so where each node has a copy of the weights.
         device_mesh: (copies, parts): how many copies there are, and over how many processes each is divided.
         mixed_precision: formats for computing and for reducing gradients: a MixedPrecisionPolicy, or a
-            MixedPrecision of the FSDP before. If not given, weights travel in 32 bits with `bf16-mixed`, too.
+            MixedPrecision of the FSDP before. "bf16" or "fp16" has weights travel in 16 bits and gradients in 32,
+            beside the trainer's `bf16-mixed` or `16-mixed`; if not given, weights travel in 32 bits there.
         state_dict_type: "full" writes checkpoints as one file with whole tensors; "sharded" as a folder in which
             each process writes its own part. Both can be loaded everywhere.
         cpu_offload: keep the parts in main memory.
@@ -93,6 +96,8 @@ class FSDPStrategy(DistributedStrategy):
             self._reshard, hybrid = _meaning(sharding_strategy)
             self._hybrid = self._hybrid or hybrid
         self._wanted = device_mesh
+        if isinstance(mixed_precision, str):
+            check_choice(self, "mixed_precision", mixed_precision, *TRAVELS)
         self._policy = _policy(mixed_precision)
         self._offload = bool(getattr(cpu_offload, "offload_params", cpu_offload))
         check_choice(self, "state_dict_type", state_dict_type, "full", "sharded")
@@ -282,6 +287,8 @@ def _of_torch(policy: Callable[..., bool], module: nn.Module) -> bool:
 def _policy(given: Any) -> MixedPrecisionPolicy:
     if given is None or isinstance(given, MixedPrecisionPolicy):
         return given or MixedPrecisionPolicy()
+    if isinstance(given, str):  # inputs are converted where autocast does it
+        return MixedPrecisionPolicy(TRAVELS[given], torch.float32, cast_forward_inputs=False)
     return MixedPrecisionPolicy(given.param_dtype, given.reduce_dtype)
 
 

@@ -157,12 +157,7 @@ SIXTEEN, THIRTY_TWO = torch.bfloat16, torch.float32
         ("bf16-mixed", None, THIRTY_TWO, THIRTY_TWO),
         ("32-true", MixedPrecisionPolicy(SIXTEEN, THIRTY_TWO), SIXTEEN, SIXTEEN),
         ("32-true", MixedPrecision(SIXTEEN, THIRTY_TWO), SIXTEEN, SIXTEEN),
-        (
-            "bf16-mixed",
-            MixedPrecisionPolicy(SIXTEEN, THIRTY_TWO, cast_forward_inputs=False),
-            SIXTEEN,
-            THIRTY_TWO,
-        ),
+        ("bf16-mixed", "bf16", SIXTEEN, THIRTY_TWO),
     ],
 )
 def test_computing_in_sixteen_bits(
