@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 # raise them only with a reason.
 BUDGETS = {
     "runtime/scaffold_runtime": {
-        "files": 4872,
+        "files": 4876,
         "callbacks": 2595,
         "strategies": 2041,
         "cli": 1328,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import torch
@@ -43,7 +43,7 @@ def materialize(
         MisconfigurationException: if such a layer has no `reset_parameters`.
     """
     made: dict[Tensor, Tensor] = {}
-    for name, layer in module.named_modules():
+    for name, layer in _inside_out(module):
         own = {k: t for k, t in (layer._parameters | layer._buffers).items() if t is not None}
         fresh = {t for t in own.values() if t.is_meta} - made.keys()
         made |= {t: _with_memory(t, device) for t in fresh}
@@ -57,8 +57,16 @@ def materialize(
             then(layer)
 
 
+def _inside_out(module: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """Layers in the order in which they are made and initialise themselves: parts before what they are parts of."""
+    for part, child in module.named_children():
+        yield from _inside_out(child, f"{name}.{part}" if name else part)
+    yield name, module
+
+
 def _initialise(layer: nn.Module, name: str, kept: list[Tensor]) -> None:
-    reset: Any = getattr(layer, "reset_parameters", None)
+    # `MultiheadAttention` has it in private.
+    reset: Any = getattr(layer, "reset_parameters", getattr(layer, "_reset_parameters", None))
     if reset is None:
         raise MisconfigurationException(
             f"{type(layer).__name__}{f' ({name})' if name else ''} was made on the \"meta\" device, and cannot be "

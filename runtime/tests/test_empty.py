@@ -84,6 +84,18 @@ def test_what_layers_share_stays_shared() -> None:
     assert isinstance(made.second.bias, nn.Parameter)
 
 
+def test_layers_initialise_themselves_in_the_order_in_which_they_are_made() -> None:
+    """Attention sets weights of a layer inside it, after that has set them."""
+    found = []
+    for device in ("meta", "cpu"):
+        seed_everything(1)
+        with torch.device(device):
+            layer = nn.TransformerEncoderLayer(8, 2)
+        materialize(layer, CPU)
+        found.append(layer.state_dict())
+    assert all(torch.equal(found[0][name], value) for name, value in found[1].items())
+
+
 def test_what_has_memory_keeps_its_values() -> None:
     layer = nn.Linear(4, 4)
     layer.weight.requires_grad = False
