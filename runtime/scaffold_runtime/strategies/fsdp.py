@@ -11,9 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import (
-    apply_activation_checkpointing,
-)
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import (
     CPUOffloadPolicy,
@@ -27,6 +24,7 @@ from torch.distributed.tensor._utils import compute_local_shape_and_global_offse
 from torch.optim import Optimizer
 from torch.random import fork_rng
 from torch.utils._pytree import tree_map_only
+from torch.utils.checkpoint import checkpoint
 
 from scaffold_runtime.accelerators import Accelerator
 from scaffold_runtime.empty import materialize
@@ -90,7 +88,8 @@ class FSDPStrategy(DistributedStrategy):
         start_method: str = "popen",
     ) -> None:
         super().__init__(process_group_backend, timeout, start_method)
-        self._wraps, self._recomputes = _chooser(auto_wrap_policy), activation_checkpointing_policy
+        self._wraps = _chooser(auto_wrap_policy)
+        self._recomputes = _chooser(activation_checkpointing_policy)
         self._reshard, self._hybrid = reshard_after_forward, device_mesh is not None
         if sharding_strategy is not None:
             self._reshard, hybrid = _meaning(sharding_strategy)
@@ -131,8 +130,10 @@ class FSDPStrategy(DistributedStrategy):
         """One part after another, so that a device never holds the whole model."""
         self._compare(module)
         vars(module)["_divider"] = self.divider
-        if self._recomputes is not None:
-            apply_activation_checkpointing(module, check_fn=_chooser(self._recomputes))
+        for layer in module.modules():
+            # In torch's wrapper it would have another name, under which peft and checkpoints do not know it.
+            if layer is not module and self._recomputes(layer):
+                vars(layer)["forward"] = partial(checkpoint, layer.forward, use_reentrant=False)
         vars(module)[ROUTER] = router = StepRouter(module)  # past nn.Module, which would adopt it
         names = ("copies", "parts")[-len(self._shape) :]
         # Pinned memory exists beside an accelerator only.

@@ -80,6 +80,26 @@ def test_equal_to_ddp(
     assert not torch.allclose(weights(sharded), before)
 
 
+def test_layers_that_compute_again_keep_names_and_flags(
+    adam: Any, make_loader: Any, fsdp: Any, make_trainer: Any, tmp_path: Path
+) -> None:
+    class Frozen(adam):  # type: ignore[misc] # a fixture gives the class
+        def __init__(self) -> None:
+            super().__init__()
+            self.net[0].requires_grad_(False).eval()
+            self.names = [name for name, _ in self.named_modules()]
+
+        def on_train_start(self) -> None:
+            assert [name for name, _ in self.named_modules()] == self.names
+            assert [p.requires_grad for p in self.net[0].parameters()] == [False, False]
+            assert not self.net[0].training
+
+    options = {"activation_checkpointing_policy": {nn.Linear}, "auto_wrap_policy": {nn.Linear}}
+    kept: Any = {"callbacks": [ModelCheckpoint(tmp_path, "one")], "enable_checkpointing": True}
+    fsdp(options=options, max_epochs=1, **kept).fit(Frozen(), make_loader(4))
+    make_trainer(max_epochs=2).fit(Frozen(), make_loader(4), ckpt_path=tmp_path / "one.ckpt")
+
+
 @pytest.mark.parametrize(
     "options",
     [
