@@ -23,7 +23,7 @@ BUDGETS = {
         "callbacks": 2595,
         "strategies": 2041,
         "cli": 1328,
-        "checkpoint": 1280,
+        "checkpoint": 1285,
         "loggers": 738,
         "trainer": 760,
         "loops": 567,

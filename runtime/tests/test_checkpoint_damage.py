@@ -411,7 +411,9 @@ def test_show_verify_and_diff(good: Path, tmp_path: Path, capsys: Any) -> None:
     assert main(["verify", str(good)]) == 0
     assert main(["diff", str(good), str(good)]) == 0
     assert main(["diff", str(good), str(other)]) == 1
-    assert "`state_dict.w`" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "`state_dict.w`" in said
+    assert "The same in both: global_step, epoch." in said
     other.write_bytes(b"x")
     with pytest.raises(SystemExit, match="1"):
         main(["verify", str(other)])

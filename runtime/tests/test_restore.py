@@ -160,6 +160,10 @@ def test_strict_or_not(begin: Any, module: Any) -> None:
     assert begin(Wider(), restore="weights", restore_strict=False).step == 0
     with pytest.raises(CheckpointError, match="do not fit"):
         begin(module(width=3), restore="weights", restore_strict=False)
+    model = Wider()
+    model.more = torch.nn.Sequential(*(torch.nn.Linear(2, 2) for _ in range(50)))
+    with pytest.raises(CheckpointError, match=r"more\.1\.weight and 96 more\."):
+        begin(model, restore="weights")
 
 
 @pytest.mark.parametrize(

@@ -62,9 +62,10 @@ class Restore:
         strict = module.strict_loading if self.strict is None else self.strict
         astray = sorted(own ^ set(given))
         if not own & set(given) or (strict and astray):
+            more = f" and {len(astray) - 4} more" if len(astray) > 4 else ""
             raise CheckpointError(
                 f"the checkpoint and {type(module).__name__} do not have the same weights {self.keys!r}: "
-                f"{', '.join(astray) or 'there are none'}. Choose others by restore_keys, or take those that "
+                f"{', '.join(astray[:4]) or 'there are none'}{more}. Choose others by restore_keys, or take those that "
                 "both have by restore_strict=False."
             )
         shared = {name: weight for name, weight in given.items() if name in own}
