@@ -43,6 +43,10 @@ STRATEGIES = {
     "_HYBRID_SHARD_ZERO2": (False, True),
 }
 TRAVELS = {"bf16": torch.bfloat16, "fp16": torch.float16}
+CALLED_APART = (
+    "FSDP has divided these weights, and what was called, outside a step, does not gather them. Call the "
+    "LightningModule itself, or name the class that is called in auto_wrap_policy, too; all processes must call it."
+)
 Policy = Collection[type[nn.Module]] | Callable[[nn.Module], bool] | None
 
 
@@ -114,6 +118,12 @@ class FSDPStrategy(DistributedStrategy):
                     "the number of processes, with 2 copies at least."
                 )
         super().attach(accelerator, devices, num_nodes)
+
+    def fail(self, error: BaseException) -> BaseException:
+        if "got mixed torch.Tensor and DTensor" in str(error):
+            notes: Any = error  # as `add_note` of Python 3.11
+            notes.__notes__ = [*getattr(error, "__notes__", ()), CALLED_APART]
+        return super().fail(error)
 
     def loads(self, module: nn.Module) -> bool:
         return self.is_global_zero or ROUTER in vars(module)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import subprocess
 import sys
+from contextlib import nullcontext
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -443,6 +444,23 @@ def test_a_summary_runs_the_example_in_all_processes(
     (operations,) = notes(tmp_path, "shown", 1)  # by the first alone
     assert operations > 0
     assert len(list(tmp_path.glob("shown-*"))) == 1
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_a_part_called_outside_a_step_is_to_be_named(
+    adam: Any, make_loader: Any, fsdp: Any, named: bool
+) -> None:
+    """As `generate` of a model of transformers, which calls that model and not the module around it."""
+
+    class Apart(adam):  # type: ignore[misc] # a fixture gives the class
+        def on_train_epoch_end(self) -> None:
+            with torch.no_grad():
+                self.net(torch.ones(1, 4))
+
+    trainer = fsdp(options={"auto_wrap_policy": {nn.Sequential} if named else None})
+    says = pytest.raises(RankFailed, match="name the class that is called in auto_wrap_policy")
+    with nullcontext() if named else says:
+        trainer.fit(Apart(), make_loader(4))
 
 
 @pytest.mark.parametrize("options", [{}, {"auto_wrap_policy": {nn.Linear}}])
