@@ -1,9 +1,11 @@
 """Stubs of one's own: typed, formatted, linted, and the user's from the start."""
 
 import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import black
 import pytest
@@ -39,6 +41,16 @@ def test_its_config_carries_its_name(project, kind):
     project("add", kind, "my-own", "--custom")
     config = yaml.safe_load(Path(f"configs/{kind}s/my_own.yaml").read_text())
     assert config["class_path"] == "my_exp.my_own.MyOwn"
+
+
+@pytest.mark.parametrize("batch", [{"x": [1, 2, 3], "y": [4]}, [[1, 2, 3], [4]]])
+def test_samples_are_counted_in_batches_of_names_too(project, batch):
+    """As the collate functions of transformers make them."""
+    project("add", "callback", "mine", "--custom")
+    project("add", "callback", "throughput")
+    mine = runpy.run_path("my_exp/mine.py")["Mine"]()
+    mine.on_train_batch_end(None, Mock(), None, batch, 0)
+    assert mine.samples == runpy.run_path("my_exp/throughput.py")["batch_size"](batch) == 3
 
 
 @pytest.mark.parametrize(("kind", "part"), [("module", "model"), ("datamodule", "data")])
