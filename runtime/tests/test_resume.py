@@ -15,6 +15,7 @@ from resume_cells import MAKE, Model, loader
 from torch.utils.data import DataLoader, IterableDataset, Sampler
 
 from scaffold_runtime.callbacks import ModelCheckpoint
+from scaffold_runtime.errors import CheckpointError
 from scaffold_runtime.loggers import CSVLogger
 from scaffold_runtime.positions import Part, Seeded
 from scaffold_runtime.testing import (
@@ -203,3 +204,31 @@ def test_a_job_that_slurm_started_again_goes_on_from_its_own_run(
         assert job(74, 1, "last").ckpt_path is None
     monkeypatch.delenv("SLURM_RESTART_COUNT")
     assert job(75, 1, "last").ckpt_path is not None  # a new job: of all that are there
+
+
+def test_a_run_whose_version_was_given_goes_on_from_its_own_checkpoints(
+    make_trainer: Any, regression: Any, make_loader: Any
+) -> None:
+    """As the folds of a cross validation: the newest checkpoint is of one that trained on other rows."""
+
+    def fold(number: int, epochs: int) -> Any:
+        save = ModelCheckpoint(filename="{epoch}")
+        logger = CSVLogger("logs", "folds", version=f"fold_{number}")
+        arguments = {"logger": logger, "enable_checkpointing": True}
+        return make_trainer(callbacks=save, max_epochs=epochs, **arguments)
+
+    for number in (0, 1):
+        fold(number, 1).fit(regression(), make_loader(2))
+    again = fold(0, 2)
+    again.fit(regression(), make_loader(2), ckpt_path="last")
+
+    assert "/fold_0/" in again.ckpt_path and again.current_epoch == 2
+    first = fold(1, 1)
+    first.validate(regression(), make_loader(2), ckpt_path="best", verbose=False)
+    assert "/fold_1/" in first.ckpt_path
+    new = fold(2, 1)
+    with pytest.warns(UserWarning, match="there is no checkpoint yet"):
+        new.fit(regression(), make_loader(2), ckpt_path="last")
+    assert new.ckpt_path is None and new.global_step == 2
+    with pytest.raises(CheckpointError, match="under logs/folds/fold_3"):
+        fold(3, 1).validate(regression(), make_loader(2), ckpt_path="best")

@@ -43,6 +43,7 @@ def find_checkpoint(trainer: Trainer, wanted: str) -> Path:
 
     "best" is the best file of this trainer's ModelCheckpoint, or of the newest run in the same place;
     "last" is the newest file, in a job that SLURM started again the newest of its own; anything else is a path.
+    A logger that was given a version names the run, and no other is looked at.
 
     Raises:
         CheckpointError: if there is no such file.
@@ -100,16 +101,25 @@ def _checkpoints(folder: Path) -> list[Path]:
 
 
 def _none_found(trainer: Trainer, wanted: str) -> CheckpointError:
+    folder = trainer.log_dir if _is_told(trainer) else trainer.runs_dir
     return CheckpointError(
-        f"ckpt_path={wanted!r}: no checkpoint was found under {trainer.runs_dir}. "
+        f"ckpt_path={wanted!r}: no checkpoint was found under {folder}. "
         "Train first, or give the path of a file."
     )
 
 
+def _is_told(trainer: Trainer) -> bool:
+    """Whether the logger that names the run folder was given its version."""
+    named = next((logger for logger in trainer.loggers if logger.root_dir), trainer.logger)
+    return named is not None and named.told
+
+
 def _run_folders(trainer: Trainer) -> list[Path]:
-    """Checkpoint folders of the runs beside this one, newest run first."""
-    root = Path(trainer.runs_dir)
-    folders = [*root.glob("*/checkpoints"), root / "checkpoints", root]
+    """Checkpoint folders of this run, where its version was given, or else of all in its place, newest run first."""
+    alone = _is_told(trainer)  # the weights of another fold have seen what this one validates
+    root = Path(trainer.log_dir if alone else trainer.runs_dir)
+    others = [] if alone else root.glob("*/checkpoints")
+    folders = [*others, root / "checkpoints", root]
     found = {folder: _checkpoints(folder) for folder in folders}
     newest = {folder: max(map(written, files)) for folder, files in found.items() if files}
     return sorted(newest, key=newest.__getitem__, reverse=True)

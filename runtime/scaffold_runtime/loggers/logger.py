@@ -24,6 +24,7 @@ class Logger(abc.ABC):
     """Takes numbers and hyperparameters of a run. Subclass it to bring your own."""
 
     failed: bool = False  # set by `attempt`, so that a broken logger is reported once
+    told: bool = False  # whether somebody said which run this is
 
     @property
     @abc.abstractmethod
@@ -147,7 +148,7 @@ class RunLogger(Logger):
     """
 
     def __init__(self, version: int | str | None, prefix: str) -> None:
-        self._version = version
+        self._version, self.told = version, version is not None
         self._prefix = f"{prefix}-" if prefix else ""
         self._first: Logger | None = None  # of several, the one whose run folder the others share
 
