@@ -125,6 +125,13 @@ def test_two_batches_then_resumed_then_every_command(project: Path) -> None:
     assert "predictions written to" in predicted
 
 
+@pytest.mark.slow
+def test_trains_where_no_validation_runs(project: Path) -> None:
+    """There is nothing to set beside the baseline of the task then."""
+    never = "--trainer.check_val_every_n_epoch=2"
+    assert "run folder" in run(project, "train.py", *TWO_BATCHES[:3], never)
+
+
 @pytest.mark.parametrize("name", SHARED)
 def test_what_tasks_share_is_the_same_everywhere(name: str) -> None:
     """Each project has its own copy; the templates do not drift apart."""

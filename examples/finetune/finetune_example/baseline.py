@@ -13,6 +13,8 @@ class FromScratch(Callback):
     def on_fit_end(self, trainer: Trainer, pl_module: Any) -> None:
         if pl_module.hparams.backbone != "digits" or trainer.world_size > 1:
             return
+        if "val_acc" not in trainer.callback_metrics:  # no validation has run
+            return
         data: Any = trainer.datamodule
         scratch = Trainer(
             max_epochs=trainer.current_epoch,

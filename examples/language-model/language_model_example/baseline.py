@@ -10,6 +10,8 @@ class Bigram(Callback):
     """Prints the bits per byte of a bigram model beside the network's."""
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if "val_bpb" not in trainer.callback_metrics:  # no validation has run
+            return
         data: Any = trainer.datamodule
         bits = bigram_bits(data.train.text, data.val.text)
         network = float(trainer.callback_metrics["val_bpb"])

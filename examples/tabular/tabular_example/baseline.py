@@ -17,6 +17,8 @@ class GradientBoosting(Callback):
         self.compare(trainer, "test")
 
     def compare(self, trainer: Trainer, stage: str) -> None:
+        if f"{stage}_score" not in trainer.callback_metrics:  # no validation has run
+            return
         data: Any = trainer.datamodule
         score = float(trainer.callback_metrics[f"{stage}_score"])
         boosting = boosting_score(data.train, getattr(data, stage))

@@ -19,6 +19,8 @@ class NaiveBayes(Callback):
         self.compare(trainer, "test")
 
     def compare(self, trainer: Trainer, stage: str) -> None:
+        if f"{stage}_f1" not in trainer.callback_metrics:  # no validation has run
+            return
         data: Any = trainer.datamodule
         held_out = getattr(data, stage)
         bayes = make_pipeline(CountVectorizer(token_pattern=r"\w+"), MultinomialNB())

@@ -20,6 +20,8 @@ class SeasonalNaive(Callback):
         self.compare(trainer, "test")
 
     def compare(self, trainer: Trainer, stage: str) -> None:
+        if f"{stage}_mae" not in trainer.callback_metrics:  # no validation has run
+            return
         data: Any = trainer.datamodule
         windows: TensorDataset = getattr(data, stage)
         known, future = windows.tensors
