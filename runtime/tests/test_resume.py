@@ -232,3 +232,30 @@ def test_a_run_whose_version_was_given_goes_on_from_its_own_checkpoints(
     assert new.ckpt_path is None and new.global_step == 2
     with pytest.raises(CheckpointError, match="under logs/folds/fold_3"):
         fold(3, 1).validate(regression(), make_loader(2), ckpt_path="best")
+
+
+@pytest.mark.parametrize("bare", [True, False])
+def test_last_is_the_newest_of_all_folders_that_a_run_saves_into(
+    bare: bool, make_trainer: Any, regression: Any, make_loader: Any
+) -> None:
+    """The best go elsewhere, perhaps without what a run resumes from."""
+
+    class Worse(regression):
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            self.log("val_loss", float(self.current_epoch))
+
+    def trainer(epochs: int) -> Any:
+        best = ModelCheckpoint("best", monitor="val_loss", save_weights_only=bare)
+        return make_trainer(
+            callbacks=[best, ModelCheckpoint(save_last=True)], max_epochs=epochs,
+            logger=CSVLogger("logs"), enable_checkpointing=True,
+        )  # fmt: skip
+
+    trainer(2).fit(Worse(), make_loader(2), make_loader(2))
+    again = trainer(3)
+    again.fit(Worse(), make_loader(2), make_loader(2), ckpt_path="last")
+
+    assert again.ckpt_path.endswith("last.ckpt") and again.global_step == 6
+    tested = trainer(3)
+    tested.validate(Worse(), make_loader(2), ckpt_path="best", verbose=False)
+    assert "/best/epoch=0" in tested.ckpt_path

@@ -85,15 +85,26 @@ def _best(trainer: Trainer) -> Path:
 
 
 def _last(trainer: Trainer) -> Path | None:
+    return next(iter(_newest_first(trainer)), None)
+
+
+def _newest_first(trainer: Trainer) -> list[Path]:
+    """The checkpoints in the folders that callbacks were given, and in a run folder where one saves there or those
+    hold none."""
     callbacks = [c for c in trainer.checkpoint_callbacks if overridden("commit", c, Checkpoint)]
-    folders = [Path(c.dirpath) for c in callbacks if getattr(c, "dirpath", None)]
+    given = [Path(c.dirpath) for c in callbacks if getattr(c, "dirpath", None)]
     restarted = os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
     again = os.environ.get("SLURM_JOB_ID") if restarted else None
-    for folder in [*folders, *_run_folders(trainer)]:
-        found = _checkpoints(folder)
-        if found and (again is None or again in _jobs(folder)):
-            return max(found, key=lambda path: (written(path), path.name.startswith("last")))
-    return None
+
+    def found(folders: list[Path]) -> list[list[Path]]:
+        ours = [folder for folder in folders if again is None or again in _jobs(folder)]
+        return [files for folder in ours if (files := _checkpoints(folder))]
+
+    files = [file for folder in found(given) for file in folder]
+    if not files or len(given) < len(callbacks):
+        files += next(iter(found(_run_folders(trainer))), [])
+    newest = sorted(files, key=lambda path: (written(path), path.name.startswith("last")))
+    return newest[::-1]
 
 
 def _checkpoints(folder: Path) -> list[Path]:
@@ -134,14 +145,13 @@ def read_newest_good(trainer: Trainer, resumes: bool) -> tuple[Path, dict[str, A
     Raises:
         CheckpointError: if there are checkpoints and none can be read.
     """
-    newest = _last(trainer)
-    if newest is None:
+    files = _newest_first(trainer)
+    if not files:
         return None
-    files = sorted(_checkpoints(newest.parent), key=written, reverse=True)
     reasons: list[str] = []
     torn: list[tuple[Path, dict[str, Any]]] = []
     bare: list[tuple[Path, dict[str, Any]]] = []  # weights alone
-    for file in [newest, *(f for f in files if f != newest)]:
+    for file in files:
         try:
             checkpoint = trainer.checkpoint_io.load_checkpoint(file)
         except CheckpointError as error:
