@@ -190,6 +190,17 @@ def test_training_after_it_is_training_without_it(regression, make_loader, make_
     assert same(*ends)
 
 
+def test_noise_at_tiny_rates_is_not_taken_for_the_fastest_fall() -> None:
+    finder = LRFinder("exponential", 1e-8, 1.0, 100)
+    rates = [finder.rate(step) for step in range(100)]
+    falls = [0.7 - 0.3 / (1 + (3e-3 / rate) ** 2) for rate in rates]
+    noisy = [loss + 1e-3 * (-1) ** step for step, loss in enumerate(falls)]
+    finder.results = {"lr": rates, "loss": noisy}
+
+    found = finder.suggestion()
+    assert found is not None and 5e-4 < found < 2e-2
+
+
 def test_the_suggestion_is_set(regression, make_loader, make_trainer) -> None:
     class Named(regression):
         def __init__(self, learning_rate: float = 0.05, speed: float = 0.05) -> None:

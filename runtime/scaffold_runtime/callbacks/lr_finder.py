@@ -40,8 +40,8 @@ class LRFinder:
         return float(self.lr_min * (self.lr_max / self.lr_min) ** share)
 
     def suggestion(self, skip_begin: int = 10, skip_end: int = 1) -> float | None:
-        """The rate where the loss falls fastest, leaving out the first and last steps; None, with a warning,
-        if too few are left."""
+        """The rate where the loss falls fastest from step to step, leaving out the first and last; None, with a
+        warning, if too few are left."""
         place = self._steepest(skip_begin, skip_end)
         return None if place is None else self.results["lr"][place]
 
@@ -56,7 +56,9 @@ class LRFinder:
                 stacklevel=3,
             )
             return None
-        spacing = torch.tensor([rates[place] for place in finite])
+        # Per unit of a rate that rises from 1e-8, noise at its beginning is steeper than any real fall.
+        scale = math.log if self.mode == "exponential" else float
+        spacing = torch.tensor([scale(rates[place]) for place in finite])
         slopes = torch.gradient(torch.tensor([losses[p] for p in finite]), spacing=[spacing])[0]
         return finite[int(torch.argmin(slopes))]
 
