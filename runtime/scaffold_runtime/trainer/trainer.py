@@ -87,7 +87,7 @@ class Trainer:
         limit_val_batches: the same for validation.
         limit_test_batches: the same for testing.
         limit_predict_batches: the same for prediction.
-        overfit_batches: train and validate on the same few batches, unshuffled.
+        overfit_batches: train on the same few batches, unshuffled, and validate on as many of the validation's.
         val_check_interval: validate every so many batches (int), parts of an epoch (float), or a duration.
         check_val_every_n_epoch: validate every so many epochs; None counts batches across epochs.
         num_sanity_val_steps: validation batches tried before training; -1 for all.
