@@ -151,3 +151,19 @@ def test_a_mistake_is_named_before_anything_trains(
         file.write_text(SPACE)
     assert says in printed
     assert "Traceback" not in printed
+
+
+@pytest.mark.slow
+def test_a_monitor_that_is_not_logged_is_named(project: Path) -> None:
+    """It stands in sweep.py as the task had it; the model may log under another name since."""
+    file = project / "sweep.py"
+    text = file.read_text()
+    file.write_text(text.replace('"val_loss"', '"val_los"'))
+    try:
+        run(project, "sweep.py", "--trials", "1", "--trainer.max_epochs=1", code=1)
+    finally:
+        file.write_text(text)
+    newest = max((project / "runs/sweep").glob("*.txt"), key=lambda path: path.stat().st_mtime)
+    said = newest.read_text()
+    assert "error: MONITOR of sweep.py is 'val_los', which is not logged: choose" in said
+    assert "val_loss" in said and "Traceback" not in said
