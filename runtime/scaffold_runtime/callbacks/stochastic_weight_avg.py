@@ -26,7 +26,7 @@ Average = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 class StochasticWeightAveraging(Callback):
     """From `swa_epoch_start` on, move the learning rate to `swa_lrs` and average the weights at the start of
-    every epoch. After training the module holds the average; batch norm statistics are taken anew for it in
+    every epoch. After the last epoch the module holds the average; batch norm statistics are taken anew for it in
     one pass over the training data.
 
     Args:
@@ -119,6 +119,10 @@ class StochasticWeightAveraging(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._ended = True
         if self._average is None or trainer.current_epoch <= self._last:
+            trainer.print(
+                f"StochasticWeightAveraging: training ended after {trainer.current_epoch} of {self._last + 1} epochs, "
+                f"and averaging begins with epoch {self._first + 1}: the module has its last weights, not an average."
+            )
             return
         for average, current in zip(self._average, pl_module.parameters(), strict=True):
             current.detach().copy_(average)

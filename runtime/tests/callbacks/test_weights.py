@@ -251,6 +251,24 @@ def test_batch_norm_is_as_it_was_after_ctrl_c_in_that_pass(
     assert module.net[1].momentum == 0.1
 
 
+@pytest.mark.parametrize(("start", "ends_after"), [(2, 3), (9, 4)])
+def test_swa_says_where_nothing_was_averaged(
+    start: int, ends_after: int, regression, make_loader, make_trainer, capsys
+) -> None:
+    """As where early stopping or a time limit ends the training."""
+    swa = StochasticWeightAveraging(0.1, swa_epoch_start=start)
+    trainer = make_trainer(max_epochs=4, callbacks=swa)
+
+    class Ending(regression):
+        def on_train_epoch_end(self) -> None:
+            trainer.should_stop = self.current_epoch + 1 == ends_after
+
+    trainer.fit(Ending(), make_loader(2))
+
+    said = f"training ended after {ends_after} of 4 epochs, and averaging begins with epoch {start}"
+    assert said in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("saved", [1, 3])
 def test_a_resumed_swa_is_exact(saved: int, regression, make_loader, make_trainer) -> None:
     class Scheduled(regression):
