@@ -39,6 +39,7 @@ SENSELESS = {
 DRIVER = """
 import importlib, json, os, shutil, sys, traceback
 from pathlib import Path
+import torch
 from scaffold_runtime.cli import run
 
 package, model, data, *groups = sys.argv[1:]
@@ -68,8 +69,13 @@ for group in groups:
         assert ran.trainer.global_step >= 1, "it made no step"
         assert ran.trainer.current_epoch == 1, "it did not end its epoch"
         if "prediction_writer" in features:
+            Path("runs/predictions").mkdir(parents=True)
+            Path("runs/predictions/rank_1.pt").touch()  # of a run in two processes
             run(model, data, configs=configs.resolve(), args=["predict", "--ckpt_path=last", *words])
-            assert list(Path("runs/predictions").iterdir()), "it wrote no predictions"
+            (written,) = Path("runs/predictions").iterdir()
+            kept = torch.load(written)
+            (rows,) = kept["rows"]
+            assert len(rows) == len(kept["predictions"]) == 1, "it says not which samples they are"
     except BaseException:
         failed[group] = traceback.format_exc()[-2500:]
 Path("failed.json").write_text(json.dumps(failed))

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from torch.utils.data import DataLoader, IterableDataset
 
 from scaffold_runtime.data import in_main_memory
-from scaffold_runtime.errors import check_choice
-from scaffold_runtime.hooks import Callback
+from scaffold_runtime.errors import MisconfigurationException, check_choice
+from scaffold_runtime.hooks import Callback, overridden
 from scaffold_runtime.sharding import replacing
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class BasePredictionWriter(Callback):
         write_interval: "batch", "epoch" or "batch_and_epoch": which of the two is called.
 
     Raises:
-        MisconfigurationException: for another interval.
+        MisconfigurationException: for another interval; in `predict`, for one whose method is not overridden.
     """
 
     def __init__(self, write_interval: str = "batch") -> None:
@@ -78,6 +78,13 @@ class BasePredictionWriter(Callback):
         `batch_indices` is always a list per loader."""
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        asked = {"batch": self.interval.on_batch, "epoch": self.interval.on_epoch}
+        for method in (f"write_on_{when}_end" for when in asked if asked[when]):
+            if not overridden(method, self, BasePredictionWriter):
+                raise MisconfigurationException(
+                    f"{type(self).__name__}(write_interval={self.interval.value!r}) writes nothing without a "
+                    f"`{method}`: write one, or choose another interval."
+                )
         feed = trainer._live().feed
         loaders = feed.eval_loaders("predict")
         self._recorders = [_Recorder.of(loader) for loader in loaders]
