@@ -314,6 +314,20 @@ def choice(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return project
 
 
+def test_the_next_command_finds_the_run_of_a_version(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for version in ("fold_0", "fold_1"):
+        train(project, "--loggers.csv.version", version)
+        capsys.readouterr()
+    words = ["--loggers.csv.version", "fold_0"]
+    cli = train(project, "test", "--ckpt_path", "best", *words)
+    assert "/fold_0/" in cli.trainer.ckpt_path
+    train(project, *words)
+    said = capsys.readouterr().out
+    assert "test --ckpt_path best --loggers.csv.version fold_0\n" in said
+
+
 def test_a_class_is_chosen_by_the_name_of_its_file(
     choice: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -230,7 +230,7 @@ class ProjectCLI(LightningCLI):
             return
         if self.command == "fit":
             options = [f" --{part} {name}" for part, name in self.settings.chosen.items()]
-            options += [f" {word}" for word in _data_options(self.settings.words)]
+            options += [f" {word}" for word in _options_of_next(self.settings.words)]
             report_fit(self.trainer, started_in, "".join(options))
         if self.command == "predict" and self.returned:
             save_predictions(self.trainer, self.returned, started_in)
@@ -254,9 +254,10 @@ def _in_order(words: list[str]) -> list[str]:
     return [word for each in said for word in each.words]
 
 
-def _data_options(words: list[str]) -> list[str]:
-    """What was said of the data, which the next command must know as well."""
-    said = [each.words for each in options(words) if each.flag.startswith("--data.")]
+def _options_of_next(words: list[str]) -> list[str]:
+    """What was said of the data and of the place of the run, which the next command must know as well."""
+    parts = ("--data.", "--loggers.")
+    said = [each.words for each in options(words) if each.flag.startswith(parts)]
     return [shlex.quote(word) for each in said for word in each]
 
 
