@@ -45,7 +45,7 @@ class BasePredictionWriter(Callback):
         write_interval: "batch", "epoch" or "batch_and_epoch": which of the two is called.
 
     Raises:
-        MisconfigurationException: for another interval; in `predict`, for one whose method is not overridden.
+        MisconfigurationException: for another interval; in `predict`, for one without a method that writes.
     """
 
     def __init__(self, write_interval: str = "batch") -> None:
@@ -79,12 +79,12 @@ class BasePredictionWriter(Callback):
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         asked = {"batch": self.interval.on_batch, "epoch": self.interval.on_epoch}
-        for method in (f"write_on_{when}_end" for when in asked if asked[when]):
-            if not overridden(method, self, BasePredictionWriter):
-                raise MisconfigurationException(
-                    f"{type(self).__name__}(write_interval={self.interval.value!r}) writes nothing without a "
-                    f"`{method}`: write one, or choose another interval."
-                )
+        methods = [f"write_on_{when}_end" for when in asked if asked[when]]
+        if not any(overridden(method, self, BasePredictionWriter) for method in methods):
+            raise MisconfigurationException(
+                f"{type(self).__name__}(write_interval={self.interval.value!r}) writes nothing without a "
+                f"`{methods[0]}`: write one, or choose another interval."
+            )
         feed = trainer._live().feed
         loaders = feed.eval_loaders("predict")
         self._recorders = [_Recorder.of(loader) for loader in loaders]

@@ -102,14 +102,14 @@ def test_another_interval_is_refused() -> None:
         Writer("step")
 
 
-@pytest.mark.parametrize("interval", ["batch", "batch_and_epoch"])
 def test_an_interval_at_which_nothing_is_written_is_refused(
-    interval: str, regression, make_loader, make_trainer
+    regression, make_loader, make_trainer
 ) -> None:
     class AtTheEnd(BasePredictionWriter):
         def write_on_epoch_end(self, *args: Any) -> None:
             pass
 
-    make_trainer(callbacks=AtTheEnd("epoch")).predict(regression(), make_loader(1))
-    with pytest.raises(MisconfigurationException, match="nothing without a `write_on_batch_end`"):
+    for interval in ("epoch", "batch_and_epoch"):
         make_trainer(callbacks=AtTheEnd(interval)).predict(regression(), make_loader(1))
+    with pytest.raises(MisconfigurationException, match="nothing without a `write_on_batch_end`"):
+        make_trainer(callbacks=AtTheEnd("batch")).predict(regression(), make_loader(1))
