@@ -23,7 +23,7 @@ BUDGETS = {
         "callbacks": 2607,
         "strategies": 2050,
         "cli": 1329,
-        "checkpoint": 1295,
+        "checkpoint": 1298,
         "loggers": 739,
         "trainer": 760,
         "loops": 567,

@@ -259,3 +259,26 @@ def test_last_is_the_newest_of_all_folders_that_a_run_saves_into(
     tested = trainer(3)
     tested.validate(Worse(), make_loader(2), ckpt_path="best", verbose=False)
     assert "/best/epoch=0" in tested.ckpt_path
+
+
+def test_names_of_metrics_with_a_slash_make_folders_that_are_looked_into(
+    make_trainer: Any, regression: Any, make_loader: Any
+) -> None:
+    class Slashed(regression):
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            self.log("val/loss", self.loss(batch))
+
+    def trainer(epochs: int) -> Any:
+        keep = ModelCheckpoint(monitor="val/loss", filename="{epoch}-{val/loss:.3f}", save_top_k=-1)
+        return make_trainer(
+            callbacks=keep, max_epochs=epochs, logger=CSVLogger("logs"), enable_checkpointing=True
+        )
+
+    trainer(2).fit(Slashed(), make_loader(2), make_loader(2))
+    again = trainer(3)
+    again.fit(Slashed(), make_loader(2), make_loader(2), ckpt_path="last")
+    assert again.global_step == 6
+    assert "/checkpoints/epoch=1-val/loss=" in again.ckpt_path
+    tested = trainer(3)
+    tested.validate(Slashed(), make_loader(2), ckpt_path="best", verbose=False)
+    assert tested.ckpt_path

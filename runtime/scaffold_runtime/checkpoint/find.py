@@ -98,7 +98,7 @@ def _newest_first(trainer: Trainer) -> list[Path]:
 
     def found(folders: list[Path]) -> list[list[Path]]:
         ours = [folder for folder in folders if again is None or again in _jobs(folder)]
-        return [files for folder in ours if (files := _checkpoints(folder))]
+        return [files for folder in ours if (files := _checkpoints(folder, folder not in given))]
 
     files = [file for folder in found(given) for file in folder]
     if not files or len(given) < len(callbacks):
@@ -107,8 +107,12 @@ def _newest_first(trainer: Trainer) -> list[Path]:
     return newest[::-1]
 
 
-def _checkpoints(folder: Path) -> list[Path]:
-    return [path for path in folder.glob("*.ckpt") if is_checkpoint(path)]
+def _checkpoints(folder: Path, of_run: bool) -> list[Path]:
+    """Those in a folder; in one that a run made also those below, where the name of a metric has a slash."""
+    files = [*folder.glob("*.ckpt")]
+    if of_run and folder.name == "checkpoints":
+        files += [file for file in folder.glob("*/*.ckpt") if file.parent not in files]
+    return [file for file in files if is_checkpoint(file)]
 
 
 def _none_found(trainer: Trainer, wanted: str) -> CheckpointError:
@@ -131,7 +135,7 @@ def _run_folders(trainer: Trainer) -> list[Path]:
     root = Path(trainer.log_dir if alone else trainer.runs_dir)
     others = [] if alone else root.glob("*/checkpoints")
     folders = [*others, root / "checkpoints", root]
-    found = {folder: _checkpoints(folder) for folder in folders}
+    found = {folder: _checkpoints(folder, True) for folder in folders}
     newest = {folder: max(map(written, files)) for folder, files in found.items() if files}
     return sorted(newest, key=newest.__getitem__, reverse=True)
 
