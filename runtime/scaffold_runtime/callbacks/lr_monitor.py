@@ -57,7 +57,8 @@ class LearningRateMonitor(Callback):
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
         due = (trainer.global_step + 1) % trainer.log_every_n_steps == 0
-        if due and self.logging_interval != "epoch":
+        # Once in a window of batches that one step is taken for.
+        if due and self.logging_interval != "epoch" and not trainer._live().mid_window:
             self._log(trainer, "step")
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -33,13 +33,15 @@ def scheduled(regression) -> Any:
     return Scheduled
 
 
-def train(module: Any, monitor: LearningRateMonitor, make_trainer: Any, loader: Any) -> Any:
+def train(
+    module: Any, monitor: LearningRateMonitor, make_trainer: Any, loader: Any, **arguments: Any
+) -> Any:
     from_logger = []
 
     def keep(metrics: dict[str, float], step: int | None = None) -> None:
         from_logger.append((step, {k: v for k, v in metrics.items() if k.startswith(("lr", "my"))}))
 
-    trainer = make_trainer(max_epochs=2, callbacks=monitor, **keep_logger(keep))
+    trainer = make_trainer(max_epochs=2, callbacks=monitor, **keep_logger(keep), **arguments)
     trainer.fit(module, loader)
     return [(step, row) for step, row in from_logger if row]
 
@@ -129,3 +131,16 @@ def test_two_schedulers_of_one_optimizer_and_optimizers_without(
         "lr-SGD": 2, "lr-SGD-1/w": 6, "lr-SGD-1/b": 6
     }  # fmt: skip
     assert known == set(rates)
+
+
+def test_a_step_of_several_batches_is_one_row(scheduled, make_loader, make_trainer) -> None:
+    arguments = {"accumulate_grad_batches": 2, "log_every_n_steps": 1}
+    rows = train(
+        scheduled("step"), LearningRateMonitor(), make_trainer, make_loader(3), **arguments
+    )
+    assert [(step, row["lr-AdamW"]) for step, row in rows] == [
+        (0, 0.8),
+        (1, 0.4),
+        (2, 0.2),
+        (3, 0.1),
+    ]
