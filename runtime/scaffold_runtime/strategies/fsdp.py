@@ -28,7 +28,12 @@ from torch.utils.checkpoint import checkpoint
 
 from scaffold_runtime.accelerators import Accelerator
 from scaffold_runtime.empty import materialize
-from scaffold_runtime.errors import CheckpointError, MisconfigurationException, check_choice
+from scaffold_runtime.errors import (
+    CheckpointError,
+    MisconfigurationException,
+    check_choice,
+    did_you_mean,
+)
 from scaffold_runtime.precision import Precision
 from scaffold_runtime.strategies.distributed import DistributedStrategy, send_first
 from scaffold_runtime.strategies.router import StepRouter
@@ -47,7 +52,7 @@ CALLED_APART = (
     "FSDP has divided these weights, and what was called, outside a step, does not gather them. Call the "
     "LightningModule itself, or name the class that is called in auto_wrap_policy, too; all processes must call it."
 )
-Policy = Collection[type[nn.Module]] | Callable[[nn.Module], bool] | None
+Policy = Collection[type[nn.Module] | str] | Callable[[nn.Module], bool] | None
 
 
 class FSDPStrategy(DistributedStrategy):
@@ -56,8 +61,8 @@ class FSDPStrategy(DistributedStrategy):
     Any strategy and any number of processes can load its checkpoints.
 
     Args:
-        auto_wrap_policy: which submodules are gathered one by one: classes, a function of a module, or one of
-            torch's policies (`size_based_auto_wrap_policy`, `ModuleWrapPolicy`, ...).
+        auto_wrap_policy: which submodules are gathered one by one: classes or their names, a function of a module,
+            or one of torch's policies (`size_based_auto_wrap_policy`, `ModuleWrapPolicy`, ...).
         reshard_after_forward: free whole weights between forward and backward.
         sharding_strategy: the same in older words: "FULL_SHARD" frees them, "SHARD_GRAD_OP" keeps them;
             "HYBRID_SHARD" and "_HYBRID_SHARD_ZERO2" do so where each node has a copy of the weights.
@@ -92,8 +97,7 @@ class FSDPStrategy(DistributedStrategy):
         start_method: str = "popen",
     ) -> None:
         super().__init__(process_group_backend, timeout, start_method)
-        self._wraps = _chooser(auto_wrap_policy)
-        self._recomputes = _chooser(activation_checkpointing_policy)
+        self._wraps, self._recomputes = auto_wrap_policy, activation_checkpointing_policy
         self._reshard, self._hybrid = reshard_after_forward, device_mesh is not None
         if sharding_strategy is not None:
             self._reshard, hybrid = _meaning(sharding_strategy)
@@ -140,10 +144,9 @@ class FSDPStrategy(DistributedStrategy):
         """One part after another, so that a device never holds the whole model."""
         self._compare(module)
         vars(module)["_divider"] = self.divider
-        for layer in module.modules():
+        for layer in _chosen(self._recomputes, module):
             # In torch's wrapper it would have another name, under which peft and checkpoints do not know it.
-            if layer is not module and self._recomputes(layer):
-                vars(layer)["forward"] = partial(checkpoint, layer.forward, use_reentrant=False)
+            vars(layer)["forward"] = partial(checkpoint, layer.forward, use_reentrant=False)
         vars(module)[ROUTER] = router = StepRouter(module)  # past nn.Module, which would adopt it
         names = ("copies", "parts")[-len(self._shape) :]
         # Pinned memory exists beside an accelerator only.
@@ -156,7 +159,7 @@ class FSDPStrategy(DistributedStrategy):
             offload_policy=on_cpu if self._offload else OffloadPolicy(),
         )
         sent: set[Tensor] = set()  # buffers, which are in what contains them, too
-        parts = [part for part in module.modules() if part is not module and self._wraps(part)]
+        parts = _chosen(self._wraps, module)
         _check_shared(module, parts)
         for part in [*reversed(parts), router]:
             self._fill(part, sent)
@@ -279,14 +282,22 @@ def _anywhere(forward: Callable[..., Any], router: StepRouter) -> Callable[..., 
     return call
 
 
-def _chooser(policy: Policy) -> Callable[[nn.Module], bool]:
-    if policy is None:
-        return lambda module: False
-    if callable(policy) and "recurse" in inspect.signature(policy).parameters:
-        return partial(_of_torch, policy)
+def _chosen(policy: Policy, module: nn.Module) -> list[nn.Module]:
+    """The layers inside that a policy names, outermost first."""
+    layers = [layer for layer in module.modules() if layer is not module]
     if callable(policy):
-        return policy
-    return lambda module: isinstance(module, tuple(policy))
+        torchs = "recurse" in inspect.signature(policy).parameters
+        chooses = partial(_of_torch, policy) if torchs else policy
+        return [layer for layer in layers if chooses(layer)]
+    named = [policy] if isinstance(policy, str) else policy or ()
+    types = tuple(each for each in named if not isinstance(each, str))
+    names = {each for each in named if isinstance(each, str)}
+    known = {type(layer).__name__ for layer in layers}
+    for name in names - known:
+        raise MisconfigurationException(
+            f"a policy of FSDPStrategy names {name!r}, and no layer is of that class.{did_you_mean(name, known)}"
+        )
+    return [layer for layer in layers if isinstance(layer, types) or type(layer).__name__ in names]
 
 
 def _of_torch(policy: Callable[..., bool], module: nn.Module) -> bool:

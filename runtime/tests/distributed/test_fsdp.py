@@ -219,8 +219,11 @@ def test_what_a_policy_names_is_divided_by_itself(adam: Any, make_loader: Any, f
             assert kinds == ["FSDPLinear", "Tanh", "FSDPLinear"], kinds
 
     size = partial(size_based_auto_wrap_policy, min_num_params=9)
-    for policy in ({nn.Linear}, size, ModuleWrapPolicy({nn.Linear})):
+    for policy in ({nn.Linear}, ["Linear"], "Linear", size, ModuleWrapPolicy({nn.Linear})):
         fsdp(options={"auto_wrap_policy": policy}, callbacks=Look()).fit(adam(), make_loader(4))
+    for argument in ("auto_wrap_policy", "activation_checkpointing_policy"):
+        with pytest.raises(RankFailed, match=r"'Liner', and no layer .* Did you mean `Linear`"):
+            fsdp(options={argument: ["Liner"]}).fit(adam(), make_loader(4))
 
 
 def test_a_model_without_memory_gets_it_part_by_part(
