@@ -19,11 +19,11 @@ ROOT = Path(__file__).parent.parent
 # raise them only with a reason.
 BUDGETS = {
     "runtime/scaffold_runtime": {
-        "files": 4876,
+        "files": 4874,
         "callbacks": 2607,
-        "strategies": 2060,
+        "strategies": 2061,
         "cli": 1329,
-        "checkpoint": 1298,
+        "checkpoint": 1300,
         "loggers": 739,
         "trainer": 760,
         "loops": 567,

@@ -35,9 +35,7 @@ class LightningModule(WithHyperparameters, DataHooks, nn.Module):
     automatic_optimization: bool = True
     _trainer: Trainer | None = None
     _metrics: Metrics | None = None
-    _divider: str | None = (
-        None  # of the weights, in an earlier run: this process has a part of them
-    )
+    _divider: str | None = None  # what divided the weights, so that this process has a part
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         nn.Module.__init__(self)

@@ -16,9 +16,7 @@ from scaffold_runtime.errors import CheckpointError
 
 ATOMS = (type(None), bool, int, float, complex, str, bytes, torch.Tensor, torch.dtype, torch.device)
 MAPPINGS = (dict, OrderedDict, Counter)
-
-
-LEFT_OUT = object()
+LEFT_OUT = object()  # stands for what cannot be stored, until it is dropped
 
 
 def to_plain(value: Any, path: str = "checkpoint", left_out: list[str] | None = None) -> Any:

@@ -44,10 +44,12 @@ def main(arguments: list[str] | None = None) -> int:
         one, other = checkpoints
         found = difference(one, other)
         _say(f"They differ: {found}." if found else "They are identical.")
+        if not found:
+            return 0
         same = [key for key in one if key in other and not difference(one[key], other[key])]
-        if found and same:
+        if same:
             _say(f"The same in both: {', '.join(same)}.")
-        return 1 if found else 0
+        return 1
     if given.command == "verify":
         _say(f"{given.file[0]} is whole: step {checkpoints[0].get('global_step')}.")
     else:

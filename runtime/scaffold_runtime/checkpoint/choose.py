@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 from scaffold_runtime.checkpoint.engine import ENGINE, with_weights
-from scaffold_runtime.checkpoint.state import load_weights, restore_optimizers
+from scaffold_runtime.checkpoint.state import restore_optimizers, restore_weights
 from scaffold_runtime.checkpoint.transient import plain_name
 from scaffold_runtime.errors import CheckpointError, MisconfigurationException, check_choice
 from scaffold_runtime.optim import give_base
@@ -69,11 +69,7 @@ class Restore:
                 "both have by restore_strict=False."
             )
         shared = {name: weight for name, weight in given.items() if name in own}
-        if not run.trainer.strategy.loads(module):
-            return
-        run.trainer.strategy.scatter(shared, module.state_dict())
-        with run.trainer.strategy.filling(module):
-            load_weights(module, {"state_dict": shared}, strict=False)
+        restore_weights(run, {"state_dict": shared}, strict=False)
 
     def _chosen(self, name: str) -> bool:
         return fnmatchcase(plain_name(name), self.keys)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -96,13 +97,15 @@ def _newest_first(trainer: Trainer) -> list[Path]:
     restarted = os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
     again = os.environ.get("SLURM_JOB_ID") if restarted else None
 
-    def found(folders: list[Path]) -> list[list[Path]]:
-        ours = [folder for folder in folders if again is None or again in _jobs(folder)]
-        return [files for folder in ours if (files := _checkpoints(folder, folder not in given))]
+    def found(folders: Iterable[Path]) -> Iterator[list[Path]]:
+        for folder in folders:
+            files = _checkpoints(folder, folder not in given)
+            if files and (again is None or again in _jobs(folder)):
+                yield files
 
-    files = [file for folder in found(given) for file in folder]
+    files = [file for folder in found(dict.fromkeys(given)) for file in folder]
     if not files or len(given) < len(callbacks):
-        files += next(iter(found(_run_folders(trainer))), [])
+        files += next(found(_run_folders(trainer)), [])
     newest = sorted(files, key=lambda path: (written(path), path.name.startswith("last")))
     return newest[::-1]
 

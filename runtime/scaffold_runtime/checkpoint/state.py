@@ -141,13 +141,8 @@ def _hyperparameters(prefix: str, owner: Any) -> dict[str, Any]:
 def restore_objects(run: Run, checkpoint: dict[str, Any]) -> None:
     """Weights, data module and callbacks: what is restored before the model reaches its device."""
     run.hooks.on_load_checkpoint(checkpoint)
-    strategy = run.trainer.strategy
-    if strategy.loads(run.module) and (
-        ENGINE not in checkpoint or not strategy.reads_engine(run.fn)
-    ):
-        strategy.scatter(checkpoint.get("state_dict", {}), run.module.state_dict())
-        with strategy.filling(run.module):
-            load_weights(run.module, checkpoint)
+    if ENGINE not in checkpoint or not run.trainer.strategy.reads_engine(run.fn):
+        restore_weights(run, checkpoint)
     datamodule = run.datamodule
     if datamodule is not None and type(datamodule).__qualname__ in checkpoint:
         datamodule.load_state_dict(checkpoint[type(datamodule).__qualname__])
@@ -185,6 +180,19 @@ def restore_engine(run: Run, checkpoint: dict[str, Any]) -> None:
             "the checkpoint was not saved by DeepSpeed, which cannot divide its optimizer states. Make the model "
             "with `load_from_checkpoint`, and start a new fit."
         )
+
+
+def restore_weights(run: Run, checkpoint: dict[str, Any], strict: bool | None = None) -> None:
+    """Load weights into the module of a run, whatever its strategy has made of it.
+
+    Raises:
+        CheckpointError: if names or shapes do not fit.
+    """
+    strategy, module = run.trainer.strategy, run.module
+    if strategy.loads(module):
+        strategy.scatter(checkpoint.get("state_dict", {}), module.state_dict())
+        with strategy.filling(module):
+            load_weights(module, checkpoint, strict)
 
 
 def load_weights(module: Any, checkpoint: dict[str, Any], strict: bool | None = None) -> None:

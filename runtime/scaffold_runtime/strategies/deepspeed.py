@@ -137,16 +137,17 @@ class DeepSpeedStrategy(DistributedStrategy):
         if self.stage < 3:
             super().place(module, precision)
             return
-        # Nothing may have room for the whole of it.
         module._divider = self.divider
-        materialize(module, torch.device("cpu"), then=partial(self._divide, module.trainer))
+        # Nothing may have room for the whole of it.
+        config = complete_config(self.config, module.trainer)
+        dtype = FORMATS[precision.precision][1]
+        materialize(module, torch.device("cpu"), then=partial(self._divide, config, dtype))
 
-    def _divide(self, trainer: Any, layer: nn.Module) -> None:
+    def _divide(self, config: dict[str, Any], dtype: torch.dtype, layer: nn.Module) -> None:
         """Divide what a layer itself has, weight by weight, in the format that is computed in."""
         own = list(layer.parameters(recurse=False))
-        bring_to(FORMATS[trainer.precision][1], own)
+        bring_to(dtype, own)
         if not all(map(is_divided, own)):
-            config = complete_config(self.config, trainer)
             self._library.zero.Init(nn.ParameterList(own), config_dict_or_path=config)
 
     @contextmanager
@@ -185,7 +186,7 @@ class DeepSpeedStrategy(DistributedStrategy):
                 engine.destroy()  # it would go on to answer the module's calls, of another trainer too
         if self.stage == 3:  # DeepSpeed would first take the whole of it to the device
             for layer in module.modules():
-                self._divide(module.trainer, layer)
+                self._divide(config, FORMATS[module.trainer.precision][1], layer)
             module.to(self.root_device)  # its buffers
         self._engine, *_ = self._library.initialize(
             model=StepRouter(module),

@@ -103,7 +103,7 @@ class FSDPStrategy(DistributedStrategy):
             self._reshard, hybrid = _meaning(sharding_strategy)
             self._hybrid = self._hybrid or hybrid
         self._wanted = device_mesh
-        if isinstance(mixed_precision, str):
+        if mixed_precision is not None and not hasattr(mixed_precision, "param_dtype"):
             check_choice(self, "mixed_precision", mixed_precision, *TRAVELS)
         self._policy = _policy(mixed_precision)
         self._offload = bool(getattr(cpu_offload, "offload_params", cpu_offload))

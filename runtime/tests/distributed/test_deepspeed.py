@@ -133,6 +133,19 @@ def outcome(folder: Path, name: str) -> dict[str, Any]:
     return read
 
 
+def resumed(
+    folder: Path, cases: list[dict[str, Any]], file: str
+) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """What each case came to, and what it comes to in two fresh processes that go on from its `file`."""
+    names = [case["name"] for case in cases]
+    again = [
+        {**case, "name": f"{name}-again", "saves": 0, "resume": str(folder / name / file)}
+        for name, case in zip(names, cases, strict=True)
+    ]
+    run(folder, again)
+    return [(outcome(folder, name), outcome(folder, f"{name}-again")) for name in names]
+
+
 @pytest.mark.timeout(200)
 @pytest.mark.parametrize("case", TRAINED, ids=lambda case: case["name"])
 def test_the_numbers_of_one_process(case: dict[str, Any], trained: Path) -> None:
@@ -286,14 +299,7 @@ def test_steps_that_overflow_in_fp16_are_skipped(case: dict[str, Any], halved: P
 @pytest.mark.timeout(200)
 def test_fp16_resumes_with_its_loss_scale(halved: Path) -> None:
     """In the middle of what DeepSpeed counts to change it, bit for bit. (A CPU, with the check patched.)"""
-    again = [
-        {**case, "name": f"{case['name']}-again", "saves": 0,
-         "resume": str(halved / case["name"] / "epoch=1.ckpt")}
-        for case in OVERFLOWING
-    ]  # fmt: skip
-    run(halved, again)
-    for case in OVERFLOWING:
-        whole, rest = outcome(halved, case["name"]), outcome(halved, f"{case['name']}-again")
+    for whole, rest in resumed(halved, OVERFLOWING, "epoch=1.ckpt"):
         assert [losses[8:] for losses in whole["losses"]] == rest["losses"]
         assert whole["scales"][8:] == rest["scales"]
         assert whole["values"] == rest["values"]
@@ -307,14 +313,7 @@ def test_fp16_needs_a_stage_that_scales_losses() -> None:
 @pytest.mark.timeout(200)
 def test_resume_is_exact(trained: Path) -> None:
     """Two fresh processes go on from the end of the first epoch: the same losses, bit for bit."""
-    again = [
-        {**case, "name": f"{case['name']}-again", "saves": 0,
-         "resume": str(trained / case["name"] / "epoch=0.ckpt")}
-        for case in SAVED
-    ]  # fmt: skip
-    run(trained, again)
-    for case in SAVED:
-        whole, rest = outcome(trained, case["name"]), outcome(trained, f"{case['name']}-again")
+    for whole, rest in resumed(trained, SAVED, "epoch=0.ckpt"):
         assert [losses[4:] for losses in whole["losses"]] == rest["losses"]
         assert whole["values"] == rest["values"]
 

@@ -169,6 +169,12 @@ def test_a_copy_on_each_node_of_whatever_trainer(make_trainer: Any) -> None:
         assert strategy._shape == (nodes, 2)
 
 
+@pytest.mark.parametrize("given", ["int8", True])
+def test_an_unknown_format_is_refused(given: Any) -> None:
+    with pytest.raises(MisconfigurationException, match="choose 'bf16' or 'fp16'"):
+        FSDPStrategy(mixed_precision=given)
+
+
 SIXTEEN, THIRTY_TWO = torch.bfloat16, torch.float32
 
 
