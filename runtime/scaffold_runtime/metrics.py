@@ -359,6 +359,11 @@ class Metrics:
         }
         return plain | forked
 
+    def of_steps_only(self) -> list[str]:
+        """The names that loggers get from training steps, and not from epochs."""
+        entries = self._entries("train")
+        return [e.name for e in entries if e.logger and e.on_step and not e.on_epoch]
+
     # -- to the loggers -------------------------------------------------------------------------
 
     def flush(self, values: Mapping[str, Scalar], header: dict[str, Any]) -> None:

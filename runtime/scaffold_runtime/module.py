@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_map_only
 from scaffold_runtime.data import DataHooks, evaluation_mode, move_data_to_device
 from scaffold_runtime.errors import MisconfigurationException
 from scaffold_runtime.hparams import WithHyperparameters
+from scaffold_runtime.optim import step_scheduler
 
 if TYPE_CHECKING:
     from scaffold_runtime.metrics import Metrics
@@ -391,7 +392,7 @@ class LightningModule(WithHyperparameters, DataHooks, nn.Module):
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any | None) -> None:
         """Step a scheduler; override it for schedulers with another signature."""
-        scheduler.step() if metric is None else scheduler.step(metric)
+        step_scheduler(scheduler, metric)
 
     def configure_gradient_clipping(
         self,

@@ -17,7 +17,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import CyclicLR, OneCycleLR, ReduceLROnPlateau
+from torch.optim.lr_scheduler import (
+    ConstantLR,
+    CyclicLR,
+    ExponentialLR,
+    LinearLR,
+    MultiStepLR,
+    OneCycleLR,
+    PolynomialLR,
+    ReduceLROnPlateau,
+    StepLR,
+)
 
 from scaffold_runtime.errors import MisconfigurationException, did_you_mean, not_logged
 
@@ -29,6 +39,8 @@ FORMS = (
     "Return an optimizer, a list of optimizers, a pair ([optimizers], [schedulers]), "
     'a dict with "optimizer" and maybe "lr_scheduler", a list of such dicts, or None.'
 )
+TAKES_ANY_GROUP = (ConstantLR, ExponentialLR, LinearLR, MultiStepLR, PolynomialLR, StepLR)
+"""Schedulers that change the rate of whatever groups there are; others know those they were made with."""
 
 
 @dataclass
@@ -228,10 +240,8 @@ class Schedules:
             metric = self._reduce(torch.tensor(float(metric)))
         if self._step is not None:
             self._step(config.scheduler, metric)
-        elif plateau:
-            config.scheduler.step(float(metric))
         else:
-            config.scheduler.step()
+            step_scheduler(config.scheduler, float(metric) if plateau else None)
 
     def _metric(self, config: LRSchedulerConfig) -> Any:
         known, monitor = self._monitored(), config.monitor or ""
@@ -243,6 +253,26 @@ class Schedules:
         if config.reduce_on_plateau:
             warnings.warn(str(missing), stacklevel=2)
         return None
+
+
+def step_scheduler(scheduler: Any, metric: Any | None = None) -> None:
+    """Step it. Groups that came to the optimizer later, as finetuning adds them, keep their rates where the scheduler
+    does not know them: torch's own would fail on them."""
+    groups = getattr(getattr(scheduler, "optimizer", None), "param_groups", [])
+    known = _known_groups(scheduler, len(groups))
+    later = groups[known:]
+    del groups[known:]
+    try:
+        scheduler.step() if metric is None else scheduler.step(metric)
+    finally:
+        groups.extend(later)
+
+
+def _known_groups(scheduler: Any, there: int) -> int:
+    inside = [_known_groups(inner, there) for inner in getattr(scheduler, "_schedulers", ())]
+    if inside or isinstance(scheduler, TAKES_ANY_GROUP):
+        return min(inside, default=there)
+    return len(getattr(scheduler, "base_lrs", range(there)))
 
 
 class LightningOptimizer:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
+NEVER = 2**62  # a count that no run comes to
+
 # What a commit has still to do, or that a batch is drawn and not trained on yet.
 DONE, ALL, VALIDATION, UNDER_WAY = range(4)
 

@@ -31,7 +31,7 @@ from scaffold_runtime.metrics import Metrics
 from scaffold_runtime.module import LightningModule
 from scaffold_runtime.optim import LightningOptimizer, LRSchedulerConfig, Schedules
 from scaffold_runtime.precision import Precision
-from scaffold_runtime.progress import ALL, DONE, VALIDATION, Progress
+from scaffold_runtime.progress import ALL, DONE, NEVER, VALIDATION, Progress
 from scaffold_runtime.seed import rng_state, set_rng_state
 from scaffold_runtime.signals import Signals, leave
 from scaffold_runtime.strategies.environments import slurm_of
@@ -307,7 +307,17 @@ class Run:
         self.metrics.leave("after training")
         self.hooks.on_train_end()
         self.deliver(wait=True)
+        self._say_what_was_not_logged()
         self.trainer.stage = None
+
+    def _say_what_was_not_logged(self) -> None:
+        trainer, steps, names = self.trainer, self.progress.step, self.metrics.of_steps_only()
+        none_due = 0 < steps < trainer.log_every_n_steps < NEVER and not trainer.should_stop
+        if none_due and names and trainer.loggers:
+            trainer.print(
+                f"{names[0]!r} is logged at steps only, and the {steps} steps of this training are fewer than "
+                f"log_every_n_steps={trainer.log_every_n_steps}: none was logged. Lower it, or log with on_epoch=True."
+            )
 
     # -- logging --------------------------------------------------------------------------------
 

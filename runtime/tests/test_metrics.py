@@ -11,6 +11,7 @@ from torchmetrics import MeanMetric
 
 from scaffold_runtime import Callback
 from scaffold_runtime.errors import MisconfigurationException
+from scaffold_runtime.loggers import CSVLogger
 
 
 @pytest.fixture
@@ -433,3 +434,34 @@ def test_sync_arguments_are_accepted_in_one_process(
 
     make_trainer(logger=recorder).fit(logging(training_step=training_step), make_loader(1))
     assert recorder.values("v") == [1.0]
+
+
+@pytest.mark.parametrize(
+    ("often", "options", "said"),
+    [
+        (
+            5,
+            {},
+            "'loss' is logged at steps only, and the 4 steps of this training are fewer than log_",
+        ),
+        (4, {}, ""),
+        (5, {"on_epoch": True}, ""),
+        (5, {"logger": False}, ""),
+        (0, {}, ""),  # asked for
+    ],
+)
+def test_steps_that_are_too_few_to_be_logged_are_said(
+    often: int, options: dict[str, Any], said: str, regression, make_loader, make_trainer, capsys
+) -> None:
+    class Logs(regression):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            loss = self.loss(batch)
+            self.log("loss", loss, **options)
+            return loss
+
+    trainer = make_trainer(max_epochs=2, log_every_n_steps=often, logger=CSVLogger("logs"))
+    trainer.fit(Logs(), make_loader(2))
+
+    output = capsys.readouterr().out
+    assert said in output
+    assert bool(said) == ("none was logged" in output)

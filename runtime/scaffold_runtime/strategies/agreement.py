@@ -11,9 +11,10 @@ import math
 import time
 from typing import Any
 
+from scaffold_runtime.progress import NEVER
+
 PERIOD = 0.2  # seconds between two messages
 MOST = 10_000  # batches between two messages
-LAST = 2**62  # no count comes that far
 KEPT = 100  # messages in training; sharing every step, no process is that far behind another
 
 
@@ -50,7 +51,7 @@ class Agreement:
         if batch == 0:
             self._next, self._in_step = 0.0, False
         self._in_step = self._in_step or due
-        while due or self._next <= min(batch, LAST):
+        while due or self._next <= min(batch, NEVER):
             due = False
             self._hear(batch, asked)
             if self.stop > 1:  # a signal: nobody goes on

@@ -57,7 +57,7 @@ from scaffold_runtime.optim import LightningOptimizer, LRSchedulerConfig, parame
 from scaffold_runtime.plugins import Plugin, TorchCheckpointIO, sort_plugins
 from scaffold_runtime.precision import select_precision
 from scaffold_runtime.profilers import Profiler, select_profiler
-from scaffold_runtime.progress import UNDER_WAY, Progress
+from scaffold_runtime.progress import NEVER, UNDER_WAY, Progress
 from scaffold_runtime.run import Run
 from scaffold_runtime.session import make_optimizers, open_run, open_trial, take_optimizers
 from scaffold_runtime.strategies import Prepared, Strategy, select_strategy, started_elsewhere
@@ -207,7 +207,7 @@ class Trainer:
         tried = settings.count("num_sanity_val_steps", tried, 0, (-1,))
         self.num_sanity_val_steps: int = 0 if one or off else tried
         often = 50 if log_every_n_steps is None else log_every_n_steps
-        self.log_every_n_steps: int = settings.count("log_every_n_steps", often, 0) or 2**62
+        self.log_every_n_steps: int = settings.count("log_every_n_steps", often, 0) or NEVER
         self.accumulate_grad_batches: Any = settings.count(
             "accumulate_grad_batches", accumulate_grad_batches, 1, ("auto",)
         )
@@ -489,7 +489,7 @@ class Trainer:
         other.limit_val_batches = other.limit_test_batches = other.limit_predict_batches = steps
         other.check_val_every_n_epoch, other.val_check_interval = 1, 1.0
         other.val_check_seconds = None
-        other.num_sanity_val_steps, other.log_every_n_steps = 0, 2**62
+        other.num_sanity_val_steps, other.log_every_n_steps = 0, NEVER
         other.should_stop, other._run, other._last_run = False, None, None
         return other
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.optim import lr_scheduler
 
 from scaffold_runtime.callbacks import BackboneFinetuning, BaseFinetuning, LambdaCallback
 from scaffold_runtime.errors import MisconfigurationException
@@ -90,6 +91,68 @@ def test_a_resumed_finetuning_is_exact(batch: int, tuned, make_loader, make_trai
 
     for name, value in expected.items():
         assert torch.equal(resumed[name], value), name
+
+
+SCHEDULERS = {
+    "lambda": lambda o: lr_scheduler.LambdaLR(o, lambda step: 0.9**step),
+    "multiplicative": lambda o: lr_scheduler.MultiplicativeLR(o, lambda step: 0.9),
+    "cosine": lambda o: lr_scheduler.CosineAnnealingLR(o, 20),
+    "restarts": lambda o: lr_scheduler.CosineAnnealingWarmRestarts(o, 5),
+    "one cycle": lambda o: lr_scheduler.OneCycleLR(o, 0.1, total_steps=20),
+    "cyclic": lambda o: lr_scheduler.CyclicLR(o, 0.01, 0.1, step_size_up=3, cycle_momentum=False),
+    "warmup": lambda o: lr_scheduler.SequentialLR(
+        o, [lr_scheduler.LinearLR(o), lr_scheduler.CosineAnnealingLR(o, 20)], [4]
+    ),
+}
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS.values(), ids=SCHEDULERS)
+def test_schedulers_go_on_with_the_groups_they_know(
+    scheduler, tuned, make_loader, make_trainer
+) -> None:
+    rates: list[list[float]] = []
+
+    class Scheduled(tuned):
+        def configure_optimizers(self) -> Any:
+            optimizer = super().configure_optimizers()
+            return [optimizer], [{"scheduler": scheduler(optimizer), "interval": "step"}]
+
+    def note(trainer: Any, module: Any, *_: Any) -> None:
+        rates.append([group["lr"] for group in trainer.optimizers[0].param_groups])
+        if trainer.progress.batches == 10:
+            trainer.save_checkpoint("mid.ckpt")
+
+    def again(finetuning: Any, **arguments: Any) -> Any:
+        rates.clear()
+        callbacks = [*finetuning, LambdaCallback(on_train_batch_end=note)]
+        trainer = make_trainer(max_epochs=4, callbacks=callbacks)
+        return train(Scheduled, trainer, make_loader(4), **arguments).state_dict()
+
+    again([])
+    alone = [rate for (rate,) in rates]
+    expected = again([BackboneFinetuning(1, backbone_initial_lr=1e-3, should_align=False)])
+    assert [first for first, *_ in rates] == alone
+    assert [later for _, *later in rates] == 4 * [[]] + 4 * [[1e-3]] + 4 * [[2e-3]] + 4 * [[4e-3]]
+
+    resumed = again([BackboneFinetuning(1, should_align=False)], ckpt_path="mid.ckpt")
+    assert [first for first, *_ in rates] == alone[10:]
+    for name, value in expected.items():
+        assert torch.equal(resumed[name], value), name
+
+
+def test_a_scheduler_that_takes_any_group_changes_new_ones_too(
+    tuned, make_loader, make_trainer
+) -> None:
+    class Scheduled(tuned):
+        def configure_optimizers(self) -> Any:
+            optimizer = super().configure_optimizers()
+            inner = [lr_scheduler.ExponentialLR(optimizer, 0.5)]
+            return [optimizer], [lr_scheduler.ChainedScheduler(inner)]
+
+    trainer = make_trainer(max_epochs=2, callbacks=BackboneFinetuning(1, backbone_initial_lr=1e-3))
+    train(Scheduled, trainer, make_loader())
+
+    assert [group["lr"] for group in trainer.optimizers[0].param_groups] == [0.025, 5e-4]
 
 
 def test_what_was_unfrozen_stays_unfrozen_after_resume(tuned, make_loader, make_trainer) -> None:
