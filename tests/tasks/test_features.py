@@ -2,7 +2,7 @@
 
 One process trains all projects of a task, as importing torch takes longer than training them. What changes the
 training is on by itself; what only watches it is on together. Strategies are not tried here: ddp and fsdp start two
-processes, twenty seconds for each of twelve tasks, and know no task (tests/e2e trains with them).
+processes, twenty seconds for each of all tasks, and know no task (tests/e2e trains with them).
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import importlib
+import json
 import os
 import shutil
 import struct
@@ -202,6 +203,38 @@ def lonely_mask(folder: Path) -> None:
     whole_image(folder / "masks" / "b.png")
 
 
+def coco(folder: Path, kind: int = 3, images: int = 12) -> None:
+    """Files as COCO has them: photos of 30 x 20, in each a box at the same place, and one around many."""
+    for number in range(images):
+        whole_image(folder / "images" / f"{number}.png")
+    box = {"category_id": kind, "bbox": [3, 4, 12, 10], "area": 120, "segmentation": []}
+    crowd = {**box, "bbox": [0, 0, 30, 20], "iscrowd": 1}
+    table = {
+        "info": {"year": 2017},
+        "categories": [{"id": 7, "name": "dog"}, {"id": 3, "name": "cat"}],
+        "images": [{"id": 90 + n, "file_name": f"{n}.png"} for n in range(images)],
+        "annotations": [
+            {**each, "id": n, "image_id": 90 + n} for n in range(1, images) for each in (box, crowd)
+        ],
+    }
+    (folder / "annotations.json").write_text(json.dumps(table))
+
+
+def unknown_kind(folder: Path) -> None:
+    coco(folder, kind=5)
+
+
+def cut_photos(folder: Path) -> None:
+    coco(folder)
+    for file in folder.glob("images/*"):
+        cut(file)
+
+
+def absent_photo(folder: Path) -> None:
+    coco(folder)
+    (folder / "images" / "7.png").unlink()
+
+
 def nothing(folder: Path) -> None:
     pass
 
@@ -216,6 +249,7 @@ def cut_parquet(folder: Path) -> None:
 
 
 IMAGES, TABLE, SERIES = "ImageDataModule", "TabularDataModule", "SeriesDataModule"
+SCENES = "SceneDataModule"
 MANY = "".join(f"{n},{n}\n" for n in range(20))
 WRONG = [
     ("image-classification", IMAGES, nothing, {"source": "mnist"}, "there is no .*train-images"),
@@ -230,6 +264,25 @@ WRONG = [
     ("image-segmentation", "MaskDataModule", nothing, {}, "no files in"),
     ("image-segmentation", "MaskDataModule", lonely_mask, {}, "b is not in both"),
     ("image-segmentation", "MaskDataModule", cut_masks, {}, "is no whole image"),
+    ("object-detection", SCENES, nothing, {}, "there is no .*annotations.json"),
+    (
+        "object-detection",
+        SCENES,
+        holds("annotations.json", "{"),
+        {},
+        "COCO.s form: JSONDecodeError",
+    ),
+    ("object-detection", SCENES, holds("annotations.json", "[]"), {}, "not in COCO's form"),
+    ("object-detection", SCENES, unknown_kind, {}, "no category 5"),
+    (
+        "object-detection",
+        SCENES,
+        holds("annotations.json", '{"categories": [], "images": [], "annotations": []}'),
+        {},
+        "has no images",
+    ),
+    ("object-detection", SCENES, absent_photo, {}, "there is no .*7.png, which"),
+    ("object-detection", SCENES, cut_photos, {}, "is no whole image"),
     ("language-model", "TextDataModule", nothing, {}, "a folder with files of text"),
     ("language-model", "TextDataModule", holds("a.txt", "ab"), {}, "too few for a context"),
     ("text-classification", "TextDataModule", nothing, "t.csv", "there is no file"),
@@ -395,6 +448,28 @@ def test_masks_in_folders(load, tmp_path):
             Image.new("L", (30, 20), number * 20).save(tmp_path / name / f"{number}.png")
     (tmp_path / "images" / ".DS_Store").touch()  # what a file manager leaves is no image
     fit(model.Segmenter(width=4), data.MaskDataModule(str(tmp_path), size=18, batch_size=4))
+
+
+def test_boxes_in_cocos_form(load, tmp_path):
+    """Boxes are brought to the size of the images, classes are numbered in the order of their ids."""
+    data, model = load("object-detection", "data", "model")
+    coco(tmp_path)
+    module = data.SceneDataModule(str(tmp_path), size=40, batch_size=4)
+    fit(model.Detector(classes=2, width=4), module)
+    assert module.names == ("cat", "dog")
+
+    module.train.indices = list(range(12))
+    (_, empty), (image, things) = module.train[0], module.train[1]
+    assert image.shape == (3, 40, 40)
+    assert empty.tolist() == [[-1.0] * 5]
+    assert things[0].tolist() == pytest.approx([0, 4, 8, 20, 28])
+
+
+def test_more_classes_than_the_detector_has(load, tmp_path):
+    data, model = load("object-detection", "data", "model")
+    coco(tmp_path)
+    with pytest.raises(MisconfigurationException, match=r"set model\.classes to 2"):
+        fit(model.Detector(classes=1), data.SceneDataModule(str(tmp_path)))
 
 
 def test_series_in_a_file(load, tmp_path):

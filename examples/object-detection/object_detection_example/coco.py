@@ -1,0 +1,75 @@
+"""Images and boxes in COCO's form: FOLDER/annotations.json and FOLDER/images/."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from scaffold_runtime.errors import MisconfigurationException
+from torch import Tensor
+from torch.utils.data import Dataset
+
+
+class CocoFolder(Dataset[tuple[Tensor, Tensor]]):
+    """Images are opened and brought to one size when they are needed."""
+
+    def __init__(self, folder: Path, size: int) -> None:
+        self.folder, self.size = folder, size
+        self.names, self.items = read_annotations(folder / "annotations.json")
+        if not self.items:
+            raise MisconfigurationException(f"{folder}/annotations.json has no images.")
+        self.most = max([1, *(len(boxes) for _, boxes in self.items)])
+        for name, _ in self.items:
+            if not (folder / "images" / name).is_file():
+                raise MisconfigurationException(
+                    f"there is no {folder / 'images' / name}, which "
+                    "annotations.json names."
+                )
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        name, boxes = self.items[index]
+        file = self.folder / "images" / name
+        try:
+            with Image.open(file) as opened:
+                photo = opened.convert("RGB")
+        except OSError as error:
+            raise MisconfigurationException(
+                f"{file} is no whole image: {error}"
+            ) from None
+        scale = torch.tensor([1, *(self.size / side for side in photo.size * 2)])
+        things = torch.full((self.most, 5), -1.0)
+        if boxes:
+            things[: len(boxes)] = torch.tensor(boxes) * scale
+        pixels = np.array(photo.resize((self.size, self.size)))
+        return torch.tensor(pixels).permute(2, 0, 1) / 255, things
+
+
+def read_annotations(file: Path) -> tuple[tuple[str, ...], list[tuple[str, list]]]:
+    """The names of classes; of each image the file, and boxes with their class."""
+    if not file.is_file():
+        raise MisconfigurationException(
+            f"there is no {file}: set data.source to digits, or to a folder with "
+            "annotations.json and images/."
+        )
+    try:
+        table: Any = json.loads(file.read_text(encoding="utf-8"))
+        kinds = sorted((kind["id"], kind["name"]) for kind in table["categories"])
+        numbers = {key: number for number, (key, _) in enumerate(kinds)}
+        items: dict = {each["id"]: (each["file_name"], []) for each in table["images"]}
+        for thing in table["annotations"]:
+            if thing["category_id"] not in numbers:
+                raise ValueError(f"there is no category {thing['category_id']}")
+            x, y, width, height = map(float, thing["bbox"])
+            box = [numbers[thing["category_id"]], x, y, x + width, y + height]
+            if not thing.get("iscrowd"):  # which is a box around many
+                items[thing["image_id"]][1].append(box)
+    except (KeyError, TypeError, ValueError) as error:
+        raise MisconfigurationException(
+            f"{file} is not in COCO's form: {type(error).__name__}: {error}."
+        ) from None
+    return tuple(str(name) for _, name in kinds), list(items.values())

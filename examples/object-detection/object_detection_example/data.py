@@ -1,0 +1,38 @@
+from scaffold_runtime import LightningDataModule
+from torch.utils.data import DataLoader
+
+from object_detection_example.scenes import split_scenes
+
+
+class SceneDataModule(LightningDataModule):
+    def __init__(
+        self,
+        source: str = "digits",
+        size: int = 64,
+        batch_size: int = 16,
+        num_workers: int = 0,
+        pin_memory: bool = False,
+        seed: int = 42,
+    ) -> None:
+        super().__init__()
+        self.scenes = source, size, seed
+        self.batch_size = batch_size
+        self.options: dict = {"num_workers": num_workers, "pin_memory": pin_memory}
+
+    def prepare_data(self) -> None:
+        split_scenes(*self.scenes)  # once per machine: are the files there, and whole?
+
+    def setup(self, stage: str) -> None:
+        parts, self.names = split_scenes(*self.scenes)
+        self.train, self.val, self.test = parts
+
+    def train_dataloader(self) -> DataLoader:
+        return DataLoader(self.train, self.batch_size, shuffle=True, **self.options)
+
+    def val_dataloader(self) -> DataLoader:
+        return DataLoader(self.val, self.batch_size, **self.options)
+
+    def test_dataloader(self) -> DataLoader:
+        return DataLoader(self.test, self.batch_size, **self.options)
+
+    predict_dataloader = test_dataloader

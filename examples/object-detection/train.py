@@ -1,0 +1,9 @@
+"""Train with `python train.py`; what it does is in `configs/` and in `--help`."""
+
+from scaffold_runtime.cli import run
+
+from object_detection_example.data import SceneDataModule
+from object_detection_example.model import Detector
+
+if __name__ == "__main__":
+    run(Detector, SceneDataModule)
