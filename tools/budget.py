@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 # raise them only with a reason.
 BUDGETS = {
     "runtime/scaffold_runtime": {
-        "files": 4912,
+        "files": 5085,
         "callbacks": 2607,
         "strategies": 2061,
         "cli": 1329,

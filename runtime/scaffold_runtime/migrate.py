@@ -1,0 +1,224 @@
+"""`python -m scaffold_runtime.migrate PATH ...`: have code that was written for Lightning import from here.
+
+It prints what would change in Python files, in notebooks and in class paths of YAML files, and does it with
+`--write`. What the code names and is not here it says, with file and line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import difflib
+import importlib
+import json
+import re
+import sys
+import tokenize
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+LIGHTNING = re.compile(r"(?:pytorch_lightning|lightning\.pytorch|lightning)(?=\.|$)")
+FABRIC = re.compile(r"lightning_fabric(?=\.|$)")
+FROM = re.compile(rb"from\s+([\w.]+)")
+CLASS_PATH = re.compile(r"(?<![\w./-])(?:pytorch_lightning|lightning)(?:\.\w+)+")
+MAGIC = re.compile(r"^(\s*)[%!].*", re.MULTILINE)  # in a cell of a notebook
+HERE = "scaffold_runtime"
+HOMES = ("", ".callbacks", ".loggers", ".strategies", ".profilers", ".utilities")
+ENDINGS = (".py", ".ipynb", ".yaml", ".yml")
+
+Places = list[tuple[int, str]]
+"""Lines, and what is to be said of them."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Print or write what changes; 0 if all is here, 1 if something is not, 2 for a wrong command line."""
+    parser = argparse.ArgumentParser(f"python -m {HERE}.migrate", description=__doc__)
+    parser.add_argument("path", type=Path, nargs="+", help="a file, or a folder with files")
+    parser.add_argument("--write", action="store_true", help="change the files")
+    given = parser.parse_args(arguments)
+    for path in given.path:
+        if not path.exists():
+            parser.error(f"there is no {path}.")
+    changed = places = 0
+    for file in files(given.path):
+        try:
+            with tokenize.open(file) as opened:
+                encoding = opened.encoding
+            before = file.read_bytes().decode(encoding)
+            after, said = migrate(before, file.suffix)
+        except (SyntaxError, ValueError, OSError) as error:
+            before, after, said = "", "", [(1, f"cannot be read: {error}")]
+        if after != before and given.write:
+            file.write_bytes(after.encode(encoding))
+        elif after != before:
+            old, new = before.splitlines(keepends=True), after.splitlines(keepends=True)
+            sys.stdout.writelines(difflib.unified_diff(old, new, str(file), str(file), n=0))
+        for line, what in said:
+            sys.stdout.write(f"{file}:{line}: {what}\n")
+        changed, places = changed + (after != before), places + len(said)
+    done = "Files changed" if given.write else "Files that --write would change"
+    sys.stdout.write(f"{done}: {changed}. Places to look at: {places}.\n")
+    return bool(places)
+
+
+def files(paths: list[Path]) -> Iterator[Path]:
+    """Those given, and those in folders given, but for hidden ones and virtual environments."""
+    for path in paths:
+        if path.is_file():
+            yield path
+            continue
+        for inner in sorted(path.iterdir()):
+            skipped = inner.name.startswith(".") or inner.is_symlink()
+            if inner.is_dir() and not skipped and not (inner / "pyvenv.cfg").exists():
+                yield from files([inner])
+            elif inner.is_file() and inner.suffix in ENDINGS and not skipped:
+                yield inner
+
+
+def migrate(text: str, suffix: str) -> tuple[str, Places]:
+    """The text of a file as it should be, and what it names that is not here.
+
+    Raises:
+        SyntaxError, ValueError: if it is not what the ending of its name says.
+    """
+    if suffix == ".ipynb":
+        return in_notebook(text)
+    return in_yaml(text) if suffix in (".yaml", ".yml") else Source(text, {}).changed()
+
+
+class Source:
+    """Python code: what is to be changed in it, and said of it.
+
+    Args:
+        text: the code; lines of a notebook's magic may be in it.
+        names: what of Lightning's its names mean, from code before it. Those that it imports are added.
+    """
+
+    def __init__(self, text: str, names: dict[str, str]) -> None:
+        self.lines = text.encode().splitlines(keepends=True)  # as `ast` counts lines, and columns
+        self.names = names
+        self.edits: list[tuple[int, int, int, str]] = []
+        self.said: Places = []
+        nodes = list(ast.walk(ast.parse(MAGIC.sub(r"\1pass", text))))
+        for node in nodes:
+            if isinstance(node, ast.Import):
+                for alias in node.names:
+                    self.take_module(alias)
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                self.take_names(node)
+        for node in nodes:
+            if isinstance(node, ast.Attribute) and (path := self.meaning(node)):
+                self.said += absent(path, node.lineno)
+
+    def take_module(self, alias: ast.alias) -> None:
+        new, name = here(alias.name), alias.asname or alias.name
+        if new and "." in name:  # binds the first part, with the others below it
+            new, name = HERE, name.partition(".")[0]
+        if new and not self.lacks(new, alias.lineno):
+            self.names[name] = new
+            end = alias.end_col_offset or 0
+            self.edits.append((alias.lineno, alias.col_offset, end, f"{new} as {name}"))
+
+    def take_names(self, node: ast.ImportFrom) -> None:
+        new = here(node.module or "")
+        if absent(new, 0):
+            new = home_of([alias.name for alias in node.names]) or new
+        if not new or self.lacks(new, node.lineno):
+            return
+        for alias in node.names:
+            path = new if alias.name == "*" else f"{new}.{alias.name}"
+            self.names[alias.asname or alias.name] = path
+            self.lacks(path, alias.lineno)
+        if found := FROM.match(self.lines[node.lineno - 1], node.col_offset):
+            self.edits.append((node.lineno, found.start(1), found.end(1), new))
+        else:
+            self.said.append((node.lineno, f"write `from {new} import` in one line."))
+
+    def lacks(self, path: str, line: int) -> bool:
+        gone = absent(path, line)
+        self.said += gone
+        return bool(gone)
+
+    def meaning(self, node: ast.expr) -> str:
+        """What `L.callbacks.Timer` means, where `L` is a name of Lightning's; empty for other names."""
+        if isinstance(node, ast.Attribute):
+            before = self.meaning(node.value)
+            return before and f"{before}.{node.attr}"
+        return self.names.get(node.id, "") if isinstance(node, ast.Name) else ""
+
+    def changed(self) -> tuple[str, Places]:
+        for line, start, end, new in sorted(self.edits, reverse=True):
+            old = self.lines[line - 1]
+            self.lines[line - 1] = old[:start] + new.encode() + old[end:]
+        return b"".join(self.lines).decode(), sorted(set(self.said))
+
+
+def in_notebook(text: str) -> tuple[str, Places]:
+    notebook, names = json.loads(text), dict[str, str]()
+    if not isinstance(notebook, dict) or "cells" not in notebook:
+        raise ValueError("it has no cells, as notebooks have since version 4")
+    said: Places = []
+    same = True
+    for number, cell in enumerate(notebook["cells"], start=1):
+        before = "".join(cell["source"])
+        if cell["cell_type"] != "code" or before.lstrip().startswith("%%"):  # of another language
+            continue
+        try:
+            after, places = Source(before, names).changed()
+        except SyntaxError as error:
+            after, places = before, [(error.lineno or 1, f"cannot be read: {error.msg}")]
+        said += [(line, f"cell {number}: {what}") for line, what in places]
+        if after != before:
+            whole, same = isinstance(cell["source"], str), False
+            cell["source"] = after if whole else after.splitlines(keepends=True)
+    end = "\n" if text.endswith("\n") else ""
+    return text if same else json.dumps(notebook, indent=1, ensure_ascii=False) + end, said
+
+
+def in_yaml(text: str) -> tuple[str, Places]:
+    lines = text.splitlines(keepends=True)
+    said: Places = []
+    for number, line in enumerate(lines, start=1):
+        for path in CLASS_PATH.findall(line):
+            gone = absent(here(path), number)
+            said += gone
+            lines[number - 1] = line if gone else line.replace(path, here(path))
+    return "".join(lines), said
+
+
+def here(path: str) -> str:
+    """Where a module or class of Lightning's should be here; empty for what is not Lightning's."""
+    for pattern, home in ((LIGHTNING, HERE), (FABRIC, f"{HERE}.fabric")):
+        if pattern.match(path):
+            return pattern.sub(home, path, count=1)
+    return ""
+
+
+def absent(path: str, line: int) -> Places:
+    """Nothing where a dotted path leads somewhere; otherwise the first part that is not there."""
+    found = importlib.import_module(HERE)
+    parts = path.split(".")
+    for count, name in enumerate(parts[1:], start=2):
+        part = ".".join(parts[:count])
+        try:
+            found = getattr(found, name, None) or importlib.import_module(part)
+        except ImportError:
+            home = home_of(parts[-1:])
+            found_in = f" `{parts[-1]}` is in {home}." if home else ""
+            return [(line, f"there is no {part}.{found_in}")]
+        if not isinstance(found, ModuleType):
+            break  # what a class has shows when it runs
+    return []
+
+
+def home_of(names: list[str]) -> str:
+    """The module here that has all of these names; empty if none has."""
+    for home in HOMES:
+        if all(hasattr(importlib.import_module(HERE + home), name) for name in names):
+            return HERE + home
+    return ""
+
+
+if __name__ == "__main__":
+    sys.exit(main())
