@@ -79,28 +79,27 @@ class TruePrecision(Precision):
 
 
 class AutocastPrecision(Precision):
-    """Weights in 32 bits, arithmetic in bfloat16 where torch finds it safe: bf16-mixed."""
+    """Weights in 32 bits, arithmetic in 16 where torch finds it safe: bf16-mixed."""
 
     def __init__(self, precision: str, dtype: torch.dtype, device: torch.device) -> None:
         self.precision = precision
         self._device, self._dtype = device, dtype
 
     def forward_context(self) -> AbstractContextManager[Any]:
-        return autocast(self._device, self._dtype)
+        # Without torch's memory of weights it has cast: a step may change them (by hand, two optimizers), and what
+        # it cast without gradients would stay without.
+        return torch.autocast(self._device.type, dtype=self._dtype, cache_enabled=False)
 
 
-class ScaledPrecision(Precision):
-    """Weights in 32 bits, arithmetic in float16, the loss scaled against underflow: 16-mixed."""
+class ScaledPrecision(AutocastPrecision):
+    """The same in float16, the loss scaled against underflow: 16-mixed."""
+
+    scales = True
 
     def __init__(self, device: torch.device, scaler: torch.amp.GradScaler | None = None) -> None:
-        self.precision = "16-mixed"
-        self.scales = True
+        super().__init__("16-mixed", torch.float16, device)
         self._unscaled: set[int] = set()
-        self._device = device
         self.scaler = scaler or torch.amp.GradScaler(device.type)
-
-    def forward_context(self) -> AbstractContextManager[Any]:
-        return autocast(self._device, torch.float16)
 
     def backward(self, loss: Tensor, run_backward: Callable[[Tensor], None]) -> None:
         run_backward(self.scaler.scale(loss))
@@ -140,12 +139,6 @@ def in_precision(step: Callable[..., Any], precision: Precision) -> Callable[...
             return step(*arguments)
 
     return run
-
-
-def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[Any]:
-    """Without torch's memory of weights it has cast: a step may change them (by hand, two optimizers), and what
-    it cast without gradients would stay without."""
-    return torch.autocast(device.type, dtype=dtype, cache_enabled=False)
 
 
 class default_dtype:  # noqa: N801 - a context manager, used like a function
