@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -391,15 +390,6 @@ class Run:
         self.metrics.batch = batch
         self.last_validation = trainer.strategy.now()
         trainer.stage = "train"
-
-    @contextmanager
-    def sanity_checking(self) -> Iterator[None]:
-        self.trainer.stage = "sanity"
-        try:
-            yield
-        finally:
-            self.trainer.stage = None
-            self.metrics.forget()
 
     def settle(self, stage: str) -> None:
         """Steps of an evaluation log no more: their values are those of all processes, also for epoch hooks."""

@@ -61,7 +61,12 @@ def sanity_check(run: Run) -> None:
     steps = run.trainer.num_sanity_val_steps
     if not run.validates or steps == 0 or run.resumed:
         return
-    with isolate_rng(), run.sanity_checking():
-        run.hooks.on_sanity_check_start()
-        evaluate(run, "validation", None if steps == -1 else steps)
-        run.hooks.on_sanity_check_end()
+    with isolate_rng():
+        run.trainer.stage = "sanity"
+        try:
+            run.hooks.on_sanity_check_start()
+            evaluate(run, "validation", None if steps == -1 else steps)
+            run.hooks.on_sanity_check_end()
+        finally:
+            run.trainer.stage = None
+            run.metrics.forget()
