@@ -178,20 +178,13 @@ class TrainSource:
         self._kept = state
 
 
-class Repeatable:
+class Repeatable(Part):
     """A loader whose workers live on, seeded alike in each evaluation, however many there were."""
 
-    def __init__(self, loader: Any) -> None:
-        self._part = Part(loader)
-
     def __iter__(self) -> Iterator[Any]:
-        part = self._part
-        part.seed, part.passes = torch.initial_seed() & (2**63 - 1), 1
-        part.stride = 0  # for streams, whose workers count passes by themselves
-        return part.open(0)
-
-    def close(self) -> None:
-        self._part.close()
+        self.seed, self.passes = torch.initial_seed() & (2**63 - 1), 1
+        self.stride = 0  # for streams, whose workers count passes by themselves
+        return self.open(0)
 
 
 class Passing:
@@ -218,8 +211,8 @@ def for_evaluation(loader: Any) -> Any:
         return loader.over([for_evaluation(part) for part in loader.flattened])
     if not (isinstance(loader, DataLoader) and loader.num_workers):
         return MadeHere(loader) if made_here(loader) else loader
-    if loader.persistent_workers and Part(loader).plain:
-        return Repeatable(loader)
+    if (repeatable := Repeatable(loader)).persistent:
+        return repeatable
     clone = copy.copy(loader)
     clone.__dict__.update(worker_init_fn=StaysOn(loader.worker_init_fn))
     return Passing(clone)
