@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import logging
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +16,7 @@ import torch
 import scaffold_runtime
 from scaffold_runtime.demos.boring_classes import BoringDataModule, BoringModel
 from scaffold_runtime.errors import MisconfigurationException
+from scaffold_runtime.lazy import imported_when_used
 from scaffold_runtime.utilities import (
     grad_norm,
     rank_zero_deprecation,
@@ -99,6 +102,27 @@ def test_submodules_are_attributes() -> None:
 def test_importing_the_package_imports_no_torch() -> None:
     script = "import sys, scaffold_runtime; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+@pytest.mark.parametrize("collects", [True, False])
+def test_nothing_looks_for_garbage_while_a_name_is_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, collects: bool
+) -> None:
+    (tmp_path / "asked").mkdir()
+    (tmp_path / "asked" / "inside.py").write_text("import gc\nLOOKS = gc.isenabled()\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    look_up = imported_when_used("asked", {"LOOKS": "inside"})
+    gc.enable() if collects else gc.disable()
+    try:
+        assert look_up("LOOKS") is False
+        assert gc.isenabled() is collects
+        with pytest.raises(ModuleNotFoundError):
+            imported_when_used("asked", {"absent": "absent"})("absent")
+        assert gc.isenabled() is collects
+    finally:
+        gc.enable()
+        for name in [name for name in sys.modules if name.partition(".")[0] == "asked"]:
+            del sys.modules[name]
 
 
 def test_same_thing_under_both_names() -> None:
