@@ -3,61 +3,30 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import TYPE_CHECKING
 
 from scaffold_runtime import settings
+from scaffold_runtime.callbacks.batch_size_finder import BatchSizeFinder
+from scaffold_runtime.callbacks.callback import Callback
+from scaffold_runtime.callbacks.checkpoint import Checkpoint
+from scaffold_runtime.callbacks.device_stats_monitor import DeviceStatsMonitor
+from scaffold_runtime.callbacks.early_stopping import EarlyStopping
+from scaffold_runtime.callbacks.finetuning import BackboneFinetuning, BaseFinetuning
+from scaffold_runtime.callbacks.gradient_accumulation_scheduler import GradientAccumulationScheduler
+from scaffold_runtime.callbacks.lambda_function import LambdaCallback
+from scaffold_runtime.callbacks.lr_finder import LearningRateFinder
+from scaffold_runtime.callbacks.lr_monitor import LearningRateMonitor
+from scaffold_runtime.callbacks.model_checkpoint import ModelCheckpoint
+from scaffold_runtime.callbacks.model_summary import ModelSummary
+from scaffold_runtime.callbacks.on_exception_checkpoint import OnExceptionCheckpoint
+from scaffold_runtime.callbacks.prediction_writer import BasePredictionWriter
+from scaffold_runtime.callbacks.progress import ProgressBar, RichProgressBar, TQDMProgressBar
+from scaffold_runtime.callbacks.rich_model_summary import RichModelSummary
+from scaffold_runtime.callbacks.stochastic_weight_avg import StochasticWeightAveraging
+from scaffold_runtime.callbacks.throughput_monitor import ThroughputMonitor
+from scaffold_runtime.callbacks.timer import Timer
+from scaffold_runtime.callbacks.weight_averaging import EMAWeightAveraging, WeightAveraging
 from scaffold_runtime.errors import MisconfigurationException
-from scaffold_runtime.hooks import Callback, Checkpoint
-from scaffold_runtime.lazy import imported_when_used
 
-if TYPE_CHECKING:
-    from scaffold_runtime.callbacks.batch_size_finder import BatchSizeFinder
-    from scaffold_runtime.callbacks.device_stats_monitor import DeviceStatsMonitor
-    from scaffold_runtime.callbacks.early_stopping import EarlyStopping
-    from scaffold_runtime.callbacks.finetuning import BackboneFinetuning, BaseFinetuning
-    from scaffold_runtime.callbacks.gradient_accumulation_scheduler import (
-        GradientAccumulationScheduler,
-    )
-    from scaffold_runtime.callbacks.lambda_function import LambdaCallback
-    from scaffold_runtime.callbacks.lr_finder import LearningRateFinder
-    from scaffold_runtime.callbacks.lr_monitor import LearningRateMonitor
-    from scaffold_runtime.callbacks.model_checkpoint import ModelCheckpoint
-    from scaffold_runtime.callbacks.model_summary import ModelSummary
-    from scaffold_runtime.callbacks.on_exception_checkpoint import OnExceptionCheckpoint
-    from scaffold_runtime.callbacks.prediction_writer import BasePredictionWriter
-    from scaffold_runtime.callbacks.progress.progress_bar import ProgressBar
-    from scaffold_runtime.callbacks.progress.rich_progress import RichProgressBar
-    from scaffold_runtime.callbacks.progress.tqdm_progress import TQDMProgressBar
-    from scaffold_runtime.callbacks.rich_model_summary import RichModelSummary
-    from scaffold_runtime.callbacks.stochastic_weight_avg import StochasticWeightAveraging
-    from scaffold_runtime.callbacks.throughput_monitor import ThroughputMonitor
-    from scaffold_runtime.callbacks.timer import Timer
-    from scaffold_runtime.callbacks.weight_averaging import EMAWeightAveraging, WeightAveraging
-
-_HOME = {
-    "BackboneFinetuning": "finetuning",
-    "BaseFinetuning": "finetuning",
-    "BasePredictionWriter": "prediction_writer",
-    "BatchSizeFinder": "batch_size_finder",
-    "DeviceStatsMonitor": "device_stats_monitor",
-    "EMAWeightAveraging": "weight_averaging",
-    "EarlyStopping": "early_stopping",
-    "GradientAccumulationScheduler": "gradient_accumulation_scheduler",
-    "LambdaCallback": "lambda_function",
-    "LearningRateFinder": "lr_finder",
-    "LearningRateMonitor": "lr_monitor",
-    "ModelCheckpoint": "model_checkpoint",
-    "ModelSummary": "model_summary",
-    "OnExceptionCheckpoint": "on_exception_checkpoint",
-    "ProgressBar": "progress.progress_bar",
-    "RichModelSummary": "rich_model_summary",
-    "RichProgressBar": "progress.rich_progress",
-    "StochasticWeightAveraging": "stochastic_weight_avg",
-    "TQDMProgressBar": "progress.tqdm_progress",
-    "ThroughputMonitor": "throughput_monitor",
-    "Timer": "timer",
-    "WeightAveraging": "weight_averaging",
-}
 __all__ = [
     "BackboneFinetuning",
     "BaseFinetuning",
@@ -86,8 +55,6 @@ __all__ = [
     "default_callbacks",
 ]
 
-__getattr__ = imported_when_used(__name__, _HOME)
-
 
 def default_callbacks(
     given: list[Callback] | Callback | None,
@@ -102,11 +69,6 @@ def default_callbacks(
     Raises:
         MisconfigurationException: for things that are not callbacks, or contradict a switch.
     """
-    from scaffold_runtime.callbacks.model_checkpoint import ModelCheckpoint
-    from scaffold_runtime.callbacks.model_summary import ModelSummary
-    from scaffold_runtime.callbacks.progress.progress_bar import ProgressBar
-    from scaffold_runtime.callbacks.timer import Timer
-
     callbacks = [given] if isinstance(given, Callback) else list(given or ())
     for callback in callbacks:
         if not isinstance(callback, Callback):

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from scaffold_runtime.checks import check_logs
 from scaffold_runtime.hooks import Callback
@@ -215,6 +214,8 @@ def measure_flops(
     """Operations of `forward_fn`, and with `loss_fn` of the backward pass, too: `measure_flops(model, lambda:
     model(x), torch.sum)`. A model on the "meta" device is counted without computing anything.
     """
+    from torch.utils.flop_counter import FlopCounterMode  # slow to import
+
     with FlopCounterMode(display=False) as counted:
         if loss_fn is None:
             forward_fn()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import sys
 import warnings
@@ -13,7 +14,6 @@ import yaml
 from jsonargparse import Namespace
 from torch.optim import Optimizer
 
-from scaffold_runtime import callbacks, loggers, profilers, strategies
 from scaffold_runtime.cli.making import blaming, remember
 from scaffold_runtime.cli.optimizers import ReduceLROnPlateau, install, the_automatic
 from scaffold_runtime.cli.parser import ArgsType, LightningArgumentParser
@@ -339,11 +339,9 @@ def _first_line(trainer_class: Any, method: str) -> str:
 
 
 def _make_known(text: str) -> None:
-    """Import those of our classes that are mentioned: jsonargparse finds a bare name only then."""
-    for module in (callbacks, loggers, profilers, strategies):
-        for name in module.__all__:
-            if name in text:
-                getattr(module, name)
+    """Import the one class that is not there yet, if it is mentioned: jsonargparse finds a bare name only then."""
+    if "FSDPStrategy" in text:
+        importlib.import_module("scaffold_runtime.strategies.fsdp")
 
 
 def _listed(value: Any) -> list[Any]:

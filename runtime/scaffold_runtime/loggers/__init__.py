@@ -4,24 +4,15 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from scaffold_runtime.errors import MisconfigurationException
-from scaffold_runtime.lazy import imported_when_used
+from scaffold_runtime.loggers.csv_logs import CSVLogger
 from scaffold_runtime.loggers.logger import FolderLogger, Logger, ServiceLogger
+from scaffold_runtime.loggers.mlflow import MLFlowLogger
+from scaffold_runtime.loggers.tensorboard import TensorBoardLogger
+from scaffold_runtime.loggers.wandb import WandbLogger
 
-if TYPE_CHECKING:
-    from scaffold_runtime.loggers.csv_logs import CSVLogger
-    from scaffold_runtime.loggers.mlflow import MLFlowLogger
-    from scaffold_runtime.loggers.tensorboard import TensorBoardLogger
-    from scaffold_runtime.loggers.wandb import WandbLogger
-
-_HOME = {
-    "CSVLogger": "csv_logs",
-    "MLFlowLogger": "mlflow",
-    "TensorBoardLogger": "tensorboard",
-    "WandbLogger": "wandb",
-}
 __all__ = [
     "CSVLogger",
     "FolderLogger",
@@ -34,14 +25,11 @@ __all__ = [
     "select_loggers",
 ]
 
-__getattr__ = imported_when_used(__name__, _HOME)
-
 
 def default_logger(root: str) -> Logger:
     """What `Trainer(logger=True)` means: TensorBoard where it is installed, else CSV."""
     installed = importlib.util.find_spec("tensorboard") is not None
-    logger: Logger = __getattr__("TensorBoardLogger" if installed else "CSVLogger")(root)
-    return logger
+    return TensorBoardLogger(root) if installed else CSVLogger(root)
 
 
 def select_loggers(choice: bool | Logger | Iterable[Logger] | None, root: str) -> list[Logger]:

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 from scaffold_runtime.errors import MisconfigurationException
-from scaffold_runtime.lazy import imported_when_used
+from scaffold_runtime.profilers.advanced import AdvancedProfiler
 from scaffold_runtime.profilers.profiler import PassThroughProfiler, Profiler
+from scaffold_runtime.profilers.pytorch import PyTorchProfiler
+from scaffold_runtime.profilers.simple import SimpleProfiler
+from scaffold_runtime.profilers.xla import XLAProfiler
 
-if TYPE_CHECKING:
-    from scaffold_runtime.profilers.advanced import AdvancedProfiler
-    from scaffold_runtime.profilers.pytorch import PyTorchProfiler
-    from scaffold_runtime.profilers.simple import SimpleProfiler
-    from scaffold_runtime.profilers.xla import XLAProfiler
-
-_HOME = {
-    "AdvancedProfiler": "advanced",
-    "PyTorchProfiler": "pytorch",
-    "SimpleProfiler": "simple",
-    "XLAProfiler": "xla",
+NAMED: dict[str, Callable[[], Profiler]] = {
+    "simple": SimpleProfiler,
+    "advanced": AdvancedProfiler,
+    "pytorch": PyTorchProfiler,
+    "xla": XLAProfiler,
 }
-_NAMED = {home: name for name, home in _HOME.items()}  # "simple" is short for SimpleProfiler
 __all__ = [
     "AdvancedProfiler",
     "PassThroughProfiler",
@@ -30,8 +26,6 @@ __all__ = [
     "XLAProfiler",
     "select_profiler",
 ]
-
-__getattr__ = imported_when_used(__name__, _HOME)
 
 
 def select_profiler(choice: str | Profiler | None) -> Profiler:
@@ -44,9 +38,8 @@ def select_profiler(choice: str | Profiler | None) -> Profiler:
         return choice
     if choice is None:
         return PassThroughProfiler()
-    if (kind := _NAMED.get(str(choice).lower())) is not None:
-        profiler: Profiler = __getattr__(kind)()
-        return profiler
+    if (kind := NAMED.get(str(choice).lower())) is not None:
+        return kind()
     raise MisconfigurationException(
-        f"Trainer(profiler={choice!r}) is unknown. Choose 'simple', 'advanced', 'pytorch', 'xla', or pass a Profiler."
+        f"Trainer(profiler={choice!r}) is unknown. Choose {', '.join(map(repr, NAMED))}, or pass a Profiler."
     )
