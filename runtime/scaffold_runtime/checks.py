@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 
 from scaffold_runtime.errors import MisconfigurationException, not_logged
 from scaffold_runtime.feed import METHODS, STAGES
-from scaffold_runtime.hooks import Callback, Checkpoint, mentions, methods_of, overridden
+from scaffold_runtime.hooks import Callback, Checkpoint, overridden
 from scaffold_runtime.module import LightningModule
+from scaffold_runtime.table import mentions, methods_of
 
 if TYPE_CHECKING:
     from scaffold_runtime.run import Run

@@ -1,25 +1,16 @@
-"""The hooks: their one list, the Callback base class, and the table of those somebody overrides.
+"""The hooks: their one list, and the base classes of callbacks.
 
-`HOOKS` is the contract that the loops, the documentation and the order test share. Before a run
-starts, `build_table` makes one tuple of bound calls per hook (callbacks in order, then the module,
-then checkpoint callbacks), so a hook nobody overrides costs a loop over `()`.
+`HOOKS` is the contract that the loops, the table of a run, the documentation and the order test share.
 """
 
 from __future__ import annotations
 
-import difflib
-import inspect
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
-from types import CodeType, SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 from torch.optim import Optimizer
-
-from scaffold_runtime.errors import MisconfigurationException, level_of_caller
 
 if TYPE_CHECKING:
     from scaffold_runtime.module import LightningModule
@@ -74,24 +65,6 @@ HOOKS: tuple[Hook, ...] = (
     Hook("teardown", ("stage",), "datamodule, callback, module"),
 )
 HOOK_NAMES = frozenset(hook.name for hook in HOOKS)
-
-# Names older code may still carry, and what to write instead.
-REMOVED_HOOKS = {
-    "training_epoch_end": "on_train_epoch_end",
-    "validation_epoch_end": "on_validation_epoch_end",
-    "test_epoch_end": "on_test_epoch_end",
-    "training_step_end": "training_step",
-    "validation_step_end": "validation_step",
-    "on_epoch_start": "on_train_epoch_start",
-    "on_epoch_end": "on_train_epoch_end",
-    "on_batch_start": "on_train_batch_start",
-    "on_batch_end": "on_train_batch_end",
-    "on_pretrain_routine_start": "on_fit_start",
-    "on_keyboard_interrupt": "on_exception",
-    "on_init_start": "setup",
-    "on_init_end": "setup",
-}
-SYNONYMS = {"val": "validation", "begin": "start"}
 
 
 class Callback:
@@ -320,17 +293,6 @@ class Checkpoint(Callback):
         """Training has ended, and no `on_train_end` has changed anything yet: write what is missing."""
 
 
-class Calls(tuple[Callable[..., Any], ...]):
-    """The calls of one hook, in order."""
-
-    def __call__(self, *arguments: Any) -> None:
-        for call in self:
-            call(*arguments)
-
-
-HookTable = SimpleNamespace  # hook name -> calls
-
-
 def overridden(name: str, owner: object, base: type) -> bool:
     """Whether `owner` brings its own `name`, in its class or on the instance; None switches off an inherited one."""
     if getattr(owner, name, None) is None:
@@ -344,156 +306,3 @@ def ask(owner: Any, name: str, *arguments: Any) -> Any:
     """Call a method that is no hook of the table, unless None switches it off."""
     method = getattr(owner, name)
     return None if method is None else method(*arguments)
-
-
-def build_table(
-    trainer: Trainer,
-    module: LightningModule,
-    callbacks: Sequence[Callback],
-    module_base: type,
-    wrap: Callable[[str, Callable[..., Any]], Callable[..., Any]] | None = None,
-) -> HookTable:
-    """One tuple of calls per hook, holding only what somebody overrides.
-
-    `wrap(label, call)` lets a profiler replace each call; without one nothing is wrapped.
-
-    Raises:
-        MisconfigurationException: for a misspelt or removed hook, or one that takes other arguments.
-    """
-    for owner, base in [*((callback, Callback) for callback in callbacks), (module, module_base)]:
-        check_hooks(owner, base)
-    early = [callback for callback in callbacks if not isinstance(callback, Checkpoint)]
-    late = [callback for callback in callbacks if isinstance(callback, Checkpoint)]
-
-    def calls(name: str, owners: Iterable[Callback | LightningModule]) -> Calls:
-        found = []
-        for owner in owners:
-            of_callback = isinstance(owner, Callback)
-            if overridden(name, owner, Callback if of_callback else module_base):
-                call = getattr(owner, name)
-                call = partial(call, trainer, trainer.lightning_module) if of_callback else call
-                found.append(wrap(f"{type(owner).__name__}.{name}", call) if wrap else call)
-        return Calls(found)
-
-    table = {}
-    for hook in HOOKS:
-        own = [module] if "module" in hook.owners else []
-        table[hook.name] = calls(hook.name, [*early, *own, *late])
-    monitors = [callback for callback in callbacks if callback.runs_last]
-    others = [callback for callback in callbacks if not callback.runs_last]
-    table["on_train_epoch_end"] = calls("on_train_epoch_end", [*others, module])
-    table["on_train_epoch_end_monitors"] = calls("on_train_epoch_end", monitors)
-    table["on_load_checkpoint"] = calls("on_load_checkpoint", [module])
-    table["on_load_checkpoint_callbacks"] = calls("on_load_checkpoint", callbacks)
-    return HookTable(**table)
-
-
-def check_hooks(owner: object, base: type) -> None:
-    """Refuse hooks of `owner` that would never be called, or would fail when called."""
-    kind = type(owner)
-    for name in dir(kind):
-        meant = None if hasattr(base, name) else _meant(name)
-        if not meant or not hasattr(base, meant) or not callable(getattr(kind, name, None)):
-            continue
-        # One that has both, or calls it, means it so: it serves something else than a trainer, too.
-        both = name.startswith("on_") and overridden(meant, owner, base)
-        if both or mentions(owner, name) or _inherits_from_elsewhere(kind, base, name):
-            continue
-        raise MisconfigurationException(
-            f"`{kind.__name__}.{name}` would never be called: there is no such hook. Rename it to `{meant}`."
-        )
-    if isinstance(owner, Callback):
-        warn_uncalled(owner, OF_CALLBACKS)
-    leading = ("trainer", "pl_module") if isinstance(owner, Callback) else ()
-    for hook in HOOKS:
-        if hasattr(base, hook.name) and overridden(hook.name, owner, base):
-            _check_arguments(owner, hook, (*leading, *hook.arguments))
-
-
-# Methods of Lightning's classes that people override, and that are not there here: those of callbacks,
-OF_CALLBACKS = {
-    "_extract_stats", "_find_names_from_schedulers", "_get_lr_stat", "_get_optimizer_stats", "_format_checkpoint_name",
-    "_link_checkpoint", "_remove_checkpoint", "_should_remove_checkpoint", "_should_save_on_train_epoch_end",
-    "_should_skip_saving_checkpoint", "_update_best_and_save", "_improvement_message", "_init_bar", "_update_bar",
-    "_log_stats", "_get_and_log_device_stats", "configure_columns", "update_parameters", "transfer_weights",
-    "reset_batch_norm_and_save_state",
-}  # fmt: skip
-# those of strategies, and those of precisions.
-OF_STRATEGIES = {
-    "training_step", "validation_step", "test_step", "predict_step", "backward", "optimizer_step", "setup", "teardown",
-    "setup_environment", "setup_distributed", "configure_ddp", "model_to_device", "batch_to_device",
-    "process_dataloader", "optimizer_state", "save_checkpoint", "load_checkpoint", "remove_checkpoint",
-    "lightning_module_state_dict", "load_model_state_dict", "load_optimizer_state_dict", "tensor_init_context",
-    "model_sharded_context", "pre_backward", "post_backward", "post_training_step", "on_train_start", "on_train_end",
-    "on_train_batch_start", "on_validation_start", "on_validation_end", "on_test_start", "on_test_end",
-    "on_predict_start", "on_predict_end",
-}  # fmt: skip
-OF_PRECISIONS = {
-    "optimizer_step", "convert_input", "convert_output", "clip_gradients", "clip_grad_by_norm", "clip_grad_by_value",
-    "pre_backward", "post_backward", "module_init_context", "tensor_init_context", "train_step_context",
-    "val_step_context", "test_step_context", "predict_step_context", "connect", "main_params", "on_save_checkpoint",
-    "on_load_checkpoint",
-}  # fmt: skip
-
-
-def warn_uncalled(owner: object, theirs: set[str]) -> None:
-    """Say which methods were meant to replace one of a class of Lightning's that is not there in ours."""
-    kinds = type(owner).__mro__
-    ours = next((k for k in kinds if k.__module__.startswith("scaffold_runtime.")), Callback)
-    for name, _ in methods_of(owner) if ours is not Callback else ():
-        if name in theirs and not hasattr(ours, name) and not mentions(owner, name):
-            warnings.warn(
-                f"nobody calls `{type(owner).__name__}.{name}`: {ours.__name__} has no such method here.",
-                stacklevel=level_of_caller(),
-            )
-
-
-def _meant(name: str) -> str | None:
-    """The hook whose old, or misspelt, name this is; a name that is only alike may be a method of the user's."""
-    if name in REMOVED_HOOKS or not name.startswith("on_"):
-        return REMOVED_HOOKS.get(name)
-    words = "_".join(SYNONYMS.get(word, word) for word in name.split("_"))
-    return next(iter(difflib.get_close_matches(words, HOOK_NAMES, cutoff=0.9)), None)
-
-
-def _inherits_from_elsewhere(kind: type, base: type, name: str) -> bool:
-    """Whether it is a method of another framework's class, such as a callback for two trainers has."""
-    others = (each for each in kind.__mro__ if not issubclass(each, base) and name in vars(each))
-    return any(each.__module__.split(".")[0] != kind.__module__.split(".")[0] for each in others)
-
-
-def mentions(owner: object, name: str) -> bool:
-    """Whether a method of the user's, other than this one, names it."""
-    return any(own != name and name in code.co_names for own, code in methods_of(owner))
-
-
-def methods_of(owner: object) -> Iterator[tuple[str, CodeType]]:
-    """The code of the methods that the user's classes have, by name."""
-    for kind in type(owner).__mro__:
-        if not kind.__module__.startswith(("scaffold_runtime.", "torch.", "builtins")):
-            for name, value in vars(kind).items():
-                if inspect.isfunction(value):
-                    yield name, value.__code__
-
-
-def _check_arguments(owner: object, hook: Hook, arguments: tuple[str, ...]) -> None:
-    function = getattr(owner, hook.name)
-    where = f"{type(owner).__name__}.{hook.name}"
-    later = inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function)
-    if later or not callable(function):
-        raise MisconfigurationException(
-            f"`{where}` is {'async, or yields,' if later else repr(function)}, and not a function that can be called. "
-            "Write `def` and return, or None to switch it off."
-        )
-    shortest = [argument for argument in arguments if argument != "dataloader_idx"]
-    try:
-        signature = inspect.signature(function)
-    except ValueError:
-        return  # a builtin or a mock without a signature: let the call decide
-    try:
-        signature.bind(*shortest)
-    except TypeError:
-        raise MisconfigurationException(
-            f"`{where}{signature}` cannot be called: "
-            f"it receives ({', '.join(arguments)}), by position. Change its arguments to match."
-        ) from None

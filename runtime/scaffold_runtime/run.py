@@ -17,7 +17,7 @@ from scaffold_runtime.data import LightningDataModule
 from scaffold_runtime.entry import Scalar, detached_copy
 from scaffold_runtime.errors import MisconfigurationException, StepError
 from scaffold_runtime.feed import Feed
-from scaffold_runtime.hooks import Callback, Checkpoint, HookTable
+from scaffold_runtime.hooks import Callback, Checkpoint
 from scaffold_runtime.loops.evaluate import evaluate
 from scaffold_runtime.loops.step import (
     make_backward,
@@ -35,6 +35,7 @@ from scaffold_runtime.seed import rng_state, set_rng_state
 from scaffold_runtime.signals import Signals, leave
 from scaffold_runtime.strategies.environments import slurm_of
 from scaffold_runtime.strategies.strategy import Prepared
+from scaffold_runtime.table import HookTable
 
 if TYPE_CHECKING:
     from scaffold_runtime.trainer import Trainer

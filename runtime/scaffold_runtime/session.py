@@ -18,7 +18,7 @@ from scaffold_runtime.checkpoint.state import restore_before_fit, restore_engine
 from scaffold_runtime.checks import check_run
 from scaffold_runtime.data import LightningDataModule
 from scaffold_runtime.errors import MisconfigurationException
-from scaffold_runtime.hooks import Callback, Checkpoint, ask, build_table, check_hooks, overridden
+from scaffold_runtime.hooks import Callback, Checkpoint, ask, overridden
 from scaffold_runtime.hparams import hparams_to_log
 from scaffold_runtime.loggers.silent import SilentLogger
 from scaffold_runtime.loops.step import step_optimizer
@@ -27,6 +27,7 @@ from scaffold_runtime.optim import LightningOptimizer, Schedules, configure, tak
 from scaffold_runtime.run import Run
 from scaffold_runtime.sharding import Shares
 from scaffold_runtime.strategies.strategy import beside_weights
+from scaffold_runtime.table import build_table, check_hooks
 from scaffold_runtime.transfer import make_transfer
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def open_trial(trial: Trainer, outer: Run) -> Iterator[Run]:
     run.precision, run.prepared, run.to_device = outer.precision, outer.prepared, outer.to_device
     _lend(run)
     try:
-        run.hooks = build_table(trial, run.module, run.callbacks, LightningModule)
+        run.hooks = build_table(run)
         if run.fn == "fit":
             make_optimizers(run)
         yield run
@@ -101,16 +102,16 @@ def _set_up(run: Run, ckpt_path: str | None) -> None:
     checkpoint = read_for_run(run, ckpt_path)  # first of all: it says which run folder this is
     _share(run, checkpoint)
     measured = trainer.profiler.wrap if trainer.profiler.active else None
-    run.hooks = build_table(trainer, module, run.callbacks, LightningModule, measured)
+    run.hooks = build_table(run, measured)
     if datamodule is not None:
-        check_hooks(datamodule, LightningDataModule)
+        check_hooks(datamodule)
     trainer.strategy.first_per_node(lambda: _prepare_data(run))
     if datamodule is not None:
         ask(datamodule, "setup", run.fn)
     known = list(run.callbacks)
     run.hooks.setup(run.fn)
     _take_newcomers(run, known)
-    run.hooks = build_table(trainer, module, run.callbacks, LightningModule, measured)
+    run.hooks = build_table(run, measured)
     run.precision = trainer.precision_plugin
     with run.precision.init_context():
         ask(module, "configure_model")

@@ -16,8 +16,9 @@ import scaffold_runtime
 from scaffold_runtime import Callback, LightningDataModule, LightningModule
 from scaffold_runtime.callbacks import EarlyStopping, LambdaCallback, ModelCheckpoint
 from scaffold_runtime.errors import MisconfigurationException
-from scaffold_runtime.hooks import HOOK_NAMES, HOOKS, REMOVED_HOOKS, Hook
+from scaffold_runtime.hooks import HOOK_NAMES, HOOKS, Hook
 from scaffold_runtime.plugins import TorchCheckpointIO
+from scaffold_runtime.table import REMOVED_HOOKS
 
 PACKAGE = str(Path(scaffold_runtime.__file__).parent)
 DATA_HOOKS = {"on_before_batch_transfer", "on_after_batch_transfer"}

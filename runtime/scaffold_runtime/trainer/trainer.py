@@ -37,14 +37,7 @@ from scaffold_runtime.elsewhere import bring_back, run_here
 from scaffold_runtime.empty import NoInit
 from scaffold_runtime.errors import MisconfigurationException, Moved, check_local
 from scaffold_runtime.feed import METHODS, STAGES
-from scaffold_runtime.hooks import (
-    OF_PRECISIONS,
-    OF_STRATEGIES,
-    Callback,
-    Checkpoint,
-    overridden,
-    warn_uncalled,
-)
+from scaffold_runtime.hooks import Callback, Checkpoint, overridden
 from scaffold_runtime.loggers import Logger, select_loggers
 from scaffold_runtime.loggers.logger import run_name
 from scaffold_runtime.loggers.silent import SilentLogger
@@ -61,6 +54,7 @@ from scaffold_runtime.progress import NEVER, UNDER_WAY, Progress
 from scaffold_runtime.run import Run
 from scaffold_runtime.session import make_optimizers, open_run, open_trial, take_optimizers
 from scaffold_runtime.strategies import Prepared, Strategy, select_strategy, started_elsewhere
+from scaffold_runtime.table import OF_PRECISIONS, OF_STRATEGIES, warn_uncalled
 from scaffold_runtime.trainer.inputs import loaders_and_data, module_of, path_of
 from scaffold_runtime.trainer.removed import explained
 from scaffold_runtime.trainer.states import RunningStage, TrainerFn, TrainerState, TrainerStatus
