@@ -244,8 +244,8 @@ class Trainer:
         self._given_path: str | Path | None = None  # by `trainer.ckpt_path = ...`
         self.datamodule: LightningDataModule | None = None
         self._module: LightningModule | None = None
-        self._run: Run | None = None
-        self._last_run: Run | None = None
+        self._run: Run | None = None  # the one that is open
+        self._last_run: Run | None = None  # that one, or else the last
         self._elsewhere_state = TrainerState()  # of a run in processes of its own
         self._last_fit: Run | None = None
         self.tries = False  # whether it is a `trial`
@@ -422,7 +422,7 @@ class Trainer:
         """
         run = self._training_record()
         if run is None or run.module is not self._module:
-            run = self._record()
+            run = self._last_run
         if run is None:
             raise MisconfigurationException(
                 "there is nothing to save: `save_checkpoint` needs a model that was attached by "
@@ -527,13 +527,9 @@ class Trainer:
             raise MisconfigurationException("no run is open: call this inside a step or a hook.")
         return self._run
 
-    def _record(self) -> Run | None:
-        return self._run or self._last_run
-
     def _training_record(self) -> Run | None:
         """The last fit, which is what optimizers and a checkpoint belong to, also after a test."""
-        live = self._run
-        return live if live is not None and live.fn == "fit" else self._last_fit or live
+        return self._last_fit or self._run
 
     # -- where a run is ---------------------------------------------------------------------------
 
@@ -605,7 +601,7 @@ class Trainer:
     @property
     def state(self) -> TrainerState:
         """What is going on, in Lightning's words: `fn`, `stage`, `status`, and whether it has `finished`."""
-        run = self._record()
+        run = self._last_run
         ended = TrainerStatus.INTERRUPTED if self.interrupted else TrainerStatus.FINISHED
         status = TrainerStatus.RUNNING if self._run else ended
         stage = {"validation": "validate", "sanity": "sanity_check"}.get(
@@ -654,7 +650,7 @@ class Trainer:
     @property
     def validation_ahead(self) -> bool:
         """Whether this fit validates but has not done so yet, so that its metrics cannot be known."""
-        run = self._record()
+        run = self._last_run
         return run is not None and run.validates and not run.validated
 
     @property
@@ -686,7 +682,7 @@ class Trainer:
         return [n if steps == -1 else min(n, steps) for n in self.num_val_batches]
 
     def _eval_batches(self, stage: str) -> list[float]:
-        run = self._record()
+        run = self._last_run
         return run.feed.batches_of(stage) if run is not None else []
 
     @property
@@ -780,7 +776,7 @@ class Trainer:
         return self._dataloaders("predict")
 
     def _dataloaders(self, stage: str) -> Any:
-        run = self._record()
+        run = self._last_run
         return None if run is None else run.feed.as_given(stage)
 
     @property
