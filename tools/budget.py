@@ -19,15 +19,15 @@ ROOT = Path(__file__).parent.parent
 # raise them only with a reason.
 BUDGETS = {
     "runtime/scaffold_runtime": {
-        "files": 5085,
-        "callbacks": 2607,
+        "files": 5107,
+        "callbacks": 2588,
         "strategies": 2061,
-        "cli": 1329,
-        "checkpoint": 1300,
-        "loggers": 739,
+        "cli": 1342,
+        "checkpoint": 1307,
+        "loggers": 729,
         "trainer": 760,
-        "loops": 567,
-        "profilers": 445,
+        "loops": 578,
+        "profilers": 440,
         "tuner": 91,
         "names": 356,  # of Lightning: core, demos, plugins, utilities
     },

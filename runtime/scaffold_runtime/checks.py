@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from types import CodeType
 from typing import TYPE_CHECKING
 
+from scaffold_runtime.data import LightningDataModule
 from scaffold_runtime.errors import MisconfigurationException, not_logged
 from scaffold_runtime.feed import METHODS, STAGES
 from scaffold_runtime.hooks import Callback, Checkpoint, overridden
@@ -55,16 +56,21 @@ def check_run(run: Run) -> None:
         )
 
 
-def _misspelt(module: LightningModule, name: str) -> str:
+def _misspelt(owner: LightningModule | LightningDataModule, name: str) -> str:
     """A hint at a method of the user's own whose name is nearly `name`."""
-    own = [method for method in dir(type(module)) if not hasattr(LightningModule, method)]
-    near = difflib.get_close_matches(name, own, n=1, cutoff=0.8)
+    own = [method for method in dir(type(owner)) if not hasattr(LightningModule, method)]
+    near = difflib.get_close_matches(name, own, n=1, cutoff=0.7)
     return f" It has a `{near[0]}`: is that it?" if near else ""
 
 
 def _check_arguments(module: LightningModule, step: str) -> None:
     """Refuse a step that cannot be called with what steps receive."""
     receives = ["batch", "batch_idx", "dataloader_idx"][: 2 if step == "training_step" else 3]
+    written = inspect.getattr_static(type(module), step)
+    if inspect.isfunction(written) and written.__code__.co_varnames[:1] == ("batch",):
+        raise MisconfigurationException(
+            f"`{type(module).__name__}.{step}` lacks `self`: write `def {step}(self, batch, batch_idx)`."
+        )
     try:
         signature = inspect.signature(getattr(module, step))
     except (TypeError, ValueError):
@@ -86,15 +92,7 @@ def _check_fit(run: Run, name: str) -> None:
             f"{name} has no `configure_optimizers`: write one that returns an optimizer, "
             f"for instance `return torch.optim.Adam(self.parameters())`.{_misspelt(run.module, 'configure_optimizers')}"
         )
-    has_step = overridden("validation_step", run.module, LightningModule)
-    has_loader = run.feed.has("validation")
-    if run.feed.given.get("validation") is not None and not has_step:
-        warnings.warn(
-            f"a validation loader was passed, but {name} has no `validation_step`, so nothing is validated: "
-            "define it, or leave the loader out.",
-            stacklevel=2,
-        )
-    run.validates = has_step and has_loader and run.trainer.limit_val_batches != 0
+    run.validates = run.trainer.limit_val_batches != 0 and _can_validate(run)
     if run.validates:
         _check_arguments(run.module, "validation_step")
     trainer = run.trainer
@@ -106,6 +104,24 @@ def _check_fit(run: Run, name: str) -> None:
                     f"which {name} uses. Leave it out and do it in `training_step` "
                     "(`self.clip_gradients(...)`, step every n-th batch)."
                 )
+
+
+def _can_validate(run: Run) -> bool:
+    """Whether there is a step, and a loader. Says so where only one of them is there."""
+    has_step = overridden("validation_step", run.module, LightningModule)
+    has_loader = run.feed.has("validation")
+    name = type(run.module).__name__
+    if has_loader and not has_step:
+        warnings.warn(
+            f"there is a validation loader, but {name} has no `validation_step`, so nothing is validated: define it, "
+            f"or leave the loader out.{_misspelt(run.module, 'validation_step')}",
+            stacklevel=2,
+        )
+    if has_step and not has_loader:  # which may be meant so
+        owner = run.module if run.datamodule is None else run.datamodule
+        near = _misspelt(owner, "val_dataloader")
+        run.trainer.print(f"Nothing is validated: there is no validation loader.{near}")
+    return has_step and has_loader
 
 
 def _check_hyperparameters(run: Run) -> None:

@@ -13,6 +13,7 @@ A message says what was given, what is allowed, and what to do.
 from __future__ import annotations
 
 import difflib
+import errno
 import os
 import re
 import sys
@@ -106,8 +107,11 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 def not_logged(owner: object, monitor: str, known: Iterable[str]) -> MisconfigurationException:
     """What to raise where `owner` monitors a name that is not among those `known`."""
+    hint = did_you_mean(monitor, known)
+    if monitor.startswith("val") and not any(name.startswith("val") for name in known):
+        hint = " Is there a validation loader, and a `validation_step` that logs it?"
     return MisconfigurationException(
-        f"{type(owner).__name__} monitors {monitor!r}, which is not logged.{did_you_mean(monitor, known)} "
+        f"{type(owner).__name__} monitors {monitor!r}, which is not logged.{hint} "
         f"Logged so far: {', '.join(sorted(known)) or 'nothing'}."
     )
 
@@ -143,6 +147,9 @@ def plain_errors() -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         _leave("\ninterrupted", 130)
+    except BrokenPipeError:  # as after `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is buffered
+        _leave("error: nobody reads what is printed any more, so it ended.", 1)
     except Exception as error:
         said = _in_one_line(error)
         if said is None:
@@ -161,6 +168,8 @@ def _in_one_line(error: Exception) -> tuple[str, int] | None:
         return f"error: {_given_where(error)}{error}", 1
     if isinstance(error, OSError) and error.filename is not None and _used_by_runtime(error):
         return f"error: {error.filename}: {error.strerror}", 1
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return f"error: what is printed or written has no place: {error.strerror}", 1
     return None
 
 

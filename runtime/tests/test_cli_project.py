@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -263,7 +264,7 @@ def test_predictions_are_written(project: Path, capsys: pytest.CaptureFixture[st
     folder = project / "runs/version_1"
     batches = torch.load(folder / "predictions.pt", weights_only=True)
     assert [len(batch) for batch in batches] == [4, 4, 2]
-    assert capsys.readouterr().out.startswith("10 predictions written to ../project/runs/version_1")
+    assert "\n10 predictions written to ../project/runs/version_1" in capsys.readouterr().out
     assert (folder / "config.yaml").is_file()
 
 
@@ -443,6 +444,11 @@ def test_help_of_one_class(project: Path, capsys: pytest.CaptureFixture[str]) ->
          f"class_path: {CALLBACKS}.EarlyStopping\ninit_args: {{monitor: v}}\npatience: 3\n",
          "unknown key callbacks.early_stopping.patience (in configs/callbacks/early_stopping.yaml)."
          " Arguments of EarlyStopping stand below init_args."),
+        ("callbacks/early_stopping.yaml", f"class: {CALLBACKS}.EarlyStopping\n",
+         "configs/callbacks/early_stopping.yaml names no class. Did you mean `class_path`?"),
+        ("callbacks/early_stopping.yaml", "patience: 3\n", "names no class. Write `class_path: ...`."),
+        ("model.yaml", "lr: 1\nwidth:32\n# more\nx: 2\n", "configs/model.yaml, line 2, column 1: could not"),
+        ("model.yaml", 'lr: "C:\\Users"\n', "in single quotes it does not"),
         ("loggers/csv.yaml", "class_path: nowhere.Logger\n",
          "(in configs/loggers/csv.yaml): there is no module `nowhere`"),
     ],
@@ -452,6 +458,13 @@ def test_a_wrong_file_is_named(
 ) -> None:
     (project / "configs" / name).write_text(text)
     assert said in fails(project, capsys)
+
+
+def test_a_file_in_another_encoding_is_named(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (project / "configs" / "model.yaml").write_text("lr: 1.0  # größer\n", encoding="utf-16")
+    assert "configs/model.yaml is not UTF-8 text: save it" in fails(project, capsys)
 
 
 @pytest.mark.parametrize(
@@ -609,7 +622,47 @@ def test_ctrl_c_is_one_line(project: Path, capsys: pytest.CaptureFixture[str]) -
     assert capsys.readouterr().err.strip() == "interrupted"
 
 
+def test_files_of_configuration_are_named_to_the_next_command(
+    project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (project / "slow run.yaml").write_text("model:\n  lr: 0.001\n")
+    train(project, "--config", str(project / "slow run.yaml"))
+    said = capsys.readouterr().out
+    (shown,) = re.findall(r"test --ckpt_path best --config '(.*)'\n", said)
+    assert Path(shown).resolve() == project / "slow run.yaml"
+
+
+def test_which_checkpoint_is_the_best_or_the_last_is_said(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(project)
+    capsys.readouterr()
+    for wanted in ("best", "last"):
+        cli = train(project, "test", f"--ckpt_path={wanted}")
+        said = capsys.readouterr().out
+        assert f"'{wanted}' is runs/version_0/checkpoints/" in said
+        assert Path(cli.trainer.ckpt_path).name in said
+
+
 # -- as a process -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (BrokenPipeError(32, "Broken pipe"), "error: nobody reads what is printed any more"),
+        (OSError(28, "No space left on device"), "has no place: No space left on device"),
+    ],
+)
+def test_output_that_nobody_takes_is_one_line(error: OSError, said: str) -> None:
+    script = (
+        "from scaffold_runtime.errors import plain_errors\n"
+        f"with plain_errors():\n    print('x' * 99999, flush=False)\n    raise {error!r}"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert said in done.stderr
+    assert len(done.stderr.splitlines()) == 1
 
 
 def test_as_a_script_from_another_folder(project: Path) -> None:

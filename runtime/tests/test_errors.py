@@ -93,6 +93,11 @@ STREAM = DataLoader(Stream(), batch_size=None)
 
 cases(
     not_a_lightning_module=lambda kit: kit.fit(nn.Linear(4, 1)),
+    no_super_init=lambda kit: kit.fit(
+        type("Net", (LightningModule,), {"__init__": lambda self: None})()
+    ),
+    loader_first=lambda kit: kit.trainer().fit(kit.loader(1), kit.module()),
+    step_without_self=lambda kit: kit.fit(kit.module(training_step=lambda batch, batch_idx: None)),
     model_class=lambda kit: kit.fit(kit.Net),
     no_training_step=lambda kit: kit.fit(LightningModule()),
     step_with_other_arguments=lambda kit: kit.fit(
@@ -146,6 +151,12 @@ cases(
 # -- what steps return ----------------------------------------------------------------------------
 
 
+def by_hand(self: Any, batch: Any, batch_idx: int) -> Any:
+    loss = self.loss(batch)
+    loss.backward()
+    return loss
+
+
 def returning(output: Any) -> Callable[[Any], object]:
     return lambda kit: kit.fit(kit.module(training_step=lambda self, batch, batch_idx: output))
 
@@ -157,6 +168,7 @@ cases(
     loss_is_detached=lambda kit: kit.fit(
         kit.module(training_step=lambda self, batch, i: self.loss(batch).detach())
     ),
+    backward_by_hand=lambda kit: kit.fit(kit.module(training_step=by_hand)),
     all_is_frozen=lambda kit: kit.fit(kit.module(setup=lambda self, stage: self.freeze())),
     loss_is_not_one_number=returning(torch.ones(3)),
 )
@@ -257,6 +269,7 @@ cases(
     monitor_not_logged_at_all=lambda kit: kit.fit(
         callbacks=ModelCheckpoint(monitor="accuracy"), enable_checkpointing=True, val=None
     ),
+    monitor_of_no_validation=lambda kit: kit.fit(callbacks=EarlyStopping("val_loss"), val=None),
     early_stopping_mode=lambda kit: EarlyStopping("val_loss", mode="lowest"),
     early_stopping_patience=lambda kit: EarlyStopping("val_loss", patience=-1),
     checkpoint_mode=lambda kit: ModelCheckpoint(mode="best"),
@@ -445,6 +458,18 @@ def hyperparameters_file_of_no_kind(kit: Any) -> None:
 def best_of_a_trainer_that_keeps_none(kit: Any) -> None:
     kit.fit()
     kit.trainers[-1].test(kit.Net(), kit.loader(1), ckpt_path="best")
+
+
+@case
+def weights_as_a_checkpoint(kit: Any) -> None:
+    torch.save(Keeping(None).state_dict(), kit.path / "weights.pt")
+    Keeping.load_from_checkpoint(kit.path / "weights.pt")
+
+
+@case
+def model_as_a_checkpoint(kit: Any) -> None:
+    torch.save(nn.Linear(1, 1), kit.path / "model.pt")
+    Keeping.load_from_checkpoint(kit.path / "model.pt")
 
 
 @case

@@ -922,7 +922,7 @@ def test_at_least_an_epoch_where_there_is_a_least_number_of_steps(
 
 
 def test_what_the_examples_are_made_of(make_trainer: Any) -> None:
-    trainer = make_trainer(max_steps=1)
+    trainer = make_trainer(max_steps=1, limit_val_batches=0)
     trainer.fit(model := DemoModel(out_dim=3), datamodule=(data := BoringDataModule()))
     assert model.l1.out_features == 3 and len(data.random_train) == len(data.random_val) == 64
 

@@ -517,7 +517,9 @@ def test_a_bar_of_another_package_draws_alone(
             self.print(f"epoch {trainer.current_epoch} {shown}")
 
     bar = Epochs()
-    make_trainer(callbacks=bar, enable_progress_bar=True).fit(regression(), make_loader(2))
+    make_trainer(callbacks=bar, enable_progress_bar=True, limit_val_batches=0).fit(
+        regression(), make_loader(2)
+    )
     assert capsys.readouterr().out == "epoch 0 {}\n"
 
 

@@ -248,6 +248,28 @@ def test_a_loader_nobody_validates_with_is_left_alone(
     assert trainer.global_step == 2
 
 
+def test_half_a_validation_is_said(regression, make_loader, make_trainer, capsys) -> None:
+    class Half(regression):
+        def valid_dataloader(self) -> Any:
+            return make_loader(2)
+
+    class Misspelt(regression):
+        validation_step = LightningModule.validation_step
+
+        def validaton_step(self, batch: Any, batch_idx: int) -> None: ...
+
+        def val_dataloader(self) -> Any:
+            return make_loader(2)
+
+    make_trainer().fit(Half(), make_loader(2))
+    said = "Nothing is validated: there is no validation loader. It has a `valid_dataloader`: is that it?"
+    assert said in capsys.readouterr().out
+    make_trainer(limit_val_batches=0).fit(Half(), make_loader(2))
+    assert "Nothing" not in capsys.readouterr().out
+    with pytest.warns(UserWarning, match="It has a `validaton_step`: is that it"):
+        make_trainer().fit(Misspelt(), make_loader(2))
+
+
 # -- logging --------------------------------------------------------------------------------------
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import shutil
 import uuid
 import warnings
@@ -193,7 +194,8 @@ def read_checkpoint(path: Path | IO[bytes], map_location: Any = "cpu") -> dict[s
         with torch.serialization.safe_globals(HPARAMS):
             checkpoint = torch.load(path, map_location=map_location, weights_only=True)
     except Exception as error:
-        reason = str(error).split("\n", 1)[0]
+        found = re.search(r"GLOBAL (\S+)", str(error))
+        reason = f"an object of {found[1]}" if found else str(error).split("\n", 1)[0]
         raise CheckpointError(
             f"cannot read the checkpoint {path}: it holds something other than tensors and plain values, "
             f"or was not written by torch ({reason})."

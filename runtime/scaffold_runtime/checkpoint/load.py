@@ -48,6 +48,8 @@ def read_for_run(run: Run, ckpt_path: str | None) -> dict[str, Any] | None:
         if not path.name:
             return None
         checkpoint = trainer.checkpoint_io.load_checkpoint(path) if found is None else found[1]
+    if ckpt_path in ("best", "last"):
+        trainer.print(f"{ckpt_path!r} is {os.path.relpath(path)}")
     run.chosen = None if ckpt_path == "last" else str(path)
     trainer._ckpt_path = str(path)
     if run.fn == "fit" and not run.restore.resumes:

@@ -204,7 +204,8 @@ def load_weights(module: Any, checkpoint: dict[str, Any], strict: bool | None = 
     checkpoint = with_weights(checkpoint)
     if "state_dict" not in checkpoint:
         raise CheckpointError(
-            f"the checkpoint has no `state_dict`; its keys are {', '.join(map(str, checkpoint))}."
+            f"the checkpoint has no `state_dict`; its keys are {', '.join(list(map(str, checkpoint))[:8])}."
+            f"{' It holds weights only: use `load_state_dict(torch.load(path))`.' * _of_weights(checkpoint)}"
         )
     strict = module.strict_loading if strict is None else strict
     plain_names = {plain_name(name): name for name in module.state_dict()}
@@ -217,6 +218,11 @@ def load_weights(module: Any, checkpoint: dict[str, Any], strict: bool | None = 
         raise CheckpointError(
             f"the weights in the checkpoint do not fit {type(module).__name__}: {error}"
         ) from error
+
+
+def _of_weights(checkpoint: dict[str, Any]) -> bool:
+    """Whether it is what `module.state_dict()` gives."""
+    return bool(checkpoint) and all(isinstance(value, Tensor) for value in checkpoint.values())
 
 
 def restore_before_fit(run: Run, checkpoint: dict[str, Any]) -> None:

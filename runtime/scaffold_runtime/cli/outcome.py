@@ -30,11 +30,11 @@ def report_fit(trainer: Trainer, started_in: Path, options: str = "") -> None:
     rows = [(name, f"{float(value):.4g}") for name, value in _last_metrics(trainer).items()]
     best = getattr(trainer.checkpoint_callback, "best_model_path", "")
     if best:
-        rows.append(("best checkpoint", _shown(best, started_in)))
+        rows.append(("best checkpoint", shown_path(best, started_in)))
     if not trainer.fast_dev_run:
-        rows.append(("run folder", _shown(trainer.log_dir, started_in)))
+        rows.append(("run folder", shown_path(trainer.log_dir, started_in)))
     if best and not hasattr(builtins, "__IPYTHON__"):  # a notebook is no script
-        script = _shown(sys.argv[0], started_in)
+        script = shown_path(sys.argv[0], started_in)
         rows.append(("next", f"python {script} test --ckpt_path best{options}"))
     trainer.print("\n".join(aligned(rows)))
 
@@ -58,10 +58,10 @@ def save_predictions(trainer: Trainer, predictions: list[Any], started_in: Path)
     nested = isinstance(predictions[0], list) and len(trainer.num_predict_batches) > 1
     batches = [batch for loader in predictions for batch in loader] if nested else predictions
     count = sum(batch_size_of(batch) for batch in batches)
-    trainer.print(f"{count} predictions written to {_shown(path, started_in)}")
+    trainer.print(f"{count} predictions written to {shown_path(path, started_in)}")
 
 
-def _shown(path: str | os.PathLike[str], started_in: Path) -> str:
+def shown_path(path: str | os.PathLike[str], started_in: Path) -> str:
     """A path as one would type it where the program was started, if that is shorter."""
     absolute = os.path.abspath(path)
     relative = os.path.relpath(absolute, started_in)

@@ -18,7 +18,7 @@ from scaffold_runtime.checkpoint.find import find_checkpoint
 from scaffold_runtime.cli.check import CHECK, check
 from scaffold_runtime.cli.help import ProjectParser
 from scaffold_runtime.cli.lightning import SUBCOMMANDS, LightningCLI
-from scaffold_runtime.cli.outcome import report_fit, save_predictions
+from scaffold_runtime.cli.outcome import report_fit, save_predictions, shown_path
 from scaffold_runtime.cli.parser import LightningArgumentParser
 from scaffold_runtime.cli.save import write_config
 from scaffold_runtime.cli.settings import KINDS, Settings
@@ -230,7 +230,7 @@ class ProjectCLI(LightningCLI):
             return
         if self.command == "fit":
             options = [f" --{part} {name}" for part, name in self.settings.chosen.items()]
-            options += [f" {word}" for word in _options_of_next(self.settings.words)]
+            options += [f" {word}" for word in _options_of_next(self.settings.words, started_in)]
             report_fit(self.trainer, started_in, "".join(options))
         if self.command == "predict" and self.returned:
             save_predictions(self.trainer, self.returned, started_in)
@@ -254,11 +254,16 @@ def _in_order(words: list[str]) -> list[str]:
     return [word for each in said for word in each.words]
 
 
-def _options_of_next(words: list[str]) -> list[str]:
+def _options_of_next(words: list[str], started_in: Path) -> list[str]:
     """What was said of the data and of the place of the run, which the next command must know as well."""
     parts = ("--data.", "--loggers.")
-    said = [each.words for each in options(words) if each.flag.startswith(parts)]
-    return [shlex.quote(word) for each in said for word in each]
+    said: list[str] = []
+    for flag, value, words_of_it in options(words):
+        if flag in CONFIG and os.path.isfile(value):
+            said += [flag, shown_path(value, started_in)]
+        elif flag.startswith(parts):
+            said += words_of_it
+    return [shlex.quote(word) for word in said]
 
 
 def _command(words: list[str]) -> tuple[str, list[str]]:

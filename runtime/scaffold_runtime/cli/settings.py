@@ -79,6 +79,9 @@ class Settings:
         content = read_yaml(path, shown)
         if not isinstance(content.get("init_args") or {}, dict):
             raise ConfigError(f"{shown}: `init_args` must hold `key: value` lines.")
+        if keys[0] in KINDS and content and "class_path" not in content:
+            near = did_you_mean(min(content), ["class_path"]) or " Write `class_path: ...`."
+            raise ConfigError(f"{shown} names no class.{near}")
         if content.get("init_args", {}) is None:  # all of its lines are comments
             del content["init_args"]
         target = self.base

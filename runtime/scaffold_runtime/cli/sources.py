@@ -86,8 +86,10 @@ def read_yaml(path: Path, shown: str) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
         content = yaml.load(text, Loader=_Loader)
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
         raise ConfigError(f"{shown} cannot be read: {error}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{shown} is not UTF-8 text: save it in that encoding.") from None
     except yaml.YAMLError as error:
         raise ConfigError(_yaml_mistake(error, shown, text)) from None
     if content is None:
@@ -107,6 +109,11 @@ def _yaml_mistake(error: yaml.YAMLError, shown: str, text: str) -> str:
     mark = getattr(error, "problem_mark", None)
     if mark is None:
         return f"{shown} is not valid YAML: {error}"
+    problem = str(getattr(error, "problem", error))
+    if problem.startswith("could not find expected ':'"):  # which shows lines later
+        mark = getattr(error, "context_mark", None) or mark
+    if "escape" in problem:
+        problem += "; in double quotes a backslash begins one, in single quotes it does not"
     lines = text.splitlines()
     line = lines[mark.line] if mark.line < len(lines) else ""
     where = f"{shown}, line {mark.line + 1}"
@@ -114,7 +121,7 @@ def _yaml_mistake(error: yaml.YAMLError, shown: str, text: str) -> str:
         return (
             f"{where}: YAML is indented with spaces, and there is a tab here. Replace it by spaces."
         )
-    said = f"{where}, column {mark.column + 1}: {getattr(error, 'problem', error)}"
+    said = f"{where}, column {mark.column + 1}: {problem}"
     return f"{said}\n  {line.strip()}".rstrip()
 
 

@@ -286,8 +286,14 @@ def make_backward(run: Run) -> Callable[..., None]:
                 prepared.backward(loss, lambda scaled: module.backward(scaled, *args, **kwargs))
             else:
                 prepared.backward(loss, Tensor.backward)
-        except RuntimeError:
+        except RuntimeError as error:
             check_loss(loss)
+            if "backward through the graph a second time" in str(error):
+                raise StepError(
+                    "what the loss was computed from was differentiated already. The trainer calls `backward`, so "
+                    "`training_step` must not, unless `self.automatic_optimization = False`; and what is kept from "
+                    "an earlier batch, such as a hidden state, needs `.detach()`."
+                ) from error
             raise
         for call in hooks.on_after_backward:
             call()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils.data import DataLoader
 
 from scaffold_runtime.data import LightningDataModule
 from scaffold_runtime.errors import MisconfigurationException
@@ -22,10 +23,18 @@ def module_of(model: Any) -> LightningModule:
         raise MisconfigurationException(
             f"the model is the class {inner.__name__}: pass an instance, {inner.__name__}(...)."
         )
+    if isinstance(inner, (DataLoader, LightningDataModule)):
+        raise MisconfigurationException(
+            f"the model must come first, and the data after it; got a {type(inner).__name__} in its place."
+        )
     if not isinstance(inner, LightningModule):
         raise MisconfigurationException(
             f"the model must be a LightningModule, got {type(inner).__name__}. "
             "Import both from the same package: `from scaffold_runtime import LightningModule, Trainer`."
+        )
+    if "_modules" not in vars(inner):
+        raise MisconfigurationException(
+            f"`{type(inner).__name__}.__init__` does not call `super().__init__()`: write that as its first line."
         )
     if inner is not model:
         _compile_steps(inner, model.dynamo_ctx)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 from contextlib import redirect_stdout
 from typing import Any
 
@@ -63,6 +64,62 @@ def test_in_a_file_each_epoch_is_one_plain_line(
     assert lines.count("a line in between") == 2
     assert "shown=0.25" in out and "hidden" not in out and "\x1b" not in out
     assert trainer.progress_bar_callback.is_enabled
+
+
+@pytest.mark.parametrize("kind", BARS)
+def test_in_a_file_a_long_epoch_has_a_line_a_minute(
+    kind: Any, shown, make_loader, make_trainer, capsys, monkeypatch
+) -> None:
+    clock = itertools.count(0, 7)
+    monkeypatch.setattr(
+        "scaffold_runtime.callbacks.progress.progress_bar.time.monotonic", lambda: next(clock)
+    )
+    trainer = make_trainer(
+        max_epochs=1, enable_progress_bar=True, callbacks=kind(), val_check_interval=10
+    )
+
+    trainer.fit(shown(), make_loader(60), make_loader(1))
+
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Epoch")]
+    assert 4 < len(lines) < 12
+    counts = [int(line.split("  ")[1].split("/")[0]) for line in lines]
+    assert counts == sorted(counts) and counts[-1] == 60
+
+
+class Kernel(io.StringIO):
+    """What stands for the output in a notebook: no terminal, and escapes mean nothing."""
+
+    __module__ = "ipykernel.iostream"
+
+
+@pytest.mark.parametrize("kind", BARS)
+def test_in_a_notebook_a_bar_moves(
+    kind: Any, shown, make_loader, make_trainer, monkeypatch
+) -> None:
+    bar = "scaffold_runtime.callbacks.progress.progress_bar.REDRAW_SECONDS_OF_NOTEBOOKS"
+    monkeypatch.setattr(bar, 0.0)
+    trainer = make_trainer(max_epochs=2, enable_progress_bar=True, callbacks=kind())
+
+    with redirect_stdout(kernel := Kernel()):
+        trainer.fit(shown(), make_loader(6), make_loader(2))
+
+    out = kernel.getvalue()
+    assert "\x1b[2K" not in out
+    assert ("3/6" in out) == (kind is not RichProgressBar)
+    last = overwritten(out).splitlines()
+    assert len([line for line in last if line.startswith("Epoch")]) >= 1
+    assert "a line in between" in [line.strip() for line in last]
+
+
+def overwritten(text: str) -> str:
+    """What a cell shows: after a carriage return, characters are replaced one by one."""
+    lines = []
+    for line in text.split("\n"):
+        shown = ""
+        for part in line.split("\r"):
+            shown = part + shown[len(part) :]
+        lines.append(shown.rstrip())
+    return "\n".join(lines)
 
 
 @pytest.mark.parametrize("kind", BARS)

@@ -1,4 +1,4 @@
-"""ProgressBar: one line per epoch on a terminal, plain lines elsewhere."""
+"""ProgressBar: a line per epoch, redrawn on a terminal and in a notebook; in a file, a line a minute as well."""
 
 from __future__ import annotations
 
@@ -17,9 +17,11 @@ if TYPE_CHECKING:
     from scaffold_runtime import LightningModule, Trainer
 
 REDRAW_SECONDS = 0.1
+REDRAW_SECONDS_OF_NOTEBOOKS = 0.5  # each redraw is a message to the browser
+LINE_SECONDS = 60  # where nothing can be redrawn
 FULL, EMPTY = "━", "─"
 OF_TRAINING = ("on_train_start", "on_train_epoch_start", "on_train_batch_end", "on_train_epoch_end")
-PLACE = ("_stage", "_label", "_total", "_done", "_began_at", "_began")
+PLACE = ("_stage", "_label", "_total", "_done", "_began_at", "_began", "_next_draw")
 
 
 def get_standard_metrics(trainer: Trainer) -> dict[str, Any]:
@@ -30,9 +32,10 @@ def get_standard_metrics(trainer: Trainer) -> dict[str, Any]:
 class ProgressBar(Callback):
     """Show how far a run is, how fast it goes, and the metrics logged with `prog_bar=True`.
 
-    On a terminal the line of an epoch is redrawn at most ten times a second; in a pipe or a file one
-    line per epoch is written. Subclasses draw in another way by overriding `_show` and `_hide`, and name what
-    runs by overriding the descriptions. One that overrides a hook of training draws itself, and alone.
+    On a terminal the line of an epoch is redrawn at most ten times a second, in a notebook twice; in a pipe or a
+    file a line is written per epoch, and each minute within it. Subclasses draw in another way by overriding `_show`
+    and `_hide`, and name what runs by overriding the descriptions. One that overrides a hook of training draws
+    itself, and alone.
 
     Args:
         refresh_rate: look at the clock every so many batches; 0 switches the bar off.
@@ -49,7 +52,9 @@ class ProgressBar(Callback):
         self._refresh_rate = refresh_rate
         self._enabled = True
         self._trainer: Trainer | None = None
-        self._live_terminal = False
+        self._live = False  # whether a line can be redrawn
+        self._every: float = LINE_SECONDS
+        self._written = 0  # characters of the line that stands there
         self._began_at = 0
         self._last_line = ""
         self._stage = self._label = ""
@@ -208,14 +213,16 @@ class ProgressBar(Callback):
     # -- drawing ----------------------------------------------------------------------------------
 
     def _begin(self, stage: str, label: str, total: float) -> None:
-        self._live_terminal = self._on_a_terminal()
+        self._live = self._can_redraw()
+        pause = REDRAW_SECONDS_OF_NOTEBOOKS if _in_notebook() else REDRAW_SECONDS
+        self._every = pause if self._live else LINE_SECONDS
         self._stage, self._label, self._total = stage, label, total
         self._done = self._began_at = 0
         self._began = time.monotonic()
-        self._next_draw = self._began + REDRAW_SECONDS
+        self._next_draw = self._began + self._every
 
-    def _on_a_terminal(self) -> bool:
-        return sys.stdout.isatty()
+    def _can_redraw(self) -> bool:
+        return sys.stdout.isatty() or _in_notebook()
 
     @property
     def _draws(self) -> bool:
@@ -224,30 +231,39 @@ class ProgressBar(Callback):
         return self.is_enabled and not (draws_itself and type(self)._show is ProgressBar._show)
 
     def _draws_now(self) -> bool:
-        if not self._live_terminal or not self.is_enabled or self._done % self.refresh_rate:
+        if not self.is_enabled or self._done % self.refresh_rate:
             return False
         return time.monotonic() >= self._next_draw and self._draws
 
     def _draw(self, metrics: dict[str, Any]) -> None:
-        self._next_draw = time.monotonic() + REDRAW_SECONDS
-        self._show(metrics)
+        self._next_draw = time.monotonic() + self._every
+        if self._live:
+            self._show(metrics)
+        else:
+            builtins.print(self._line(metrics), flush=True)
 
     def _show(self, metrics: dict[str, Any]) -> None:
         """Draw the bar, in place of the one drawn before."""
         width = shutil.get_terminal_size().columns - 1
-        sys.stdout.write(f"\r\x1b[2K{self._line(metrics)[:width]}")
+        self._replace_line(self._line(metrics)[:width])
         sys.stdout.flush()
         self._line_open = True
 
     def _hide(self) -> None:
         """Take the bar off the screen."""
         if self._line_open:
-            sys.stdout.write("\r\x1b[2K")
+            self._replace_line("")
             self._line_open = False
+
+    def _replace_line(self, text: str) -> None:
+        """A terminal erases what stands there; in a notebook, blanks are written over it."""
+        erased = f"\r{' ' * self._written}\r" if _in_notebook() else "\r\x1b[2K"
+        sys.stdout.write(f"{erased}{text}")
+        self._written = len(text)
 
     def _finish_line(self, metrics: dict[str, Any]) -> None:
         self._hide()
-        if self.leave or not self._live_terminal:
+        if self.leave or not self._live:
             builtins.print(self._line(metrics), flush=True)
         else:
             self._last_line = self._line(metrics)
@@ -268,7 +284,7 @@ class ProgressBar(Callback):
 
     def _line(self, metrics: dict[str, Any]) -> str:
         shown = "  ".join(f"{name}={number(value)}" for name, value in metrics.items())
-        bar = f"{self._drawing()} " if self._live_terminal else ""
+        bar = f"{self._drawing()} " if self._live else ""
         speed = f"{_clock(self._elapsed())}  {self._rate():.4g} it/s"
         return f"{self._label}  {bar}{self._counts()}  {speed}  {shown}".rstrip()
 
@@ -276,6 +292,11 @@ class ProgressBar(Callback):
         share = 0.0 if self._total in (0, math.inf) else min(self._done / self._total, 1.0)
         filled = round(width * share)
         return FULL * filled + EMPTY * (width - filled)
+
+
+def _in_notebook() -> bool:
+    """Whether what is printed goes to a notebook, through IPython's kernel."""
+    return type(sys.stdout).__module__.startswith("ipykernel")
 
 
 def results_table(results: list[dict[str, float]], stage: str) -> str:

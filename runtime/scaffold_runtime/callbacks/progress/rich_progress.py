@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +30,7 @@ class RichProgressBarTheme:
 
 
 class RichProgressBar(ProgressBar):
-    """Show progress with rich on a terminal; in a pipe or a file, one plain line per epoch.
+    """Show progress with rich on a terminal; elsewhere, plain lines as a `ProgressBar` writes.
 
     Args:
         refresh_rate: look at the clock every so many batches; 0 switches the bar off.
@@ -55,9 +56,10 @@ class RichProgressBar(ProgressBar):
         self._progress: Progress | None = None
         self._task: Any = None
 
-    def _on_a_terminal(self) -> bool:
-        # What rich before 15 puts in the place of the output, while a bar is open, does not say that it is one.
-        return self._progress is not None or super()._on_a_terminal()
+    def _can_redraw(self) -> bool:
+        # What rich before 15 puts in the place of the output, while a bar is open, does not say that it is a terminal;
+        # in a notebook it needs widgets.
+        return self._progress is not None or sys.stdout.isatty()
 
     def _open(self) -> Progress:
         """rich's display, on the screen from the first redraw on."""

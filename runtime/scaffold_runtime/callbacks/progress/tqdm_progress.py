@@ -10,7 +10,7 @@ from scaffold_runtime.extras import require
 
 
 class TQDMProgressBar(ProgressBar):
-    """Show progress with tqdm on a terminal; in a pipe or a file, one plain line per epoch.
+    """Show progress with tqdm on a terminal and in a notebook; elsewhere, plain lines as a `ProgressBar` writes.
 
     Args:
         refresh_rate: look at the clock every so many batches; 0 switches the bar off.
