@@ -22,7 +22,9 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 def rendered(task: str) -> Tree:
     """What `scaffold new TASK --task TASK --defaults` writes, without what ties it to a version."""
     catalogue = packaged()
-    answers = replace(default_answers(f"{task}-example", catalogue), task=task)
+    features = catalogue.defaults(catalogue.task(task))
+    answers = default_answers(f"{task}-example", catalogue)
+    answers = replace(answers, task=task, features=features)
     answers = replace(answers, command=command(answers))
     return render(answers, catalogue)
 

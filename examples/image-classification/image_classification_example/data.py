@@ -1,31 +1,31 @@
 from scaffold_runtime import LightningDataModule
 from torch.utils.data import DataLoader
 
-from image_classification_example.images import split_images
+from image_classification_example.parts import split
 
 
 class ImageDataModule(LightningDataModule):
-    """Images in three parts: to train on, to validate with, to test once."""
-
     def __init__(
         self,
         source: str = "digits",
         path: str = "data",
+        fold: int | None = None,
+        folds: int = 5,
         batch_size: int = 64,
         num_workers: int = 0,
         pin_memory: bool = False,
         seed: int = 42,
     ) -> None:
         super().__init__()
-        self.images = source, path, seed
+        self.images = source, path, seed, fold, folds
         self.batch_size = batch_size
         self.options: dict = {"num_workers": num_workers, "pin_memory": pin_memory}
 
     def prepare_data(self) -> None:
-        split_images(*self.images)  # once per machine: are the files there, and whole?
+        split(*self.images)  # once per machine: are the files there, and whole?
 
     def setup(self, stage: str) -> None:
-        self.train, self.val, self.test = split_images(*self.images)
+        self.train, self.val, self.test = split(*self.images)
         self.classes, self.channels = self.train.dataset.classes, len(self.train[0][0])
 
     def train_dataloader(self) -> DataLoader:

@@ -25,10 +25,9 @@ Item = tuple[Tensor, int]
 def split_images(source: str, path: str, seed: int) -> list:
     """Images to train, validate and test with; MNIST and CIFAR-10 say what to test."""
     same_split = torch.Generator().manual_seed(seed)
-    if source == "digits":
-        return random_split(read_digits(), [0.7, 0.15, 0.15], same_split)
-    if source == "folder":
-        return random_split(ImageFolder(Path(path)), [0.7, 0.15, 0.15], same_split)
+    if source in ("digits", "folder"):
+        whole = read_digits() if source == "digits" else ImageFolder(Path(path))
+        return random_split(whole, [0.7, 0.15, 0.15], same_split)
     if source not in ("mnist", "cifar10"):
         raise MisconfigurationException(
             f"data.source is {source!r}: choose digits, mnist, cifar10 or folder."
@@ -44,6 +43,7 @@ class Images(Dataset[Item]):
     def __init__(self, images: np.ndarray, labels: np.ndarray) -> None:
         self.images, self.labels = torch.tensor(images), labels.tolist()
         self.classes = max(self.labels, default=-1) + 1
+        self.names = [str(number) for number in range(self.classes)]
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -57,8 +57,10 @@ class ImageFolder(Dataset[Item]):
 
     def __init__(self, folder: Path) -> None:
         found = sorted(each for each in folder.glob("*/") if each.is_dir())
-        self.classes = len(found)
-        self.files = [(f, n) for n, d in enumerate(found) for f in sorted(d.iterdir())]
+        self.classes, self.names = len(found), [each.name for each in found]
+        self.files = [file for each in found for file in sorted(each.iterdir())]
+        self.labels = [n for n, each in enumerate(found) for _ in each.iterdir()]
+        self.ids = [file.relative_to(folder).as_posix() for file in self.files]
         if not self.files:
             raise MisconfigurationException(
                 f"there are no images in {folder}: it should hold one folder per class."
@@ -68,7 +70,7 @@ class ImageFolder(Dataset[Item]):
         return len(self.files)
 
     def __getitem__(self, index: int) -> Item:
-        file, label = self.files[index]
+        file, label = self.files[index], self.labels[index]
         try:
             with Image.open(file) as photo:
                 image = photo.convert("RGB").resize((FOLDER_SIZE, FOLDER_SIZE))
@@ -117,14 +119,12 @@ def read_cifar10(folder: Path, train: bool) -> Images:
 
 
 def read(file: Path) -> bytes:
-    packed = file.with_name(file.name + ".gz")
+    gz = file.with_name(file.name + ".gz")
     try:
-        return (
-            file.read_bytes() if file.exists() else gzip.decompress(packed.read_bytes())
-        )
+        return file.read_bytes() if file.exists() else gzip.decompress(gz.read_bytes())
     except FileNotFoundError:
         raise MisconfigurationException(
             f"there is no {file}: get it first, or set data.path to where it is."
         ) from None
     except (OSError, EOFError, zlib.error) as error:
-        raise MisconfigurationException(f"{packed} cannot be read: {error}") from None
+        raise MisconfigurationException(f"{gz} cannot be read: {error}") from None

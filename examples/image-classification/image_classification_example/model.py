@@ -31,7 +31,7 @@ class ImageClassifier(LightningModule):
         return self.step(batch, "test")
 
     def predict_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
-        return self(batch[0]).argmax(dim=1)
+        return self(batch[0]).softmax(dim=1)
 
     def step(self, batch: list[Tensor], stage: str) -> dict[str, Tensor]:
         logits, labels = self(batch[0]), batch[1]

@@ -1,3 +1,5 @@
+from typing import Any
+
 import torch
 from scaffold_runtime import LightningModule
 from scaffold_runtime.errors import MisconfigurationException
@@ -6,32 +8,34 @@ from torch.nn.functional import cross_entropy, mse_loss
 
 
 class TabularModel(LightningModule):
-    """Predicts one number, or with `classes` the scores of each class."""
+    """Predicts a number, or the scores of classes; sizes that are 0 are the table's."""
 
     def __init__(
-        self, features: int = 10, classes: int = 0, width: int = 32, lr: float = 2e-3
+        self, features: int = 0, classes: int = 0, width: int = 32, lr: float = 2e-3
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
-        self.backbone = nn.Sequential(
-            nn.Linear(features, width),
-            nn.GELU(),
-            nn.Dropout(0.2),
-            nn.Linear(width, width),
-            nn.GELU(),
-            nn.Dropout(0.2),
-        )
-        self.head = nn.Linear(width, classes or 1)
 
     def setup(self, stage: str) -> None:
         for key in ("features", "classes"):
             own = self.hparams[key]
             found = getattr(self.trainer.datamodule, key, own)
-            if found != own:
+            if own and found != own:
                 raise MisconfigurationException(
-                    f"the table has {found} {key}, and the model {own}: "
-                    f"set model.{key} to {found}, or see data.target and data.classify."
+                    f"the table has {found} {key}, and the model {own}: set model.{key}"
+                    f" to {found}, or to 0 for that; or see data.target and classify."
                 )
+            self.hparams[key] = found
+
+    def configure_model(self) -> None:
+        if hasattr(self, "head"):  # of an earlier run
+            return
+        layers: list[nn.Module] = []
+        for size in (self.hparams.features, self.hparams.width):
+            layer = nn.Linear(size, self.hparams.width)
+            layers += [layer, nn.GELU(), nn.Dropout(0.2)]
+        self.backbone = nn.Sequential(*layers)
+        self.head = nn.Linear(self.hparams.width, self.hparams.classes or 1)
 
     def forward(self, rows: Tensor) -> Tensor:
         return self.head(self.backbone(rows)).squeeze(dim=1)
@@ -46,7 +50,11 @@ class TabularModel(LightningModule):
         return self.step(batch, "test")
 
     def predict_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
-        return self(batch[0])
+        """Probabilities of the classes, or numbers in the units of the table."""
+        guess = self(batch[0])
+        data: Any = self.trainer.datamodule
+        mean, spread = data.units
+        return guess.softmax(1) if self.hparams.classes else guess * spread + mean
 
     def step(self, batch: list[Tensor], stage: str) -> Tensor:
         guess, goal = self(batch[0]), batch[1]

@@ -1,93 +1,114 @@
 """Where tables come from: scikit-learn, or a CSV or Parquet file."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import pandas
-import torch
+from pandas.api.types import is_bool_dtype
 from scaffold_runtime.errors import MisconfigurationException
 from sklearn import datasets
-from torch import Tensor
-from torch.utils.data import TensorDataset
+
+from tabular_example.encode import holds_numbers
 
 SHIPPED = {
     "diabetes": datasets.load_diabetes,
     "breast_cancer": datasets.load_breast_cancer,
 }
-READERS = {".csv": pandas.read_csv, ".parquet": pandas.read_parquet}
 
 
-def split_table(
-    source: str, target: str, classify: bool, seed: int
-) -> list[TensorDataset]:
-    """Rows to train, validate and test with, in units of what the first ones spread."""
-    inputs, goals = read_table(source, target, classify)
-    if len(inputs) < 10:
-        raise MisconfigurationException(f"{source} has {len(inputs)} rows: too few.")
-    order = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(seed))
-    train, val, test = order.tensor_split(
-        [len(order) * 7 // 10, len(order) * 85 // 100]
-    )
-    inputs = normalise(inputs, inputs[train])
-    goals = goals if classify else normalise(goals, goals[train])
-    return [TensorDataset(inputs[rows], goals[rows]) for rows in (train, val, test)]
-
-
-def sizes(parts: list[TensorDataset]) -> tuple[int, int]:
-    """How many features there are, and how many classes: none in a regression."""
-    goals = torch.cat([part.tensors[1] for part in parts])
-    features = parts[0].tensors[0].shape[1]
-    return features, 0 if goals.is_floating_point() else int(goals.max()) + 1
-
-
-def normalise(values: Tensor, known: Tensor) -> Tensor:
-    """Shift and scale by what is known: nothing is learned from the other rows."""
-    return (values - known.mean(0)) / known.std(0).clamp(min=1e-8)
-
-
-def read_table(source: str, target: str, classify: bool) -> tuple[Tensor, Tensor]:
-    """Numbers (rows, features), and what to predict: classes 0, 1, ... or numbers."""
-    table = read(source)
+def read_labelled(source: str, target: str, id: str | None) -> pandas.DataFrame:
+    """The table to train on."""
+    table = read(source, [id] if id else [])
+    if len(table) < 10:
+        raise MisconfigurationException(f"{source} has {len(table)} rows: too few.")
     if target not in table:
-        known = ", ".join(map(str, table.columns))
         raise MisconfigurationException(
-            f"{source} has no column {target!r}; data.target may be {known}."
+            f"{source} has no column {target!r}; "
+            f"data.target may be {', '.join(table.columns)}."
         )
-    values, goal = table.drop(columns=target), table[target]
-    if classify:
-        goal = goal.astype("category").cat.codes.astype("int64")
-    for column in [*values.items(), (target, goal)]:
-        check(source, *column)
-    inputs = torch.tensor(values.to_numpy("float32"))
-    return inputs, torch.tensor(goal.to_numpy("int64" if classify else "float32"))
+    check_ids(source, table, id)
+    for name, column in table.items():
+        check_numbers(source, str(name), column)
+    return table
 
 
-def read(source: str) -> pandas.DataFrame:
+def read_like(
+    source: str, table: pandas.DataFrame, beside: list[str], test: str
+) -> pandas.DataFrame:
+    """Rows to predict, with the inputs of `table`; those `beside` are target and id."""
+    inputs = table.drop(columns=beside)
+    text = [name for name in inputs if not holds_numbers(inputs[name])]
+    written = [name for name in text if not is_bool_dtype(inputs[name])]
+    rows = read(test, [*written, *beside[1:]])
+    check_columns(test, rows, inputs)
+    check_ids(test, rows, *beside[1:])
+    for name in inputs.columns.difference(text):
+        check_numbers(test, name, rows[name])
+        if not holds_numbers(rows[name]):
+            raise MisconfigurationException(
+                f"column {name!r} of {test} holds text, and that of {source} numbers."
+            )
+    gaps = beside[0] in rows and rows[beside[0]].isna().any()
+    return rows.drop(columns=beside[0]) if gaps else rows
+
+
+def read(source: str, text: Iterable[str] = ()) -> pandas.DataFrame:
+    """A table; columns in `text` stay as written, such as ids that begin with 0."""
     if source in SHIPPED:
         return SHIPPED[source](as_frame=True).frame
-    reader = READERS.get(Path(source).suffix)
-    if reader is None:
+    if not source.endswith((".csv", ".parquet")):
         raise MisconfigurationException(
             f"data.source is {source!r}: choose {', '.join(SHIPPED)}, "
             "or a file that ends in .csv or .parquet."
         )
     try:
-        frame = reader(source)
+        if source.endswith(".parquet"):
+            frame = pandas.read_parquet(source)
+        else:
+            words: dict = dict.fromkeys(text, str)
+            frame = pandas.read_csv(source, sep=separator(source), dtype=words)
     except FileNotFoundError:
         raise MisconfigurationException(f"there is no file {source}.") from None
     except (ValueError, OSError, ImportError) as error:
         raise MisconfigurationException(f"{source} cannot be read: {error}") from None
     if frame.empty:
         raise MisconfigurationException(f"{source} has no rows.")
-    return frame
+    return frame.rename(columns=str)
 
 
-def check(source: str, name: str, column: pandas.Series) -> None:
-    if not pandas.api.types.is_numeric_dtype(column):
+def separator(source: str) -> str:
+    """A comma, unless the first line has none, and semicolons or tabs instead."""
+    with Path(source).open(errors="replace") as file:
+        names = file.readline()
+    return "," if "," in names else max(",;\t", key=names.count)
+
+
+def check_columns(source: str, table: pandas.DataFrame, names: Iterable[str]) -> None:
+    for name in names:
+        if name not in table:
+            raise MisconfigurationException(
+                f"{source} has no column {name!r}; it has {', '.join(table.columns)}."
+            )
+
+
+def check_ids(source: str, table: pandas.DataFrame, id: str | None = None) -> None:
+    if id is None:
+        return
+    check_columns(source, table, [id])
+    if (twice := table[id].duplicated() | table[id].isna()).any():
         raise MisconfigurationException(
-            f"column {name!r} of {source} holds text: turn it into numbers first, "
-            "or set data.classify to true if it is the target."
+            f"column {id!r} of {source} has {table[id][twice].iloc[0]!r} in row "
+            f"{twice.idxmax()}, and an id is of one row: "
+            "mend it, or set data.id to null to count rows."
         )
-    if column.isna().any():
+
+
+def check_numbers(source: str, name: str, column: pandas.Series) -> None:
+    """Refuses a few words among numbers: read as words, the numbers were of no use."""
+    given = column.dropna()
+    odd = given[pandas.to_numeric(given, errors="coerce").isna()]
+    if 0 < len(odd) < len(given) / 10:
         raise MisconfigurationException(
-            f"column {name!r} of {source} has gaps: fill them or drop their rows."
+            f"column {name!r} of {source} holds text among numbers, {odd.iloc[0]!r} in "
+            f"row {odd.index[0]}: write a number there, or nothing if it is not known."
         )

@@ -8,13 +8,15 @@ class TextDataModule(LightningDataModule):
     def __init__(
         self,
         source: str = "stdlib",
+        fold: int | None = None,
+        folds: int = 5,
         batch_size: int = 64,
         num_workers: int = 0,
         pin_memory: bool = False,
         seed: int = 42,
     ) -> None:
         super().__init__()
-        self.lines = source, seed
+        self.lines = source, seed, fold, folds
         self.batch_size = batch_size
         self.options: dict = {"num_workers": num_workers, "pin_memory": pin_memory}
 
@@ -22,13 +24,14 @@ class TextDataModule(LightningDataModule):
         split_lines(*self.lines)  # once per machine: is the file there, and whole?
 
     def setup(self, stage: str) -> None:
-        self.train, self.val, self.test = parts = split_lines(*self.lines)
-        self.classes = 1 + max(label for part in parts for label in part.labels)
+        self.train, self.val, self.test = split_lines(*self.lines)
+        self.classes = len(self.train.names)
 
     def train_dataloader(self) -> DataLoader:
-        batches = Buckets(self.train.lengths, self.batch_size)
-        options = {"batch_sampler": batches, "collate_fn": pad, **self.options}
-        return DataLoader(self.train, **options)
+        drawn = Buckets(self.train.lengths, self.batch_size)
+        return DataLoader(
+            self.train, batch_sampler=drawn, collate_fn=pad, **self.options
+        )
 
     def val_dataloader(self) -> DataLoader:
         return DataLoader(self.val, self.batch_size, collate_fn=pad, **self.options)

@@ -3,7 +3,6 @@
 import random
 import sysconfig
 from collections.abc import Iterator
-from itertools import pairwise
 from pathlib import Path
 
 import pandas
@@ -13,17 +12,25 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset, Sampler
 
+from text_classification_example.fold import one_fold
+
 MODULES = "argparse ast datetime decimal doctest pathlib subprocess tarfile".split()
 LONGEST = 120  # bytes of a line that are read
 Item = tuple[Tensor, int]
+Line = tuple[int, str, int]  # row, text, class
 
 
 class Lines(Dataset[Item]):
-    """Texts with classes; an item is the bytes of a text (1 to 256) and a class."""
+    """Texts with classes; an item is the bytes of a text (1 to 256) and a class.
 
-    def __init__(self, texts: list[str], labels: list[int]) -> None:
-        self.texts, self.labels = texts, labels
-        self.lengths = [min(len(text.encode()), LONGEST) for text in texts]
+    The rows of a file that they are of are their `ids`.
+    """
+
+    def __init__(self, lines: list[Line], names: list[str]) -> None:
+        self.ids = [row for row, _, _ in lines]
+        self.texts = [text for _, text, _ in lines]
+        self.labels, self.names = [label for _, _, label in lines], names
+        self.lengths = [min(len(text.encode()), LONGEST) for text in self.texts]
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -56,16 +63,17 @@ class Buckets(Sampler[list[int]]):
             yield order[start * self.batch_size : (start + 1) * self.batch_size]
 
 
-def split_lines(source: str, seed: int) -> list[Lines]:
+def split_lines(source: str, seed: int, fold: int | None, folds: int) -> list[Lines]:
     """Lines to train, validate and test with; no text is in two of them."""
-    pairs = read_stdlib() if source == "stdlib" else read_csv(source)
-    random.Random(seed).shuffle(pairs)
-    ends = [0, len(pairs) * 7 // 10, len(pairs) * 85 // 100, len(pairs)]
-    parts = [pairs[start:end] for start, end in pairwise(ends)]
-    return [Lines([text for text, _ in p], [label for _, label in p]) for p in parts]
+    lines, names = read_stdlib() if source == "stdlib" else read_csv(source)
+    random.Random(seed).shuffle(lines)
+    count, labels = len(lines), [label for _, _, label in lines]
+    train, val = range(count * 7 // 10), range(count * 7 // 10, count * 85 // 100)
+    rows = [*one_fold(train, val, labels, fold, folds), range(val.stop, count)]
+    return [Lines([lines[row] for row in part], names) for part in rows]
 
 
-def read_stdlib() -> list[tuple[str, int]]:
+def read_stdlib() -> tuple[list[Line], list[str]]:
     """Lines of at least 20 letters that stand in one of the modules only."""
     seen: dict[str, set[int]] = {}
     for label, module in enumerate(MODULES):
@@ -74,7 +82,8 @@ def read_stdlib() -> list[tuple[str, int]]:
     lines = sorted(
         (text, min(labels)) for text, labels in seen.items() if len(labels) == 1
     )
-    return [(text, label) for text, label in lines if len(text) >= 20]
+    long = [(text, label) for text, label in lines if len(text) >= 20]
+    return [(row, *line) for row, line in enumerate(long)], MODULES
 
 
 def module_text(name: str) -> str:
@@ -86,7 +95,7 @@ def module_text(name: str) -> str:
     )
 
 
-def read_csv(source: str) -> list[tuple[str, int]]:
+def read_csv(source: str) -> tuple[list[Line], list[str]]:
     if not source.endswith(".csv"):
         raise MisconfigurationException(
             f"data.source is {source!r}: choose stdlib, or a file that ends in .csv."
@@ -103,5 +112,6 @@ def read_csv(source: str) -> list[tuple[str, int]]:
     table = table[table["text"] != ""]
     if len(table) < 10:
         raise MisconfigurationException(f"{source} has {len(table)} texts: too few.")
-    labels = table["label"].astype("category").cat.codes
-    return list(zip(table["text"].tolist(), labels.tolist(), strict=True))
+    labels = table["label"].astype("category").cat
+    rows = zip(table.index.tolist(), table["text"], labels.codes.tolist(), strict=True)
+    return list(rows), labels.categories.tolist()

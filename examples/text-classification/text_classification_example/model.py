@@ -67,7 +67,7 @@ class TextClassifier(LightningModule):
         self.log("test_f1", macro_f1(self.all_gather(self.counts)))
 
     def predict_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
-        return self(batch[0]).argmax(dim=1)
+        return self(batch[0]).softmax(dim=1)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.AdamW(self.parameters(), lr=self.hparams.lr)

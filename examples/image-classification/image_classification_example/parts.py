@@ -1,0 +1,13 @@
+"""Images to train on, to validate with and to test once; of several folds, one."""
+
+from torch.utils.data import Subset
+
+from image_classification_example.fold import one_fold
+from image_classification_example.images import split_images
+
+
+def split(source: str, path: str, seed: int, fold: int | None, folds: int) -> list:
+    train, val, test = split_images(source, path, seed)
+    whole = train.dataset
+    rows = one_fold(train.indices, val.indices, whole.labels, fold, folds)
+    return [*(Subset(whole, part) for part in rows), test]

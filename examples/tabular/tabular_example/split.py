@@ -1,0 +1,67 @@
+"""Rows to train on, to validate with and to test with, as data sets of tensors."""
+
+from typing import Any
+
+import pandas
+import torch
+from torch.utils.data import TensorDataset
+
+from tabular_example.encode import Encoder
+from tabular_example.fold import one_fold
+from tabular_example.tables import check_columns, read_labelled, read_like
+from tabular_example.target import Target
+
+
+def split_table(
+    stage: str,
+    source: str,
+    target: str,
+    classify: bool,
+    id: str | None,
+    test: str | None,
+    seed: int,
+    fold: int | None,
+    folds: int,
+) -> list[Any]:
+    """With a file to `test`, all rows of the source are to train and validate with."""
+    table = read_labelled(source, target, id)
+    goal = Target(source, table[target], classify)
+    order = torch.randperm(len(table), generator=torch.Generator().manual_seed(seed))
+    ends = [len(table) * share // 100 for share in ([85, 100] if test else [70, 85])]
+    train, val, rest = (part.tolist() for part in order.tensor_split(ends))
+    train, val = one_fold(train, val, goal.labels.tolist(), fold, folds)
+    goal.measure(goal.labels[train])
+    beside = [target, id] if id else [target]
+    encoder = Encoder(table.iloc[train].drop(columns=beside))
+    tested = read_like(source, table, beside, test) if test else table.iloc[rest]
+    if stage == "test":
+        check_columns(test or source, tested, [target])
+    parts = [(table.iloc[rows], source) for rows in (train, val)]
+    return [
+        data_set(*each, encoder, goal, id)
+        for each in [*parts, (tested, test or source)]
+    ]
+
+
+def data_set(
+    rows: pandas.DataFrame, source: str, encoder: Encoder, goal: Target, id: str | None
+) -> Any:
+    """Inputs, and goals if they are known. For whoever writes predictions it has more:
+    `ids`, true `labels`, `names` of classes, and what `columns` are called."""
+    made: Any = TensorDataset(encoder(rows))
+    if goal.name in rows:
+        labels = goal.values(source, rows[goal.name])
+        made.tensors += (goal.scaled(labels),)
+        made.labels = labels.tolist()
+    made.ids = (rows[id] if id else rows.index).tolist()
+    made.names, made.units, made.columns = (
+        goal.names,
+        goal.units,
+        (id or "row", goal.name),
+    )
+    return made
+
+
+def sizes(parts: list[Any]) -> tuple[int, int, tuple[float, float]]:
+    """How many inputs; how many classes, or 0; mean and spread of the goals."""
+    return parts[0].tensors[0].shape[1], len(parts[0].names), parts[0].units
