@@ -45,8 +45,9 @@ def project(scaffold, monkeypatch):
 def test_every_extra_has_a_test_that_uses_it():
     used = "".join(path.read_text() for path in Path(__file__).parent.glob("test_*.py"))
     used += (Path(__file__).parents[1] / "e2e" / "test_project.py").read_text()
+    used += "".join(path.name for path in (Path(__file__).parents[1] / "e2e").glob("test_*.py"))
     for name in packaged().features["extra"]:
-        assert f'project("{name}"' in used or name == "sweep", name
+        assert f'project("{name}"' in used or f"test_{name}.py" in used, name
 
 
 def instructions(dockerfile: str) -> list[tuple[str, list[str]]]:

@@ -72,7 +72,7 @@ for group in groups:
             Path("runs/predictions").mkdir(parents=True)
             Path("runs/predictions/rank_1.pt").touch()  # of a run in two processes
             run(model, data, configs=configs.resolve(), args=["predict", "--ckpt_path=last", *words])
-            (written,) = Path("runs/predictions").iterdir()
+            (written,) = Path("runs/predictions").glob("*.pt")
             kept = torch.load(written)
             (rows,) = kept["rows"]
             assert len(rows) == len(kept["predictions"]) == 1, "it says not which samples they are"
@@ -112,7 +112,7 @@ def project(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 def test_all_features_are_formatted_linted_and_typed_in_each_task(project: Path) -> None:
     """Types once: features bring the same code to each task, and a task's own is checked in test_tasks."""
     package = project.name.replace("-", "_")
-    typed = ["mypy", "--ignore-missing-imports", "train.py", "sweep.py", package]
+    typed = ["mypy", "--ignore-missing-imports", "train.py", "sweep.py", "folds.py", package]
     for words in (
         ["ruff", "check", "."],
         ["ruff", "format", "--check", "."],

@@ -20,7 +20,7 @@ TWO_BATCHES = [
     "--trainer.limit_val_batches=1",
     "--trainer.check_val_every_n_epoch=1",
 ]
-SHARED = ("images.py", "pictures.py", "augment.py", "score.py")
+SHARED = ("images.py", "pictures.py", "augment.py", "score.py", "fold.py")
 
 
 def lines(path: Path) -> int:

@@ -4,11 +4,13 @@ from typing import Any
 
 import pandas
 import torch
+from scaffold_runtime.errors import MisconfigurationException
+from scaffold_runtime.utilities import rank_zero_only
 from torch.utils.data import TensorDataset
 
 from tabular_example.encode import Encoder
 from tabular_example.fold import one_fold
-from tabular_example.tables import check_columns, read_labelled, read_like
+from tabular_example.tables import read_labelled, read_like
 from tabular_example.target import Target
 
 
@@ -34,8 +36,13 @@ def split_table(
     beside = [target, id] if id else [target]
     encoder = Encoder(table.iloc[train].drop(columns=beside))
     tested = read_like(source, table, beside, test) if test else table.iloc[rest]
-    if stage == "test":
-        check_columns(test or source, tested, [target])
+    if stage == "test" and target not in tested:
+        raise MisconfigurationException(
+            f"{test} has no {target!r} to test with; `train.py predict` needs none."
+        )
+    if stage == "fit" and encoder.unused:
+        left = ", ".join(encoder.unused)
+        rank_zero_only(print)(f"left out, as each word is in too few rows: {left}")
     parts = [(table.iloc[rows], source) for rows in (train, val)]
     return [
         data_set(*each, encoder, goal, id)
