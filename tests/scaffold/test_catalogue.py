@@ -25,7 +25,7 @@ NAMES = {
     "gradient-accumulation-schedule timer device-stats prediction-writer throughput",
     "logger": "csv tensorboard wandb mlflow",
     "strategy": "ddp fsdp deepspeed",
-    "extra": "docker ci kubernetes slurm torchrun pre-commit notebook sweep",
+    "extra": "docker ci kubernetes slurm torchrun pre-commit notebook sweep folds",
 }
 
 

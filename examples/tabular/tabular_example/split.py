@@ -36,6 +36,16 @@ def split_table(
     beside = [target, id] if id else [target]
     encoder = Encoder(table.iloc[train].drop(columns=beside))
     tested = read_like(source, table, beside, test) if test else table.iloc[rest]
+    parts = [(table.iloc[train], source), (table.iloc[val], source)]
+    parts.append((tested, test or source))
+    check(stage, parts, encoder, target)
+    return [data_set(*part, encoder, goal, id) for part in parts]
+
+
+def check(stage: str, parts: list[Any], encoder: Encoder, target: str) -> None:
+    (known, source), _, (tested, test) = parts
+    if not encoder(known).shape[1]:
+        raise MisconfigurationException(f"{source} has no column to learn from.")
     if stage == "test" and target not in tested:
         raise MisconfigurationException(
             f"{test} has no {target!r} to test with; `train.py predict` needs none."
@@ -43,11 +53,6 @@ def split_table(
     if stage == "fit" and encoder.unused:
         left = ", ".join(encoder.unused)
         rank_zero_only(print)(f"left out, as each word is in too few rows: {left}")
-    parts = [(table.iloc[rows], source) for rows in (train, val)]
-    return [
-        data_set(*each, encoder, goal, id)
-        for each in [*parts, (tested, test or source)]
-    ]
 
 
 def data_set(

@@ -28,10 +28,8 @@ class TextDataModule(LightningDataModule):
         self.classes = len(self.train.names)
 
     def train_dataloader(self) -> DataLoader:
-        drawn = Buckets(self.train.lengths, self.batch_size)
-        return DataLoader(
-            self.train, batch_sampler=drawn, collate_fn=pad, **self.options
-        )
+        lot = Buckets(self.train.lengths, self.batch_size)
+        return DataLoader(self.train, batch_sampler=lot, collate_fn=pad, **self.options)
 
     def val_dataloader(self) -> DataLoader:
         return DataLoader(self.val, self.batch_size, collate_fn=pad, **self.options)
