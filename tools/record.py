@@ -15,7 +15,7 @@ SESSION = [
     "scaffold new my-exp --defaults",
     "cd my-exp",
     "scaffold add callback ema",
-    "sed -i 's/decay: 0.999/decay: 0.99  # mine/' configs/callbacks/ema.yaml",
+    "sed -i 's/decay: 0.99/decay: 0.999  # mine/' configs/callbacks/ema.yaml",
     "scaffold diff",
     "scaffold remove callback ema",
     "scaffold undo",
