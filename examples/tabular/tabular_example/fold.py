@@ -25,9 +25,7 @@ def one_fold(
             f"data.fold is {fold} and data.folds {folds}: of {len(rows)} rows there "
             f"can be 2 to {len(rows)} folds, the first of which is 0."
         )
-    rows.sort(
-        key=lambda row: labels[row]
-    )  # those of one class stay in the order they had
+    rows.sort(key=lambda row: labels[row])  # in one class as they were
     held_out = {*range(fold, len(rows), folds)}
     rest = [row for place, row in enumerate(rows) if place not in held_out]
     return rest, [rows[place] for place in sorted(held_out)]

@@ -78,7 +78,7 @@ def read(source: str, text: Iterable[str] = ()) -> pandas.DataFrame:
 
 def separator(source: str) -> str:
     """A comma, unless the first line has none, and semicolons or tabs instead."""
-    with Path(source).open(errors="replace") as file:
+    with Path(source).open(encoding="utf-8", errors="replace") as file:
         names = file.readline()
     return "," if "," in names else max(",;\t", key=names.count)
 
