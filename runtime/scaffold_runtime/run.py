@@ -32,7 +32,7 @@ from scaffold_runtime.optim import LightningOptimizer, LRSchedulerConfig, Schedu
 from scaffold_runtime.precision import Precision
 from scaffold_runtime.progress import ALL, DONE, NEVER, VALIDATION, Progress
 from scaffold_runtime.seed import rng_state, set_rng_state
-from scaffold_runtime.signals import Signals, leave
+from scaffold_runtime.signals import STOP, Signals
 from scaffold_runtime.strategies.environments import slurm_of
 from scaffold_runtime.strategies.strategy import Prepared
 from scaffold_runtime.table import HookTable
@@ -79,7 +79,6 @@ class Run:
         self.resumed = False
         self.chosen: str | None = None  # the checkpoint somebody chose to resume from
         self.signals = Signals(slurm_of(trainer.strategy.environment))
-        self.agreed_signal = 0  # that one of several processes received, once all know
         self.position: dict[str, Any] | None = None  # in the training data, from a checkpoint
         self.rng_to_restore: dict[str, Any] | None = None
         self.validates = False
@@ -159,39 +158,8 @@ class Run:
         """Whether all processes know that one of them was asked to stop, other than by a signal."""
         if not self.several:
             return self.trainer.should_stop
-        asked = self.signals.received or int(self.trainer.should_stop)
-        agreed = self.trainer.strategy.agree_to_stop(self.progress.batches, asked, due)
-        if agreed > 1:  # no signal has the number 1 that `should_stop` has
-            self.agreed_signal = agreed
-        return agreed == 1
-
-    def leave_if_asked(self) -> None:
-        """Obey the signal that this process received, or all know another one did."""
-        number = self.agreed_signal if self.several else self.signals.received
-        if number:
-            self.signals.obey(self, number)
-
-    def leave_late(self) -> None:
-        """Training has ended, and is saved: leave where a signal came since, all of several processes together."""
-        strategy, number = self.trainer.strategy, self.signals.received or 0
-        if self.several:  # the first says to all what it knows, so it must know what the others do
-            number = max(strategy.gather(number))
-            number = strategy.agree_to_stop(self.progress.batches, number, due=True)
-        if number > 1:  # no signal has the number 1 that `should_stop` has
-            leave(number, quietly=not self.trainer.is_global_zero)
-
-    def leave_evaluation(self, ended: bool = False) -> None:
-        """Before each batch of an evaluation inside training, and at its end: obey a signal at once."""
-        if self.fn != "fit":
-            return
-        strategy = self.trainer.strategy
-        if self.several and not self.agreed_signal:
-            asked = self.signals.received or 0
-            agreed = strategy.agree_to_stop(math.inf if ended else self.evaluated, asked)
-            self.agreed_signal = agreed if agreed > 1 else 0
-        self.evaluated += 1
-        if not (self.mid_window and strategy.divides):  # gradients of half a window are not saved
-            self.leave_if_asked()
+        asked = STOP if self.trainer.should_stop else 0
+        return self.signals.agree(self, self.progress.batches, asked, due) == STOP
 
     def may_stop(self) -> bool:
         """Whether `min_epochs` and `min_steps` are met."""
@@ -252,8 +220,8 @@ class Run:
                 if checkpoint.asked:
                     self.save()
                     break
-            if self.signals.received or self.agreed_signal:
-                self.leave_if_asked()
+            if self.signals.received or self.signals.agreed:
+                self.signals.leave_if_asked(self)
         if trainer.should_stop or stop or progress.step >= self.step_limit:
             self.stopping = self.stop_due()
 
@@ -277,7 +245,7 @@ class Run:
         self.mid_window = False
         self.save()
         self.deliver(wait=True)
-        self.leave_if_asked()
+        self.signals.leave_if_asked(self)
 
     def save(self) -> None:
         """The state is whole: write the checkpoints that somebody asked for."""

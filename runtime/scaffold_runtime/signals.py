@@ -1,7 +1,9 @@
-"""Signals: the first asks training to save and stop at its next commit, the second stops it at once."""
+"""Signals: the first asks training to save and stop at its next commit, the second stops it at once. Several processes
+agree on them, and leave together."""
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import signal
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 WATCHED = (signal.SIGINT, signal.SIGTERM)  # Ctrl-C, and kill
 INTERRUPTED = "interrupted.ckpt"  # what a signal leaves behind, until a newer one is safe
 CODES = (130, 143)  # how a process exits at a signal
+STOP = 1  # what `should_stop` is among the numbers of signals: none that is watched has it
 
 
 class Signals:
@@ -28,6 +31,7 @@ class Signals:
     def __init__(self, slurm: SLURMEnvironment) -> None:
         self._slurm = slurm
         self.received: int | None = None
+        self.agreed = 0  # what one of several processes received, once all know
         self._process = os.getpid()
         self._previous: dict[int, Any] = {}
 
@@ -55,6 +59,40 @@ class Signals:
         previous = self._previous.get(number)
         if callable(previous) and previous is not signal.default_int_handler:
             previous(number, frame)
+
+    def agree(self, run: Run, batch: float, asked: int = 0, due: bool = False) -> int:
+        """Why all processes stop after this batch: a signal that one of them received, which is kept, or what one of
+        them `asked`; 0 to go on. See `Strategy.agree_to_stop`."""
+        agreed = run.trainer.strategy.agree_to_stop(batch, self.received or asked, due)
+        if agreed > STOP:
+            self.agreed = agreed
+        return agreed
+
+    def leave_if_asked(self, run: Run) -> None:
+        """Obey the signal that this process received, or all know another one did."""
+        number = self.agreed if run.several else self.received
+        if number:
+            self.obey(run, number)
+
+    def leave_evaluation(self, run: Run, ended: bool = False) -> None:
+        """Before each batch of an evaluation inside training, and at its end: obey a signal at once."""
+        if run.fn != "fit":
+            return
+        if run.several and not self.agreed:
+            self.agree(run, math.inf if ended else run.evaluated)
+        run.evaluated += 1
+        # Gradients of half a window are not saved.
+        if not (run.mid_window and run.trainer.strategy.divides):
+            self.leave_if_asked(run)
+
+    def leave_late(self, run: Run) -> None:
+        """Training has ended, and is saved: leave where a signal came since, all of several processes together."""
+        strategy, number = run.trainer.strategy, self.received or 0
+        if run.several:  # the first says to all what it knows, so it must know what the others do
+            number = max(strategy.gather(number))
+            number = strategy.agree_to_stop(run.progress.batches, number, due=True)
+        if number > STOP:
+            leave(number, quietly=not run.trainer.is_global_zero)
 
     def obey(self, run: Run, number: int) -> NoReturn:
         """Save beside the other checkpoints, where there are any, put the job back into the queue, and leave.

@@ -35,7 +35,7 @@ def evaluate(run: Run, stage: str, at_most: int | None = None) -> list[dict[str,
             metrics.enter(stage, True, position, loaders)
             for index, batch in enumerate(islice(batches, at_most)):
                 if run.several or run.signals.received:
-                    run.leave_evaluation()
+                    run.signals.leave_evaluation(run)
                 metrics.batch = batch = run.to_device(batch, position)
                 for call in hooks.batch_start:
                     call(batch, index, *loader_args)
@@ -45,7 +45,7 @@ def evaluate(run: Run, stage: str, at_most: int | None = None) -> list[dict[str,
                 if metrics.eval_steps:
                     run.log_eval_step(stage, position)
         if run.several:
-            run.leave_evaluation(ended=True)
+            run.signals.leave_evaluation(run, ended=True)
         metrics.enter(stage, in_batch=False)
         run.settle(stage)
         with metrics.closing(stage):

@@ -12,6 +12,7 @@ import time
 from typing import Any
 
 from scaffold_runtime.progress import NEVER
+from scaffold_runtime.signals import STOP
 
 PERIOD = 0.2  # seconds between two messages
 MOST = 10_000  # batches between two messages
@@ -54,7 +55,7 @@ class Agreement:
         while due or self._next <= min(batch, NEVER):
             due = False
             self._hear(batch, asked)
-            if self.stop > 1:  # a signal: nobody goes on
+            if self.stop > STOP:  # a signal: nobody goes on
                 break
         return self.stop
 

@@ -27,7 +27,7 @@ from scaffold_runtime.errors import (
     check_choice,
     leave_to_launcher,
 )
-from scaffold_runtime.signals import code_of
+from scaffold_runtime.signals import STOP, code_of
 from scaffold_runtime.strategies.agreement import Agreement
 from scaffold_runtime.strategies.calls import SWITCH, Calls
 from scaffold_runtime.strategies.environments import (
@@ -172,7 +172,7 @@ class DistributedStrategy(Strategy):
             return error
         self._failed = True
         watch = self._watcher()
-        if self._agreement is not None and self._agreement.stop > 1 and code_of(error):
+        if self._agreement is not None and self._agreement.stop > STOP and code_of(error):
             self._left = True  # all of them leave, at a signal
             watch.close()
             return error

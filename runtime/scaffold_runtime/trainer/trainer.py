@@ -304,7 +304,7 @@ class Trainer:
             run.signals,
         ):
             fit(run)
-            run.leave_late()
+            run.signals.leave_late(run)
 
     def validate(
         self,
