@@ -174,7 +174,6 @@ class Trainer:
         warn_uncalled(self.precision_plugin, OF_PRECISIONS)
         self.checkpoint_io = brought.checkpoint_io or TorchCheckpointIO()
         self.barebones = barebones
-        off = barebones or None
         self.fast_dev_run = settings.count("fast_dev_run", int(fast_dev_run), 0)
         one = self.fast_dev_run or None
         self.max_epochs: int = 1 if one else settings.max_epochs(max_epochs, max_steps)
@@ -199,7 +198,7 @@ class Trainer:
         tried = 2 if num_sanity_val_steps is None else num_sanity_val_steps
         tried = -1 if tried == math.inf else tried
         tried = settings.count("num_sanity_val_steps", tried, 0, (-1,))
-        self.num_sanity_val_steps: int = 0 if one or off else tried
+        self.num_sanity_val_steps: int = 0 if one or barebones else tried
         often = 50 if log_every_n_steps is None else log_every_n_steps
         self.log_every_n_steps: int = settings.count("log_every_n_steps", often, 0) or NEVER
         self.accumulate_grad_batches: Any = settings.count(
@@ -222,7 +221,7 @@ class Trainer:
         self.deterministic, self.benchmark = deterministic, benchmark
         settings.set_determinism(deterministic, benchmark)
 
-        chosen = [] if off else select_loggers(logger, self.default_root_dir)
+        chosen = [] if barebones else select_loggers(logger, self.default_root_dir)
         self.loggers: list[Logger] = [] if one else chosen
         # What `self.logger` is where nothing is logged, so that a module may use it all the same.
         self._stand_in = SilentLogger() if one and chosen else None
