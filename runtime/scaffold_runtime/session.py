@@ -101,8 +101,7 @@ def _set_up(run: Run, ckpt_path: str | None) -> None:
     check_run(run)
     checkpoint = read_for_run(run, ckpt_path)  # first of all: it says which run folder this is
     _share(run, checkpoint)
-    measured = trainer.profiler.wrap if trainer.profiler.active else None
-    run.hooks = build_table(run, measured)
+    run.hooks = build_table(run)
     if datamodule is not None:
         check_hooks(datamodule)
     trainer.strategy.first_per_node(lambda: _prepare_data(run))
@@ -111,7 +110,7 @@ def _set_up(run: Run, ckpt_path: str | None) -> None:
     known = list(run.callbacks)
     run.hooks.setup(run.fn)
     _take_newcomers(run, known)
-    run.hooks = build_table(run, measured)
+    run.hooks = build_table(run)
     run.precision = trainer.precision_plugin
     with run.precision.init_context():
         ask(module, "configure_model")

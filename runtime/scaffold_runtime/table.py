@@ -81,17 +81,13 @@ class Calls(tuple[Callable[..., Any], ...]):
 HookTable = SimpleNamespace  # hook name -> calls
 
 
-def build_table(
-    run: Run, wrap: Callable[[str, Callable[..., Any]], Callable[..., Any]] | None = None
-) -> HookTable:
-    """One tuple of calls per hook, holding only what somebody overrides.
-
-    `wrap(label, call)` lets a profiler replace each call; without one nothing is wrapped.
+def build_table(run: Run) -> HookTable:
+    """One tuple of calls per hook, holding only what somebody overrides, as the profiler wraps it.
 
     Raises:
         MisconfigurationException: for a misspelt or removed hook, or one that takes other arguments.
     """
-    callbacks, module = run.callbacks, run.module
+    callbacks, module, wrap = run.callbacks, run.module, run.trainer.profiler.wrap
     early = [callback for callback in callbacks if callback not in run.checkpoints]
     everybody: list[Owner] = [*early, module, *run.checkpoints]
     for each in everybody:
@@ -104,7 +100,7 @@ def build_table(
                 call = getattr(owner, name)
                 if isinstance(owner, Callback):
                     call = partial(call, run.trainer, module)
-                found.append(wrap(f"{type(owner).__name__}.{name}", call) if wrap else call)
+                found.append(wrap(f"{type(owner).__name__}.{name}", call))
         return Calls(found)
 
     table = {}

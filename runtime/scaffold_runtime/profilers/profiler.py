@@ -33,8 +33,6 @@ class Profiler(abc.ABC):
             it goes into the run folder.
     """
 
-    active: bool = True  # False: the run is left as it is
-
     def __init__(
         self, dirpath: str | os.PathLike[str] | None = None, filename: str | None = None
     ) -> None:
@@ -183,13 +181,14 @@ def begun_last(names: Sequence[str], action_name: str) -> int:
 class PassThroughProfiler(Profiler):
     """Measure nothing, and leave the run as it is."""
 
-    active = False
-
     def start(self, action_name: str) -> None:
         return None
 
     def stop(self, action_name: str) -> None:
         return None
+
+    def wrap(self, label: str, call: Call) -> Call:
+        return call
 
     def attach(self, run: Run) -> None:
         return None
