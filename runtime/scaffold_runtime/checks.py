@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from types import CodeType
 from typing import TYPE_CHECKING
 
-from scaffold_runtime.data import LightningDataModule
+from scaffold_runtime.data import LightningDataModule, NoData
 from scaffold_runtime.errors import MisconfigurationException, not_logged
 from scaffold_runtime.feed import METHODS, STAGES
 from scaffold_runtime.hooks import Callback, Checkpoint, overridden
@@ -39,10 +39,9 @@ def check_run(run: Run) -> None:
         )
     _check_arguments(run.module, step)
     if not run.feed.has(stage):
-        owner = run.module if run.datamodule is None else run.datamodule
         raise MisconfigurationException(
             f"trainer.{run.fn}() has no data: pass a loader or a data module, or define `{METHODS[stage]}` in "
-            f"{type(owner).__name__}."
+            f"{type(_has_data(run)).__name__}."
         )
     if run.fn == "fit":
         _check_fit(run, name)
@@ -54,6 +53,11 @@ def check_run(run: Run) -> None:
             "part of them. Save a checkpoint there, and go on with a new module: its `load_from_checkpoint` puts "
             "them together."
         )
+
+
+def _has_data(run: Run) -> LightningModule | LightningDataModule:
+    """Who is to say where batches come from, where no loader was passed."""
+    return run.module if isinstance(run.datamodule, NoData) else run.datamodule
 
 
 def _misspelt(owner: LightningModule | LightningDataModule, name: str) -> str:
@@ -118,8 +122,7 @@ def _can_validate(run: Run) -> bool:
             stacklevel=2,
         )
     if has_step and not has_loader:  # which may be meant so
-        owner = run.module if run.datamodule is None else run.datamodule
-        near = _misspelt(owner, "val_dataloader")
+        near = _misspelt(_has_data(run), "val_dataloader")
         run.trainer.print(f"Nothing is validated: there is no validation loader.{near}")
     return has_step and has_loader
 
@@ -128,7 +131,7 @@ def _check_hyperparameters(run: Run) -> None:
     """A run that saves checkpoints says now, and not after an epoch, what will not be in one."""
     if not run.checkpoints or overridden("on_save_checkpoint", run.module, LightningModule):
         return  # the hook may yet take it out
-    for owner in [run.module] if run.datamodule is None else [run.module, run.datamodule]:
+    for owner in (run.module, run.datamodule):
         kept = owner.hparams_to_save()
         plain = kept["hyper_parameters"]
         objects = {n: plain[n] for n in kept["hparams_made"] if isinstance(plain[n], str)}

@@ -128,6 +128,10 @@ class LightningDataModule(WithHyperparameters, DataHooks):
         return module
 
 
+class NoData(LightningDataModule):
+    """Stands for the data module where none was given."""
+
+
 def move_data_to_device(batch: Any, device: torch.device | str) -> Any:
     """Move everything in `batch` that can move to `device`; the structure stays.
 

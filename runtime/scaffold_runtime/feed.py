@@ -49,7 +49,7 @@ class Feed:
         self,
         trainer: Trainer,
         module: LightningModule,
-        datamodule: LightningDataModule | None,
+        datamodule: LightningDataModule,
         given: dict[str, Any],
     ) -> None:
         self.trainer, self.module, self.datamodule = trainer, module, datamodule
@@ -75,7 +75,7 @@ class Feed:
     def owner_of(self, hook: str) -> LightningDataModule | LightningModule | None:
         """Who has this data hook: the data module goes before the module."""
         for owner, base in ((self.datamodule, LightningDataModule), (self.module, LightningModule)):
-            if owner is not None and overridden(hook, owner, base):
+            if overridden(hook, owner, base):
                 return owner
         return None
 

@@ -214,9 +214,7 @@ def _makes(frame: FrameType, owner: object) -> bool:
     return code.co_name == "__init__" and bool(first) and frame.f_locals.get(first) is owner
 
 
-def hparams_to_log(
-    module: WithHyperparameters, datamodule: WithHyperparameters | None
-) -> dict[str, Any]:
+def hparams_to_log(module: WithHyperparameters, datamodule: WithHyperparameters) -> dict[str, Any]:
     """What loggers get: the hyperparameters of both, as they were when saved.
 
     Raises:
@@ -232,8 +230,8 @@ def hparams_to_log(
     return {**theirs, **mine}
 
 
-def _logged(owner: WithHyperparameters | None) -> dict[str, Any]:
-    if owner is None or not owner._log_hyperparams:
+def _logged(owner: WithHyperparameters) -> dict[str, Any]:
+    if not owner._log_hyperparams:
         return {}
     return {**owner.hparams_initial, **owner._hparams_configured}
 

@@ -13,7 +13,7 @@ from scaffold_runtime.checkpoint.choose import Restore
 from scaffold_runtime.checkpoint.snapshot import snapshot
 from scaffold_runtime.checkpoint.state import changing
 from scaffold_runtime.checks import check_monitors, warn_not_finite
-from scaffold_runtime.data import LightningDataModule
+from scaffold_runtime.data import LightningDataModule, NoData
 from scaffold_runtime.entry import Scalar, detached_copy
 from scaffold_runtime.errors import MisconfigurationException, StepError
 from scaffold_runtime.feed import Feed
@@ -65,8 +65,9 @@ class Run:
         datamodule: LightningDataModule | None,
         given: dict[str, Any],
     ) -> None:
-        self.trainer, self.fn, self.module, self.datamodule = trainer, fn, module, datamodule
-        self.feed = Feed(trainer, module, datamodule, given)
+        self.trainer, self.fn, self.module = trainer, fn, module
+        self.datamodule = NoData() if datamodule is None else datamodule
+        self.feed = Feed(trainer, module, self.datamodule, given)
         self.progress: Progress = trainer.progress
         self.metrics: Metrics = trainer.metrics
         self.callbacks: list[Callback] = []

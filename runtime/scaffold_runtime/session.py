@@ -89,8 +89,7 @@ def _lend(run: Run) -> None:
     """Attach the module, the data module and the callbacks' `log` to `run`."""
     run.module.trainer = run.trainer
     run.module._metrics = None if run.trainer.barebones else run.metrics  # None: `log` does nothing
-    if run.datamodule is not None:
-        run.datamodule.trainer = run.trainer
+    run.datamodule.trainer = run.trainer
     for callback in run.callbacks:
         callback.log, callback.log_dict = run.module.log, run.module.log_dict
 
@@ -102,11 +101,9 @@ def _set_up(run: Run, ckpt_path: str | None) -> None:
     checkpoint = read_for_run(run, ckpt_path)  # first of all: it says which run folder this is
     _share(run, checkpoint)
     run.hooks = build_table(run)
-    if datamodule is not None:
-        check_hooks(datamodule)
+    check_hooks(datamodule)
     trainer.strategy.first_per_node(lambda: _prepare_data(run))
-    if datamodule is not None:
-        ask(datamodule, "setup", run.fn)
+    ask(datamodule, "setup", run.fn)
     known = list(run.callbacks)
     run.hooks.setup(run.fn)
     _take_newcomers(run, known)
@@ -145,8 +142,7 @@ def _set_up(run: Run, ckpt_path: str | None) -> None:
 
 
 def _prepare_data(run: Run) -> None:
-    if run.datamodule is not None:
-        ask(run.datamodule, "prepare_data")
+    ask(run.datamodule, "prepare_data")
     ask(run.module, "prepare_data")
 
 
@@ -271,8 +267,7 @@ def _log_hyperparameters(run: Run) -> None:
 def _tear_down(run: Run) -> None:
     if run.fn == "fit":
         run.hooks.on_fit_end()
-    if run.datamodule is not None:
-        ask(run.datamodule, "teardown", run.fn)
+    ask(run.datamodule, "teardown", run.fn)
     run.hooks.teardown(run.fn)
     for logger in run.trainer.loggers:
         logger.attempt("finalize", "success")
@@ -284,9 +279,7 @@ def _fail(run: Run, error: BaseException) -> None:
     run.torn = run.trainer.interrupted = True
     reason = run.trainer.strategy.fail(error)
     told = run.hooks.on_exception if hasattr(run, "hooks") else ()
-    if run.datamodule is not None:
-        told = (*told, run.datamodule.on_exception)
-    for call in told:
+    for call in (*told, run.datamodule.on_exception):
         _in_passing(call, reason)
     _in_passing(run.deliver, True)
     for logger in run.trainer.loggers:

@@ -70,7 +70,7 @@ def collect(run: Run, weights_only: bool = False) -> dict[str, Any]:
             state["gradients"] = gradients
         state |= run.before_validation or changing(run)
     state |= _hyperparameters("", module) | _hyperparameters("datamodule_", datamodule)
-    if datamodule is not None and overridden("state_dict", datamodule, LightningDataModule):
+    if overridden("state_dict", datamodule, LightningDataModule):
         state[type(datamodule).__qualname__] = datamodule.state_dict()
     run.hooks.on_save_checkpoint(state)
     if not weights_only and not run.before_validation:
@@ -133,7 +133,7 @@ def _callback_states(run: Run) -> dict[str, Any]:
 
 
 def _hyperparameters(prefix: str, owner: Any) -> dict[str, Any]:
-    if owner is None or not owner.hparams:
+    if not owner.hparams:
         return {}
     return {f"{prefix}{name}": kept for name, kept in owner.hparams_to_save().items()}
 
@@ -144,7 +144,7 @@ def restore_objects(run: Run, checkpoint: dict[str, Any]) -> None:
     if ENGINE not in checkpoint or not run.trainer.strategy.reads_engine(run.fn):
         restore_weights(run, checkpoint)
     datamodule = run.datamodule
-    if datamodule is not None and type(datamodule).__qualname__ in checkpoint:
+    if type(datamodule).__qualname__ in checkpoint:
         datamodule.load_state_dict(checkpoint[type(datamodule).__qualname__])
     run.hooks.on_load_checkpoint_callbacks(checkpoint)
     if run.fn != "fit":

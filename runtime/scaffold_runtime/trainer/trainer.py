@@ -32,7 +32,7 @@ from scaffold_runtime.callbacks.progress.progress_bar import ProgressBar, result
 from scaffold_runtime.checkpoint.choose import Restore
 from scaffold_runtime.checkpoint.folder import save
 from scaffold_runtime.checkpoint.state import check_stored, collect
-from scaffold_runtime.data import LightningDataModule
+from scaffold_runtime.data import LightningDataModule, NoData
 from scaffold_runtime.elsewhere import bring_back, run_here
 from scaffold_runtime.empty import NoInit
 from scaffold_runtime.errors import MisconfigurationException, Moved, check_local
@@ -510,7 +510,7 @@ class Trainer:
         if run.fn == "fit":
             self._last_fit = run
         self._module, self.fn = run.module, run.fn
-        if run.datamodule is not None:
+        if not isinstance(run.datamodule, NoData):
             self.datamodule = run.datamodule
 
     def close(self, run: Run) -> None:
