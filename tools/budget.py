@@ -19,13 +19,13 @@ ROOT = Path(__file__).parent.parent
 # raise them only with a reason.
 BUDGETS = {
     "runtime/scaffold_runtime": {
-        "files": 5107,
+        "files": 5098,
         "callbacks": 2588,
-        "strategies": 2061,
+        "strategies": 2062,
         "cli": 1342,
         "checkpoint": 1307,
         "loggers": 729,
-        "trainer": 760,
+        "trainer": 759,
         "loops": 578,
         "profilers": 440,
         "tuner": 91,
