@@ -13,7 +13,7 @@ WINDOWS = {"con", "prn", "aux", "nul"} | {f"{p}{n}" for p in ("com", "lpt") for 
 BESIDE_THE_PACKAGE = {"build", "configs", "data", "dist", "notebooks", "runs", "tests", "train"}
 IMPORTED = {
     *("black", "datasets", "deepspeed", "functorch", "jsonargparse", "lightning", "matplotlib"),
-    *("mlflow", "numpy", "optuna", "pandas", "pil", "pytest", "pytorch_lightning", "rich"),
+    *("mlflow", "numpy", "optuna", "pandas", "peft", "pil", "pytest", "pytorch_lightning", "rich"),
     *("ruff", "scaffold", "scaffold_runtime", "scipy", "sklearn", "tensorboard", "tensorflow"),
     *("tokenizers", "torch", "torchaudio", "torchgen", "torchmetrics", "torchtext"),
     *("torchvision", "tqdm", "transformers", "triton", "wandb", "yaml"),

@@ -35,6 +35,7 @@ STATED = {
     "image-classification": 0.97,
     "image-segmentation": 0.9,
     "language-model": 3.0,
+    "llm-finetuning": 0.05,
     "object-detection": 0.9,
     "reinforcement-learning": 195.0,
     "self-supervised": 0.9,
@@ -50,6 +51,7 @@ SWITCHES = {
     "image-classification": "`--data.source mnist --data.path DIR`; cifar10, folder",
     "image-segmentation": "`--data.source DIR` with images/ and masks/",
     "language-model": "`--data.source DIR` with text",
+    "llm-finetuning": "`--model.name NAME --data.source FILE.jsonl`",
     "object-detection": "`--data.source DIR` with images/ and annotations.json, as COCO has it",
     "reinforcement-learning": "`--data.environment CartPole-v1` with gymnasium",
     "self-supervised": "`--data.source cifar10 --data.path DIR --model.channels 3`",
@@ -173,6 +175,10 @@ def page(results: dict[str, Result]) -> str:
         "Finetuning is compared with training from scratch for as many steps, and was better with each of six seeds.",
         "Given more steps, training from scratch catches up: what a network knows saves steps here. Adapters",
         "(`--model.rank 4`) were better with two of the six only: a network this small leaves them little to save.",
+        "",
+        "The language model that llm-finetuning begins with knows which day comes after which, and was never asked.",
+        "The first training makes it, in ten seconds more. At the end 9 in 10 answers are right to the last letter",
+        "(`val_exact`); of adapters (`--model.rank 16`) 8 in 10, with a `val_loss` of 0.034 to 0.036.",
     ]
     for name in results:
         if (DOCS / "gallery" / f"{name}.png").exists():

@@ -32,6 +32,7 @@ SENSELESS = {
     ("finetune", "backbone-finetuning"): "it unfreezes by a callback of its own",
     ("language-model", "backbone-finetuning"): WHOLE,
     ("language-model", "gradient-accumulation-schedule"): "its configuration accumulates already",
+    ("llm-finetuning", "backbone-finetuning"): WHOLE,
     ("reinforcement-learning", "backbone-finetuning"): "there is no backbone",
     ("reinforcement-learning", "throughput"): "what it validates with is no batch",
     ("text-classification", "backbone-finetuning"): "there is no backbone",

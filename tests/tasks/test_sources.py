@@ -285,6 +285,17 @@ WRONG = [
     ("object-detection", SCENES, cut_photos, {}, "is no whole image"),
     ("language-model", "TextDataModule", nothing, {}, "a folder with files of text"),
     ("language-model", "TextDataModule", holds("a.txt", "ab"), {}, "too few for a context"),
+    ("llm-finetuning", "ChatDataModule", nothing, "t.jsonl", "there is no file"),
+    ("llm-finetuning", "ChatDataModule", nothing, "t.json", "choose calendar, or a file"),
+    ("llm-finetuning", "ChatDataModule", holds("t.jsonl", "\n"), "t.jsonl", "too few"),
+    (
+        "llm-finetuning",
+        "ChatDataModule",
+        holds("t.jsonl", '\n{"prompt": "\\ud83d", }'),
+        "t.jsonl",
+        r"t\.jsonl, line 2: no JSON \(Expecting .*, column 22\)",
+    ),
+    ("llm-finetuning", "ChatDataModule", holds("t.jsonl", "[1]"), "t.jsonl", "line 1: no object"),
     ("text-classification", "TextDataModule", nothing, "t.csv", "there is no file"),
     ("text-classification", "TextDataModule", nothing, "t.txt", "ends in .csv"),
     ("text-classification", "TextDataModule", holds("t.csv", ""), "t.csv", "cannot be read"),
@@ -699,6 +710,74 @@ def test_a_folder_of_text(load, tmp_path):
     module = data.TextDataModule(str(text), str(tmp_path / "cache"), context=16, batch_size=4)
     fit(model.LanguageModel(context=16, width=16, depth=1, heads=2), module)
     assert len(list((tmp_path / "cache").glob("*.bin"))) == 1
+
+
+def a_model(folder: Path, template: str | None = None) -> str:
+    """A GPT-2 of transformers with weights of 16 bits, which reads bytes."""
+    from transformers import ByT5Tokenizer, GPT2Config, GPT2LMHeadModel
+
+    config = GPT2Config(vocab_size=259, n_embd=16, n_layer=1, n_head=2, n_positions=64)
+    GPT2LMHeadModel(config).bfloat16().save_pretrained(folder)
+    tokenizer = ByT5Tokenizer(extra_ids=0, model_max_length=64, chat_template=template)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.mark.parametrize("rank", [0, 2])
+def test_a_model_and_conversations_of_ones_own(load, tmp_path, rank):
+    """What is longer than the model reads is cut, and the result has the format it began with."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    data, model, export = load("llm-finetuning", "data", "model", "export")
+    name, file = a_model(tmp_path / "gpt"), tmp_path / "chats.jsonl"
+    rows = [{"instruction": f"Add {n} and 1", "input": "", "output": f"{n + 1}"} for n in range(8)]
+    rows += [{"prompt": f"{n}?", "response": "No." * n} for n in range(1, 30)]
+    said = [("system", "Be kind."), ("user", "Hi"), ("assistant", "Hello"), ("user", "And now?")]
+    rows += [{"messages": [{"role": role, "content": text} for role, text in said]}]
+    file.write_text("\n".join(map(json.dumps, rows)))
+    module = data.ChatDataModule(str(file), batch_size=8)
+    made = model.Assistant(name, rank)
+    trainer = Trainer(max_epochs=1, accelerator="cpu", default_root_dir=tmp_path, logger=False)
+    trainer.fit(made, module)
+    assert max(len(tokens) for tokens, _ in module.train.items) == 64
+    trainer.save_checkpoint(tmp_path / "one.ckpt")
+    export.export(str(tmp_path / "one.ckpt"), tmp_path / "result")
+    network = AutoModelForCausalLM.from_pretrained(tmp_path / "result")
+    assert network.dtype == torch.bfloat16
+    assert "### assistant" in AutoTokenizer.from_pretrained(tmp_path / "result").chat_template
+
+
+THINKS = (  # as templates of models that think do: only the last answer keeps its thoughts
+    "{% for m in messages %}<{{ m.role }}>{{ '#' if loop.last and m.role == 'assistant' }}"
+    "{{ m.content }}{% endfor %}{{ '<assistant>' if add_generation_prompt }}"
+)
+
+
+def test_a_template_that_writes_earlier_answers_otherwise(load, tmp_path):
+    """They are no answers then; the last one is, and where the prompt says more than is kept, what differs is."""
+    tokens, chats, network = load("llm-finetuning", "tokens", "chats", "network")
+    tokenizer = network.load_tokenizer(a_model(tmp_path / "gpt", THINKS))
+    said = [("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d")]
+    chat = chats.Chat([{"role": role, "content": text} for role, text in said], "here")
+    assert tokens.pieces(chat, tokenizer) == [
+        ("<user>a<assistant>b<user>c<assistant>", False),
+        ("#d", True),
+    ]
+    tokenizer.chat_template = THINKS.replace("'<assistant>' if", "'<assistant>?' if")
+    assert tokens.pieces(chat, tokenizer)[-1] == ("#d", True)
+    tokenizer.chat_template = "{{ raise_exception('no system, please') }}"
+    with pytest.raises(MisconfigurationException, match=r"here: .* no system, please"):
+        tokens.pieces(chat, tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("name", "says"), [("no/where", r"not to be had from the .* hub"), (".", "a folder that")]
+)
+def test_a_model_that_is_not_there(load, monkeypatch, name, says):
+    data, model = load("llm-finetuning", "data", "model")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(MisconfigurationException, match=says):
+        fit(model.Assistant(name), data.ChatDataModule())
 
 
 def test_an_environment_of_gymnasium(load):

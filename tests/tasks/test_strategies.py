@@ -25,6 +25,7 @@ QUICK = {  # smaller samples, and what is worth a second epoch
     "finetune": ["--trainer.max_epochs=2", "--callbacks.unfreeze.at_epoch=1"],
     "generative-adversarial": ["--callbacks.sample_score.count=64"],
     "language-model": ["--callbacks.samples.length=20"],
+    "llm-finetuning": ["--callbacks.samples.new_tokens=5"],
 }
 REFUSED = {  # what each says; diffusion trains under fsdp without its averages
     ("diffusion", "fsdp"): "EMAWeightAveraging averages whole weights",

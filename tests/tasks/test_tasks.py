@@ -20,6 +20,7 @@ TWO_BATCHES = [
     "--trainer.limit_val_batches=1",
     "--trainer.check_val_every_n_epoch=1",
 ]
+TYPES = Path(__file__).parent / "mypy.ini"
 SHARED = ("images.py", "pictures.py", "augment.py", "score.py", "fold.py")
 
 
@@ -63,7 +64,7 @@ def test_formatted_and_linted_and_typed(project: Path) -> None:
     run(project, "-m", "ruff", "check", ".")
     run(project, "-m", "ruff", "format", "--check", ".")
     run(project, "-m", "black", "--check", "--quiet", ".")
-    run(project, "-m", "mypy", "--ignore-missing-imports", "train.py", "my_exp")
+    run(project, "-m", "mypy", f"--config-file={TYPES}", "train.py", "my_exp")
 
 
 def test_what_draws_is_imported_when_it_draws(project: Path) -> None:

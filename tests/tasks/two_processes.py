@@ -22,6 +22,7 @@ import sklearn.neural_network  # noqa: F401
 import statsmodels.datasets  # noqa: F401
 import torch
 import torch._dynamo  # optimizers import it at their first step
+import transformers.models.llama.modeling_llama  # noqa: F401
 
 import scaffold_runtime.report
 import scaffold_runtime.strategies.fsdp  # noqa: F401

@@ -1,0 +1,127 @@
+"""Conversations as tokens, of which those of the answers count."""
+
+from functools import cached_property
+from os.path import commonprefix
+from typing import Any
+
+import torch
+from scaffold_runtime.errors import MisconfigurationException
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import Dataset
+
+from llm_finetuning_example.chats import Chat
+from llm_finetuning_example.network import load_tokenizer
+
+IGNORED = -100  # the label of what is no answer
+Item = tuple[Tensor, Tensor]
+
+
+class Answers(Dataset[Item]):
+    """Conversations as tokens and labels, cut where they are too long.
+
+    Those that have no answer before the cut are left out.
+    """
+
+    def __init__(self, chats: list[Chat], tokenizer: Any, longest: int) -> None:
+        whole = [item_of(chat, tokenizer) for chat in chats]
+        self.cut = sum(len(tokens) > longest for tokens, _ in whole)
+        items = [(tokens[:longest], labels[:longest]) for tokens, labels in whole]
+        self.items = [item for item in items if (item[1] != IGNORED).any()]
+        self.lost = len(whole) - len(self.items)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> Item:
+        return self.items[index]
+
+    @cached_property
+    def answer_length(self) -> float:
+        """Tokens of answers in a conversation, in the mean."""
+        count = sum(int((labels != IGNORED).sum()) for _, labels in self.items)
+        return count / len(self)
+
+
+def encode(parts: list[list[Chat]], longest: int, trainer: Any) -> list[Answers]:
+    """Conversations as tokens of the model that is trained; what is cut is said."""
+    tokenizer = load_tokenizer(trainer.lightning_module.hparams.name)
+    reads = tokenizer.model_max_length
+    limit = "data.max_tokens" if longest < reads else "what the model reads"
+    longest = min(longest, reads)
+    encoded = [Answers(chats, tokenizer, longest) for chats in parts]
+    if not all(encoded):
+        raise MisconfigurationException(
+            f"no answer begins within {longest} tokens ({limit}): shorten the prompts, "
+            "or raise data.max_tokens."
+        )
+    cut, lost = (sum(getattr(e, key) for e in encoded) for key in ("cut", "lost"))
+    if cut:
+        trainer.print(
+            f"{cut} of {sum(map(len, parts))} conversations are cut after {longest} "
+            f"tokens ({limit}); {lost} have no answer before that, and are left out"
+        )
+    return encoded
+
+
+def item_of(chat: Chat, tokenizer: Any) -> Item:
+    tokens: list[int] = []
+    labels: list[int] = []
+    for text, is_answer in pieces(chat, tokenizer):
+        found = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        tokens += found
+        labels += found if is_answer else [IGNORED] * len(found)
+    return torch.tensor(tokens), torch.tensor(labels)
+
+
+def pieces(chat: Chat, tokenizer: Any) -> list[tuple[str, bool]]:
+    """Its text, cut where answers begin and end: each piece, and whether it is one."""
+    found: list[tuple[str, bool]] = []
+    done = ""
+    for place, message in enumerate(chat.messages):
+        if message["role"] == "assistant":
+            asked = written(chat, place, tokenizer, add_generation_prompt=True)
+            whole = written(chat, place + 1, tokenizer)
+            prompt = commonprefix([asked, whole])
+            if not prompt.startswith(done):  # it now writes earlier answers otherwise:
+                found, done = [], ""  # nothing to learn from
+            found += [(prompt[len(done) :], False), (whole[len(prompt) :], True)]
+            done = whole
+    return found
+
+
+def written(chat: Chat, count: int, tokenizer: Any, **options: bool) -> str:
+    """The first `count` messages, as the chat template of the tokenizer has them."""
+    from jinja2 import TemplateError
+
+    messages = chat.messages[:count]
+    try:
+        return tokenizer.apply_chat_template(messages, tokenize=False, **options)
+    except TemplateError as error:
+        raise MisconfigurationException(
+            f"{chat.origin}: the chat template of the model refuses it: {error}"
+        ) from None
+
+
+def pad(items: list[Item]) -> dict[str, Any]:
+    """A batch of the longest's length: input_ids, attention_mask and labels."""
+    batch: dict[str, Any] = padded([tokens for tokens, _ in items], "right")
+    batch["labels"] = pad_sequence([labels for _, labels in items], True, IGNORED)
+    batch["answer_tokens"] = int((batch["labels"][:, 1:] != IGNORED).sum())
+    return batch
+
+
+def prompts_of(batch: dict[str, Any]) -> dict[str, Tensor]:
+    """What comes before the last answers, ending together."""
+    prompts = []
+    for tokens, labels in zip(batch["input_ids"], batch["labels"], strict=True):
+        end = int((labels != IGNORED).nonzero()[-1])
+        asked = (labels[:end] == IGNORED).nonzero()
+        prompts.append(tokens[: int(asked[-1]) + 1])
+    return padded(prompts, "left")
+
+
+def padded(tokens: list[Tensor], side: str) -> dict[str, Tensor]:
+    masks = [torch.ones_like(each) for each in tokens]
+    ids, mask = (pad_sequence(each, True, 0, side) for each in (tokens, masks))
+    return {"input_ids": ids, "attention_mask": mask}
