@@ -42,7 +42,7 @@ def prepare() -> None:
     """Have streams that take every character, also where they are closed or have an encoding of Windows."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
     if isinstance(sys.stdout, io.TextIOWrapper):  # stderr escapes by itself
         sys.stdout.reconfigure(errors="backslashreplace")
 

@@ -237,7 +237,9 @@ def of_disk(root: Path) -> Iterator[Finding]:
 
 
 def _run(words: list[str], root: Path) -> subprocess.CompletedProcess[str]:
+    env = {**os.environ, "PYTHONIOENCODING": "utf-8"}  # else that of the machine, in a pipe
+    said: dict[str, Any] = {"capture_output": True, "encoding": "utf-8", "errors": "replace"}
     try:
-        return subprocess.run(words, cwd=root, capture_output=True, text=True, timeout=120)
+        return subprocess.run(words, cwd=root, env=env, timeout=120, **said)
     except (OSError, subprocess.TimeoutExpired) as error:
         return subprocess.CompletedProcess(words, 1, "", str(error))

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import subprocess
 import sys
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -46,6 +48,54 @@ def test_foreign_packages_stay_in_the_file_of_their_name(file: Path) -> None:
     for package, homes in HOMES.items():
         used = [name for name in names if name.split(".")[0] == package]
         assert not used or place in homes
+
+
+NO_FILES = {
+    "os",
+    "tokenize",
+    "Image",
+    "self",
+    "trainer",
+    "trial",
+    "strategy",
+    "_watcher",
+    "part",
+    "parts",
+}
+CODE = [
+    *(
+        file
+        for folder in (RUNTIME, ROOT / "scaffold", ROOT / "tools")
+        for file in folder.rglob("*.py")
+    ),
+    *(ROOT / "templates").rglob("*.py.jinja"),
+]
+
+
+def without_encoding(text: str) -> Iterator[str]:
+    """Calls that read or write text in whatever encoding the machine has."""
+    text = re.sub(r"{%.*?%}", "", re.sub(r"{{.*?}}", "x", text, flags=re.S), flags=re.S)
+    for call in ast.walk(ast.parse(text)):
+        if not isinstance(call, ast.Call) or "encoding" in {word.arg for word in call.keywords}:
+            continue
+        *owner, name = re.findall(r"\w+", re.sub(r"\(.*?\)|\[.*?\]", "", ast.unparse(call.func)))
+        modes = [*call.args[not owner :][:1], *(w.value for w in call.keywords if w.arg == "mode")]
+        binary = any("b" in str(getattr(mode, "value", "")) for mode in modes)
+        opens = name in ("open", "fdopen") and not binary and not NO_FILES.intersection(owner[-1:])
+        piped = {"text", "universal_newlines"}.intersection(str(word.arg) for word in call.keywords)
+        if opens or name in ("read_text", "write_text") or (name in ("run", "Popen") and piped):
+            yield ast.unparse(call)
+
+
+def test_files_are_utf8_whatever_the_machine_has() -> None:
+    """Windows reads and writes another encoding unless it is told."""
+    found = {
+        str(file.relative_to(ROOT)): [*without_encoding(file.read_text("utf-8"))] for file in CODE
+    }
+
+    assert {file: calls for file, calls in found.items() if calls} == {}
+    calls = "open(a)", "p.open()", "(a / 'b').open('a')", "p.read_text()", "run(w, text=True)"
+    assert all(list(without_encoding(call)) == [call] for call in calls)
 
 
 def test_public_names_are_the_ones_promised() -> None:

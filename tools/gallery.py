@@ -92,10 +92,12 @@ def train(task: Part, project: Path, seed: int) -> Result:
         env={**os.environ, "OMP_NUM_THREADS": "1", "NO_COLOR": "1"},
         check=True,
         stdout=subprocess.PIPE,
-        text=True,
+        encoding="utf-8",
     )
     seconds, core = time.perf_counter() - began, cpu_seconds() - before
-    with (project / "runs" / f"version_{seed}" / "metrics.csv").open() as file:
+    with (project / "runs" / f"version_{seed}" / "metrics.csv").open(
+        newline="", encoding="utf-8"
+    ) as file:
         values = [float(row[task.monitor]) for row in csv.DictReader(file) if row[task.monitor]]
     compared = [line for line in done.stdout.splitlines() if re.match(r"val_\w+ [\d.]+, ", line)]
     return {
@@ -115,7 +117,7 @@ def draw(task: Part, run: Path) -> None:
         return
     figure = Figure(figsize=(6, 3), layout="constrained")
     axes = figure.subplots()
-    with (run / "metrics.csv").open() as file:
+    with (run / "metrics.csv").open(newline="", encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if row[task.monitor]]
     steps, values = ([float(row[name]) for row in rows] for name in ("step", task.monitor))
     axes.plot(steps, values, marker="." if len(steps) < 50 else "")
@@ -189,14 +191,14 @@ def page(results: dict[str, Result]) -> str:
 def main() -> int:
     tasks = packaged().tasks
     RESULTS.parent.mkdir(exist_ok=True)
-    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
     missed = []
     for name in sys.argv[1:] or tasks:
         results[name] = gallery(tasks[name])
         print(name, *results[name].values(), sep="  ", flush=True)
         results = {name: results[name] for name in sorted(results)}
-        RESULTS.write_text(json.dumps(results, indent=1) + "\n")
-        (DOCS / "gallery.md").write_text(page(results))
+        RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        (DOCS / "gallery.md").write_text(page(results), encoding="utf-8")
         missed += [name] * (not reached(tasks[name], results[name]))
     if missed:
         print("not as good as stated: " + ", ".join(missed))

@@ -126,7 +126,7 @@ def pages() -> dict[Path, str]:
 def main() -> None:
     for path, text in pages().items():
         path.parent.mkdir(exist_ok=True)
-        path.write_text(text)
+        path.write_text(text, encoding="utf-8")
     sys.stdout.write(f"wrote {len(pages())} pages\n")
 
 

@@ -43,7 +43,7 @@ def output(command: str, folder: Path) -> str:
 
 
 def main() -> None:
-    with TemporaryDirectory() as scratch, open(os.devnull, "w") as nowhere:
+    with TemporaryDirectory() as scratch, open(os.devnull, "w", encoding="utf-8") as nowhere:
         console = Console(record=True, width=80, file=nowhere, force_terminal=True)
         folder = Path(scratch)
         for command in SESSION:

@@ -98,7 +98,7 @@ class RunReport(Callback):
             "seconds": {name: round(value, 2) for name, value in self._seconds.items()},
             "best": Path(getattr(trainer.checkpoint_callback, "best_model_path", "")).name,
         }
-        (folder / FACTS).write_text(json.dumps(facts, indent=1) + "\n")
+        (folder / FACTS).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
         write_report([folder], folder / REPORT)
 
 
@@ -137,7 +137,7 @@ class RunFolder:
 
     def text(self, name: str) -> str:
         path = self.folder / name
-        return path.read_text(errors="replace") if path.exists() else ""
+        return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
 
     def parsed(self, name: str, parse: Callable[[str], Any]) -> dict[str, Any]:
         try:
@@ -154,7 +154,7 @@ def read_curves(path: Path) -> Curves:
     """Steps and values of each metric, without what is no number, and a last row that a crash cut short."""
     if not path.exists():
         return {}
-    with path.open(newline="", errors="replace") as file:
+    with path.open(newline="", encoding="utf-8", errors="replace") as file:
         rows = csv.reader(line for line in file if line.endswith("\n"))
         header = next(rows, [])
         at = {name: place for place, name in enumerate(header)}
@@ -316,7 +316,8 @@ def write_report(folders: list[Path], path: Path) -> Path:
     body = "\n".join(parts)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
-    partial.write_text(f"<!doctype html><html><head>{head}</head><body>{body}</body></html>\n")
+    page = f"<!doctype html><html><head>{head}</head><body>{body}</body></html>\n"
+    partial.write_text(page, encoding="utf-8")
     partial.replace(path)
     return path
 

@@ -67,7 +67,7 @@ class Trace(Callback):
         }
         self.rows.append(row)
         if self._file is not None:
-            with open(self._file, "a") as file:
+            with open(self._file, "a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
 
 
@@ -159,7 +159,7 @@ def end_of(trainer: Trainer, folder: Path) -> dict[str, Any]:
     assert run is not None
     state = collect(run)
     log = Path(trainer.log_dir, "metrics.csv")
-    state["logged"] = log.read_text() if log.exists() else None
+    state["logged"] = log.read_text(encoding="utf-8") if log.exists() else None
     places = (trainer.log_dir, str(folder))
     cleaned = _cleaned(state, (*map(os.path.realpath, places), *places))
     assert isinstance(cleaned, dict)

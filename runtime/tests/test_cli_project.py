@@ -198,6 +198,39 @@ def test_a_saved_configuration_replays_exactly(project: Path) -> None:
     assert saved[0] == saved[1]
 
 
+def test_files_are_written_and_read_as_utf8_whatever_the_machine_has(project: Path) -> None:
+    """In a process of its own, where asking the machine for its encoding is an error."""
+    (project / "train.py").write_text(textwrap.dedent("""
+        from scaffold_runtime.cli import run
+        from scaffold_runtime.demos.boring_classes import BoringDataModule, BoringModel
+
+        class Model(BoringModel):
+            def __init__(self, letter: str = "") -> None:
+                super().__init__()
+                self.save_hyperparameters()
+
+            def training_step(self, batch, batch_idx):
+                self.log(f"{self.hparams.letter}_loss", 1.0)
+                return super().training_step(batch, batch_idx)
+
+        if __name__ == "__main__":
+            run(Model, BoringDataModule)
+    """))
+    shutil.rmtree(project / "configs/callbacks")
+    (project / "configs/model.yaml").write_text("letter: Δ\n", encoding="utf-8")
+    strict = [sys.executable, "-X", "warn_default_encoding", "-W", "error::EncodingWarning"]
+    again = "--config=runs/version_0/config.yaml"
+    for words in (["--trainer.max_steps=2"], [again]):
+        done = subprocess.run(
+            [*strict, "train.py", *words], cwd=project, capture_output=True, text=True, timeout=100
+        )
+        assert done.returncode == 0 and "Warning" not in done.stderr, done.stderr
+
+    for run_ in ("runs/version_0", "runs/version_1"):
+        for name in ("config.yaml", "metrics.csv"):
+            assert "Δ" in (project / run_ / name).read_text(encoding="utf-8"), (run_, name)
+
+
 def test_a_saved_configuration_without_callbacks_replays_without(project: Path) -> None:
     train(project, "--callbacks.early_stopping=null", "--callbacks.model_checkpoint=null")
     cli = train(project, "--config=../project/runs/version_0/config.yaml")

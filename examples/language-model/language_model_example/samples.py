@@ -19,7 +19,7 @@ class Samples(Callback):
             return
         folder = Path(trainer.log_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        with (folder / "samples.txt").open("a") as file:
+        with (folder / "samples.txt").open("a", encoding="utf-8") as file:
             file.write(f"----- epoch {trainer.current_epoch}\n{text}\n")
 
     def sample(self, pl_module: Any) -> str:

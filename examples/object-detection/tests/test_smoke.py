@@ -77,7 +77,7 @@ def test_files_that_are_not_there_are_one_clear_error(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     images = [{"id": number, "file_name": f"{number}.png"} for number in (7, 8)]
     table = {"images": images, "annotations": [], "categories": []}
-    (tmp_path / "annotations.json").write_text(json.dumps(table))
+    (tmp_path / "annotations.json").write_text(json.dumps(table), encoding="utf-8")
     Image.new("L", (9, 9)).save(tmp_path / "images" / "7.png")
     with pytest.raises(MisconfigurationException, match="there is no .*8.png, which"):
         SceneDataModule(str(tmp_path)).prepare_data()

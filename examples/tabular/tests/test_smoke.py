@@ -61,7 +61,8 @@ def test_words_gaps_and_ids(tmp_path: Path) -> None:
 
 def test_a_broken_file_is_one_clear_error(tmp_path: Path) -> None:
     file = tmp_path / "rows.csv"
-    file.write_text("size,target\n" + "1,2\n" * 20 + "big,3\n")
+    text = "size,target\n" + "1,2\n" * 20 + "big,3\n"
+    file.write_text(text, encoding="utf-8")
     with pytest.raises(MisconfigurationException, match="holds text among numbers"):
         TabularDataModule(str(file)).setup("fit")
     with pytest.raises(MisconfigurationException, match="no column 'price'"):

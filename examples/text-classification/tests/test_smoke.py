@@ -42,7 +42,7 @@ def test_macro_f1() -> None:
 
 def test_a_broken_file_is_one_clear_error(tmp_path: Path) -> None:
     file = tmp_path / "lines.csv"
-    file.write_text("text,class\none,1\n")
+    file.write_text("text,class\none,1\n", encoding="utf-8")
     with pytest.raises(MisconfigurationException, match="columns text and label"):
         TextDataModule(str(file)).prepare_data()
     with pytest.raises(MisconfigurationException, match="there is no file"):

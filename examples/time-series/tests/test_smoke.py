@@ -20,7 +20,8 @@ def test_one_batch_of_everything() -> None:
 
 def test_no_answer_is_in_two_parts(tmp_path: Path) -> None:
     file = tmp_path / "series.csv"
-    file.write_text("value\n" + "".join(f"{number}\n" for number in range(300)))
+    text = "value\n" + "".join(f"{number}\n" for number in range(300))
+    file.write_text(text, encoding="utf-8")
     data = SeriesDataModule(str(file), history=5, horizon=3)
     data.setup("fit")
     parts = (data.train, data.val, data.test)
@@ -42,7 +43,7 @@ def test_as_one_season_ago() -> None:
 
 def test_a_broken_file_is_one_clear_error(tmp_path: Path) -> None:
     file = tmp_path / "series.csv"
-    file.write_text("value\n1\n\nx\n")
+    file.write_text("value\n1\n\nx\n", encoding="utf-8")
     with pytest.raises(MisconfigurationException, match="gaps or text"):
         SeriesDataModule(str(file)).prepare_data()
     with pytest.raises(MisconfigurationException, match="no column"):

@@ -566,7 +566,7 @@ class ModelCheckpoint(Checkpoint):
     def to_yaml(self, filepath: str | os.PathLike[str] | None = None) -> None:
         """Write the kept checkpoints and their scores to a YAML file."""
         target = Path(filepath or os.path.join(self.dirpath or "", "best_k_models.yaml"))
-        target.write_text(yaml.safe_dump(dict(self.best_k_models)))
+        target.write_text(yaml.safe_dump(dict(self.best_k_models)), encoding="utf-8")
 
 
 def _older(name: str, than: str) -> bool:

@@ -29,14 +29,14 @@ def remember_job(folder: Path) -> None:
         return
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with (folder / JOBS).open("a") as file:
+        with (folder / JOBS).open("a", encoding="utf-8") as file:
             file.write(f"{job}\n")
     except OSError as error:
         raise CheckpointError(f"cannot write into the folder {folder}: {error}.") from error
 
 
 def _jobs(folder: Path) -> list[str]:
-    return (folder / JOBS).read_text().split() if (folder / JOBS).is_file() else []
+    return (folder / JOBS).read_text(encoding="utf-8").split() if (folder / JOBS).is_file() else []
 
 
 def find_checkpoint(trainer: Trainer, wanted: str) -> Path:

@@ -149,7 +149,7 @@ def _closed(value: Any, kind: str) -> Any:
 
 def _hparams_in(file: Path) -> dict[str, Any]:
     try:
-        found = yaml.safe_load(file.read_text()) or {}
+        found = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise MisconfigurationException(f"hparams_file={str(file)!r}: {error}.") from error
     if not isinstance(found, dict):

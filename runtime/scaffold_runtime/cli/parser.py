@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any, NoReturn, get_type_hints
 
 import torch
 from jsonargparse import ArgumentParser, Namespace
 from jsonargparse import register_unresolvable_import_paths as _register
-from jsonargparse.typing import class_from_function
+from jsonargparse.typing import Path_fr, class_from_function
 from torch.optim import Optimizer
 
 from scaffold_runtime.cli.making import blaming, key_of
@@ -157,6 +159,14 @@ class LightningArgumentParser(ArgumentParser):
         except Exception as error:  # jsonargparse's own tells of types and repeats all arguments
             raise (failed or [error])[0] from None
         return made
+
+    def parse_path(self, path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Namespace:
+        """Parse a file, which is UTF-8 whatever the encoding of the machine is."""
+        file = Path_fr(path)
+        with file.relative_path_context():
+            text, name = Path(file.absolute).read_text(encoding="utf-8"), os.path.basename(path)
+            parsed: Namespace = self.parse_string(text, name, *args, **kwargs)
+        return parsed
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Say in one to three lines what is wrong, where, and what was perhaps meant; exit code 2."""

@@ -98,7 +98,10 @@ def write_config(
     """Write a resolved configuration to `path`, in place of what is there; `None` values too, passwords not."""
     os.makedirs(os.path.dirname(path), exist_ok=True)
     config = _without_passwords(config)
-    parser.save(config, os.fspath(path), skip_unset=False, overwrite=True, multifile=multifile)
+    if multifile:
+        parser.save(config, os.fspath(path), skip_unset=False, overwrite=True)
+    else:  # not by jsonargparse, which writes in the encoding of the machine
+        Path(path).write_text(parser.dump(config, skip_unset=False), encoding="utf-8")
 
 
 def _without_passwords(value: Any) -> Any:

@@ -73,7 +73,7 @@ class CSVLogger(FolderLogger):
         if new:
             self._columns += dict.fromkeys(new)
             self._replace(self._read()[1])
-        with self.file.open("a", newline="") as file:
+        with self.file.open("a", newline="", encoding="utf-8") as file:
             csv.DictWriter(file, self._columns, restval="").writerows(self._rows)
         self._written += len(self._rows)
         self._rows.clear()
@@ -86,7 +86,8 @@ class CSVLogger(FolderLogger):
         self._written = min(state.get("rows", 0), len(rows))
         again = rows[self._written :]
         if again:
-            with self.file.with_suffix(".replaced.csv").open("a", newline="") as file:
+            replaced = self.file.with_suffix(".replaced.csv")
+            with replaced.open("a", newline="", encoding="utf-8") as file:
                 _write(file, self._columns, again)
             self._replace(rows[: self._written])
 
@@ -95,7 +96,7 @@ class CSVLogger(FolderLogger):
         if not self.file.exists():
             return [], []
         os.truncate(self.file, self.file.read_bytes().rfind(b"\n") + 1)
-        with self.file.open(newline="") as file:
+        with self.file.open(newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file, restkey="", restval="")
             return list(reader.fieldnames or ()), list(reader)
 
@@ -105,7 +106,7 @@ class CSVLogger(FolderLogger):
     def _replace(self, rows: list[dict[str, Any]]) -> None:
         """Write the file anew; the old one stays until the new one is whole."""
         temporary = self.file.with_suffix(".csv.partial")
-        with temporary.open("w", newline="") as file:
+        with temporary.open("w", newline="", encoding="utf-8") as file:
             _write(file, self._columns, rows)
         os.replace(temporary, self.file)
 

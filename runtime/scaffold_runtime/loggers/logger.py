@@ -216,7 +216,7 @@ class FolderLogger(RunLogger):
         self.hparams.update(as_mapping(params or {}))
         file = Path(self.log_dir) / "hparams.yaml"
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(yaml.safe_dump(plain_tree(self.hparams), sort_keys=False))
+        file.write_bytes(yaml.safe_dump(plain_tree(self.hparams), sort_keys=False).encode())
 
 
 class ServiceLogger(RunLogger):

@@ -110,14 +110,14 @@ class MLFlowLogger(ServiceLogger):
     def _choose_version(self) -> str:
         """The run noted in the shared folder, since we are resumed, or else a new one."""
         note = self._note()
-        noted = note.read_text().strip() if note is not None and note.exists() else ""
+        noted = note.read_text(encoding="utf-8").strip() if note and note.exists() else ""
         if noted:
             return noted
         tags = {str(k): str(v) for k, v in self._tags.items()}
         run = self._client.create_run(self.experiment_id, tags=tags, run_name=self._run_name)
         if note is not None:
             note.parent.mkdir(parents=True, exist_ok=True)
-            note.write_text(run.info.run_id)
+            note.write_text(run.info.run_id, encoding="utf-8")
         return str(run.info.run_id)
 
     def _note(self) -> Path | None:

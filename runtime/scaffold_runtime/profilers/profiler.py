@@ -97,7 +97,7 @@ class Profiler(abc.ABC):
         if file is None:
             sys.stdout.write(f"{text}\n")
         else:
-            file.write_text(f"{text}\n")
+            file.write_text(f"{text}\n", encoding="utf-8")
 
     def report_file(self, ending: str) -> Path | None:
         """`dirpath/stage-filename`, in a folder that exists; None if there is nowhere to write."""

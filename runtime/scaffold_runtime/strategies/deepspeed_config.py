@@ -30,7 +30,7 @@ def read_config(config: Mapping[str, Any] | str | Path) -> dict[str, Any]:
             belongs into `configure_optimizers`.
     """
     try:
-        given = config if isinstance(config, Mapping) else json.loads(Path(config).read_text())
+        given = config if isinstance(config, Mapping) else json.loads(Path(config).read_bytes())
         read = deepcopy(dict(given))
     except (OSError, ValueError, TypeError) as error:
         raise MisconfigurationException(

@@ -367,7 +367,7 @@ def _enter(
     except BaseException as error:
         if code_of(error):
             sys.exit(code_of(error))
-        Path(folder, f"error-{environment['RANK']}").write_text(traceback.format_exc())
+        Path(folder, f"error-{environment['RANK']}").write_bytes(traceback.format_exc().encode())
         sys.exit(1)
     finally:
         # A forked process ends without Python's end.
@@ -395,4 +395,4 @@ def _reason(store: Any, name: str, folder: Path, lost: str) -> RankFailed:
 
 def failed_in(file: Path) -> RankFailed:
     """The failure of a process that wrote why into the file `error-RANK`."""
-    return rank_failed(f"{file.name.removeprefix('error-')}\n{file.read_text()}")
+    return rank_failed(f"{file.name.removeprefix('error-')}\n{file.read_text(encoding='utf-8')}")

@@ -244,5 +244,5 @@ def _enter(index: int, folder: str) -> None:
         if index == 0:
             torch.save(returned, Path(folder) / "returned")
     except BaseException:
-        Path(folder, f"error-{index}").write_text(traceback.format_exc())
+        Path(folder, f"error-{index}").write_text(traceback.format_exc(), encoding="utf-8")
         os._exit(1)
