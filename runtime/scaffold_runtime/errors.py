@@ -265,5 +265,7 @@ def _leave(line: str, code: int) -> None:
 
 
 def hide_passwords(text: str) -> str:
-    """`text` without the passwords of the addresses in it: "https://me:***@host"."""
+    """`text` without the passwords of the addresses in it: "https://me:***@host". Over http a name alone is a token,
+    "https://***@host", but "git"; "ssh://me@host" is the name of a user."""
+    text = re.sub(r"(https?://)(?!git@)[^/?#\s:@]+@", r"\1***@", text)
     return re.sub(r"(://[^/\s:@]*:)[^/\s]+@", r"\1***@", text)

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 import yaml
 
-from scaffold_runtime.errors import MisconfigurationException, plain_errors
+from scaffold_runtime.errors import MisconfigurationException, hide_passwords, plain_errors
 from scaffold_runtime.extras import require
 from scaffold_runtime.hooks import Callback
 from scaffold_runtime.loggers.logger import flat
@@ -112,7 +112,7 @@ def environment(trainer: Trainer) -> dict[str, str]:
         "platform": platform.platform(),
         "device": f"{trainer.world_size} x {device.type}{gpu}",
         "precision": trainer.precision,
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": hide_passwords(" ".join([Path(sys.argv[0]).name, *sys.argv[1:]])),
     }
 
 

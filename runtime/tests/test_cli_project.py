@@ -23,7 +23,7 @@ import scaffold_runtime
 from scaffold_runtime import LightningDataModule, LightningModule
 from scaffold_runtime.cli import run
 from scaffold_runtime.cli.sources import ConfigError, read_yaml
-from scaffold_runtime.errors import plain_errors
+from scaffold_runtime.errors import hide_passwords, plain_errors
 
 CALLBACKS = "scaffold_runtime.callbacks"
 FILES = {
@@ -255,18 +255,40 @@ def test_no_secret_of_the_environment_is_saved(
 
 
 def test_no_password_of_an_address_is_saved_or_shown(
-    project: Path, monkeypatch: pytest.MonkeyPatch
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     (project / "configs/loggers/mlflow.yaml").write_text(
         "class_path: scaffold_runtime.loggers.MLFlowLogger\n"
-        "init_args:\n  tracking_uri: http://me:very-secret@127.0.0.1:9\n"
     )
+    report = "class_path: scaffold_runtime.report.RunReport\n"
+    (project / "configs/callbacks/run_report.yaml").write_text(report)
+    option = "--loggers.mlflow.tracking_uri=http://me:very-secret@127.0.0.1:9"
+    monkeypatch.setattr(sys, "argv", [*sys.argv, option])
     with pytest.warns(UserWarning, match=r"log_metrics failed .*me:\*\*\*@127.0.0.1") as caught:
-        train(project)
+        train(project, option)
     assert not any("very-secret" in str(warning.message) for warning in caught)
-    saved = (project / "runs/version_0/config.yaml").read_text()
-    assert "http://me:***@127.0.0.1:9" in saved and "very-secret" not in saved
+    printed = capsys.readouterr().out
+    assert "me:***@127.0.0.1:9" in printed and "very-secret" not in printed
+    for name in ("config.yaml", "run.json", "report.html"):
+        saved = (project / "runs/version_0" / name).read_text(encoding="utf-8")
+        assert "http://me:***@127.0.0.1:9" in saved and "very-secret" not in saved, name
+
+
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("https://me:secret@host/x", "https://me:***@host/x"),
+        ("https://:secret@host/x", "https://:***@host/x"),
+        ("postgresql://me:se@cret@host/x", "postgresql://me:***@host/x"),
+        ("https://ghp_secret@github.com/x.git", "https://***@github.com/x.git"),
+        ("at git+https://secret@host and http://secret@host", "at git+https://***@host and http://***@host"),
+        *[(same, same) for same in ("https://host/a@b", "https://host?to=a@b", "https://git@host/x")],
+        *[(same, same) for same in ("git@github.com:x/y.git", "ssh://git@host", "mysql://me@host")],
+    ],
+)  # fmt: skip
+def test_what_is_secret_in_an_address(address: str, shown: str) -> None:
+    assert hide_passwords(address) == shown
 
 
 def test_evaluation_uses_the_best_checkpoint(

@@ -24,7 +24,7 @@ from scaffold_runtime.cli.save import write_config
 from scaffold_runtime.cli.settings import KINDS, Settings
 from scaffold_runtime.cli.sources import CONFIG, ConfigError, options, read_yaml
 from scaffold_runtime.data import LightningDataModule
-from scaffold_runtime.errors import CheckpointError, did_you_mean, plain_errors
+from scaffold_runtime.errors import CheckpointError, did_you_mean, hide_passwords, plain_errors
 from scaffold_runtime.module import LightningModule
 
 DESCRIPTION = """Train, validate, test or predict; without a command, train.
@@ -255,7 +255,8 @@ def _in_order(words: list[str]) -> list[str]:
 
 
 def _options_of_next(words: list[str], started_in: Path) -> list[str]:
-    """What was said of the data and of the place of the run, which the next command must know as well."""
+    """What was said of the data and of the place of the run, which the next command must know, too; no
+    passwords."""
     parts = ("--data.", "--loggers.")
     said: list[str] = []
     for flag, value, words_of_it in options(words):
@@ -263,7 +264,7 @@ def _options_of_next(words: list[str], started_in: Path) -> list[str]:
             said += [flag, shown_path(value, started_in)]
         elif flag.startswith(parts):
             said += words_of_it
-    return [shlex.quote(word) for word in said]
+    return [shlex.quote(hide_passwords(word)) for word in said]
 
 
 def _command(words: list[str]) -> tuple[str, list[str]]:
