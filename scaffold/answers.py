@@ -10,7 +10,7 @@ import yaml
 from scaffold import __version__
 from scaffold.catalogue import KINDS, LOADER, Catalogue, Part
 from scaffold.errors import ScaffoldError
-from scaffold.names import check_name, one_line, package_name
+from scaffold.names import check_name, one_line, package_name, public
 
 SCHEMA = 1
 EXCLUSIVE = {"strategy"}  # of which one at a time is on
@@ -127,7 +127,7 @@ def to_yaml(answers: Answers) -> bytes:
         "author": one_line(answers.author),
         "runtime": answers.runtime,
         "created": answers.created,
-        "command": answers.command,
+        "command": public(answers.command),
         **_own(answers),
         **answers.other,
     }
@@ -174,7 +174,8 @@ def from_yaml(data: bytes) -> Answers:
 def _own(answers: Answers) -> dict[str, Any]:
     if not answers.template:
         return {}
-    return {"template": answers.template, "template_answers": dict(answers.template_answers)}
+    template, said = public(answers.template), dict(answers.template_answers)
+    return {"template": template, "template_answers": said}
 
 
 def _check_features(listed: Iterable[Any]) -> None:

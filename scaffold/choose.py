@@ -40,7 +40,8 @@ def choose_own(
     given = {asked_for: name} if asked_for else {}
     given |= dict(_pair(word) for word in data)
     said = answered(source, given, ask=ask)
-    line = " ".join([f"scaffold new {name} --template {source}", *(f"--data {w}" for w in data)])
+    kept = [f"--data {w}" for w in data if w.partition("=")[0] in said]  # no answer that is secret
+    line = " ".join([f"scaffold new {name} --template {source}", *kept])
     return Answers(
         name,
         task="",

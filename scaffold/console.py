@@ -19,6 +19,7 @@ from scaffold.answers import Answers
 from scaffold.errors import CancelledError
 from scaffold.files import Tree
 from scaffold.git import out_of_place
+from scaffold.names import public
 
 if TYPE_CHECKING:
     from scaffold.doctor import Finding
@@ -139,7 +140,8 @@ def created(
         say(f"{len(tree)} files, nothing written")
         _kept(kept)
     else:
-        say(f"Created `{answers.name}` from `{answers.template or answers.task}`", bold=True)
+        origin = public(answers.template) or answers.task
+        say(f"Created `{answers.name}` from `{origin}`", bold=True)
         if not answers.template:
             for title, kind in (("callbacks", "callback"), ("loggers", "logger")):
                 on = ", ".join(answers.on(kind)) or "none"

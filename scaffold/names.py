@@ -86,6 +86,12 @@ def pick(word: str, allowed: list[str], what: str) -> str:
     raise ScaffoldError(f"there is no {what} `{one_line(word)}`; {hint}")
 
 
+def public(text: str) -> str:
+    """Without the passwords and tokens in addresses, so that it can be kept and shown."""
+    text = re.sub(r"(https?://)(?!git@)[^/?#\s:@]*(?::[^/\s]*)?@", r"\1", text)
+    return re.sub(r"(://[^/\s:@]*):[^/\s]+@", r"\1@", text)
+
+
 def one_line(text: str, longest: int = 200) -> str:
     """Free text as one printable line: newlines and control characters become spaces."""
     printable = "".join(char if char.isprintable() else " " for char in text)

@@ -20,7 +20,7 @@ from scaffold.errors import CancelledError, ScaffoldError
 from scaffold.files import File, Tree, read_tree
 from scaffold.git import git
 from scaffold.lock import is_safe
-from scaffold.names import one_line
+from scaffold.names import one_line, public
 
 RUNS_CODE = ("_tasks", "_migrations", "_jinja_extensions", "_preserve_symlinks", "_external_data")
 PROTOCOLS = "file:git:http:https:ssh"
@@ -53,7 +53,7 @@ def render_own(source: str, answers: Mapping[str, Any]) -> Tree:
         _copy(fetched, Path(scratch, "out"), answers, ask=False)
         tree = read_tree(Path(scratch, "out"))
     # In Copier's answers file.
-    ours, theirs = str(fetched.folder).encode(), split(source)[0].encode()
+    ours, theirs = str(fetched.folder).encode(), public(split(source)[0]).encode()
     tree = {
         path: File(file.data.replace(ours, theirs), file.executable) for path, file in tree.items()
     }
@@ -117,8 +117,8 @@ def _clone(address: str, ref: str, folder: Path) -> str:
         if not done.returncode:
             reason = [f"it has no tag, branch or commit {one_line(ref or 'HEAD')}"]
         raise ScaffoldError(
-            f"cannot get the template {one_line(address)}{f' at {one_line(ref)}' if ref else ''}\n"
-            f"{one_line(reason[-1]) if reason else 'git failed'}"
+            f"cannot get the template {one_line(public(address))}{f' at {one_line(ref)}' if ref else ''}\n"
+            f"{one_line(public(reason[-1])) if reason else 'git failed'}"
         )
     head = git("rev-parse", "HEAD", inside=folder)
     shutil.rmtree(folder / ".git")

@@ -8,6 +8,7 @@ from scaffold.answers import Answers, from_yaml, to_yaml
 from scaffold.errors import NotAProjectError, ScaffoldError
 from scaffold.files import Disk, File, Tree
 from scaffold.lock import Lock, from_json, to_json
+from scaffold.names import public
 from scaffold.trained import trained
 
 ANSWERS, LOCK = ".scaffold/answers.yml", ".scaffold/lock.json"
@@ -27,7 +28,7 @@ class Project:
     def check_has_features(self) -> None:
         if self.answers.template:
             raise ScaffoldError(
-                f"the project has a template of its own, {self.answers.template}; "
+                f"the project has a template of its own, {public(self.answers.template)}; "
                 "features are not in it"
             )
 

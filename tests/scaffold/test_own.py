@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from scaffold.files import read_tree
+from scaffold.names import public
 from scaffold.own import fetch
 
 # Copier leaves a directory iterator open when a template fails
@@ -69,6 +70,54 @@ def test_a_folder(scaffold, team):
     answers = yaml.safe_load(Path("my-exp/.scaffold/answers.yml").read_text())
     assert answers["template"] == str(team)
     assert answers["template_answers"] == {"project_name": "my-exp", "width": 16}
+
+
+SECRET = "http://me:secretpw@nowhere.invalid/team.git"
+
+
+def test_a_password_in_the_address_is_neither_kept_nor_shown(scaffold, team, monkeypatch):
+    """Git's own credentials stand in for it later, here an address that git is told to take instead."""
+    (
+        team / "[[ _copier_conf.answers_file ]].jinja".replace("[[", "{{").replace("]]", "}}")
+    ).write_text("{{ _copier_answers|to_nice_yaml }}")
+    commit(team, "v1")
+    monkeypatch.setenv("HOME", str(team.parent))
+    instead = f'[url "file://{team}"]\n insteadOf = {SECRET}\n insteadOf = http://nowhere.invalid/team.git\n'
+    (team.parent / ".gitconfig").write_text(instead)
+    words = ("--data", "secret=hush", "--data", "width=9", "--no-git")
+    ran = scaffold("new", "my-exp", "--template", SECRET, *words)
+    assert ran.code == 0, ran.err
+    assert "Created `my-exp` from `http://nowhere.invalid/team.git`" in ran.out
+    tree = read_tree(Path("my-exp"))
+    assert not [path for path, file in tree.items() if b"secretpw" in file.data]
+    answers = yaml.safe_load(tree[".scaffold/answers.yml"].data)
+    assert answers["template"] == "http://nowhere.invalid/team.git"
+    assert answers["command"].endswith("--template http://nowhere.invalid/team.git --data width=9")
+    (team / "model.py.jinja").write_text(MODEL.replace("depth = 1", "depth = 2"))
+    commit(team, "v2")
+    fetch.cache_clear()
+    os.chdir("my-exp")
+    assert scaffold("update").code == 0
+    assert "depth = 2" in Path("model.py").read_text()
+
+
+@pytest.mark.parametrize("secret", ["me:secretpw@", "me:x@secretpw@", "secretpw@", ":secretpw@"])
+def test_nor_where_the_template_cannot_be_reached(scaffold, secret):
+    ran = scaffold("new", "my-exp", "--template", f"http://{secret}127.0.0.1:9/team.git")
+    assert ran.code == 1 and "http://127.0.0.1:9/team.git" in ran.err
+    assert "secretpw" not in ran.out + ran.err
+
+
+def test_a_name_in_an_address_stays():
+    """Only over http a name alone may be a token."""
+    for same in (
+        "git@github.com:x/y.git",
+        "ssh://git@host/x",
+        "https://git@host/x",
+        "http://h/a@v2",
+    ):
+        assert public(same) == same
+    assert public("ssh://me:secretpw@host/x") == "ssh://me@host/x"
 
 
 def test_a_git_address_with_a_ref_and_an_update(scaffold, team):
