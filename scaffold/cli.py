@@ -120,6 +120,7 @@ def new(
         create.write_new(tree, target)
     started = not dry_run and not no_git and git.init(target)
     to = "" if here else f"cd {name} && "
+    to += "pip install -e . && " * create.needs_install(answers, catalogue)
     with console.reporting(done=not dry_run):
         console.created(answers, tree, to, kept, dry_run=dry_run, git=started, as_json=as_json)
         console.misplaced(target, tree)

@@ -6,6 +6,7 @@ import shutil
 import time
 from collections.abc import Iterable
 from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from tempfile import mkdtemp
 
@@ -18,6 +19,7 @@ from scaffold.lock import Entry, locked
 from scaffold.names import one_line
 from scaffold.project import LOCK, state_files
 from scaffold.render import render
+from scaffold.runtime import requirements
 
 BEGINNING = re.compile(r"(?i)\.git(ignore|attributes)|(readme|licen[cs]e|copying)(\.\w+)?")
 BESIDE = {".git", ".venv", "venv", ".DS_Store"}  # of other tools: they stay as they are
@@ -31,6 +33,20 @@ def plan_new(answers: Answers, catalogue: Catalogue, kept: Iterable[str] = ()) -
     own = {path: Entry(tree[path], "ejected") for path in kept if path in tree}
     state = state_files(answers, {**locked(tree), **own})
     return {**{path: file for path, file in tree.items() if path not in own}, **state}
+
+
+def needs_install(answers: Answers, catalogue: Catalogue) -> bool:
+    """Whether the environment of this command lacks a package that the project needs."""
+    parts = answers.parts(catalogue)
+    needed = [
+        line for part in parts for line in (*requirements(answers.runtime), *part.requirements)
+    ]
+    for line in needed:
+        try:
+            version(re.split(r"[^\w.-]", line)[0])
+        except PackageNotFoundError:
+            return True
+    return False
 
 
 def check_target(target: Path) -> list[str]:

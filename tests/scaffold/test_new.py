@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import black
@@ -43,6 +44,19 @@ def test_the_last_of_at_most_six_lines_is_the_next_command(scaffold):
     said = scaffold("new", "my-exp").out.splitlines()
     assert len(said) <= 6
     assert said[-1] == "cd my-exp && python train.py"
+
+
+def test_what_is_not_installed_here_is_to_be_installed_first(scaffold, monkeypatch):
+    def without_sklearn(name: str) -> str:
+        if name == "scikit-learn":
+            raise PackageNotFoundError(name)
+        return version(name)
+
+    monkeypatch.setattr("scaffold.create.version", without_sklearn)
+    said = scaffold("new", "my-exp").out.splitlines()
+    assert said[-1] == "cd my-exp && pip install -e . && python train.py"
+    ran = scaffold("new", "other", "--task", "blank", "--json", "--runtime", "vendored")
+    assert json.loads(ran.out)["next"] == "cd other && python train.py"
 
 
 @pytest.mark.parametrize("task", TASKS)
