@@ -81,8 +81,6 @@ class TensorBoardLogger(FolderLogger):
         **kwargs: Any,
     ) -> None:
         """Write hyperparameters, with `metrics` (a dict or one number) of a step beside them."""
-        from torch.utils.tensorboard.summary import hparams
-
         super().log_hyperparams(params)
         if metrics is None and self._default_hp_metric:
             metrics = {"hp_metric": -1}
@@ -91,6 +89,8 @@ class TensorBoardLogger(FolderLogger):
         if not metrics:
             return
         writer = self.experiment
+        from torch.utils.tensorboard.summary import hparams  # which needs tensorboard
+
         for name, value in metrics.items():
             writer.add_scalar(name, value, step or 0)
         for summary in hparams(flat(self.hparams), dict(metrics)):

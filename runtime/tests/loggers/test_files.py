@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import enum
+import sys
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
@@ -266,7 +267,11 @@ def test_tensorboard_prefix_and_several_fits(regression, make_loader, make_train
 def test_a_missing_package_says_what_to_install(
     regression, make_loader, make_trainer, monkeypatch
 ) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "tensorboard", None)
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    for name in [name for name in sys.modules if name.startswith("torch.utils.tensorboard")]:
+        monkeypatch.delitem(sys.modules, name)
+    with pytest.raises(MissingExtra, match="TensorBoardLogger needs the package `tensorboard`"):
+        TensorBoardLogger("logs").log_hyperparams({"lr": 1})
     trainer = make_trainer(logger=TensorBoardLogger("logs"))
 
     with pytest.raises(MissingExtra, match=r'pip install "scaffold-runtime\[tensorboard\]"'):
@@ -279,6 +284,6 @@ def test_a_missing_package_says_what_to_install(
 def test_missing_services_say_what_to_install(name: str, package: str, monkeypatch) -> None:
     from scaffold_runtime import loggers
 
-    monkeypatch.setitem(__import__("sys").modules, package, None)
+    monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(MissingExtra, match=rf'pip install "scaffold-runtime\[{package}\]"'):
         getattr(loggers, name)()
