@@ -908,7 +908,8 @@ def test_a_resume_that_fails_leaves_the_configuration_of_the_run(
 
 @pytest.mark.parametrize(
     ("name", "meant"),
-    [("callbacks/early.yml", "early.yaml"), ("trainers.yaml", "trainer.yaml"), ("data.yml", "data.yaml")],
+    [("callbacks/early.yml", "early.yaml"), ("trainers.yaml", "trainer.yaml"), ("data.yml", "data.yaml"),
+     ("callbacks/timer.yaml.txt", "timer.yaml"), ("model.yaml.txt", "model.yaml"), ("data.yml.txt", "data.yaml")],
 )  # fmt: skip
 def test_a_file_that_is_not_read_is_named(
     project: Path, capsys: pytest.CaptureFixture[str], name: str, meant: str
@@ -919,6 +920,21 @@ def test_a_file_that_is_not_read_is_named(
     (configs / name).write_text("{}")
     said = fails(project, capsys)
     assert said == f"error: configs/{name} is not read: call it {meant}.\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "better"),
+    [("early_stopping - Kopie", "early_stopping_Kopie"), ("my timer", "my_timer"), ("a.b", "a_b"), ("x (1)", "x_1")],
+)  # fmt: skip
+@pytest.mark.parametrize("command", ["fit", "check"])
+def test_a_file_whose_name_is_no_option_is_named(
+    project: Path, capsys: pytest.CaptureFixture[str], name: str, better: str, command: str
+) -> None:
+    config = project / "configs/callbacks/early_stopping.yaml"
+    shutil.copy(config, config.with_name(f"{name}.yaml"))
+    said = fails(project, capsys, command)
+    assert said.startswith(f"error: configs/callbacks/{name}.yaml: a name has letters, digits")
+    assert said.endswith(f"Call it {better}.yaml, or delete it if it is a copy.\n")
 
 
 def test_other_data_than_the_run_of_a_checkpoint_had_is_said(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from pathlib import Path
 from typing import Any
 
@@ -56,17 +57,20 @@ class Settings:
         for kind in KINDS:
             self.base[kind] = {}
             for path in sorted((self.folder / kind).glob("*.yaml")):
+                _check_name(kind, path)
                 self._read(path, kind, path.stem)
         self._refuse_unread()
 
     def _refuse_unread(self) -> None:
         """Files that were meant to be read, by their names, and are not."""
         absent = [f"{part}.yaml" for part in PARTS if not (self.folder / f"{part}.yaml").is_file()]
-        for path in sorted(self.folder.rglob("*.y*ml")):
+        for path in sorted([*self.folder.rglob("*.y*ml"), *self.folder.rglob("*.y*ml.txt")]):
             place = path.relative_to(self.folder)
-            near = [f"{path.stem}.yaml"] if path.suffix == ".yml" else []
+            # An editor that hides endings adds `.txt`.
+            stem = re.sub(r"\.(yml|ya?ml\.txt)$", "", path.name)
+            near = [f"{stem}.yaml"] if stem != path.name else []
             if len(place.parts) == 1:
-                near = difflib.get_close_matches(path.name, absent, n=1, cutoff=0.8)
+                near = difflib.get_close_matches([path.name, *near][-1], absent, n=1, cutoff=0.8)
             elif place.parts[0] not in KINDS:
                 near = []
             if near:
@@ -113,6 +117,16 @@ class Settings:
         if "class_path" not in self.base.get(part, {}):
             self.base.pop(part, None)
         return True
+
+
+def _check_name(kind: str, path: Path) -> None:
+    """The name of a file is that of an option: copies made by a file manager have spaces in theirs."""
+    if not re.fullmatch(r"[\w-]+", path.stem):
+        better = re.sub(r"\W+", "_", path.stem).strip("_") or "another"
+        raise ConfigError(
+            f"configs/{kind}/{path.name}: a name has letters, digits, `_` and `-` only, since it is that of "
+            f"an option. Call it {better}.yaml, or delete it if it is a copy."
+        )
 
 
 def _chosen(words: list[str]) -> tuple[dict[str, str], list[str]]:
