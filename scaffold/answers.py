@@ -9,7 +9,7 @@ import yaml
 
 from scaffold import __version__
 from scaffold.catalogue import KINDS, LOADER, Catalogue, Part
-from scaffold.errors import ScaffoldError
+from scaffold.errors import DescriptionError, ScaffoldError
 from scaffold.names import check_name, one_line, package_name, public
 
 SCHEMA = 1
@@ -55,6 +55,8 @@ class Answers:
         try:
             features = [catalogue.feature(kind, name) for kind in KINDS for name in self.on(kind)]
             return [catalogue.project, catalogue.task(self.task), *features]
+        except DescriptionError:
+            raise
         except ScaffoldError as error:  # flags were checked before
             fix = way_out(self.lost(catalogue)[:1])
             raise ScaffoldError(f"`.scaffold/answers.yml`: {error}\n{fix}") from None

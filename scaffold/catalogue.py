@@ -1,7 +1,7 @@
 """What can be rendered: tasks and features, each one a folder under `templates/`."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib.metadata import entry_points
 from importlib.util import find_spec
@@ -11,8 +11,8 @@ from typing import Any
 import yaml
 
 from scaffold import __version__
-from scaffold.errors import ScaffoldError
-from scaffold.names import pick
+from scaffold.errors import DescriptionError, ScaffoldError
+from scaffold.names import one_line, pick
 
 LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 KINDS = ("callback", "logger", "strategy", "extra")
@@ -37,6 +37,21 @@ class Part:
     needs: tuple[str, ...] = ()  # other features that must be on, as kind/name
     features: tuple[str, ...] = ()  # of a task: those that are on unless chosen otherwise
     imports: str = ""  # the module that tells whether its optional package is installed
+    mistake: str = ""  # in the file that describes it, which makes it useless
+
+    def checked(self) -> "Part":
+        if self.mistake:
+            raise DescriptionError(f"{self.kind} `{self.name}` cannot be used: {self.mistake}")
+        return self
+
+
+TEXT, TEXTS = (str, "text"), (list, "a list of texts, as [a, b]")
+SHAPES: Mapping[str, tuple[type, str]] = {  # what may be written in such a file
+    **dict.fromkeys(("description", "monitor", "mode", "model", "data", "imports"), TEXT),
+    **dict.fromkeys(("requirements", "needs", "features"), TEXTS),
+    "default": (bool, "true or false"),
+    "trainer": (dict, "a mapping, as {max_epochs: 3}"),
+}
 
 
 @dataclass(frozen=True)
@@ -53,7 +68,7 @@ class Catalogue:
 
     @cached_property
     def project(self) -> Part:
-        return read_part(self.root / "project" / "project.yml", "project")
+        return read_part(self.root / "project" / "project.yml", "project").checked()
 
     @cached_property
     def tasks(self) -> dict[str, Part]:
@@ -64,11 +79,11 @@ class Catalogue:
         return {kind: self._parts(f"features/{kind}", "feature.yml", kind) for kind in KINDS}
 
     def task(self, name: str) -> Part:
-        return self.tasks[pick(name, list(self.tasks), "task")]
+        return self.tasks[pick(name, list(self.tasks), "task")].checked()
 
     def feature(self, kind: str, name: str) -> Part:
         features = self.features[pick(kind, list(KINDS), "kind")]
-        return features[pick(name, list(features), kind)]
+        return features[pick(name, list(features), kind)].checked()
 
     def named(self, feature: str) -> Part:
         """The feature called kind/name."""
@@ -96,14 +111,28 @@ class Catalogue:
 
 
 def read_part(path: Path, kind: str) -> Part:
-    described = yaml.load(path.read_bytes(), Loader=LOADER) or {}
-    described |= {
-        key: tuple(described.get(key, ())) for key in ("requirements", "needs", "features")
-    }
+    """One that is described wrongly is there, too, and says so where it is used."""
+    part = Part(kind, path.parent.name, path.parent)
     try:
-        return Part(kind, path.parent.name, path.parent, **described)
-    except TypeError as error:
-        raise ScaffoldError(f"{path}: {error}") from None
+        described = yaml.load(path.read_bytes(), Loader=LOADER) or {}
+        return replace(part, **_checked(described))
+    except (ScaffoldError, yaml.YAMLError, RecursionError) as error:
+        why = one_line(str(error))
+        return replace(part, description=f"cannot be used: {why}", mistake=f"{path}\n{why}")
+
+
+def _checked(described: Any) -> dict[str, Any]:
+    """The values by key; raises one clear line about a key that is none, or a value of another kind."""
+    if not isinstance(described, dict):
+        raise ScaffoldError("it must hold `key: value` lines")
+    for key, value in described.items():
+        kind, name = SHAPES[pick(str(key), list(SHAPES), "key")]
+        listed = not isinstance(value, list) or all(isinstance(each, str) for each in value)
+        if not isinstance(value, kind) or not listed:
+            raise ScaffoldError(f"`{key}` must be {name}, not {value!r}")
+    return {
+        key: tuple(value) if isinstance(value, list) else value for key, value in described.items()
+    }
 
 
 def packaged() -> Catalogue:

@@ -1,6 +1,7 @@
 """What can go wrong, by exit code.
 
 ScaffoldError 1
+├── DescriptionError 1
 ├── ConflictError 2
 ├── NotAProjectError 3
 └── CancelledError 130
@@ -15,6 +16,10 @@ class ScaffoldError(Exception):
 
 class ConflictError(ScaffoldError):
     exit_code = 2
+
+
+class DescriptionError(ScaffoldError):
+    """The file that describes a task or a feature is wrong."""
 
 
 class NotAProjectError(ScaffoldError):

@@ -143,6 +143,40 @@ def test_an_installed_package_brings_features_and_tasks(plugin, scaffold):
     assert packaged().features["callback"]["ema"].description != "a false one"
 
 
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("descripton: a", "there is no key `descripton`; did you mean `description`?"),
+        ("kind: a", "there is no key `kind`; there are: "),
+        ("imports: [requests]", "`imports` must be text, not ['requests']"),
+        ("requirements: requests", "`requirements` must be a list of texts, as [a, b], not 'requests'"),
+        ("needs:", "`needs` must be a list of texts, as [a, b], not None"),
+        ("features: [1]", "`features` must be a list of texts, as [a, b], not [1]"),
+        ("default: perhaps", "`default` must be true or false, not 'perhaps'"),
+        ("- a", "it must hold `key: value` lines"),
+        ("a: [", "while parsing a flow node"),
+    ],
+)  # fmt: skip
+def test_a_wrong_description_is_named_where_it_is_used(
+    plugin, scaffold, tmp_path, monkeypatch, text, why
+):
+    """Nothing else minds: not the other features, and no project without it."""
+    file = tmp_path / "site/team_templates/more/features/callback/team/feature.yml"
+    assert scaffold("new", "one", "--no-git", "--callbacks", "team").code == 0
+    file.write_text(text)
+    assert scaffold("new", "two", "--no-git", "--callbacks", "ema").code == 0
+    monkeypatch.chdir("two")
+    shown = scaffold("list")
+    assert shown.code == 0 and f"cannot be used: {why}" in shown.out
+    assert scaffold("add", "callback", "timer").code == 0
+    refused = scaffold("add", "callback", "team")
+    assert refused.code == 1 and len(refused.err.splitlines()) == 2
+    assert refused.err.startswith(f"error: callback `team` cannot be used: {file}\n  {why}")
+    monkeypatch.chdir("../one")
+    assert f"cannot be used: {file}" in scaffold("doctor").out
+    assert scaffold("update").err == refused.err
+
+
 def on(scaffold) -> set[str]:
     listed = json.loads(scaffold("list", "--json").out)["features"]
     return {each["name"] for each in listed if each["state"]}
