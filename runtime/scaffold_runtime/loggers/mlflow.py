@@ -5,15 +5,19 @@ from __future__ import annotations
 import os
 import re
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from scaffold_runtime.errors import MisconfigurationException, hide_passwords
 from scaffold_runtime.extras import require
 from scaffold_runtime.hparams import as_mapping
 from scaffold_runtime.loggers.logger import ServiceLogger, flat
 
 LONGEST = 6000  # characters of a parameter's value that MLflow's stores take
 AT_ONCE = 100  # parameters in one request
+TRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"  # MLflow's own variable
 ENDED = {"success": "FINISHED", "finished": "FINISHED", "failed": "FAILED"}
 
 
@@ -41,6 +45,8 @@ class MLFlowLogger(ServiceLogger):
 
     Raises:
         MissingExtra: if `mlflow` is not installed.
+        MisconfigurationException: if training begins and the server does not answer. It is asked for about ten seconds,
+            or as often as MLFLOW_HTTP_REQUEST_MAX_RETRIES says.
     """
 
     _open_client: Any = None  # a copied logger begins without
@@ -114,7 +120,8 @@ class MLFlowLogger(ServiceLogger):
         if noted:
             return noted
         tags = {str(k): str(v) for k, v in self._tags.items()}
-        run = self._client.create_run(self.experiment_id, tags=tags, run_name=self._run_name)
+        with _first_contact():
+            run = self._client.create_run(self.experiment_id, tags=tags, run_name=self._run_name)
         if note is not None:
             note.parent.mkdir(parents=True, exist_ok=True)
             note.write_text(run.info.run_id, encoding="utf-8")
@@ -158,9 +165,18 @@ class MLFlowLogger(ServiceLogger):
 
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
         from mlflow.entities import Param
+        from mlflow.exceptions import MlflowException
 
-        client, run_id = self.experiment, self.run_id
-        self._known = self._known or dict(client.get_run(run_id).data.params)
+        try:
+            with _first_contact():
+                client, run_id = self.experiment, self.run_id
+                self._known = self._known or dict(client.get_run(run_id).data.params)
+        except MlflowException as error:
+            why = hide_passwords(" ".join(str(_root_of(error)).split())[:200])
+            raise MisconfigurationException(
+                f"MLFlowLogger cannot log to {hide_passwords(self._tracking_uri)}: {why}\n"
+                f"Start its server, correct `tracking_uri`, or set {TRIES} to wait for longer."
+            ) from None  # MLflow's errors have the address as it is
         texts = {
             _name(name): str(value)[:LONGEST] for name, value in flat(as_mapping(params)).items()
         }
@@ -180,6 +196,23 @@ class MLFlowLogger(ServiceLogger):
 
     def send_checkpoint(self, file: Path, best: bool) -> None:
         self.experiment.log_artifact(self.run_id, str(file), f"model/checkpoints/{file.stem}")
+
+
+@contextmanager
+def _first_contact() -> Iterator[None]:
+    """Have MLflow try for some seconds, unless the variable says otherwise: its own seven times take four minutes."""
+    before = os.environ.get(TRIES)
+    os.environ.setdefault(TRIES, "3")
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[TRIES]
+
+
+def _root_of(error: BaseException) -> BaseException:
+    """What the error came from, such as a refused connection."""
+    return _root_of(error.__context__) if error.__context__ else error
 
 
 def _name(name: str) -> str:

@@ -6,6 +6,7 @@ import os
 import pickle
 import struct
 import sys
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -280,6 +281,34 @@ def test_mlflow_without_an_address_keeps_a_database(configured, make_loader, mak
     assert Path("mlruns/mlflow.db").is_file()
     again = MLFlowLogger("exp", save_dir="./mlruns")
     assert again.experiment_id == logger.experiment_id
+
+
+@pytest.mark.parametrize("tries", ["0", None])
+def test_a_server_of_mlflow_that_is_down_is_one_clear_error(
+    configured, make_loader, make_trainer, monkeypatch, tries
+) -> None:
+    """Soon, unless the user's variable says how often to try."""
+    from mlflow.environment_variables import MLFLOW_HTTP_REQUEST_MAX_RETRIES
+    from mlflow.utils import rest_utils
+
+    seen, http_request = [], rest_utils.http_request
+
+    def noted(*args: Any, **kwargs: Any) -> Any:
+        seen.append(MLFLOW_HTTP_REQUEST_MAX_RETRIES.get())
+        return http_request(*args, max_retries=0, **kwargs)
+
+    monkeypatch.setattr(rest_utils, "http_request", noted)
+    if tries:
+        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", tries)
+    trainer = make_trainer(logger=MLFlowLogger(tracking_uri="http://me:secret@127.0.0.1:9"))
+    with pytest.raises(MisconfigurationException, match="cannot log to") as caught:
+        trainer.fit(configured(), make_loader(1))
+    assert str(caught.value).startswith(
+        "MLFlowLogger cannot log to http://me:***@127.0.0.1:9: [Errno 111] Connection refused\n"
+    )
+    assert "secret" not in "".join(traceback.format_exception(caught.value))
+    assert seen == [int(tries or 3)]
+    assert os.environ.get("MLFLOW_HTTP_REQUEST_MAX_RETRIES") == tries
 
 
 def test_mlflow_goes_on_in_a_store_of_files(tmp_path) -> None:
