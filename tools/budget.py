@@ -19,19 +19,19 @@ ROOT = Path(__file__).parent.parent
 # raise them only with a reason.
 BUDGETS = {
     "runtime/scaffold_runtime": {
-        "files": 5098,
+        "files": 5100,
         "callbacks": 2588,
         "strategies": 2062,
-        "cli": 1342,
+        "cli": 1363,
         "checkpoint": 1307,
-        "loggers": 729,
+        "loggers": 755,
         "trainer": 759,
         "loops": 578,
         "profilers": 440,
         "tuner": 91,
         "names": 356,  # of Lightning: core, demos, plugins, utilities
     },
-    "scaffold": {"files": 2902},
+    "scaffold": {"files": 2951},
 }
 NAMES = ("core", "demos", "plugins", "utilities")
 FILE_GOAL, FUNCTION_GOAL = 250, 50
