@@ -85,7 +85,9 @@ def used(package: str) -> Counter[str]:
     """Source lines of each part."""
     lines: Counter[str] = Counter()
     for file in (ROOT / package).rglob("*.py"):
-        lines[part_of(file.relative_to(ROOT / package))] += len(source_lines(file.read_text()))
+        lines[part_of(file.relative_to(ROOT / package))] += len(
+            source_lines(file.read_text(encoding="utf-8"))
+        )
     return lines
 
 
@@ -99,7 +101,7 @@ def report(package: str) -> None:
     lengths: list[int] = []
     print(f"{package}\n  lines  functions  median  longest")
     for file in sorted((ROOT / package).rglob("*.py")):
-        text = file.read_text()
+        text = file.read_text(encoding="utf-8")
         lines = source_lines(text)
         inside = functions(text, lines)
         lengths += [length for _, length in inside]

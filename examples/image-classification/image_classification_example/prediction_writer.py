@@ -1,4 +1,4 @@
-"""Writes what `predict_step` returns: a file per process, and a table if it is one."""
+"""Writes what `predict_step` returns: a file per process, and a table of numbers."""
 
 import csv
 import os

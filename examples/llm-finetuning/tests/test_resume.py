@@ -17,7 +17,7 @@ def test_an_interrupted_run_resumes_exactly(tmp_path: Path, rank: int) -> None:
     base, file = str(tmp_path / "base"), tmp_path / "chats.jsonl"
     make_base(base, steps=2)
     rows = [{"prompt": prompt, "response": text} for prompt, text in questions(40)]
-    file.write_text("\n".join(map(json.dumps, rows)))
+    file.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     check_resume(
         lambda: (Assistant(base, rank), ChatDataModule(str(file), batch_size=4)),
         tmp_path,

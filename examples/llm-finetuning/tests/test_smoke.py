@@ -127,6 +127,7 @@ def test_what_is_exported_is_what_was_trained(
 )
 def test_a_bad_line_is_one_clear_error(tmp_path: Path, line: str, says: str) -> None:
     file = tmp_path / "chats.jsonl"
-    file.write_text('{"instruction": "a", "output": "b"}\n' + line + "\n")
+    good = '{"instruction": "a", "output": "b"}\n'
+    file.write_text(good + line + "\n", encoding="utf-8")
     with pytest.raises(MisconfigurationException, match=says):
         split_chats(str(file), 0)
