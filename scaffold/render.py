@@ -86,6 +86,7 @@ def variables(
         "requirements": sorted({*requirements(answers.runtime), *task.requirements}),
         "feature_requirements": sorted(
             {line for part in (*features, *still_used) for line in part.requirements}
+            - {*task.requirements}
         ),
         "trainer": trainer,
         "monitor": task.monitor,

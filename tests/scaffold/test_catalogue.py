@@ -15,7 +15,7 @@ import yaml
 from scaffold.answers import EXCLUSIVE, default_answers
 from scaffold.catalogue import KINDS, packaged
 from scaffold.files import write_tree
-from scaffold.render import paths, render
+from scaffold.render import paths, render, variables
 from scaffold.wizard import _choices
 
 CATALOGUE = packaged()
@@ -109,6 +109,15 @@ def test_every_part_says_what_it_is_in_one_short_line():
     for part in [*FEATURES, *CATALOGUE.tasks.values()]:
         assert 5 <= len(part.description) <= 60
         assert not part.description.endswith(".")
+
+
+@pytest.mark.parametrize("task", sorted(CATALOGUE.tasks))
+def test_what_a_task_and_a_feature_need_is_written_once(task):
+    answers = replace(default_answers("my-exp", CATALOGUE), task=task)
+    for part in FEATURES:
+        answers = answers.with_feature(part.kind, part.name)
+    said = variables(answers, answers.parts(CATALOGUE))
+    assert not {*said["requirements"]} & {*said["feature_requirements"]}
 
 
 @pytest.fixture
