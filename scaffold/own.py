@@ -113,12 +113,15 @@ def _clone(address: str, ref: str, folder: Path) -> str:
         else done
     )
     if done.returncode or checked is None or checked.returncode:
-        reason = done.stderr.decode(errors="replace").strip().splitlines()
+        said = done.stderr.decode(errors="replace").strip().splitlines()
+        reason = [
+            line for line in said if not line.lower().startswith("warning")
+        ]  # the first says why
         if not done.returncode:
             reason = [f"it has no tag, branch or commit {one_line(ref or 'HEAD')}"]
         raise ScaffoldError(
             f"cannot get the template {one_line(public(address))}{f' at {one_line(ref)}' if ref else ''}\n"
-            f"{one_line(public(reason[-1])) if reason else 'git failed'}"
+            f"{one_line(public(reason[0])) if reason else 'git failed'}"
         )
     head = git("rev-parse", "HEAD", inside=folder)
     shutil.rmtree(folder / ".git")

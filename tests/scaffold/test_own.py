@@ -101,6 +101,14 @@ def test_a_password_in_the_address_is_neither_kept_nor_shown(scaffold, team, mon
     assert "depth = 2" in Path("model.py").read_text()
 
 
+def test_what_git_says_first_is_why(scaffold, workplace):
+    """Its last line only guesses, and is half a sentence."""
+    ran = scaffold("new", "my-exp", "--template", f"file://{workplace}/nowhere")
+    assert ran.code == 1 and ran.err.endswith(
+        f"'{workplace}/nowhere' does not appear to be a git repository\n"
+    )
+
+
 @pytest.mark.parametrize("secret", ["me:secretpw@", "me:x@secretpw@", "secretpw@", ":secretpw@"])
 def test_nor_where_the_template_cannot_be_reached(scaffold, secret):
     ran = scaffold("new", "my-exp", "--template", f"http://{secret}127.0.0.1:9/team.git")
