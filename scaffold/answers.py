@@ -13,6 +13,8 @@ from scaffold.errors import DescriptionError, ScaffoldError
 from scaffold.names import check_name, one_line, package_name, public
 
 SCHEMA = 1
+NEEDED = ("version", "name", "task", "features")  # to know what a project is
+MEND = "after a merge run `scaffold doctor --rebuild`, else mend it by hand or take it from git"
 EXCLUSIVE = {"strategy"}  # of which one at a time is on
 FLAGS = {"callbacks": "callback", "loggers": "logger", "strategy": "strategy", "extras": "extra"}
 
@@ -142,7 +144,9 @@ def from_yaml(data: bytes) -> Answers:
     """Not trusted: the file may have been edited or merged by hand."""
     try:
         said = yaml.load(data, Loader=LOADER)
-        listed = said.pop("features", ())
+        if missing := [key for key in NEEDED if key not in said]:
+            raise ScaffoldError(f"`.scaffold/answers.yml` has no `{missing[0]}:`\n{MEND}")
+        listed = said.pop("features")
         features = _by_kind(listed)
         schema = int(said.pop("schema", SCHEMA))
         texts = {key: str(said.pop(key)) for key in TEXTS if key in said}
@@ -150,10 +154,7 @@ def from_yaml(data: bytes) -> Answers:
         answers = Answers(features=features, template_answers=own, other=said, trained={}, **texts)
         check_name(answers.name)
     except (yaml.YAMLError, AttributeError, TypeError, ValueError, RecursionError):
-        raise ScaffoldError(
-            "`.scaffold/answers.yml` cannot be read; after a merge run `scaffold doctor --rebuild`,\n"
-            "else mend it by hand or take it from git"
-        ) from None
+        raise ScaffoldError(f"`.scaffold/answers.yml` cannot be read\n{MEND}") from None
     for kind in EXCLUSIVE:
         if len(on := answers.on(kind)) > 1:
             what = f"`features` has {kind} {' and '.join(on)}, and one can be on"

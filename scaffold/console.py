@@ -16,7 +16,7 @@ import typer
 
 from scaffold import __version__
 from scaffold.answers import Answers
-from scaffold.errors import CancelledError
+from scaffold.errors import CancelledError, ConflictError
 from scaffold.files import Tree
 from scaffold.git import out_of_place
 from scaffold.names import public
@@ -103,7 +103,8 @@ def misplaced(project: Path, paths: Iterable[str]) -> None:
 
 def fail(error: Exception, *, as_json: bool) -> None:
     if as_json:
-        return say_json({"error": _reason(error)})
+        paths = {"conflicts": error.paths} if isinstance(error, ConflictError) else {}
+        return say_json({"error": _reason(error), **paths})
     first, *rest = _reason(error).splitlines() or ["unknown error"]
     mark = "" if isinstance(error, CancelledError) else "error: "
     coloured = sys.stderr.isatty() and not os.environ.get("NO_COLOR")

@@ -9,6 +9,8 @@ ScaffoldError 1
 The message says what, where and how to fix it, in one to three lines.
 """
 
+from collections.abc import Sequence
+
 
 class ScaffoldError(Exception):
     exit_code = 1
@@ -16,6 +18,10 @@ class ScaffoldError(Exception):
 
 class ConflictError(ScaffoldError):
     exit_code = 2
+
+    def __init__(self, message: str, paths: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.paths = paths
 
 
 class DescriptionError(ScaffoldError):

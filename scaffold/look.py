@@ -9,6 +9,7 @@ from scaffold.catalogue import Catalogue, Part
 from scaffold.errors import NotAProjectError
 from scaffold.files import Disk, File, Found
 from scaffold.merge import is_same_text
+from scaffold.names import package_name
 from scaffold.project import Project, find_root, open_project
 from scaffold.render import paths
 
@@ -44,13 +45,15 @@ def features(catalogue: Catalogue, start: Path) -> list[Feature]:
 
 
 def _others(project: Project, kind: str, parts: Mapping[str, Part]) -> Iterator[Feature]:
-    """What is on beside the catalogue: brought by the task, or the user's own."""
+    """What is on beside the catalogue: brought by the task or a package that is gone, or the user's own."""
+    lost = {package_name(name) for name in project.answers.on(kind) if name not in parts}
     known = {path for part in parts.values() for path in paths(part, project.answers.package)}
     for place in sorted((project.root / "configs" / f"{kind}s").glob("*.yaml")):
         path = place.relative_to(project.root).as_posix()
         if path not in known:
             brought = path in project.lock
             about = "comes with the task" if brought else "your own"
+            about = "the package that has it is gone" if place.stem in lost else about
             yield Feature(kind, place.stem, about, "on" if brought else "yours")
 
 

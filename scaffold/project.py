@@ -37,6 +37,8 @@ def find_root(start: Path) -> Path:
     for folder in (start, *start.parents):
         if (folder / ANSWERS).is_file():
             return folder
+        if (folder / LOCK).is_file():
+            raise ScaffoldError(f"`{ANSWERS}` is gone from {folder}\ntake it from git")
     raise NotAProjectError(
         f"no project here: {start} and the folders above have no `{ANSWERS}`\n"
         "make one with `scaffold new my-exp`"

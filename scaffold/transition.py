@@ -79,11 +79,11 @@ def still_used(lock: Lock, disk: Disk, answers: Answers, catalogue: Catalogue) -
 
 def settle(plan: Plan, policy: Policy) -> list[str]:
     """Turn conflicts into changes; returns the paths that now hold markers."""
-    pending, refused = [], []
+    pending, refused = [], dict[str, str]()
     for path, conflict in plan.conflicts.items():
         choice = policy(path, conflict)
         if choice == "fail":
-            refused.append(f"`{path}`: {conflict.note}")
+            refused[path] = f"`{path}`: {conflict.note}"
             continue
         plan.changes[path] = getattr(conflict, choice)
         won = WON.get(choice, ("conflict", conflict.note))
@@ -93,8 +93,9 @@ def settle(plan: Plan, policy: Policy) -> list[str]:
         pending += [path] if choice == "markers" else []
     if refused:
         raise ConflictError(
-            f"{'; '.join(refused)}\n"
-            "nothing was written; say what to do with `--conflict markers|mine|template`"
+            f"{'; '.join(refused.values())}\n"
+            "nothing was written; say what to do with `--conflict markers|mine|template`",
+            list(refused),
         )
     return pending
 
@@ -121,7 +122,8 @@ def check_nothing_pending(root: Path) -> None:
     if paths := pending_conflicts(root):
         raise ConflictError(
             f"still in conflict: {', '.join(paths)}\n"
-            "edit them and run `scaffold resolve`, or take the change back with `scaffold undo`"
+            "edit them and run `scaffold resolve`, or take the change back with `scaffold undo`",
+            paths,
         )
 
 
@@ -130,7 +132,8 @@ def check_merged(project: Project) -> None:
         own = any(path.startswith(".scaffold/") for path in paths)
         first = "run `scaffold doctor --rebuild`" if own else "edit them"
         raise ConflictError(
-            f"git is merging {', '.join(paths)}\n{first}, then end the merge with `git add` and `git commit`"
+            f"git is merging {', '.join(paths)}\n{first}, then end the merge with `git add` and `git commit`",
+            paths,
         )
 
 

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -473,6 +474,16 @@ def test_undo_keeps_what_was_edited_since(project):
     assert "edited  ema" in project("list").out
 
 
+def test_other_programs_get_the_files_that_are_in_conflict(project, generation):
+    in_conflict(generation)
+    planned = json.loads(project("update", "--json", "--dry-run").out)["pending"]
+    refused = json.loads(project("update", "--json").out)
+    assert refused["conflicts"] == planned != []
+    project("update", "--conflict", "markers")
+    open_ = json.loads(project("add", "callback", "ema", "--json").out)
+    assert open_["conflicts"] == planned
+
+
 def test_undo_closes_an_open_conflict(project, generation):
     in_conflict(generation)
     before = files()
@@ -595,6 +606,32 @@ def test_unreadable_answers_are_an_error_with_their_fix(project, text):
     assert ran.code == 1
     assert 1 <= len(ran.err.splitlines()) <= 3
     assert "Traceback" not in ran.err
+
+
+@pytest.mark.parametrize("key", ["version", "name", "task", "features"])
+def test_a_key_that_the_answers_lack_is_named(project, key):
+    """A list of features that is not there would switch all of them off."""
+    answers = Path(".scaffold/answers.yml")
+    text = re.sub(rf"(?m)^{key}:.*\n(- .*\n)*", "", answers.read_text())
+    answers.write_text(text)
+    for words in (["update"], ["list"], ["add", "callback", "ema"]):
+        ran = project(*words)
+        assert ran.code == 1
+        assert ran.err.startswith(
+            f"error: `.scaffold/answers.yml` has no `{key}:`\n  after a merge"
+        )
+    assert answers.read_text() == text
+
+
+def test_a_project_whose_answers_are_gone_is_one(project, monkeypatch):
+    Path(".scaffold/answers.yml").unlink()
+    (here := Path("sub")).mkdir()
+    root = Path.cwd()
+    monkeypatch.chdir(here)
+    for command in ("list", "doctor", "update"):
+        ran = project(command)
+        said = f"error: `.scaffold/answers.yml` is gone from {root}\n  take it from git\n"
+        assert (ran.code, ran.err) == (1, said)
 
 
 def test_answers_that_no_template_knows_say_where_they_stand(project):
@@ -835,6 +872,8 @@ def test_a_feature_that_is_on_but_nowhere_any_more_can_be_removed(project, dropp
     project("add", "callback", "secret")
     before = files()
     dropped(version, "ema")
+    listed = {each["name"]: each for each in json.loads(project("list", "--json").out)["features"]}
+    assert listed["ema"]["description"] == "the package that has it is gone"
     newer = version != "0.0.1"
     for words in (["update"], *([] if newer else [["add", "callback", "secret"]])):
         ran = project(*words)
