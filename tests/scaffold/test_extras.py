@@ -63,8 +63,8 @@ def instructions(dockerfile: str) -> list[tuple[str, list[str]]]:
 @pytest.mark.parametrize("runtime", ["", "vendored"])
 def test_the_dockerfile_builds_what_trains(project, tmp_path, runtime):
     """Each instruction is carried out here, as there is no daemon; pip takes packages from this environment."""
-    context = project("docker", *(["--runtime", runtime] if runtime else []))
-    ignored = set((context / ".dockerignore").read_text().split())
+    context = project("docker,sweep", *(["--runtime", runtime] if runtime else []))
+    ignored = {*(context / ".dockerignore").read_text().replace("**/", "").split()}
     (context / "runs").mkdir()
     image, site, entry = tmp_path / "image", tmp_path / "site", []
     for word, rest in instructions((context / "Dockerfile").read_text()):
@@ -75,23 +75,36 @@ def test_the_dockerfile_builds_what_trains(project, tmp_path, runtime):
         elif word == "COPY":
             for name in rest[:-1]:
                 assert name not in ignored
-                source, place = context / name, image / rest[-1]
-                if source.is_dir():
-                    shutil.copytree(source, place)
+                if name == ".":
+                    left_out = shutil.ignore_patterns(*ignored)
+                    shutil.copytree(context, image, ignore=left_out, dirs_exist_ok=True)
                 else:
-                    shutil.copy(source, place)
+                    shutil.copy(context / name, image / rest[-1])
         elif word == "RUN":
             assert rest == ["pip", "install", "--no-cache-dir", "."]
+            code = [path for path in image.rglob("*") if path.suffix == ".py"]
+            assert not code, "an edit of it would install everything anew"
             offline = ["--no-deps", "--no-build-isolation", "--quiet", "--target", str(site)]
             pip = [sys.executable, "-m", "pip", *rest[1:], *offline]
             subprocess.run(pip, cwd=image, check=True)
         else:
             assert word == "ENTRYPOINT"
             entry = rest
-    assert (site / "my_exp" / "model.py").exists()
-    assert (site / "scaffold_runtime").exists() == bool(runtime)
+    assert (image / "sweep.py").exists() and not (image / "runs").exists()
+    assert (image / "scaffold_runtime").exists() == bool(runtime)
+    assert [path.suffix for path in site.iterdir()] == [".dist-info"]  # the code is beside it
     os.chdir(image)
     bash(shlex.join([*entry, "fit", "--trainer.fast_dev_run=true", "--trainer.accelerator=cpu"]))
+
+
+def test_a_dockerfile_says_that_an_image_has_no_folder_of_this_machine(project):
+    project("docker", "--runtime", str(Path(__file__).parents[2] / "runtime"))
+    said = "# The runtime is a folder of this machine, which no image has"
+    assert said in Path("Dockerfile").read_text()
+    os.chdir("..")
+    shutil.rmtree("my-exp")
+    project("docker")
+    assert said not in Path("Dockerfile").read_text()
 
 
 @pytest.mark.slow
