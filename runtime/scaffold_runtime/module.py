@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -478,6 +478,18 @@ class LightningModule(WithHyperparameters, DataHooks, nn.Module):
         arguments = sample if isinstance(sample, tuple) else (sample,)
         with evaluation_mode(self):
             return torch.onnx.export(self, arguments, file_path, **kwargs)
+
+    def to_torchscript(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Raise an error: torch replaces TorchScript by `torch.export`."""
+        raise MisconfigurationException(
+            f"{type(self).__name__} has no `to_torchscript`: use `torch.export.export(model, (sample,))` or `to_onnx`."
+        )
+
+    def to_tensorrt(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Raise an error: TensorRT reads what `to_onnx` writes."""
+        raise MisconfigurationException(
+            f"{type(self).__name__} has no `to_tensorrt`: use `to_onnx`, whose file TensorRT reads, or torch_tensorrt."
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the trainer behind when pickled or copied."""
