@@ -263,7 +263,6 @@ def test_a_trainer_can_be_asked_where_it_is(
     }
 
 
-@pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")  # torch, about itself
 @pytest.mark.parametrize(
     ("name", "words"), [("to_torchscript", "torch.export.export"), ("to_tensorrt", "to_onnx")]
 )
@@ -272,6 +271,7 @@ def test_other_exports_say_what_to_use(regression: Any, name: str, words: str) -
         getattr(regression(), name)(file_path="model.pt")
 
 
+@pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")  # torch, about itself
 def test_to_onnx_computes_the_same(regression: Any, tmp_path: Path) -> None:
     from onnx.reference import ReferenceEvaluator
 
