@@ -50,9 +50,8 @@ def test_words_gaps_and_ids(tmp_path: Path) -> None:
     file, other = tmp_path / "rows.csv", tmp_path / "more.csv"
     lines = [f"{n:03d},{'' if n % 3 else n},{'ab'[n % 2]},{n % 2}\n" for n in range(60)]
     file.write_text("id,size,kind,target\n" + "".join(lines), encoding="utf-8")
-    other.write_text(
-        "kind,id,size\nc,007,\n", encoding="utf-8"
-    )  # an unknown word, and no target
+    # An unknown word, and no target.
+    other.write_text("kind,id,size\nc,007,\n", encoding="utf-8")
     data = TabularDataModule(str(file), classify=True, id="id", test=str(other))
     data.setup("predict")
     (row,) = data.test.tensors[0]
