@@ -168,7 +168,7 @@ def _in_one_line(error: Exception) -> tuple[str, int] | None:
         return f"error: {_given_where(error)}{error}", 1
     if isinstance(error, OSError) and error.filename is not None and _used_by_runtime(error):
         return f"error: {error.filename}: {error.strerror}", 1
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+    if isinstance(error, OSError) and error.filename is None and error.errno == errno.ENOSPC:
         return f"error: what is printed or written has no place: {error.strerror}", 1
     return None
 

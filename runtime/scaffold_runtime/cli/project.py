@@ -255,8 +255,7 @@ def _in_order(words: list[str]) -> list[str]:
 
 
 def _options_of_next(words: list[str], started_in: Path) -> list[str]:
-    """What was said of the data and of the place of the run, which the next command must know, too; no
-    passwords."""
+    """What the next command must know, too: files of configuration, the data, the place of the run. No passwords."""
     parts = ("--data.", "--loggers.")
     said: list[str] = []
     for flag, value, words_of_it in options(words):
