@@ -10,6 +10,7 @@ import base64
 import csv
 import json
 import platform
+import subprocess
 import sys
 import time
 import warnings
@@ -56,6 +57,7 @@ class RunReport(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit":
             require("plotly", "plotly", "RunReport")
+        self._commit = commit()
         self._since = time.perf_counter()
         self._seconds: dict[str, float] = {}
 
@@ -94,7 +96,7 @@ class RunReport(Callback):
         folder = Path(trainer.log_dir)
         folder.mkdir(parents=True, exist_ok=True)
         facts = {
-            "environment": environment(trainer),
+            "environment": environment(trainer) | self._commit,
             "seconds": {name: round(value, 2) for name, value in self._seconds.items()},
             "best": Path(getattr(trainer.checkpoint_callback, "best_model_path", "")).name,
         }
@@ -114,6 +116,15 @@ def environment(trainer: Trainer) -> dict[str, str]:
         "precision": trainer.precision,
         "command": hide_passwords(" ".join([Path(sys.argv[0]).name, *sys.argv[1:]])),
     }
+
+
+def commit() -> dict[str, str]:
+    """The commit of the project's repository, with "-dirty" where files differ from it; nothing where there is none."""
+    words = ["git", "describe", "--always", "--dirty", "--exclude=*", "--abbrev=10"]
+    with suppress(OSError, subprocess.TimeoutExpired):
+        found = subprocess.run(words, capture_output=True, text=True, timeout=10).stdout.strip()
+        return {"commit": found} if found else {}
+    return {}
 
 
 class RunFolder:

@@ -1,0 +1,157 @@
+"""Runs below a folder as a table, the best first: `python -m scaffold_runtime.runs [FOLDER] [--by METRIC] [--csv]`.
+
+A run is a row: the best value of what checkpoints are chosen by, the other metrics as they were then, and the settings
+in which it is not like most runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+from scaffold_runtime.columns import aligned
+from scaffold_runtime.errors import MisconfigurationException, did_you_mean, plain_errors
+from scaffold_runtime.loggers.logger import flat
+from scaffold_runtime.report import FACTS, RunFolder
+
+FILES = ("config.yaml", "metrics.csv", FACTS)
+NOT_SETTINGS = ("ckpt_path", "loggers.")  # from where a run goes on, and where it is logged
+ORDERS = {"min": "lowest", "max": "highest"}
+
+
+def runs_below(folder: Path) -> list[RunFolder]:
+    """The runs in `folder`, folds and trials too, named by their place there; what was written last comes last.
+
+    Raises:
+        MisconfigurationException: if there is none.
+    """
+    places = {path.parent for name in FILES for path in folder.rglob(name)}
+    if not places:
+        raise MisconfigurationException(
+            f"{folder} has no run in it, which would be a folder with a config.yaml or a metrics.csv. "
+            "Name the folder that your runs are in."
+        )
+    runs = sorted(map(RunFolder, places), key=written)
+    for run in runs:
+        run.name = run.folder.relative_to(folder).as_posix()
+    return runs
+
+
+def written(run: RunFolder) -> float:
+    """When the run was written last, in seconds."""
+    files = [run.folder / name for name in FILES]
+    return max(file.stat().st_mtime for file in files if file.exists())
+
+
+def monitor_of(runs: list[RunFolder]) -> tuple[str | None, str]:
+    """What checkpoints are chosen by in most runs, and whether its "min" or "max" is best."""
+    callbacks = [each for run in runs for each in (run.config.get("callbacks") or {}).values()]
+    options = [c.get("init_args") or {} for c in callbacks if "Checkpoint" in c["class_path"]]
+    monitors = Counter((o["monitor"], o["mode"]) for o in options if o.get("monitor"))
+    return monitors.most_common(1)[0][0] if monitors else (None, "min")
+
+
+def metrics_of(run: RunFolder, by: str | None, mode: str) -> dict[str, float]:
+    """Each metric as it was when `by` was at its best; as it ended, if it is of a test or `by` was not logged."""
+    at = np.inf
+    if by in run.curves:
+        steps, values = run.curves[by]
+        at = steps[np.argmin(np.nan_to_num(values if mode == "min" else -values, nan=np.inf))]
+    seen = {
+        name: values if name.startswith("test") else values[~(steps > at)]
+        for name, (steps, values) in sorted(run.curves.items())
+    }
+    return {name: float(values[-1]) for name, values in seen.items() if len(values)}
+
+
+def steps_of(run: RunFolder) -> float:
+    """Steps that were trained, as far as they were logged."""
+    last = [steps[-1] for name, (steps, _) in run.curves.items() if not name.startswith("test")]
+    return max(last, default=-1) + 1
+
+
+def settings_of(run: RunFolder) -> dict[str, str]:
+    found = flat(run.config or run.parsed("hparams.yaml", yaml.safe_load), ".")
+    named = {name.replace(".init_args", ""): str(value) for name, value in found.items()}
+    named["commit"] = run.facts.get("environment", {}).get("commit", "")
+    return {name: value for name, value in named.items() if not name.startswith(NOT_SETTINGS)}
+
+
+def differing(runs: list[RunFolder]) -> dict[str, list[str]]:
+    """The settings that are not the same in all runs, each with a value per run."""
+    settings = [settings_of(run) for run in runs]
+    names = sorted({name for each in settings for name in each})
+    columns = {name: [each.get(name, "") for each in settings] for name in names}
+    return {name: column for name, column in columns.items() if len(set(column)) > 1}
+
+
+def table(runs: list[RunFolder], by: str | None, mode: str, everything: bool) -> list[list[str]]:
+    """A head and a row for each run, in the order of `by`, the best first, or of time.
+
+    With `everything` it has all metrics, and each setting that differs; without, those of validation and tests, and the
+    settings that most runs have otherwise.
+    """
+    metrics = {run.name: metrics_of(run, by, mode) for run in runs}
+    if by is not None:
+        sign = 1 if mode == "min" else -1
+        worth = {name: sign * found.get(by, np.nan) for name, found in metrics.items()}
+        runs = sorted(runs, key=lambda run: float(np.nan_to_num(worth[run.name], nan=np.inf)))
+    known = {name for found in metrics.values() for name in found}
+    names = sorted(known, key=lambda name: (name != by, name.startswith("test"), name))
+    if not everything:
+        names = [n for n in names if n == by or n.startswith(("val", "test"))] or names
+    settings = differing(runs)
+    usual = {name: Counter(column).most_common(1)[0][0] for name, column in settings.items()}
+    form = repr if everything else "{:.4g}".format
+    rows = [["run", "written", "steps", *names, *(settings if everything else ["unlike most"])]]
+    for place, run in enumerate(runs):
+        own = {name: column[place] for name, column in settings.items()}
+        rare = [f"{name}={value}" for name, value in own.items() if value not in ("", usual[name])]
+        when = time.strftime("%Y-%m-%d %H:%M", time.localtime(written(run)))
+        values = [form(metrics[run.name][n]) if n in metrics[run.name] else "" for n in names]
+        last = own.values() if everything else ["  ".join(rare)]
+        rows.append([run.name, when, f"{steps_of(run):.0f}", *values, *last])
+    return rows
+
+
+def main(words: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m scaffold_runtime.runs", description=__doc__)
+    parser.add_argument(
+        "folder", nargs="?", default="runs", type=Path, help="where the runs are: runs/"
+    )
+    parser.add_argument("--by", help="the metric to sort by: what checkpoints are chosen by")
+    parser.add_argument("--mode", choices=ORDERS, help="whether its lowest or its highest is best")
+    parser.add_argument("--csv", action="store_true", help="all metrics, for a spreadsheet")
+    given = parser.parse_args(words)
+    with plain_errors():
+        runs = runs_below(given.folder)
+        monitor, mode = monitor_of(runs)
+        by = given.by or monitor
+        known = {name for run in runs for name in run.curves}
+        if given.by and given.by not in known:
+            raise MisconfigurationException(
+                f"--by {given.by}: no run in {given.folder} logged it.{did_you_mean(given.by, known)} "
+                f"Logged: {', '.join(sorted(known)) or 'nothing'}."
+            )
+    mode = given.mode or (mode if by == monitor else "min")
+    rows = table(runs, by, mode, given.csv)
+    if given.csv:
+        csv.writer(sys.stdout, lineterminator="\n").writerows(rows)
+        return
+    right = [False, False, *[True] * (len(rows[0]) - 3), False]
+    sys.stdout.write("\n".join(aligned(rows, right)) + "\n")
+    if by in known:
+        sys.stdout.write(
+            f"{by} is the {ORDERS[mode]} of each run, and what stands beside it is of that step.\n"
+        )
+
+
+if __name__ == "__main__":
+    main()
