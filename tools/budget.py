@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 # raise them only with a reason.
 BUDGETS = {
     "runtime/scaffold_runtime": {
-        "files": 5228,
+        "files": 5236,
         "callbacks": 2588,
         "strategies": 2062,
         "cli": 1363,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import re
 import sys
 import time
 from collections import Counter
@@ -78,18 +79,30 @@ def steps_of(run: RunFolder) -> float:
 
 
 def settings_of(run: RunFolder) -> dict[str, str]:
+    """What a run was made with, by the names of the command line, without what names the run's own folder."""
     found = flat(run.config or run.parsed("hparams.yaml", yaml.safe_load), ".")
-    named = {name.replace(".init_args", ""): str(value) for name, value in found.items()}
+    named = {re.sub(r"\.(init_args|class_path)\b", "", name): str(v) for name, v in found.items()}
     named["commit"] = run.facts.get("environment", {}).get("commit", "")
-    return {name: value for name, value in named.items() if not name.startswith(NOT_SETTINGS)}
+    own = run.folder.as_posix()
+    return {n: v for n, v in named.items() if not n.startswith(NOT_SETTINGS) and own not in v}
 
 
 def differing(runs: list[RunFolder]) -> dict[str, list[str]]:
     """The settings that are not the same in all runs, each with a value per run."""
     settings = [settings_of(run) for run in runs]
-    names = sorted({name for each in settings for name in each})
+    names = sorted(
+        {name for each in settings for name in each},
+        key=lambda name: (name.startswith("callbacks."), name),
+    )
     columns = {name: [each.get(name, "") for each in settings] for name in names}
     return {name: column for name, column in columns.items() if len(set(column)) > 1}
+
+
+def unlike(own: dict[str, str], usual: dict[str, str]) -> str:
+    """The settings that are not the usual ones; of a callback that is not usual, its name says enough."""
+    rare = {name: value for name, value in own.items() if value not in ("", usual[name])}
+    options = tuple(f"{name}." for name in rare if name.startswith("callbacks."))
+    return "  ".join(f"{n}={v}" for n, v in rare.items() if usual[n] or not n.startswith(options))
 
 
 def table(runs: list[RunFolder], by: str | None, mode: str, everything: bool) -> list[list[str]]:
@@ -113,10 +126,9 @@ def table(runs: list[RunFolder], by: str | None, mode: str, everything: bool) ->
     rows = [["run", "written", "steps", *names, *(settings if everything else ["unlike most"])]]
     for place, run in enumerate(runs):
         own = {name: column[place] for name, column in settings.items()}
-        rare = [f"{name}={value}" for name, value in own.items() if value not in ("", usual[name])]
         when = time.strftime("%Y-%m-%d %H:%M", time.localtime(written(run)))
         values = [form(metrics[run.name][n]) if n in metrics[run.name] else "" for n in names]
-        last = own.values() if everything else ["  ".join(rare)]
+        last = own.values() if everything else [unlike(own, usual)]
         rows.append([run.name, when, f"{steps_of(run):.0f}", *values, *last])
     return rows
 
@@ -140,17 +152,17 @@ def main(words: list[str] | None = None) -> None:
                 f"--by {given.by}: no run in {given.folder} logged it.{did_you_mean(given.by, known)} "
                 f"Logged: {', '.join(sorted(known)) or 'nothing'}."
             )
-    mode = given.mode or (mode if by == monitor else "min")
-    rows = table(runs, by, mode, given.csv)
-    if given.csv:
-        csv.writer(sys.stdout, lineterminator="\n").writerows(rows)
-        return
-    right = [False, False, *[True] * (len(rows[0]) - 3), False]
-    sys.stdout.write("\n".join(aligned(rows, right)) + "\n")
-    if by in known:
-        sys.stdout.write(
-            f"{by} is the {ORDERS[mode]} of each run, and what stands beside it is of that step.\n"
-        )
+        mode = given.mode or (mode if by == monitor else "min")
+        rows = table(runs, by, mode, given.csv)
+        if given.csv:
+            csv.writer(sys.stdout, lineterminator="\n").writerows(rows)
+            return
+        right = [False, False, *[True] * (len(rows[0]) - 3), False]
+        sys.stdout.write("\n".join(aligned(rows, right)) + "\n")
+        if by in known:
+            sys.stdout.write(
+                f"{by} is the {ORDERS[mode]} of each run, and what stands beside it is of that step.\n"
+            )
 
 
 if __name__ == "__main__":

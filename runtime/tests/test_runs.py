@@ -113,6 +113,21 @@ def test_a_spreadsheet_has_all_metrics_and_all_that_differs(runs, capsys):
     assert found["version_0"]["train_loss"] == "1.0"  # of the step at which val_acc was best
 
 
+def test_of_a_callback_that_few_runs_have_only_the_name_is_said(runs, capsys):
+    """And nothing of a value that names the folder of the run itself."""
+    stop = {"class_path": "mine.Stop", "init_args": {"patience": 3}}
+    writer = {"class_path": "mine.Writer", "init_args": {"folder": f"{runs}/version_4/out"}}
+    made(runs / "version_2", 0.1, callbacks={"stop": stop})
+    made(runs / "version_3", 0.1, callbacks=None)
+    made(runs / "version_4", 0.1, callbacks={"writer": writer})
+    rows = {row[0]: row for row in printed(capsys, runs, "--by", "val_acc")}
+    assert rows["version_2"][6:] == ["callbacks.stop=mine.Stop"]
+    assert rows["version_4"][6:] == ["callbacks.writer=mine.Writer"]
+    main([str(runs), "--csv"])
+    assert "callbacks.stop.patience" in (said := capsys.readouterr().out)
+    assert "callbacks.writer.folder" not in said
+
+
 def test_settings_of_a_script_are_its_hyperparameters(tmp_path, capsys):
     for lr in (0.1, 0.1, 0.2):
         folder = tmp_path / f"version_{len([*tmp_path.iterdir()])}"
