@@ -19,14 +19,14 @@ ROOT = Path(__file__).parent.parent
 # raise them only with a reason.
 BUDGETS = {
     "runtime/scaffold_runtime": {
-        "files": 5236,
+        "files": 5237,
         "callbacks": 2588,
         "strategies": 2062,
         "cli": 1363,
         "checkpoint": 1307,
         "loggers": 755,
         "trainer": 759,
-        "loops": 578,
+        "loops": 582,
         "profilers": 440,
         "tuner": 91,
         "names": 356,  # of Lightning: core, demos, plugins, utilities

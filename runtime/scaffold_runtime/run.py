@@ -52,6 +52,7 @@ class Run:
     precision: Precision
     schedules: Schedules
     training_step: Callable[..., Any]
+    forward: Callable[[Any, int, bool], tuple[Tensor | None, Any]]
     backward: Callable[..., None]
     zero_grad: Callable[[Optimizer], None]
     clip: Callable[[Optimizer], None]

@@ -438,6 +438,57 @@ def test_own_backward_zero_grad_and_clipping_are_used(
     assert seen == ["zero", "backward", "clip 1.5 None"]
 
 
+class Looks(Callback):
+    """It may look at gradients where they are cleared."""
+
+    def on_before_zero_grad(self, *given: Any) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "accumulate", "callbacks", "there"),
+    [
+        (SGD, 1, [], [False, False, False, False]),
+        (SGD, "auto", [], [False, False, False, False]),
+        (torch.optim.LBFGS, 1, [], [False, False, False, False]),
+        (SGD, 2, [], [False, True, False, True]),
+        (SGD, 1, [Looks()], [False, True, True, True]),
+        (torch.optim.LBFGS, 1, [Looks()], [False, True, True, True]),
+    ],
+)
+def test_gradients_go_before_forward_where_no_hook_looks(
+    optimizer: Any,
+    accumulate: Any,
+    callbacks: Any,
+    there: Any,
+    make_loader: Any,
+    make_trainer: Any,
+    regression: Any,
+) -> None:
+    """So forward has their memory. From backward on they can be looked at, until the next forward."""
+    before, after = [], []
+
+    class Module(regression):
+        def grad(self) -> bool:
+            return self.net[0].weight.grad is not None
+
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            before.append(self.grad())
+            return self.loss(batch)
+
+        def on_train_batch_end(self, *given: Any) -> None:
+            after.append(self.grad())
+
+        def configure_optimizers(self) -> Any:
+            once = {"max_iter": 1} if optimizer is torch.optim.LBFGS else {}
+            return optimizer(self.parameters(), lr=0.1, **once)
+
+    make_trainer(callbacks=callbacks, accumulate_grad_batches=accumulate).fit(
+        Module(), make_loader(4)
+    )
+    assert before == there and all(after) and len(after) == 4
+
+
 def test_toggle_optimizer_freezes_the_others_parameters(
     make_loader: Any, make_trainer: Any, regression: Any
 ) -> None:

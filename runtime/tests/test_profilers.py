@@ -218,7 +218,7 @@ def test_a_profiler_of_ones_own_sees_every_action(regression, make_loader, make_
     mine = Mine()
     make_trainer(profiler=mine).fit(regression(), make_loader(1))
 
-    steps = ["data", "transfer", "training_step", "logging.log", "optimizer.zero_grad", "backward"]
+    steps = ["data", "transfer", "optimizer.zero_grad", "training_step", "logging.log", "backward"]
     begun = mine.seen.index("data")
     assert mine.seen[begun : begun + 6] == steps
 

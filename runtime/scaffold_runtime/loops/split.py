@@ -11,7 +11,7 @@ from torch import Tensor
 from scaffold_runtime.accelerators import free_memory, is_out_of_memory
 from scaffold_runtime.data import batch_size_of, map_leaves
 from scaffold_runtime.errors import MisconfigurationException, StepError
-from scaffold_runtime.loops.step import Step, complete, loss_of
+from scaffold_runtime.loops.step import Step, complete
 
 if TYPE_CHECKING:
     from scaffold_runtime.run import Run
@@ -85,10 +85,7 @@ def _gradients(run: Run, parts: list[tuple[Any, float]], index: int) -> tuple[An
     for part, share in parts:
         run.metrics.batch = part
         run.prepared.set_syncing(False)
-        returned = None if part is None else run.training_step(part, index)
-        loss, output = loss_of(returned)
-        if not outputs:
-            run.zero_grad(run.optimizers[0])
+        loss, output = run.forward(part, index, not outputs)
         outputs.append(output)
         if loss is not None:
             loss_seen = True

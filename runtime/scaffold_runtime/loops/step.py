@@ -29,8 +29,9 @@ def build_step(run: Run) -> Step:
     """Choose the step for this run."""
     if not run.module.automatic_optimization:
         return manual(run)
-    if not run.optimizers:
-        return without_optimizer(run)
+    run.forward = make_forward(run)
+    if not run.optimizers:  # run the step, change nothing
+        return lambda batch, index, last: (run.forward(batch, index, False)[1], True)
     own_step = overridden("optimizer_step", run.module, LightningModule)
     if isinstance(run.optimizers[0], LBFGS) and run.precision.scales:
         raise MisconfigurationException(
@@ -50,19 +51,17 @@ def build_step(run: Run) -> Step:
 
 
 def automatic(run: Run) -> Step:
-    """Forward, zero, backward, clip, step, schedule; gradients of a whole window are averaged."""
-    prepared, trainer, zero, backward = run.prepared, run.trainer, run.zero_grad, run.backward
-    training_step, watched = run.training_step, bool(run.hooks.on_train_batch_end)
+    """Forward, backward, clip, step, schedule; gradients of a whole window are averaged."""
+    prepared, trainer, backward = run.prepared, run.trainer, run.backward
+    forward = run.forward
 
     def step(batch: Any, index: int, last: bool) -> tuple[Any, bool]:
         optimizer, first, closes, divisor = run.optimizers[0], True, True, 1
         if trainer.accumulate_grad_batches > 1 or run.mid_window:
             first, closes, divisor = run.window(index, last)
             prepared.set_syncing(closes)
-        output = None if batch is None else training_step(batch, index)
-        loss, outputs = loss_of(output, watched)
+        loss, outputs = forward(batch, index, first)
         if first:
-            zero(optimizer)
             run.loss_seen = False
         if loss is not None:
             run.loss_seen = True
@@ -121,10 +120,7 @@ def differentiate(
     """Forward and backward, within an optimizer's step: the loss and the outputs for hooks."""
     run.prepared.set_syncing(closes)
     with torch.enable_grad():
-        output = None if batch is None else run.training_step(batch, index)
-        loss, outputs = loss_of(output)
-        if first:
-            run.zero_grad(run.optimizers[0])
+        loss, outputs = run.forward(batch, index, first)
         if loss is not None:
             run.backward(loss if divisor == 1 else loss / divisor)
     return loss, outputs
@@ -186,16 +182,6 @@ def manual(run: Run) -> Step:
     return step
 
 
-def without_optimizer(run: Run) -> Step:
-    """`configure_optimizers` returned None: run the step, change nothing."""
-
-    def step(batch: Any, index: int, last: bool) -> tuple[Any, bool]:
-        output = None if batch is None else run.training_step(batch, index)
-        return loss_of(output)[1], True
-
-    return step
-
-
 def training_step_of(run: Run) -> Callable[[Any, int], Any]:
     """(batch, index) -> what `training_step` returns, also where it takes the batch alone."""
     step = run.prepared.call("training_step")
@@ -204,16 +190,12 @@ def training_step_of(run: Run) -> Callable[[Any, int], Any]:
     return lambda batch, index: step(batch)
 
 
-def loss_of(output: Any, watched: bool = True) -> tuple[Tensor | None, Any]:
-    """Split what `training_step` returned into the loss and the outputs for hooks, detached.
-
-    With `watched=False` no hook looks, and a lone loss is not detached: that costs more than all the hooks.
+def loss_of(output: Any) -> tuple[Tensor | None, Any]:
+    """Split what `training_step` returned in place of a loss into the loss and the outputs for hooks, detached.
 
     Raises:
         StepError: if there is no loss to be found in it.
     """
-    if isinstance(output, Tensor):
-        return output, {"loss": output.detach()} if watched else output
     if output is None:
         warnings.warn(
             "`training_step` returned None, or the loader gave None: the batch is skipped. If this was on purpose, "
@@ -255,6 +237,32 @@ def window_of(index: int, last: bool, size: int, length: float) -> tuple[bool, b
     if length != math.inf and index >= length - length % size:
         return index % size == 0, closes, int(length % size)
     return index % size == 0, closes, size
+
+
+def make_forward(run: Run) -> Callable[[Any, int, bool], tuple[Tensor | None, Any]]:
+    """(batch, index, whether it opens a window) -> the loss and the outputs for hooks.
+
+    The gradients of the window before go first, so that forward has their memory; after it, where a hook looks on.
+    """
+    hooks, training_step, zero = run.hooks, run.training_step, run.zero_grad
+    watched = bool(hooks.on_train_batch_end) or run.trainer.accumulate_grad_batches == "auto"
+    own_zero = overridden("optimizer_zero_grad", run.module, LightningModule)
+    late = own_zero or bool(hooks.on_before_zero_grad)
+
+    def forward(batch: Any, index: int, first: bool) -> tuple[Tensor | None, Any]:
+        if first and not late:
+            zero(run.optimizers[0])
+        output = None if batch is None else training_step(batch, index)
+        loss = outputs = output
+        if not isinstance(output, Tensor):
+            loss, outputs = loss_of(output)
+        elif watched:  # else no hook looks, and to detach costs more than all the hooks
+            outputs = {"loss": output.detach()}
+        if first and late:
+            zero(run.optimizers[0])
+        return loss, outputs
+
+    return forward
 
 
 def make_zero_grad(run: Run) -> Callable[[Optimizer], None]:
