@@ -96,8 +96,8 @@ def stream(batches: int) -> DataLoader[Any]:
 
 def test_every_argument_is_documented() -> None:
     arguments = set(inspect.signature(Trainer.__init__).parameters) - {"self"}
-    text = (Trainer.__doc__ or "").partition("Raises:")[0]
-    documented = set(re.findall(r"^        (\w+): ", text, re.MULTILINE))
+    text = (inspect.getdoc(Trainer) or "").partition("Raises:")[0]
+    documented = set(re.findall(r"^    (\w+): ", text, re.MULTILINE))
     assert documented == arguments
 
 
