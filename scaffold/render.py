@@ -14,11 +14,11 @@ from scaffold.answers import Answers
 from scaffold.catalogue import DESCRIPTIONS, KINDS, Catalogue, Part
 from scaffold.errors import ScaffoldError
 from scaffold.files import File, Tree, read_tree
+from scaffold.length import formatted
 from scaffold.lock import Entry, Lock
 from scaffold.own import render_own
 from scaffold.runtime import VENDORED, copied, requirements
 
-LINE_LENGTH = 88
 NOTHING: Lock = {}
 JINJA = (b"{{", b"{%", b"{#")
 SETTINGS = b"""_subdirectory: files
@@ -101,14 +101,12 @@ def polish(path: str, file: File, last: Entry | None = None) -> File:
     """Format Python with black, and refuse what does not parse. What black gave `last`, it would give again."""
     if not path.endswith(".py") or (last and last.file == file):
         return file
-    import black
-
     try:
-        text = black.format_str(file.data.decode(), mode=black.Mode(line_length=LINE_LENGTH))
-        ast.parse(text)
+        data = formatted(file.data)
+        ast.parse(data)
     except (ValueError, SyntaxError) as error:
         raise ScaffoldError(f"the template of `{path}` is not valid Python: {error}") from None
-    return File(text.encode(), file.executable)
+    return File(data, file.executable)
 
 
 def _copy(template: Path, out: Path, data: dict[str, Any]) -> None:

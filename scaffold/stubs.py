@@ -13,6 +13,7 @@ import yaml
 from scaffold.catalogue import LOADER, Catalogue
 from scaffold.errors import ScaffoldError
 from scaffold.files import Disk, File
+from scaffold.length import at_length, own_length
 from scaffold.merge import in_crlf
 from scaffold.names import check_part, class_name, package_name, pick
 from scaffold.package import SECOND, check_package
@@ -39,10 +40,10 @@ def stub(project: Project, kind: str, name: str, catalogue: Catalogue) -> Propos
         path = _replaced(source.relative_to(folder).as_posix().removesuffix(".jinja"), words)
         text = _replaced(source.read_text(encoding="utf-8"), words)
         more[path] = _sorted_imports(text, project.answers.package)
-    crlf = is_in_crlf(project.lock, disk)
+    crlf, length = is_in_crlf(project.lock, disk), own_length(disk)
     for path, text in more.items():
         _check_free(path, words["MyStub"], text, disk)
-        data = polish(path, File(text.encode())).data
+        data = at_length(path, polish(path, File(text.encode())), disk, length).data
         plan.changes[path] = File(in_crlf(data) if crlf else data)
         plan.said.append((path, "create", "yours"))
     check_package(project, plan)

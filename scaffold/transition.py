@@ -6,7 +6,7 @@ render, plan, settle the conflicts, write as one change.
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from scaffold.errors import ConflictError
 from scaffold.files import Disk, File, Tree
 from scaffold.git import unmerged
 from scaffold.journal import write
+from scaffold.length import LINE_LENGTH, at_length, own_length
 from scaffold.lock import Entry, Lock, is_safe
 from scaffold.merge import has_markers
 from scaffold.plan import Conflict, Plan, Verb, decide, is_in_crlf, make_plan
@@ -53,9 +54,15 @@ def propose(
     """What going to `answers` does; `restore` brings back files that the user deleted."""
     check_merged(project)
     disk = Disk(project.root)
-    used = still_used(project.lock, disk, answers, catalogue)
+    length = LINE_LENGTH if answers.template else own_length(disk)
+    before = {
+        path: replace(entry, file=at_length(path, entry.file, disk, length))
+        for path, entry in _base(project, catalogue).items()
+    }
+    used = still_used(before, disk, answers, catalogue)
     target = render(answers, catalogue, used, project.lock)
-    base = package.renamed(_base(project, catalogue), target, disk, answers.package)
+    target = {path: at_length(path, file, disk, length) for path, file in target.items()}
+    base = package.renamed(before, target, disk, answers.package)
     base = {path: entry for path, entry in base.items() if path not in set(restore)}
     said = catalogue.moves(answers.package)
     renamed = _renamed(base, target, disk, said) if _newer(project, answers) else {}

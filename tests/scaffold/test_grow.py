@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from scaffold.catalogue import Catalogue
+from scaffold.length import formatted
 
 EMA = Path("configs/callbacks/ema.yaml")
 
@@ -799,6 +800,7 @@ def test_what_was_formatted_before_is_not_formatted_again(scaffold, monkeypatch)
     """black takes a quarter of all the time."""
     assert scaffold("new", "my-exp", "--no-git").code == 0
     monkeypatch.chdir("my-exp")
+    formatted.cache_clear()
     asked = []
     format_str = black.format_str
     monkeypatch.setattr(
@@ -942,3 +944,12 @@ def test_a_second_model_is_no_home_of_the_first(project, generation, folder, par
     generation("0.0.2")
     assert "gone      my_exp/model.py" in project("update").out
     assert mine.read_bytes() == before
+
+
+def test_blank_lines_that_the_user_took_out_of_a_config_are_no_conflict(project, generation):
+    settings = Path("settings.yaml")
+    dense = settings.read_text().replace("\n\n", "\n").replace("seed: 42", "seed: 7")
+    settings.write_text(dense)
+    generation("0.0.2")
+    assert project("update").code == 0
+    assert settings.read_text() == dense.replace("lr: 0.1", "lr: 0.2")

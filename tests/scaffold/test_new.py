@@ -22,8 +22,9 @@ from scaffold.answers import default_answers
 from scaffold.catalogue import packaged
 from scaffold.errors import ScaffoldError
 from scaffold.files import File
+from scaffold.length import LINE_LENGTH
 from scaffold.names import check_name, package_name
-from scaffold.render import LINE_LENGTH, polish, render
+from scaffold.render import polish, render
 
 TASKS = sorted(packaged().tasks)
 
