@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 import sys
 import warnings
 from collections.abc import Iterable, Iterator
@@ -16,6 +17,7 @@ import yaml
 from scaffold.git import git
 
 BOM = b"\xef\xbb\xbf"
+BLANK, AIRY = re.compile(rb"\n{2,}"), (".yaml", ".yml", ".toml")  # where these mean nothing
 OPEN, MIDDLE, EQUALS, CLOSE = b"<<<<<<< mine", b"||||||| before", b"=======", b">>>>>>> scaffold"
 
 
@@ -68,7 +70,10 @@ def in_crlf(data: bytes) -> bytes:
 def merge(path: str, base: bytes, mine: bytes, template: bytes) -> Merged:
     """A result in the user's own line ends, BOM and final newline; broken syntax is a conflict."""
     plain = [_normal(data) for data in (base, mine, template)]
-    merged = _by_git(*plain) or diff3(*plain)
+    merged = _merged(*plain)
+    if merged.conflicts and Path(path).suffix in AIRY and b"\n\n" not in plain[1]:
+        plain = [BLANK.sub(b"\n", data) for data in plain]  # yours has none
+        merged = _merged(*plain)
     if not merged.conflicts and parses(path, mine) and not parses(path, merged.data):
         marked = _marked(*(_lines(data) for data in plain))
         merged = Merged(marked, 1, "both changed it, and both changes together cannot be read")
@@ -153,6 +158,10 @@ def _marked(base: list[bytes], mine: list[bytes], template: list[bytes]) -> byte
     """A conflict as git writes it, with the base in the middle."""
     sides = ((OPEN, mine), (MIDDLE, base), (EQUALS, template))
     return b"".join(head + b"\n" + _ended(b"".join(lines)) for head, lines in sides) + CLOSE + b"\n"
+
+
+def _merged(base: bytes, mine: bytes, template: bytes) -> Merged:
+    return _by_git(base, mine, template) or diff3(base, mine, template)
 
 
 def _by_git(base: bytes, mine: bytes, template: bytes) -> Merged | None:
