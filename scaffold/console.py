@@ -169,8 +169,9 @@ def changed(
         steps = [{"path": path, "verb": verb, "note": note} for path, verb, note in said]
         return say_json({"dry_run": dry_run, "steps": steps, "pending": pending})
     if proposal.changes_nothing:
-        return say("Nothing to do, everything is as it should be")
-    say(f"Would do: {headline}" if dry_run else headline, bold=True)
+        say("Nothing to do" if said else "Nothing to do, everything is as it should be")
+    else:
+        say(f"Would do: {headline}" if dry_run else headline, bold=True)
     for path, verb, note in _gathered(said):
         line = f"  {verb:<9} {path}{f'  ({note})' if note else ''}"
         say(_painted(_hung(line, indent=12), verb))
@@ -202,7 +203,8 @@ def resolved(as_json: bool) -> None:
 def merging(paths: list[str], as_json: bool) -> None:
     """What is left to do in git after a merge."""
     if paths and not as_json:
-        say("end the merge: look at `git status`, then `git add -A` and `git commit`")
+        how = "`git commit`, in a rebase `git rebase --continue`"
+        say(f"end the merge: look at `git status`, then `git add -A` and {how}")
 
 
 def listed(features: "list[Feature]", as_json: bool) -> None:

@@ -5,6 +5,7 @@ The project's Python is asked in a process of its own: the scaffolder itself nev
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -70,13 +71,14 @@ def examine(root: Path, catalogue: Catalogue) -> list[Finding]:
     except ScaffoldError as error:
         what, _, fix = str(error).partition("\n")
         return [to_fix(what, fix)]
+    ours = not project.answers.template  # what a team's own needs, nobody knows
     python = interpreter(root)
     probe = ask(python, modules, root)
     return [
         *of_lost(lost),
         *of_python(python, probe),
-        *of_torch(probe),
-        *of_runtime(project, probe),
+        *(of_torch(probe) if ours or "torch" in probe else ()),
+        *(of_runtime(project, probe) if ours or "runtime" in probe else ()),
         *of_strategy(project, probe),
         *of_packages(project, catalogue, probe),
         *of_project(project, catalogue),
@@ -216,11 +218,19 @@ def of_configs(python: str, root: Path, probe: dict[str, Any]) -> Iterator[Findi
         return
     said = done.stderr.strip() or "train.py fails"
     if not said.startswith("error: "):  # no mistake in a config: the code itself does not run
-        said = f"train.py: {said.splitlines()[-1]}"
+        said = f"{_place(said, root)}: {said.splitlines()[-1]}"
     for error in said.removeprefix("error: ").split("\nerror: "):
         what, _, more = error.partition("\n")
         fix = more.strip() or "correct that, then `python train.py check`"
         yield to_fix(f"configs: {what}", fix)
+
+
+def _place(traceback: str, root: Path) -> str:
+    """The last line of the project's own code that it names."""
+    found = re.findall(r'File "([^<].*)", line (\d+)', traceback)
+    lines = [(os.path.relpath(file, os.path.realpath(root)), line) for file, line in found]
+    own = [f"{file}, line {line}" for file, line in lines if not file.startswith(".")]
+    return own[-1] if own else "train.py"
 
 
 def of_disk(root: Path) -> Iterator[Finding]:

@@ -166,7 +166,10 @@ def test_configs_that_cannot_be_made(project):
     assert all("train.py check" in each.fix for each in found)
     Path("my_exp/model.py").write_text("import torch.no_such_thing\n")
     (found,) = of_configs()
-    assert "train.py: ModuleNotFoundError: No module named 'torch.no_such_thing'" in found.what
+    assert "my_exp/model.py, line 1: ModuleNotFoundError: No module named" in found.what
+    Path("my_exp/model.py").write_text("import torch\n\ndef (\n")
+    (found,) = of_configs()
+    assert "my_exp/model.py, line 3: SyntaxError" in found.what
 
 
 def test_a_script_that_is_not_ours_is_not_run(project):
@@ -212,6 +215,7 @@ def test_two_branches_that_each_changed_features(scaffold):
     rebuilt = scaffold("doctor", "--rebuild")
     assert rebuilt.code == 0
     assert "end the merge: look at `git status`, then `git add -A` and `git commit`" in rebuilt.out
+    assert "`git rebase --continue`" in rebuilt.out
     refused = scaffold("add", "extra", "ci")
     assert refused.code == 2
     assert "`scaffold doctor --rebuild`, then end the merge" in refused.err
