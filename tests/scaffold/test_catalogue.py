@@ -152,6 +152,16 @@ def test_an_installed_package_brings_features_and_tasks(plugin, scaffold):
     assert packaged().features["callback"]["ema"].description != "a false one"
 
 
+def test_what_is_newer_in_a_package_is_shown_and_comes(plugin, scaffold, monkeypatch):
+    assert scaffold("new", "my-exp", "--no-git", "--task", "team-task").code == 0
+    monkeypatch.chdir("my-exp")
+    assert "No changes" in scaffold("diff").out
+    source = packaged().tasks["team-task"].folder / "team.txt.jinja"
+    source.write_text("newer\n")
+    assert "+newer" in scaffold("diff").out
+    assert "update    team.txt" in scaffold("update").out
+
+
 @pytest.mark.parametrize(
     ("text", "why"),
     [
