@@ -11,7 +11,7 @@ from scaffold.catalogue import packaged
 from scaffold.change import Manner, change
 from scaffold.complete import several
 from scaffold.errors import ScaffoldError
-from scaffold.names import check_name
+from scaffold.names import check_name, pick
 
 app = typer.Typer(
     help="Write a small PyTorch project, and keep it connected to its templates.",
@@ -109,11 +109,13 @@ def new(
     kept = create.check_target(target)
     if data and not template:
         raise ScaffoldError("--data answers the questions of a template: name it by --template")
+    flags = {"callback": callbacks, "logger": loggers, "strategy": strategy, "extra": extras}
+    flags |= {"task": task, "author": author, "description": description}
+    if template and (runtime or any(flag is not None for flag in flags.values())):
+        raise ScaffoldError("a template of your own has its own questions: answer them by --data")
     if template:
         answers = choose_own(name, template, data or [], catalogue, ask=ask)
     else:
-        flags = {"callback": callbacks, "logger": loggers, "strategy": strategy, "extra": extras}
-        flags |= {"task": task, "author": author, "description": description}
         answers = choose(name, flags, runtime, catalogue, ask=ask)
     tree = create.plan_new(answers, catalogue, kept)
     if not dry_run:
@@ -145,6 +147,7 @@ def add(
     from scaffold import grow, stubs
     from scaffold.project import open_project
 
+    kind = pick(kind, complete.addable(""), "kind")
     make = stubs.stub if custom or kind in ("module", "datamodule") else grow.add
     change(
         f"Added {kind} `{name}`",

@@ -13,6 +13,7 @@ from scaffold.journal import last_change
 from scaffold.lock import Entry, Lock, from_json, to_json
 from scaffold.merge import has_git_markers
 from scaffold.names import one_line, package_name
+from scaffold.own import split
 from scaffold.plan import Plan, make_plan
 from scaffold.project import ANSWERS, LOCK, Project
 from scaffold.render import paths
@@ -97,11 +98,14 @@ def update(
         answers = replace(answers, runtime=check_runtime(runtime))
     if ref and not answers.template:
         raise ScaffoldError("--ref is for projects made with `--template`")
+    address, at = split(answers.template) if answers.template else ("", "")
     if ref:
-        from scaffold.own import split
-
-        answers = replace(answers, template=f"{split(answers.template)[0]}@{ref}")
-    return propose(project, answers.complete(catalogue), catalogue)
+        answers = replace(answers, template=f"{address}@{ref}")
+    proposal = propose(project, answers.complete(catalogue), catalogue)
+    if at and not ref:
+        note = f"the template stays at `{at}`; `scaffold update --ref` goes to another"
+        proposal.plan.said.append((ANSWERS, "keep", note))
+    return proposal
 
 
 def undo(root: Path) -> Proposal:

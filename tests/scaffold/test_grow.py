@@ -184,6 +184,7 @@ def test_one_strategy_at_a_time(project):
     [
         (("add", "callback", "emma"), "did you mean `ema`"),
         (("add", "colour", "red"), "there is no kind `colour`"),
+        (("add", "model", "resnet"), "there is no kind `model`; did you mean `module`?"),
         (("remove", "callback", "ema"), "is not on"),
         (("remove", "module", "x"), "no module `x`: `configs/model/x.yaml` is not there"),
         (("undo",), "nothing to undo"),

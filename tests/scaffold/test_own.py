@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from scaffold import doctor
 from scaffold.files import read_tree
 from scaffold.names import public
 from scaffold.own import fetch
@@ -140,7 +141,33 @@ def test_a_git_address_with_a_ref_and_an_update(scaffold, team):
     fetch.cache_clear()
     assert scaffold("update", "--ref", "v2").code == 0
     assert Path("model.py").read_text() == "# my-exp\nwidth = 99\n\n\ndepth = 2\n"
-    assert "Nothing to do" in scaffold("update").out
+    said = scaffold("update").out
+    assert said.startswith("Nothing to do\n") and "the template stays at `v2`" in said
+
+
+def test_other_answers_are_written_into_the_file_of_answers(scaffold, team):
+    scaffold("new", "my-exp", "--template", str(team), "--no-git")
+    os.chdir("my-exp")
+    answers = Path(".scaffold/answers.yml")
+    answers.write_text(answers.read_text().replace("width: 8", "width: 16"))
+    assert scaffold("update").code == 0
+    assert "width = 16" in Path("model.py").read_text()
+
+
+@pytest.mark.parametrize("words", [("--task", "blank"), ("--extras", "ci"), ("--runtime", "0.1.0")])
+def test_what_chooses_in_our_own_templates_is_refused(scaffold, team, workplace, words):
+    ran = scaffold("new", "my-exp", "--template", str(team), *words)
+    assert ran.code == 1 and "answer them by --data" in ran.err
+    assert not any(workplace.iterdir())
+
+
+def test_doctor_does_not_ask_for_what_it_may_not_need(scaffold, team, monkeypatch):
+    scaffold("new", "my-exp", "--template", str(team), "--no-git")
+    os.chdir("my-exp")
+    bare = {"python": [3, 12, 1], "missing": [], "torch_error": "none", "runtime_error": "none"}
+    monkeypatch.setattr(doctor, "ask", lambda *_: bare)
+    ran = scaffold("doctor")
+    assert ran.code == 0 and "torch" not in ran.out
 
 
 def test_a_changed_folder_updates(scaffold, team):
