@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 AT_THE_TOP = {
-    ".github/workflows/ci.yml": "GitHub runs those of {top} alone: move it to .github/workflows/ there, "
+    ".github/workflows/ci.yml": "GitHub runs those of {top} alone: move it to .github/workflows/{name}.yml there, "
     "with `defaults: {{run: {{working-directory: {here}}}}}` in it",
     ".pre-commit-config.yaml": "pre-commit reads that of {top} alone: move it there, "
-    "with `files: ^{here}/` and `exclude: ^{here}/[.]scaffold/`",
+    "where one serves all projects, or with `files: ^{here}/` this one",
 }
 
 
@@ -43,7 +43,8 @@ def out_of_place(project: Path, paths: Iterable[str]) -> dict[str, str]:
         return {}
     top = os.fsdecode(shown.stdout).rstrip("\n")
     here = Path(os.path.relpath(project.resolve(), top)).as_posix()
-    return {path: fix.format(top=top, here=here) for path, fix in found.items() if here != "."}
+    said = {"top": top, "here": here, "name": here.replace("/", "-")}
+    return {path: fix.format(**said) for path, fix in found.items() if here != "."}
 
 
 def unmerged(project: Path) -> list[str]:

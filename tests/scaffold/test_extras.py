@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -179,6 +180,7 @@ def test_what_counts_at_the_root_of_the_repository_alone_is_said(scaffold, extra
         assert f"note: `{path}` does nothing here" in said
         assert str(top) in said
         assert "packages/m1" in said
+        assert (".github/workflows/packages-m1.yml" in said) == (extra == "ci")
     assert scaffold("new", "m2", "--task", "blank").err == ""
     os.chdir("m2")
     assert "packages/m2" in scaffold("add", "extra", extra).err
@@ -187,6 +189,29 @@ def test_what_counts_at_the_root_of_the_repository_alone_is_said(scaffold, extra
     (top / path).parent.mkdir(parents=True, exist_ok=True)
     Path(path).rename(top / path)
     assert "does nothing here" not in scaffold("doctor").out
+
+
+def test_hooks_that_were_moved_to_the_root_leave_the_locks_of_all_projects_alone(project):
+    project("pre-commit")
+    excluded = yaml.safe_load(Path(".pre-commit-config.yaml").read_text())["exclude"]
+    for path in (".scaffold/lock.json", "packages/m1/.scaffold/lock.json"):
+        assert re.search(excluded, path)
+    assert not re.search(excluded, "my_exp/model.py")
+
+
+def test_tests_of_several_projects_run_together(scaffold):
+    """As docs/scaffolder.md says."""
+    for folder, name in (("vision", "digits"), ("nlp", "words")):
+        Path(folder).mkdir()
+        os.chdir(folder)
+        assert scaffold("new", name, "--task", "blank", "--no-git").code == 0
+        os.chdir("..")
+    page = (Path(__file__).parents[2] / "docs" / "scaffolder.md").read_text()
+    _, _, told = page.partition("# pyproject.toml of the repository\n")
+    Path("pyproject.toml").write_text(told.partition("```")[0])
+    said = bash("python -m pytest --collect-only -q")
+    for each in ("vision/digits", "nlp/words"):
+        assert f"{each}/tests/test_smoke.py::" in said
 
 
 @pytest.mark.parametrize("extra", ["ci", "pre-commit"])
