@@ -153,6 +153,11 @@ def test_a_mistake_is_named_before_anything_trains(
     assert "Traceback" not in printed
 
 
+@pytest.mark.parametrize("words", [("--trials", "0"), ("--workers", "0")])
+def test_no_trials_at_all_are_refused(project: Path, words: tuple[str, ...]) -> None:
+    assert "--trials and --workers are at least 1" in run(project, "sweep.py", *words, code=2)
+
+
 @pytest.mark.slow
 def test_a_monitor_that_is_not_logged_is_named(project: Path) -> None:
     """It stands in sweep.py as the task had it; the model may log under another name since."""
