@@ -49,6 +49,9 @@ def rebuild(root: Path, catalogue: Catalogue) -> Proposal:
     target = render(answers, catalogue, still_used(known, disk, answers, catalogue))
     base = _base(known, disk, target)
     plan = make_plan(base, disk, target, crlf=is_in_crlf(base, disk))
+    for path, entry in _agreed(known, locks).items():
+        if path in plan.lock:  # `update` brings what is newer, if one branch has it
+            plan.lock[path] = replace(plan.lock[path], file=entry.file)
     for path, file in target.items():
         now = disk.get(path)
         if isinstance(now, File) and has_git_markers(now.data):
@@ -116,6 +119,15 @@ def _known(locks: list[Lock]) -> dict[str, Entry]:
         if path not in known or known[path].state == "managed":
             known[path] = entry
     return known
+
+
+def _agreed(known: Lock, locks: list[Lock]) -> Lock:
+    """What no branch knows otherwise; damaged entries are empty."""
+    return {
+        path: entry
+        for path, entry in known.items()
+        if entry.file.data and all(lock.get(path, entry).file == entry.file for lock in locks)
+    }
 
 
 def _base(known: Lock, disk: Disk, target: Tree) -> Lock:

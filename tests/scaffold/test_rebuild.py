@@ -150,3 +150,25 @@ def test_a_lock_that_nobody_can_read_is_made_of_what_is_there(project):
     os.remove(".scaffold/lock.json")
     assert project("doctor", "--rebuild").code == 0
     assert states(project) == before
+
+
+def test_a_branch_that_added_meets_one_that_updated(scaffold, generation, monkeypatch):
+    """What was added by earlier templates is no edit of the user's, and is brought up later."""
+    generation("0.0.1")
+    assert scaffold("new", "my-exp").code == 0
+    monkeypatch.chdir("my-exp")
+    commit("start")
+    git("checkout", "-qb", "added")
+    assert scaffold("add", "callback", "ema").code == 0
+    commit("added")
+    git("checkout", "-qb", "updated", "main")
+    generation("0.0.2")
+    assert scaffold("update").code == 0
+    commit("updated")
+    git("merge", "added")
+    assert scaffold("doctor", "--rebuild").code == 0
+    commit("merged")
+    assert states(scaffold)["ema"] == "on"
+    assert "decay: 0.9\n" in EMA.read_text()
+    assert scaffold("update").code == 0
+    assert "decay: 0.99\n" in EMA.read_text()
