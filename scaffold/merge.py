@@ -160,8 +160,18 @@ def _marked(base: list[bytes], mine: list[bytes], template: list[bytes]) -> byte
     return b"".join(head + b"\n" + _ended(b"".join(lines)) for head, lines in sides) + CLOSE + b"\n"
 
 
-def _merged(base: bytes, mine: bytes, template: bytes) -> Merged:
-    return _by_git(base, mine, template) or diff3(base, mine, template)
+def _merged(*texts: bytes) -> Merged:
+    """Else from below: what the template inserts above a line of yours counts as touching it only from above."""
+    merged = _by_git(*texts) or diff3(*texts)
+    if not merged.conflicts:
+        return merged
+    turned = [_turned(text) for text in texts]
+    again = _by_git(*turned) or diff3(*turned)
+    return merged if again.conflicts else Merged(_turned(again.data), 0)
+
+
+def _turned(text: bytes) -> bytes:
+    return b"".join(reversed(_lines(text)))
 
 
 def _by_git(base: bytes, mine: bytes, template: bytes) -> Merged | None:

@@ -14,6 +14,7 @@ import yaml
 
 from scaffold.catalogue import Catalogue
 from scaffold.length import formatted
+from scaffold.merge import merge
 
 EMA = Path("configs/callbacks/ema.yaml")
 
@@ -954,3 +955,16 @@ def test_blank_lines_that_the_user_took_out_of_a_config_are_no_conflict(project,
     generation("0.0.2")
     assert project("update").code == 0
     assert settings.read_text() == dense.replace("lr: 0.1", "lr: 0.2")
+
+
+@pytest.mark.parametrize("git", [True, False])
+def test_a_key_that_comes_above_an_edited_one_is_no_conflict(monkeypatch, git):
+    """It may stand before or after the blank line between them, and one of these does not touch the edit."""
+    if not git:
+        monkeypatch.setattr("scaffold.merge.git", lambda *_, **__: None)
+    base = b"path: data\n\nbatch_size: 64\n\nseed: 1\n"
+    newer = base.replace(b"batch", b"fold: null\n\nbatch")
+    merged = merge("data.yaml", base, base.replace(b"64", b"256"), newer)
+    assert (merged.conflicts, merged.data) == (0, newer.replace(b"64", b"256"))
+    both = merge("data.yaml", base, base.replace(b"64", b"256"), base.replace(b"64", b"32"))
+    assert both.conflicts == 1
