@@ -88,10 +88,13 @@ def examine(root: Path, catalogue: Catalogue) -> list[Finding]:
 
 
 def interpreter(root: Path) -> str:
-    """The Python that trains: the project's own environment, else the one on the path."""
-    for place in (".venv/bin/python", ".venv/Scripts/python.exe"):
-        if (root / place).exists():
-            return str(root / place)
+    """The Python that trains: of the project's own environment or its repository's, else the one on the path."""
+    above = [root, *root.parents]
+    top = next((n for n, folder in enumerate(above) if (folder / ".git").exists()), 0)
+    for folder in above[: top + 1]:
+        for place in (".venv/bin/python", ".venv/Scripts/python.exe"):
+            if (folder / place).exists():
+                return str(folder / place)
     return shutil.which("python") or shutil.which("python3") or sys.executable
 
 

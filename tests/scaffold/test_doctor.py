@@ -268,3 +268,19 @@ def test_every_optional_package_of_the_catalogue_is_checked():
     for parts in packaged().features.values():
         for part in parts.values():
             assert bool(part.imports) == bool(part.requirements)
+
+
+def test_the_environment_of_a_repository_is_that_of_its_projects(tmp_path):
+    """But none above it, such as one of the user's home."""
+    root = tmp_path / "mono" / "vision" / "digits"
+    for folder in (tmp_path, tmp_path / "mono", root):
+        python = folder / ".venv" / "bin" / "python"
+        python.parent.mkdir(parents=True)
+        python.touch()
+    assert doctor.interpreter(root) == str(root / ".venv/bin/python")
+    (root / ".venv/bin/python").unlink()
+    assert not doctor.interpreter(root).startswith(str(tmp_path))
+    (tmp_path / "mono" / ".git").mkdir()
+    assert doctor.interpreter(root) == str(tmp_path / "mono/.venv/bin/python")
+    (tmp_path / "mono/.venv/bin/python").unlink()
+    assert not doctor.interpreter(root).startswith(str(tmp_path))
