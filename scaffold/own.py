@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory, mkdtemp
+from traceback import extract_tb
 from typing import Any
 
 import yaml
@@ -182,7 +183,16 @@ def _copy(fetched: Fetched, out: Path, data: Mapping[str, Any], ask: bool) -> di
     except KeyboardInterrupt:
         raise CancelledError("cancelled, nothing was written") from None
     except (CopierError, TemplateError, ValueError, TypeError, OSError) as error:
-        raise ScaffoldError(f"cannot render the template: {one_line(str(error))}") from None
+        where = place_in(fetched.folder, error)
+        raise ScaffoldError(f"cannot render the template{where}: {one_line(str(error))}") from None
     secret = set(worker.template.secret_questions)
     said = worker.answers.user
     return {key: said[key] for key in fetched.questions if key in said and key not in secret}
+
+
+def place_in(folder: Path, error: Exception) -> str:
+    """Which line of a template Jinja could not render, if it was one."""
+    for call in reversed(extract_tb(error.__traceback__)):
+        if Path(call.filename).is_relative_to(folder):
+            return f", `{Path(call.filename).relative_to(folder)}`, line {call.lineno}"
+    return ""

@@ -16,7 +16,7 @@ from scaffold.errors import ScaffoldError
 from scaffold.files import File, Tree, read_tree
 from scaffold.length import formatted
 from scaffold.lock import Entry, Lock
-from scaffold.own import render_own
+from scaffold.own import place_in, render_own
 from scaffold.runtime import VENDORED, copied, requirements
 
 NOTHING: Lock = {}
@@ -117,8 +117,8 @@ def _copy(template: Path, out: Path, data: dict[str, Any]) -> None:
     try:
         run_copy(str(template), out, data, settings=Settings(), defaults=True, quiet=True)
     except (CopierError, TemplateError, ValueError) as error:
-        where = getattr(error, "name", None) or "the templates"
-        raise ScaffoldError(f"cannot render {where}: {error}") from error
+        where = place_in(template / "files", error)
+        raise ScaffoldError(f"cannot render the templates{where}: {error}") from error
 
 
 def paths(part: Part, package: str) -> list[str]:

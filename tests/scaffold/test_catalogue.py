@@ -196,6 +196,16 @@ def test_a_wrong_description_is_named_where_it_is_used(
     assert scaffold("update").err == refused.err
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of Copier
+@pytest.mark.parametrize("text", ["a\n{{ nmae }}\n", "a\n{% if %}\n"])
+def test_a_template_that_cannot_be_rendered_is_named(plugin, scaffold, text):
+    source = packaged().tasks["team-task"].folder / "team.txt.jinja"
+    source.write_text(text)
+    refused = scaffold("new", "my-exp", "--task", "team-task")
+    assert refused.code == 1
+    assert "cannot render the templates, `team.txt.jinja`, line 2: " in refused.err
+
+
 def on(scaffold) -> set[str]:
     listed = json.loads(scaffold("list", "--json").out)["features"]
     return {each["name"] for each in listed if each["state"]}

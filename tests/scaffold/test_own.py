@@ -328,6 +328,14 @@ def test_your_own_changes_are_shown_when_the_template_is_gone(scaffold, team):
     assert scaffold("update").code == 1
 
 
+@pytest.mark.parametrize("text", ["a\n{{ nmae.x }}\n", "a\n{% if %}\n"])
+def test_a_file_that_cannot_be_rendered_is_named(scaffold, team, text):
+    (team / "model.py.jinja").write_text(text)
+    refused = scaffold("new", "my-exp", "--template", str(team))
+    assert refused.code == 1
+    assert "cannot render the template, `model.py.jinja`, line 2: " in refused.err
+
+
 def test_into_a_repository_that_is_there(scaffold, team, workplace):
     (team / "README.md.jinja").write_text("{{ project_name }}\n")
     git("init", "-q", "my-exp", inside=workplace)
