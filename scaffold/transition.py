@@ -158,8 +158,9 @@ def _unresolved(path: Path) -> bool:
 
 
 def _newer(project: Project, answers: Answers) -> bool:
-    """Whether other templates render now; of a team's own template nobody knows."""
-    return project.answers.version != answers.version or bool(answers.template)
+    """Whether other templates may render now; of a team's own and those of packages nobody knows."""
+    before = project.answers
+    return before.version != answers.version or before.features == answers.features
 
 
 def _base(project: Project, catalogue: Catalogue) -> Lock:

@@ -196,6 +196,17 @@ def test_a_wrong_description_is_named_where_it_is_used(
     assert scaffold("update").err == refused.err
 
 
+def test_what_a_package_renamed_moves_with_its_edits(plugin, scaffold, monkeypatch):
+    source = packaged().tasks["team-task"].folder / "team.txt.jinja"
+    source.write_text("a\nb\nc\nd\n")
+    assert scaffold("new", "my-exp", "--no-git", "--task", "team-task").code == 0
+    monkeypatch.chdir("my-exp")
+    Path("team.txt").write_text("a\nb\nc\nmine\n")
+    source.rename(source.with_name("all.txt.jinja"))
+    assert "move      team.txt  (to all.txt)" in scaffold("update").out
+    assert Path("all.txt").read_text() == "a\nb\nc\nmine\n"
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of Copier
 @pytest.mark.parametrize("text", ["a\n{{ nmae }}\n", "a\n{% if %}\n"])
 def test_a_template_that_cannot_be_rendered_is_named(plugin, scaffold, text):
