@@ -71,9 +71,12 @@ def merge(path: str, base: bytes, mine: bytes, template: bytes) -> Merged:
     """A result in the user's own line ends, BOM and final newline; broken syntax is a conflict."""
     plain = [_normal(data) for data in (base, mine, template)]
     merged = _merged(*plain)
-    if merged.conflicts and Path(path).suffix in AIRY and b"\n\n" not in plain[1]:
-        plain = [BLANK.sub(b"\n", data) for data in plain]  # yours has none
-        merged = _merged(*plain)
+    if merged.conflicts and Path(path).suffix in AIRY:
+        dense = [BLANK.sub(b"\n", data) for data in plain]
+        if dense[1] == plain[1]:  # yours has none
+            plain, merged = dense, _merged(*dense)
+        elif dense[1] == dense[0]:  # they are all that you changed
+            merged = Merged(plain[2], 0)
     if not merged.conflicts and parses(path, mine) and not parses(path, merged.data):
         marked = _marked(*(_lines(data) for data in plain))
         merged = Merged(marked, 1, "both changed it, and both changes together cannot be read")

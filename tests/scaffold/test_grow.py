@@ -957,6 +957,15 @@ def test_blank_lines_that_the_user_took_out_of_a_config_are_no_conflict(project,
     assert settings.read_text() == dense.replace("lr: 0.1", "lr: 0.2")
 
 
+def test_nor_is_one_blank_line(project, generation):
+    settings = Path("settings.yaml")
+    before = settings.read_text()
+    settings.write_text(before.replace("lr: 0.1\n\n", "lr: 0.1\n"))
+    generation("0.0.2")
+    assert project("update").code == 0
+    assert settings.read_text() == before.replace("lr: 0.1", "lr: 0.2")
+
+
 @pytest.mark.parametrize("git", [True, False])
 def test_a_key_that_comes_above_an_edited_one_is_no_conflict(monkeypatch, git):
     """It may stand before or after the blank line between them, and one of these does not touch the edit."""
