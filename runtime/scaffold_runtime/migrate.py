@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import contextlib
 import difflib
 import importlib
 import json
@@ -24,7 +25,8 @@ FROM = re.compile(rb"from\s+([\w.]+)")
 CLASS_PATH = re.compile(r"(?<![\w./-])(?:pytorch_lightning|lightning)(?:\.\w+)+")
 MAGIC = re.compile(r"^(\s*)[%!].*", re.MULTILINE)  # in a cell of a notebook
 HERE = "scaffold_runtime"
-HOMES = ("", ".callbacks", ".loggers", ".strategies", ".profilers", ".utilities")
+HOMES = ["", ".callbacks", ".loggers", ".strategies", ".profilers", ".plugins", ".accelerators"]
+HOMES += [".utilities", ".utilities.types"]
 ENDINGS = (".py", ".ipynb", ".yaml", ".yml")
 
 Places = list[tuple[int, str]]
@@ -100,13 +102,16 @@ class Source:
         self.names = names
         self.edits: list[tuple[int, int, int, str]] = []
         self.said: Places = []
-        nodes = list(ast.walk(ast.parse(MAGIC.sub(r"\1pass", text))))
+        self.others: set[str] = set()  # names of other packages
+        nodes = list(ast.walk(parsed(text)))
         for node in nodes:
             if isinstance(node, ast.Import):
                 for alias in node.names:
                     self.take_module(alias)
-            elif isinstance(node, ast.ImportFrom) and not node.level:
-                self.take_names(node)
+            elif isinstance(node, ast.ImportFrom):
+                self.take_names(node, "." * node.level + (node.module or ""))
+        for name in self.others:  # in a function, say: which of the two is meant there is not known
+            self.names.pop(name, None)
         for node in nodes:
             if isinstance(node, ast.Attribute) and (path := self.meaning(node)):
                 self.said += absent(path, node.lineno)
@@ -115,16 +120,22 @@ class Source:
         new, name = here(alias.name), alias.asname or alias.name
         if new and "." in name:  # binds the first part, with the others below it
             new, name = HERE, name.partition(".")[0]
-        if new and not self.lacks(new, alias.lineno):
+        if not new:
+            self.others.add(name)
+        elif not self.lacks(new, alias.lineno):
             self.names[name] = new
             end = alias.end_col_offset or 0
             self.edits.append((alias.lineno, alias.col_offset, end, f"{new} as {name}"))
 
-    def take_names(self, node: ast.ImportFrom) -> None:
-        new = here(node.module or "")
-        if absent(new, 0):
-            new = home_of([alias.name for alias in node.names]) or new
-        if not new or self.lacks(new, node.lineno):
+    def take_names(self, node: ast.ImportFrom, module: str) -> None:
+        names = [alias.name for alias in node.names]
+        if not here(module):
+            self.others |= {alias.asname or alias.name for alias in node.names}
+            return
+        new = home_of(names) if absent(here(module), 0) else here(module)
+        if not new:
+            gone = [f"there is no `{name}` of {module} here.{found_in(name)}" for name in names]
+            self.said += [(node.lineno, what) for what in gone]
             return
         for alias in node.names:
             path = new if alias.name == "*" else f"{new}.{alias.name}"
@@ -152,6 +163,12 @@ class Source:
             old = self.lines[line - 1]
             self.lines[line - 1] = old[:start] + new.encode() + old[end:]
         return b"".join(self.lines).decode(), sorted(set(self.said))
+
+
+def parsed(code: str) -> ast.AST:
+    with contextlib.suppress(SyntaxError):
+        return ast.parse(code)  # a line of it may begin with `%`, and be no magic
+    return ast.parse(MAGIC.sub(r"\1pass", code))
 
 
 def in_notebook(text: str) -> tuple[str, Places]:
@@ -204,12 +221,15 @@ def absent(path: str, line: int) -> Places:
         try:
             found = getattr(found, name, None) or importlib.import_module(part)
         except ImportError:
-            home = home_of(parts[-1:])
-            found_in = f" `{parts[-1]}` is in {home}." if home else ""
-            return [(line, f"there is no {part}.{found_in}")]
+            return [(line, f"there is no {part}.{found_in(parts[-1])}")]
         if not isinstance(found, ModuleType):
             break  # what a class has shows when it runs
     return []
+
+
+def found_in(name: str) -> str:
+    home = home_of([name])
+    return f" `{name}` is in {home}." if home else ""
 
 
 def home_of(names: list[str]) -> str:

@@ -26,6 +26,9 @@ CHANGED = """
     'é'; from pytorch_lightning import Trainer -> 'é'; from scaffold_runtime import Trainer
     from lightning.pytorch.callbacks import (#/ Timer/) -> from scaffold_runtime.callbacks import (#/ Timer/)
     from lightning.fabric.utilities.seed import seed_everything -> from scaffold_runtime import seed_everything
+    from lightning.fabric.utilities.types import _PATH -> from scaffold_runtime.utilities.types import _PATH
+    from lightning_fabric.plugins.io.torch_io import CheckpointIO -> from scaffold_runtime.plugins import CheckpointIO
+    from lightning_fabric.a import MPSAccelerator -> from scaffold_runtime.accelerators import MPSAccelerator
     from pytorch_lightning.utilities.apex import rank_zero_info -> from scaffold_runtime.utilities import rank_zero_info
 """  # "/" is a new line
 KEPT = [
@@ -35,9 +38,11 @@ KEPT = [
     "from .lightning import Net",
     "x = 'import lightning'",
     "lightning = 1\nlightning.nothing",
+    "text = ('%s'\n% 1)",
 ]
 ABSENT = {
-    "from lightning.fabric import Fabric": "there is no scaffold_runtime.fabric.",
+    "from lightning.fabric import Fabric": "there is no `Fabric` of lightning.fabric here.",
+    "from lightning.pytorch.a import Timer, x": "there is no `x` of lightning.pytorch.a here.",
     "import lightning_fabric": "there is no scaffold_runtime.fabric.",
     "import lightning as L\nL.Fabric()": "there is no scaffold_runtime.Fabric.",
     "import lightning.pytorch as pl\npl.callbacks.Spike.x": "there is no scaffold_runtime.callbacks.Spike.",
@@ -63,8 +68,13 @@ def test_other_code_is_left_alone(text: str) -> None:
 @pytest.mark.parametrize("text", ABSENT)
 def test_what_is_not_here_is_said(text: str) -> None:
     _, said = migrate(text, ".py")
-    assert [line for line, _ in said] == [2 if "\nL." in text or "\npl." in text else 1]
-    assert said[0][1].endswith(ABSENT[text])
+    assert {line for line, _ in said} == {2 if "\nL." in text or "\npl." in text else 1}
+    assert said[-1][1].endswith(ABSENT[text])
+
+
+def test_a_name_that_another_package_has_too_is_not_followed() -> None:
+    text = "import lightning as pl\ndef f():\n    import polars as pl\n    pl.col"
+    assert migrate(text, ".py") == (text.replace("import lightning", "import scaffold_runtime"), [])
 
 
 def test_class_paths_of_yaml(tmp_path: Path) -> None:
@@ -93,6 +103,7 @@ def test_cells_of_notebooks() -> None:
         cell(["%matplotlib inline\n", "!pip install lightning\n", "import lightning as L\n"]),
         cell("%%bash\nimport lightning"),
         cell("L.Fabric()  # é"),
+        cell("print('%s'\n% L)"),
         cell("L.Trainer?"),
     ]
     text = json.dumps({"cells": cells, "nbformat": 4}, indent=1, ensure_ascii=False)
@@ -100,7 +111,7 @@ def test_cells_of_notebooks() -> None:
     assert after == text.replace("import lightning as L", "import scaffold_runtime as L")
     assert said == [
         (1, "cell 4: there is no scaffold_runtime.Fabric."),
-        (1, "cell 5: cannot be read: invalid syntax"),
+        (1, "cell 6: cannot be read: invalid syntax"),
     ]
 
 
