@@ -143,7 +143,8 @@ def move_data_to_device(batch: Any, device: torch.device | str) -> Any:
     def move(leaf: Any) -> Any:
         if isinstance(leaf, torch.Tensor):
             return leaf.to(device, non_blocking=free)
-        return leaf.to(device) if _can_move(leaf) else leaf
+        moved = leaf.to(device) if _can_move(leaf) else leaf
+        return leaf if moved is None else moved  # a `to` that moves its object in place
 
     return map_leaves(batch, move)
 

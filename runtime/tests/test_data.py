@@ -372,6 +372,18 @@ def test_everything_that_can_move_moves(batch: Any, leaf: Any) -> None:
     assert leaf(batch).device.type == "cpu"  # the original is left alone
 
 
+def test_what_moves_itself_and_returns_nothing_stays_the_batch() -> None:
+    class InPlace:
+        x = torch.ones(2)
+
+        def to(self, device: torch.device) -> None:
+            self.x = self.x.to(device)
+
+    batch = InPlace()
+    assert move_data_to_device([batch], torch.device("meta")) == [batch]
+    assert batch.x.device.type == "meta"
+
+
 @pytest.mark.parametrize("batch", [None, 3, "text", b"bytes", ["a", "b"], {"n": 1}])
 def test_what_cannot_move_stays(batch: Any) -> None:
     assert move_data_to_device(batch, torch.device("meta")) == batch

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from torchmetrics import MeanMetric
+from torchmetrics import MeanMetric, Metric
 
 from scaffold_runtime import Callback, LightningModule
 from scaffold_runtime.callbacks import (
@@ -469,6 +469,39 @@ def test_model_checkpoint_may_name_the_best_in_its_own_way(
     assert checkpoint.best_model_path == str(tmp_path / "epoch=0")
     assert {path.name for path in tmp_path.glob("*.ckpt")} == {"epoch=0.ckpt", "epoch=1.ckpt"}
     assert {path.name for path in tmp_path.iterdir() if path.is_dir()} == {"epoch=0", "epoch=1"}
+
+
+def test_model_checkpoint_may_remove_more_than_the_file(
+    regression: Any, make_loader: Any, make_trainer: Any, tmp_path: Path
+) -> None:
+    class Beside(ModelCheckpoint):
+        def _save_checkpoint(self, trainer: Any, filepath: str) -> None:
+            super()._save_checkpoint(trainer, filepath)
+            Path(filepath).with_suffix(".onnx").touch()
+
+        def _remove_checkpoint(self, trainer: Any, filepath: str) -> None:
+            super()._remove_checkpoint(trainer, filepath)
+            Path(filepath).with_suffix(".onnx").unlink()
+
+    checkpoint = Beside(tmp_path, filename="{epoch}")
+    make_trainer(max_epochs=3, callbacks=checkpoint, enable_checkpointing=True).fit(
+        regression(), make_loader(1)
+    )
+
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["epoch=2.ckpt", "epoch=2.onnx"]
+
+
+def test_metrics_of_an_older_torchmetrics_are_saved(
+    regression: Any, make_loader: Any, make_trainer: Any, tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.delattr(Metric, "metric_state")  # which came later
+    module, trainer = regression(), make_trainer(max_epochs=1)
+    module.mean = MeanMetric()
+    trainer.fit(module, make_loader(1))
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+
+    saved = torch.load(tmp_path / "a.ckpt", weights_only=True)["transient"]["metrics"]
+    assert saved["mean"]["states"].keys() == {"mean_value", "weight"}
 
 
 def test_a_method_that_nobody_calls_is_said(

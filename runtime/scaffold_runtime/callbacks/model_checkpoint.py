@@ -443,6 +443,10 @@ class ModelCheckpoint(Checkpoint):
         """Write the file."""
         trainer.save_checkpoint(filepath, self.save_weights_only)
 
+    def _remove_checkpoint(self, trainer: Trainer, filepath: str) -> None:
+        """Delete the file."""
+        trainer.checkpoint_io.remove_checkpoint(filepath)
+
     def _save_topk_checkpoint(self, trainer: Trainer, monitor_candidates: dict[str, Any]) -> None:
         """Choose what is written at this commit, if it is good enough, and what is removed then."""
         if self.monitor is None:
@@ -513,7 +517,7 @@ class ModelCheckpoint(Checkpoint):
         if chosen is not None and os.path.realpath(chosen) == path:
             return
         try:
-            trainer.checkpoint_io.remove_checkpoint(path)
+            self._remove_checkpoint(trainer, path)
         except OSError as error:  # one file too many is no reason to stop training
             warnings.warn(f"ModelCheckpoint could not remove {path}: {error}.", stacklevel=2)
 

@@ -60,9 +60,9 @@ def metric_parts(module: nn.Module) -> dict[str, Any]:
 
 
 def _metric_state(metric: Any) -> dict[str, Any]:
+    states = {name: getattr(metric, name) for name in metric._defaults}
     kept = {
-        name: list(value) if isinstance(value, list) else value
-        for name, value in metric.metric_state.items()
+        name: list(value) if isinstance(value, list) else value for name, value in states.items()
     }
     return {"states": kept, "updates": metric._update_count}
 
