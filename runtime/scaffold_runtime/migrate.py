@@ -26,7 +26,13 @@ CLASS_PATH = re.compile(r"(?<![\w./-])(?:pytorch_lightning|lightning)(?:\.\w+)+"
 MAGIC = re.compile(r"^(\s*)[%!].*", re.MULTILINE)  # in a cell of a notebook
 HERE = "scaffold_runtime"
 HOMES = ["", ".callbacks", ".loggers", ".strategies", ".profilers", ".plugins", ".accelerators"]
-HOMES += [".utilities", ".utilities.types"]
+HOMES += [".cli", ".utilities", ".utilities.types"]
+INSTEAD = {  # of what several packages take from Lightning's insides
+    "_AcceleratorConnector": "scaffold_runtime.accelerators.select_accelerator(accelerator)",
+    "_load": "torch.load(path)",
+    "get_filesystem": "fsspec.core.url_to_fs(path)[0]",
+    "num_cuda_devices": "torch.cuda.device_count()",
+}
 ENDINGS = (".py", ".ipynb", ".yaml", ".yml")
 
 Places = list[tuple[int, str]]
@@ -228,6 +234,8 @@ def absent(path: str, line: int) -> Places:
 
 
 def found_in(name: str) -> str:
+    if name in INSTEAD:
+        return f" Write `{INSTEAD[name]}`."
     home = home_of([name])
     return f" `{name}` is in {home}." if home else ""
 

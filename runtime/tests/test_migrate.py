@@ -28,6 +28,7 @@ CHANGED = """
     from lightning.fabric.utilities.seed import seed_everything -> from scaffold_runtime import seed_everything
     from lightning.fabric.utilities.types import _PATH -> from scaffold_runtime.utilities.types import _PATH
     from lightning_fabric.plugins.io.torch_io import CheckpointIO -> from scaffold_runtime.plugins import CheckpointIO
+    from pytorch_lightning.utilities.cli import LightningCLI -> from scaffold_runtime.cli import LightningCLI
     from lightning_fabric.a import MPSAccelerator -> from scaffold_runtime.accelerators import MPSAccelerator
     from pytorch_lightning.utilities.apex import rank_zero_info -> from scaffold_runtime.utilities import rank_zero_info
 """  # "/" is a new line
@@ -42,6 +43,8 @@ KEPT = [
 ]
 ABSENT = {
     "from lightning.fabric import Fabric": "there is no `Fabric` of lightning.fabric here.",
+    "from lightning.fabric.utilities.cloud_io import get_filesystem": " Write `fsspec.core.url_to_fs(path)[0]`.",
+    "from lightning.pytorch.core.saving import _load": "_load. Write `torch.load(path)`.",
     "from lightning.pytorch.a import Timer, x": "there is no `x` of lightning.pytorch.a here.",
     "import lightning_fabric": "there is no scaffold_runtime.fabric.",
     "import lightning as L\nL.Fabric()": "there is no scaffold_runtime.Fabric.",
