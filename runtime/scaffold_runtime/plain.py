@@ -52,9 +52,11 @@ def to_plain(value: Any, path: str = "checkpoint", left_out: list[str] | None = 
     for kind in (bool, int, float, str):
         if isinstance(value, kind):
             return kind(value)
-    name = f"{type(value).__module__}.{type(value).__qualname__}"
+    named = hasattr(value, "__qualname__")  # a class or a function
+    kind = value if named else type(value)
+    what = f"{'' if named else 'a '}{kind.__module__}.{kind.__qualname__}"
     return _refused(
-        f"`{path}` is a {name}, which cannot be stored safely: a checkpoint holds only tensors and plain values, so "
+        f"`{path}` is {what}, which cannot be stored safely: a checkpoint holds only tensors and plain values, so "
         "that loading one never runs code. Save its state as tensors, numbers, strings, lists and dicts instead.",
         left_out,
     )

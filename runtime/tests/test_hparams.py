@@ -353,10 +353,19 @@ def test_data_modules_too(make_loader: Any, saved: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "value", [nn.Linear(1, 1), object(), lambda: None, {"deep": [nn.ReLU()]}],
-    ids=["module", "object", "function", "nested"],
-)  # fmt: skip
-def test_what_is_not_plain_is_kept_here_and_asked_for_there(value: Any, saved: Any) -> None:
+    ("value", "what"),
+    [
+        (nn.Linear(1, 1), "a torch.nn.modules.linear.Linear"),
+        (object(), "a builtins.object"),
+        (nn.functional.relu, "torch.nn.functional.relu"),
+        (torch.optim.Adam, "torch.optim.adam.Adam"),
+        ({"deep": [nn.ReLU()]}, "a torch.nn.modules.activation.ReLU"),
+    ],
+    ids=["module", "object", "function", "class", "nested"],
+)
+def test_what_is_not_plain_is_kept_here_and_asked_for_there(
+    value: Any, what: str, saved: Any
+) -> None:
     class Any_(Net):  # noqa: N801
         def __init__(self, backbone: Any, width: int = 3) -> None:
             super().__init__(width)
@@ -366,7 +375,7 @@ def test_what_is_not_plain_is_kept_here_and_asked_for_there(value: Any, saved: A
     path = saved(module)
 
     assert module.hparams.backbone is value
-    with pytest.raises(CheckpointError, match=r"`backbone.* is a .*\(path, backbone=\.\."):
+    with pytest.raises(CheckpointError, match=rf"`backbone.* is {what},.*\(path, backbone=\.\."):
         Any_.load_from_checkpoint(path)
     again = Any_.load_from_checkpoint(path, backbone=value)
     assert again.hparams.width == 2 and again.hparams.backbone is value
