@@ -32,6 +32,7 @@ from scaffold_runtime.errors import (
 from scaffold_runtime.hooks import Checkpoint, overridden
 from scaffold_runtime.signals import INTERRUPTED
 
+TRIGGERS = ("every_n_train_steps", "every_n_epochs", "train_time_interval")
 ABANDONED = 24 * 3600.0  # seconds after which no save is still waiting for parts of other processes
 
 if TYPE_CHECKING:
@@ -134,12 +135,7 @@ class ModelCheckpoint(Checkpoint):
             epochs = 1
         self.train_time_interval = interval
         self.every_n_train_steps, self.every_n_epochs = steps or 0, epochs or 0
-        triggers = {
-            "every_n_train_steps": self.every_n_train_steps >= 1,
-            "every_n_epochs": self.every_n_epochs >= 1,
-            "train_time_interval": interval is not None,
-        }
-        given = [name for name, wanted in triggers.items() if wanted]
+        given = [name for name in TRIGGERS if getattr(self, name)]
         if len(given) > 1:
             raise MisconfigurationException(
                 f"ModelCheckpoint: {' and '.join(given)} cannot be used together. "
@@ -181,13 +177,8 @@ class ModelCheckpoint(Checkpoint):
 
     @property
     def state_key(self) -> str:
-        return self._generate_state_key(
-            monitor=self.monitor,
-            mode=self.mode,
-            every_n_train_steps=self.every_n_train_steps,
-            every_n_epochs=self.every_n_epochs,
-            train_time_interval=self.train_time_interval,
-        )
+        names = ("monitor", "mode", *TRIGGERS)
+        return self._generate_state_key(**{name: getattr(self, name) for name in names})
 
     def state_dict(self) -> dict[str, Any]:
         return {
