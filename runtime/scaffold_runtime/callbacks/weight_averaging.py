@@ -169,14 +169,13 @@ class WeightAveraging(Callback):
         self._swap(pl_module)
 
     def _add_to(self, checkpoint: dict[str, Any], several: bool) -> None:
-        assert self._average_model is not None
-        average = self._average_model.state_dict().items()
-        kept = {name.removeprefix("_orig_mod."): value for name, value in average}
+        average = self._average_model
+        assert average is not None
         if "optimizer_states" in checkpoint:  # a checkpoint to resume from, not weights alone
             checkpoint["current_model_state"] = checkpoint["state_dict"]
-            checkpoint["averaging_state"] = _without_prefix(kept, inside=False)
-            checkpoint["averaging_transient"] = transient(self._average_model, several)
-        checkpoint["state_dict"] = _without_prefix(kept, inside=True)
+            checkpoint["averaging_state"] = {"n_averaged": average.n_averaged}
+            checkpoint["averaging_transient"] = transient(average, several)
+        checkpoint["state_dict"] = average.module.state_dict()
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
@@ -245,9 +244,3 @@ class _Counter:
 
     def __iadd__(self, more: int) -> Tensor:
         return self._counter.add_(more)
-
-
-def _without_prefix(state: dict[str, Any], inside: bool) -> dict[str, Any]:
-    """The entries of the model inside the average, under its own names, or those of the average itself."""
-    kept = {name: value for name, value in state.items() if name.startswith(PREFIX) == inside}
-    return {name.removeprefix(PREFIX): value for name, value in kept.items()}
