@@ -9,11 +9,10 @@ from argparse import SUPPRESS
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import yaml
 
-from scaffold_runtime.checkpoint.choose import WHAT
 from scaffold_runtime.checkpoint.find import find_checkpoint
 from scaffold_runtime.cli.check import CHECK, check
 from scaffold_runtime.cli.help import ProjectParser
@@ -26,25 +25,13 @@ from scaffold_runtime.cli.sources import CONFIG, ConfigError, options, read_yaml
 from scaffold_runtime.data import LightningDataModule
 from scaffold_runtime.errors import CheckpointError, did_you_mean, hide_passwords, plain_errors
 from scaffold_runtime.module import LightningModule
+from scaffold_runtime.trainer import Trainer
 
 DESCRIPTION = """Train, validate, test or predict; without a command, train.
 `check` makes everything that configs/ describes and trains nothing.
 Values come from the files in configs/, then from --config files, then from options.
 --model NAME takes class and arguments from configs/model/NAME.yaml, --data NAME from configs/data/.
 SCAFFOLD_TRACEBACK=1 shows where an error was raised."""
-
-
-RESTORE: tuple[tuple[str, Any, Any, str], ...] = (
-    (
-        "restore",
-        Literal[WHAT],
-        "all",
-        "what to take from it; all resumes its run, others begin one",
-    ),
-    ("restore_keys", str, "*", "with restore weights: names of those to take, such as 'encoder.*'"),
-    ("restore_strict", bool | None, None, "refuse a checkpoint with fewer or other weights"),
-    ("restore_lr", float | None, None, "a new learning rate, with all or optimizers"),
-)
 
 
 def run(
@@ -135,15 +122,13 @@ class ProjectCLI(LightningCLI):
         return parser
 
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add `--seed_everything` and `--ckpt_path`."""
+        """Add `--seed_everything`, and what `fit` takes of a checkpoint."""
         super().add_default_arguments_to_parser(parser)
-        parser.add_argument(
-            "--ckpt_path", type=str | None, default=None, help='a checkpoint, "best" or "last"'
-        )
         # Also where they mean nothing, since the file of a run has them.
-        for name, type_, default, text in RESTORE:
-            shown = text if self.command == "fit" else SUPPRESS
-            parser.add_argument(f"--{name}", type=type_, default=default, help=shown)
+        parser.add_method_arguments(Trainer, "fit", skip={*SUBCOMMANDS["fit"], "weights_only"})
+        for action in parser._actions if self.command != "fit" else ():
+            if action.dest.startswith("restore"):
+                action.help = SUPPRESS
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         for kind, base in KINDS.items():

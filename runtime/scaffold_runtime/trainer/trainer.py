@@ -271,7 +271,7 @@ class Trainer:
             train_dataloaders: a loader, a collection of loaders, or a data module.
             val_dataloaders: a loader or a list of them.
             datamodule: where loaders come from, if not passed.
-            ckpt_path: a checkpoint to resume from: a path, "last" or "best".
+            ckpt_path: a checkpoint to begin from: a path, "last" or "best".
             weights_only: accepted for code that moves over; loading never runs code from a file.
             restore: what to take from the checkpoint: "all" resumes its run exactly; "weights", or weights and
                 what "optimizers" remember, begin a new run, with learning rates as configured.
