@@ -125,11 +125,8 @@ class XLAAccelerator(Accelerator):
         return torch.device("xla", index)
 
 
-ACCELERATORS: dict[str, type[Accelerator]] = {
-    "cuda": CUDAAccelerator,
-    "mps": MPSAccelerator,
-    "tpu": XLAAccelerator,
-    "cpu": CPUAccelerator,
+ACCELERATORS: dict[str, type[Accelerator]] = {  # the best one first
+    kind.name: kind for kind in (CUDAAccelerator, MPSAccelerator, XLAAccelerator, CPUAccelerator)
 }
 
 
@@ -142,9 +139,7 @@ def select_accelerator(choice: str | Accelerator) -> Accelerator:
     if isinstance(choice, Accelerator):
         return choice
     available = [name for name, kind in ACCELERATORS.items() if kind.is_available()]
-    if choice == "auto":
-        return ACCELERATORS[available[0]]()
-    if choice == "gpu" and available[0] in ("cuda", "mps"):
+    if choice == "auto" or (choice == "gpu" and available[0] in ("cuda", "mps")):
         return ACCELERATORS[available[0]]()
     if choice == "tpu":
         xla()  # also where it drives something else than a TPU

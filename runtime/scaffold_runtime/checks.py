@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import dis
 import inspect
@@ -16,7 +15,7 @@ from scaffold_runtime.errors import MisconfigurationException, not_logged
 from scaffold_runtime.feed import METHODS, STAGES
 from scaffold_runtime.hooks import Callback, Checkpoint, overridden
 from scaffold_runtime.module import LightningModule
-from scaffold_runtime.table import mentions, methods_of
+from scaffold_runtime.table import check_call, mentions, methods_of
 
 if TYPE_CHECKING:
     from scaffold_runtime.run import Run
@@ -70,24 +69,12 @@ def _misspelt(owner: LightningModule | LightningDataModule, name: str) -> str:
 def _check_arguments(module: LightningModule, step: str) -> None:
     """Refuse a step that cannot be called with what steps receive."""
     receives = ["batch", "batch_idx", "dataloader_idx"][: 2 if step == "training_step" else 3]
-    written = inspect.getattr_static(type(module), step)
+    where, written = f"{type(module).__name__}.{step}", inspect.getattr_static(type(module), step)
     if inspect.isfunction(written) and written.__code__.co_varnames[:1] == ("batch",):
         raise MisconfigurationException(
-            f"`{type(module).__name__}.{step}` lacks `self`: write `def {step}(self, batch, batch_idx)`."
+            f"`{where}` lacks `self`: write `def {step}(self, batch, batch_idx)`."
         )
-    try:
-        signature = inspect.signature(getattr(module, step))
-    except (TypeError, ValueError):
-        return  # without a signature, let the call decide
-    for count in range(1, len(receives) + 1):
-        with contextlib.suppress(TypeError):
-            signature.bind(*receives[:count])
-            if "dataloader_iter" not in signature.parameters:
-                return
-    raise MisconfigurationException(
-        f"`{type(module).__name__}.{step}{signature}` cannot be called: it receives ({', '.join(receives)}), of which "
-        "it may leave out the last. Change its arguments to match."
-    )
+    check_call(where, getattr(module, step), receives, range(1, len(receives) + 1))
 
 
 def _check_fit(run: Run, name: str) -> None:

@@ -115,13 +115,8 @@ class LightningDataModule(WithHyperparameters, DataHooks):
 
         own = {"batch_size": batch_size, "num_workers": num_workers}
         module = cls(**fitting(cls, own), **datamodule_kwargs)
-        given = {
-            "train": train_dataset,
-            "val": val_dataset,
-            "test": test_dataset,
-            "predict": predict_dataset,
-        }
-        for name, datasets in given.items():
+        given = (train_dataset, val_dataset, test_dataset, predict_dataset)
+        for name, datasets in zip(("train", "val", "test", "predict"), given, strict=True):
             if datasets is not None:
                 made = partial(loaders, datasets, name == "train")
                 setattr(module, f"{name}_dataloader", made)

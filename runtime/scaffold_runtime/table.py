@@ -10,7 +10,8 @@ from __future__ import annotations
 import difflib
 import inspect
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from types import CodeType, SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -143,7 +144,7 @@ def check_hooks(owner: Owner) -> None:
     leading = ("trainer", "pl_module") if isinstance(owner, Callback) else ()
     for hook in HOOKS:
         if hasattr(base, hook.name) and overridden(hook.name, owner, base):
-            _check_arguments(owner, hook, (*leading, *hook.arguments))
+            _check_hook(owner, hook, (*leading, *hook.arguments))
 
 
 def warn_uncalled(owner: object, theirs: set[str]) -> None:
@@ -186,7 +187,7 @@ def methods_of(owner: object) -> Iterator[tuple[str, CodeType]]:
                     yield name, value.__code__
 
 
-def _check_arguments(owner: object, hook: Hook, arguments: tuple[str, ...]) -> None:
+def _check_hook(owner: object, hook: Hook, arguments: tuple[str, ...]) -> None:
     function = getattr(owner, hook.name)
     where = f"{type(owner).__name__}.{hook.name}"
     later = inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function)
@@ -196,14 +197,23 @@ def _check_arguments(owner: object, hook: Hook, arguments: tuple[str, ...]) -> N
             "Write `def` and return, or None to switch it off."
         )
     shortest = [argument for argument in arguments if argument != "dataloader_idx"]
+    check_call(where, function, arguments, [len(shortest)])
+
+
+def check_call(
+    where: str, function: Callable[..., Any], receives: Sequence[str], counts: Sequence[int]
+) -> None:
+    """Refuse a function that cannot be called with as many of what it `receives` as one of `counts`."""
     try:
         signature = inspect.signature(function)
-    except ValueError:
+    except (TypeError, ValueError):
         return  # a builtin or a mock without a signature: let the call decide
-    try:
-        signature.bind(*shortest)
-    except TypeError:
-        raise MisconfigurationException(
-            f"`{where}{signature}` cannot be called: "
-            f"it receives ({', '.join(arguments)}), by position. Change its arguments to match."
-        ) from None
+    for count in counts if "dataloader_iter" not in signature.parameters else ():
+        with suppress(TypeError):
+            signature.bind(*receives[:count])
+            return
+    some = ", of which it may leave out the last" * (len(counts) > 1)
+    raise MisconfigurationException(
+        f"`{where}{signature}` cannot be called: it receives ({', '.join(receives)}), by position{some}. "
+        "Change its arguments to match."
+    )

@@ -194,9 +194,9 @@ class ProjectCLI(LightningCLI):
                 f"{checkpoint} is of {saved.get('class_path', 'the model of the script')}, "
                 f"not of {now.get('class_path', 'the model of the script')}; choose it by --model NAME."
             )
-        given = {word.partition("=")[0].replace(".init_args", "") for word in self.settings.words}
         other = _otherwise(_arguments(saved), _arguments(now))
-        changed = {key: value for key, value in other.items() if f"--model.{key}" not in given}
+        given = self.settings.sources.options
+        changed = {key: value for key, value in other.items() if f"model.{key}" not in given}
         if "class_path" not in saved:
             return changed
         return changed and {**now, "init_args": {**now["init_args"], **changed}}

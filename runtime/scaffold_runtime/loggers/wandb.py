@@ -171,20 +171,11 @@ class WandbLogger(ServiceLogger):
         dataframe: Any = None,
         step: int | None = None,
     ) -> None:
-        """Log a table: rows of values, or a data frame."""
+        """Log a table: rows of values or texts, or a data frame."""
         table = _wandb().Table(columns=columns, data=data, dataframe=dataframe)
         self.log_metrics({key: table}, step)
 
-    def log_text(
-        self,
-        key: str,
-        columns: list[str] | None = None,
-        data: list[list[str]] | None = None,
-        dataframe: Any = None,
-        step: int | None = None,
-    ) -> None:
-        """Log texts as a table."""
-        self.log_table(key, columns, data, dataframe, step)
+    log_text = log_table
 
     def log_image(
         self, key: str, images: list[Any], step: int | None = None, **kwargs: Any

@@ -52,17 +52,11 @@ class ProgressBar(Callback):
         self._refresh_rate = refresh_rate
         self._enabled = True
         self._trainer: Trainer | None = None
-        self._live = False  # whether a line can be redrawn
-        self._every: float = LINE_SECONDS
         self._written = 0  # characters of the line that stands there
-        self._began_at = 0
         self._last_line = ""
-        self._stage = self._label = ""
-        self._total: float = math.inf
-        self._done = 0
-        self._began = self._next_draw = 0.0
         self._line_open = False
         self._outer: dict[str, Any] | None = None  # where training is while validation runs
+        self._begin("", "", math.inf)
 
     @property
     def trainer(self) -> Trainer:
@@ -213,7 +207,7 @@ class ProgressBar(Callback):
     # -- drawing ----------------------------------------------------------------------------------
 
     def _begin(self, stage: str, label: str, total: float) -> None:
-        self._live = self._can_redraw()
+        self._live = self._can_redraw()  # or else lines are added
         pause = REDRAW_SECONDS_OF_NOTEBOOKS if _in_notebook() else REDRAW_SECONDS
         self._every = pause if self._live else LINE_SECONDS
         self._stage, self._label, self._total = stage, label, total

@@ -49,11 +49,11 @@ class RichProgressBar(ProgressBar):
         theme: RichProgressBarTheme | None = None,
         console_kwargs: dict[str, Any] | None = None,
     ) -> None:
+        self._progress: Progress | None = None
         super().__init__(refresh_rate)
         require("rich", "rich>=13", "RichProgressBar")
         self.leave, self.theme = leave, theme or RichProgressBarTheme()
         self._console_kwargs = console_kwargs or {}
-        self._progress: Progress | None = None
         self._task: Any = None
 
     def _can_redraw(self) -> bool:
