@@ -39,9 +39,9 @@ class Accelerator(abc.ABC):
         """Whether this machine has one that torch can use."""
 
     @staticmethod
-    @abc.abstractmethod
     def auto_device_count() -> int:
-        """How many of them there are."""
+        """How many of them there are: one, where nothing else is said."""
+        return 1
 
     def device(self, index: int) -> torch.device:
         """The torch device with this index."""
@@ -60,10 +60,6 @@ class CPUAccelerator(Accelerator):
     @staticmethod
     def is_available() -> bool:
         return True
-
-    @staticmethod
-    def auto_device_count() -> int:
-        return 1
 
     def device(self, index: int) -> torch.device:
         return torch.device("cpu")
@@ -94,10 +90,6 @@ class MPSAccelerator(Accelerator):
     @staticmethod
     def is_available() -> bool:
         return torch.backends.mps.is_available()
-
-    @staticmethod
-    def auto_device_count() -> int:
-        return 1
 
     def get_device_stats(self, device: torch.device) -> dict[str, Any]:
         return {"mps.allocated_bytes": torch.mps.current_allocated_memory()}

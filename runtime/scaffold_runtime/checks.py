@@ -15,7 +15,7 @@ from scaffold_runtime.errors import MisconfigurationException, not_logged
 from scaffold_runtime.feed import METHODS, STAGES
 from scaffold_runtime.hooks import Callback, Checkpoint, overridden
 from scaffold_runtime.module import LightningModule
-from scaffold_runtime.table import check_call, mentions, methods_of
+from scaffold_runtime.table import base_of, check_call, mentions, methods_of
 
 if TYPE_CHECKING:
     from scaffold_runtime.run import Run
@@ -196,14 +196,12 @@ def _monitors(callbacks: list[Callback]) -> Iterator[tuple[Callback, str]]:
 def _may_log_more(run: Run) -> bool:
     """Whether a hook that has not run yet may log, or logs only after the sanity check."""
     late = ("on_train_epoch_end", "on_train_epoch_start")
-    for owner in (run.module, *run.callbacks):
-        base = LightningModule if owner is run.module else Callback
-        ours = type(owner).__module__.startswith("scaffold_runtime.")
-        if not ours and any(overridden(name, owner, base) for name in late):
-            return True
-        if not ours and mentions(owner, "sanity_checking"):
-            return True
-    return False
+    return any(
+        mentions(owner, "sanity_checking")
+        or any(overridden(name, owner, base_of(owner)) for name in late)
+        for owner in (run.module, *run.callbacks)
+        if not type(owner).__module__.startswith("scaffold_runtime.")
+    )
 
 
 def _named(run: Run, monitor: str) -> bool:

@@ -172,10 +172,8 @@ def map_leaves(
     if is_dataclass(batch) and not isinstance(batch, type):
         twin = copy.copy(batch)
         for field in fields(batch):
-            # Frozen dataclasses refuse assignment; the copy is ours to fill.
-            object.__setattr__(
-                twin, field.name, map_leaves(getattr(batch, field.name), change, is_leaf)
-            )
+            value = map_leaves(getattr(batch, field.name), change, is_leaf)
+            object.__setattr__(twin, field.name, value)  # which frozen ones refuse
         return twin
     return change(batch)
 

@@ -29,17 +29,9 @@ if TYPE_CHECKING:
     from scaffold_runtime.trainer import Trainer
 
 STAGES = {"fit": "train", "validate": "validation", "test": "test", "predict": "predict"}
-METHODS = {
-    "train": "train_dataloader",
-    "validation": "val_dataloader",
-    "test": "test_dataloader",
-    "predict": "predict_dataloader",
-}
-LIMITS = {
-    "validation": "limit_val_batches",
-    "test": "limit_test_batches",
-    "predict": "limit_predict_batches",
-}
+SHORT = {"train": "train", "validation": "val", "test": "test", "predict": "predict"}
+METHODS = {stage: f"{short}_dataloader" for stage, short in SHORT.items()}
+LIMITS = {stage: f"limit_{short}_batches" for stage, short in SHORT.items()}
 
 
 class Feed:

@@ -116,7 +116,7 @@ def build_table(run: Run) -> HookTable:
     return HookTable(**table)
 
 
-def base_of(owner: Owner) -> type:
+def base_of(owner: object) -> type:
     """Which of the three it is."""
     return next(base for base in BASES if isinstance(owner, base))
 

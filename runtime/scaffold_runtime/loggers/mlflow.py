@@ -98,14 +98,11 @@ class MLFlowLogger(ServiceLogger):
         if self._experiment_id is None and self._version is not None:
             self._experiment_id = self._client.get_run(self._version).info.experiment_id
         if self._experiment_id is None:
-            found = self._client.get_experiment_by_name(self._experiment_name)
-            self._experiment_id = (
-                found.experiment_id
-                if found is not None
-                else self._client.create_experiment(
-                    self._experiment_name, artifact_location=self._artifact_location
-                )
-            )
+            client, name = self._client, self._experiment_name
+            if (found := client.get_experiment_by_name(name)) is not None:
+                self._experiment_id = found.experiment_id
+            else:
+                self._experiment_id = client.create_experiment(name, self._artifact_location)
         return str(self._experiment_id)
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import dataclass
+from typing import Any
 
 from scaffold_runtime.columns import aligned
 from scaffold_runtime.hooks import HOOK_NAMES
@@ -70,12 +71,7 @@ class SimpleProfiler(Profiler):
         self._running: list[_Running] = []
         self._began = time.perf_counter()
 
-    def setup(
-        self,
-        stage: str,
-        local_rank: int | None = None,
-        log_dir: str | os.PathLike[str] | None = None,
-    ) -> None:
+    def setup(self, stage: str, local_rank: int | None = None, log_dir: Any = None) -> None:
         super().setup(stage, local_rank, log_dir)
         self._forget()
 

@@ -717,10 +717,7 @@ class Trainer:
         """The module of the current or last run; None before the first."""
         return self._module  # type: ignore[return-value] # who asks knows that there is one
 
-    @property
-    def model(self) -> LightningModule | None:
-        """The module of the current or last run; None before the first."""
-        return self._module
+    model = lightning_module
 
     @property
     def optimizers(self) -> list[Optimizer]:
