@@ -203,12 +203,9 @@ def compare_runs(
                 raise ResumeError(
                     f"{where}: {name} differs after resuming ({value}; without a stop {expected[name]})."
                 )
-    seen = {(row["epoch"], row["batch"]) for row in rows}
-    for key in known:
-        if key not in seen:
-            raise ResumeError(
-                f"epoch {key[0]}, batch {key[1]} was never trained on after resuming."
-            )
+    if missing := known.keys() - {(row["epoch"], row["batch"]) for row in rows}:
+        epoch, batch = min(missing)
+        raise ResumeError(f"epoch {epoch}, batch {batch} was never trained on after resuming.")
     found = difference(end, final)
     if found is not None:
         raise ResumeError(f"every step is the same, but at the end {found}.")

@@ -76,26 +76,21 @@ class Settings:
             if near:
                 raise ConfigError(f"configs/{place.as_posix()} is not read: call it {near[0]}.")
 
-    def _read(self, path: Path, *keys: str) -> None:
+    def _read(self, path: Path, part: str, name: str | None = None) -> None:
         if not path.is_file():
             return
         shown = path.relative_to(self.folder.parent).as_posix()
         content = read_yaml(path, shown)
         if not isinstance(content.get("init_args") or {}, dict):
             raise ConfigError(f"{shown}: `init_args` must hold `key: value` lines.")
-        if keys[0] in KINDS and content and "class_path" not in content:
+        if part in KINDS and content and "class_path" not in content:
             near = did_you_mean(min(content), ["class_path"]) or " Write `class_path: ...`."
             raise ConfigError(f"{shown} names no class.{near}")
         if content.get("init_args", {}) is None:  # all of its lines are comments
             del content["init_args"]
-        target = self.base
-        for key in keys[:-1]:
-            target = target[key]
-        target[keys[-1]] = content
-        nested: dict[str, Any] = content
-        for key in reversed(keys):
-            nested = {key: nested}
-        self.sources.add(shown, nested)
+        said = content if name is None else {name: content}
+        self.base[part] = said if name is None else self.base[part] | said
+        self.sources.add(shown, {part: said})
 
     def _choose(self, part: str, name: str) -> None:
         """Put `configs/PART/NAME.yaml` in the place of what is configured for this part."""

@@ -318,8 +318,7 @@ class Trainer:
 
         Without `model`, the best checkpoint of the last fit is used.
         """
-        data = (dataloaders, ckpt_path, verbose, datamodule)
-        return self._evaluate("validate", model, *data)  # type: ignore[no-any-return] # of its kind
+        return self._evaluate("validate", model, dataloaders, ckpt_path, verbose, datamodule)
 
     def test(
         self,
@@ -334,8 +333,7 @@ class Trainer:
 
         Without `model`, the best checkpoint of the last fit is used.
         """
-        data = (dataloaders, ckpt_path, verbose, datamodule)
-        return self._evaluate("test", model, *data)  # type: ignore[no-any-return] # of its kind
+        return self._evaluate("test", model, dataloaders, ckpt_path, verbose, datamodule)
 
     def predict(
         self,
@@ -347,8 +345,8 @@ class Trainer:
         weights_only: bool | None = None,
     ) -> list[Any] | None:
         """Predict, and return what `predict_step` returned, in order; a list per loader if there are several."""
-        data = (dataloaders, ckpt_path, return_predictions is not False, datamodule)
-        return self._evaluate("predict", model, *data)  # type: ignore[no-any-return] # of its kind
+        kept = return_predictions is not False
+        return self._evaluate("predict", model, dataloaders, ckpt_path, kept, datamodule)
 
     def _evaluate(
         self,
@@ -358,27 +356,24 @@ class Trainer:
         ckpt_path: str | Path | None,
         told: bool,
         datamodule: LightningDataModule | None,
-    ) -> Any:
+    ) -> list[Any]:
         """What the three have in common; `told` says whether the results are printed, or predictions kept."""
         ckpt_path = ckpt_path or self._given_path
         elsewhere = self._elsewhere(
             "_evaluate", fn, model, dataloaders, ckpt_path, told, datamodule
         )
         if elsewhere is not None:
-            return elsewhere()
+            return elsewhere()  # type: ignore[no-any-return] # of its kind
         stage = STAGES[fn]
         given, datamodule = loaders_and_data(datamodule, **{stage: dataloaders})
         module, path = self._model_and_path(model, ckpt_path)
-        if (
-            datamodule is None
-            and given[stage] is None
-            and not overridden(METHODS[stage], module, LightningModule)
-        ):
+        own = overridden(METHODS[stage], module, LightningModule)
+        if datamodule is None and given[stage] is None and not own:
             datamodule = self.datamodule  # of an earlier call
         with open_run(self, fn, module, datamodule, given, path) as run:
             self.stage = stage
             if fn == "predict":
-                return predict(run, told)
+                return predict(run, told)  # type: ignore[return-value] # None where none is kept
             results = evaluate(run, stage)
         if told and any(results):
             self.print(results_table(results, stage))

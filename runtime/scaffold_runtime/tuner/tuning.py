@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from scaffold_runtime.callbacks.batch_size_finder import BatchSizeFinder
 from scaffold_runtime.callbacks.lr_finder import LearningRateFinder, LRFinder
 from scaffold_runtime.errors import MisconfigurationException, check_choice
+from scaffold_runtime.feed import STAGES
 from scaffold_runtime.hooks import Callback
 from scaffold_runtime.seed import isolate_rng
 
@@ -134,15 +134,10 @@ class Tuner:
                 "leave that callback out, or do without the Tuner."
             )
         trial, attached = self._trainer.trial([finder], steps=0), model._trainer
-        runs: dict[str, Callable[[], Any]] = {
-            "fit": lambda: trial.fit(model, loaders, val_loaders, datamodule),
-            "validate": lambda: trial.validate(model, loaders, None, False, datamodule),
-            "test": lambda: trial.test(model, loaders, None, False, datamodule),
-            "predict": lambda: trial.predict(model, loaders, datamodule, False),
-        }
-        check_choice(self, "method", method, *runs)
+        check_choice(self, "method", method, *STAGES)
+        more = (val_loaders,) if method == "fit" else ()
         try:
             with isolate_rng():
-                runs[method]()
+                getattr(trial, method)(model, loaders, *more, datamodule=datamodule)
         finally:
             model._trainer = attached
