@@ -15,13 +15,7 @@ from scaffold_runtime.errors import MisconfigurationException
 class NoInit(TorchFunctionMode):
     """Leaves tensors as they are in `uniform_`, `normal_`, `kaiming_uniform_` and `constant_` of `torch.nn.init`."""
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if getattr(func, "__module__", None) == "torch.nn.init":
             return kwargs["tensor"] if "tensor" in kwargs else args[0]

@@ -27,14 +27,17 @@ class Hook:
 
 
 def _stage_hooks(stage: str) -> list[Hook]:
-    index = () if stage == "train" else ("dataloader_idx",)
+    evaluates = stage != "train"
+    index = ("dataloader_idx",) * evaluates
     return [
+        *[Hook(f"on_{stage}_model_eval", owners="module")] * evaluates,
         Hook(f"on_{stage}_start"),
         Hook(f"on_{stage}_epoch_start"),
         Hook(f"on_{stage}_batch_start", ("batch", "batch_idx", *index)),
         Hook(f"on_{stage}_batch_end", ("outputs", "batch", "batch_idx", *index)),
         Hook(f"on_{stage}_epoch_end"),
         Hook(f"on_{stage}_end"),
+        *[Hook(f"on_{stage}_model_train", owners="module")] * evaluates,
     ]
 
 
@@ -49,15 +52,9 @@ HOOKS: tuple[Hook, ...] = (
     Hook("on_after_backward"),
     Hook("on_before_optimizer_step", ("optimizer",)),
     Hook("on_validation_model_zero_grad", owners="module"),
-    *(
-        hook
-        for stage in ("validation", "test", "predict")
-        for hook in (
-            Hook(f"on_{stage}_model_eval", owners="module"),
-            *_stage_hooks(stage),
-            Hook(f"on_{stage}_model_train", owners="module"),
-        )
-    ),
+    *_stage_hooks("validation"),
+    *_stage_hooks("test"),
+    *_stage_hooks("predict"),
     Hook("on_save_checkpoint", ("checkpoint",)),
     Hook("on_load_checkpoint", ("checkpoint",)),
     Hook("on_exception", ("exception",), "callback, datamodule"),

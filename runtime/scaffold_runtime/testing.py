@@ -13,6 +13,7 @@ import json
 import os
 import random
 from collections.abc import Callable, Iterable
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -110,15 +111,13 @@ def check_resume(
     for trial in range(trials):
         place, stops = Path(folder) / f"interrupted-{trial}", choose.randint(1, 3)
         rows: list[dict[str, Any]] = []
-        for _ in range(stops):
-            stop = Interrupter("on_train_batch_start", choose.randint(1, len(reference)))
+        counts = (choose.randint(1, len(reference)) for _ in range(stops))
+        for count in chain(counts, [0]):  # the last one stops nothing
+            stop = Interrupter("on_train_batch_start", count)
             lived, final = train(make, place, seed, stop, **arguments)
             rows += lived
             if final is not None:
                 break
-        else:
-            lived, final = train(make, place, seed, **arguments)
-            rows += lived
         compare_runs(reference, end, rows, final)
 
 

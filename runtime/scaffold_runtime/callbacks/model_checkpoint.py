@@ -165,8 +165,7 @@ class ModelCheckpoint(Checkpoint):
                 "is without effect.",
                 stacklevel=4,
             )
-        if self.save_last is not None:
-            check_choice(self, "save_last", self.save_last, True, False, "link")
+        check_choice(self, "save_last", self.save_last, None, True, False, "link")
         for name in ("every_n_train_steps", "every_n_epochs"):
             if getattr(self, name) < 0:
                 raise MisconfigurationException(

@@ -70,12 +70,9 @@ class StochasticWeightAveraging(Callback):
         self._ended = False
         self._count = 0
         self._latest_epoch = -1
-        self._first = self._last = 0
-
-    @property
-    def swa_start(self) -> int:
-        """The first epoch (from 0) that is averaged."""
-        return self._first
+        self.swa_start = self._last = (
+            0  # the epochs (from 0) that are averaged, known when a fit starts
+        )
 
     # -- hooks ------------------------------------------------------------------------------------
 
@@ -97,7 +94,7 @@ class StochasticWeightAveraging(Callback):
             )
         start = self._swa_epoch_start
         epoch = int(trainer.max_epochs * start) if isinstance(start, float) else start
-        self._first, self._last = max(epoch - 1, 0), trainer.max_epochs - 1
+        self.swa_start, self._last = max(epoch - 1, 0), trainer.max_epochs - 1
         if self._average is not None:  # resumed; the scheduler's own state follows after this hook
             device = self._device or pl_module.device
             self._average = [average.to(device) for average in self._average]
@@ -105,7 +102,7 @@ class StochasticWeightAveraging(Callback):
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         epoch = trainer.current_epoch
-        if not self._first <= epoch <= self._last or epoch <= self._latest_epoch:
+        if not self.swa_start <= epoch <= self._last or epoch <= self._latest_epoch:
             return
         if self._average is None:
             self._exchange_scheduler(trainer)
@@ -117,11 +114,11 @@ class StochasticWeightAveraging(Callback):
             self.on_train_end(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._ended = True
-        if self._average is None or trainer.current_epoch <= self._last:
+        self._ended, epoch = True, trainer.current_epoch
+        if self._average is None or epoch <= self._last:
             trainer.print(
-                f"StochasticWeightAveraging: training ended after {trainer.current_epoch} of {self._last + 1} epochs, "
-                f"and averaging begins with epoch {self._first + 1}: the module has its last weights, not an average."
+                f"StochasticWeightAveraging: training ended after {epoch} of {self._last + 1} epochs, and "
+                f"averaging begins with epoch {self.swa_start + 1}: the module has its last weights, not an average."
             )
             return
         for average, current in zip(self._average, pl_module.parameters(), strict=True):

@@ -28,13 +28,8 @@ from scaffold_runtime.seed import seed_everything
 from scaffold_runtime.trainer import Trainer
 
 # What each subcommand gets from the CLI itself and not from the command line.
-SUBCOMMANDS = {
-    "fit": {"model", "train_dataloaders", "val_dataloaders", "datamodule"},
-    "validate": {"model", "dataloaders", "datamodule"},
-    "test": {"model", "dataloaders", "datamodule"},
-    "predict": {"model", "dataloaders", "datamodule"},
-}
-
+OF_CLI = ("model", "datamodule", "dataloaders", "train_dataloaders", "val_dataloaders")
+SUBCOMMANDS = {name: {*OF_CLI} for name in ("fit", "validate", "test", "predict")}
 
 # Lightning's `fit` has none of these, and a file of `fit` is read by other subcommands, too.
 NOT_LIGHTNINGS = ("restore", "restore_keys", "restore_strict", "restore_lr")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,11 +71,22 @@ class PyTorchProfiler(Profiler):
         self.dirpath = self.dirpath or Path(run.trainer.log_dir)
         super().attach(run)
         if self._record_module_names:
-            self._recording.enter_context(_named(run.module))
+            self._mark_parts(run.module)
         if self._emit_nvtx:
             self._recording.enter_context(torch.autograd.profiler.emit_nvtx())
         else:
             self._profile = self._recording.enter_context(profile(**self._arguments()))
+
+    def _mark_parts(self, module: nn.Module) -> None:
+        """Every part of a module is an action, under its name."""
+        for name, part in module.named_modules():
+            if name:
+                label = f"{type(part).__name__}: {name}"
+                enter, leave = partial(_call, self.start, label), partial(_call, self.stop, label)
+                marked = part.register_forward_pre_hook(enter)
+                self._recording.enter_context(marked)
+                marked = part.register_forward_hook(leave, always_call=True)
+                self._recording.enter_context(marked)
 
     def _arguments(self) -> dict[str, Any]:
         activities = [ProfilerActivity.CPU]
@@ -128,27 +140,6 @@ class PyTorchProfiler(Profiler):
             self._profile.step()
 
 
-@contextmanager
-def _named(module: nn.Module) -> Iterator[None]:
-    """While it is open, every part of a module is recorded under its name."""
-    with ExitStack() as marked:
-        for name, part in module.named_modules():
-            if name:
-                enter, leave = _marks_of(f"{type(part).__name__}: {name}")
-                marked.enter_context(part.register_forward_pre_hook(enter))
-                marked.enter_context(part.register_forward_hook(leave, always_call=True))
-        yield
-
-
-def _marks_of(name: str) -> tuple[Callable[..., None], Callable[..., None]]:
-    open_marks: list[record_function] = []
-
-    def enter(*_: Any) -> None:
-        open_marks.append(record_function(name))
-        open_marks[-1].__enter__()
-
-    def leave(*_: Any) -> None:
-        if open_marks:
-            open_marks.pop().__exit__(None, None, None)
-
-    return enter, leave
+def _call(method: Callable[[str], None], name: str, *_: Any) -> None:
+    """As a hook, which is given more."""
+    method(name)
