@@ -5,6 +5,7 @@ Torch puts a mark for profilers around each batch, and collates tensors that lie
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -48,6 +49,14 @@ def batches_of(loader: DataLoader[Any], indices: Iterable[Any]) -> Iterator[Any]
 def draw_seed(loader: DataLoader[Any]) -> Tensor:
     """What torch draws for the workers when a pass over a loader begins, also where there are none."""
     return torch.empty((), dtype=torch.int64).random_(generator=loader.generator)
+
+
+def replacing(loader: DataLoader[Any], **replaced: Any) -> Any:
+    """A copy of a loader with other parts. DataLoader refuses changes, but a copy is ours; the workers of the user's
+    own iteration are not."""
+    clone = copy.copy(loader)
+    clone.__dict__.update(replaced, _iterator=None)
+    return clone
 
 
 class MadeHere:

@@ -37,11 +37,8 @@ class CombinedLoader:
         return Batches(self.mode, iterables, self._structure)
 
     def __iter__(self) -> Iterator[tuple[Any, int, int]]:
-        if self.mode != "sequential":
-            for index, batch in enumerate(self.over(self.flattened)):
-                yield batch, index, 0
-            return
-        for position, loader in enumerate(self.flattened):
+        alone = self.mode == "sequential"
+        for position, loader in enumerate(self.flattened if alone else [self.over(self.flattened)]):
             for index, batch in enumerate(loader):
                 yield batch, index, position
 

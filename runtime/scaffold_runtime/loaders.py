@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from scaffold_runtime.batches import MadeHere, made_here
+from scaffold_runtime.batches import MadeHere, made_here, replacing
 from scaffold_runtime.combined import CombinedLoader, flatten, is_loader, loader_length
 from scaffold_runtime.errors import CheckpointError, MisconfigurationException
 from scaffold_runtime.positions import Part, StaysOn, drop, generators_of, put_random
@@ -213,6 +213,4 @@ def for_evaluation(loader: Any) -> Any:
         return MadeHere(loader) if made_here(loader) else loader
     if (repeatable := Repeatable(loader)).persistent:
         return repeatable
-    clone = copy.copy(loader)
-    clone.__dict__.update(worker_init_fn=StaysOn(loader.worker_init_fn))
-    return Passing(clone)
+    return Passing(replacing(loader, worker_init_fn=StaysOn(loader.worker_init_fn)))

@@ -8,7 +8,6 @@ seeded by (seed, pass, index), so their augmentation does not depend on what a w
 
 from __future__ import annotations
 
-import copy
 import random
 import signal
 import warnings
@@ -21,7 +20,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
-from scaffold_runtime.batches import batches_of, draw_seed, made_here
+from scaffold_runtime.batches import batches_of, draw_seed, made_here, replacing
 from scaffold_runtime.seed import rng_digest, rng_state, set_rng_state
 
 ODD = 0x9E3779B97F4A7C15  # spreads consecutive numbers over all 64 bits
@@ -52,11 +51,10 @@ class Part:
             self._clone()
 
     def _clone(self) -> None:
-        """Work on a copy of the user's loader. DataLoader refuses changes, but a copy is ours."""
-        self.iterable = clone = copy.copy(self.loader)
-        clone.generator = torch.Generator()  # for the workers' own seeds, see `_draw_seed`
+        """Work on a copy of the user's loader."""
+        own = torch.Generator()  # for the workers' own seeds, see `_draw_seed`
+        self.iterable = clone = replacing(self.loader, generator=own)
         inside = clone.__dict__
-        inside["_iterator"] = None  # workers of the user's own iteration are not ours
         if self.workers:
             inside["worker_init_fn"] = StaysOn(clone.worker_init_fn)
         if isinstance(clone.dataset, IterableDataset):

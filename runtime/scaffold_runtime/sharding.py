@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from itertools import islice
 from typing import Any
@@ -17,6 +16,7 @@ from torch.utils.data import (
     SequentialSampler,
 )
 
+from scaffold_runtime.batches import replacing
 from scaffold_runtime.combined import CombinedLoader
 from scaffold_runtime.ranks import rank_zero_warn
 from scaffold_runtime.seed import isolate_rng, seed_all
@@ -103,7 +103,7 @@ def unshuffled(source: Any, stage: str) -> Any:
     if isinstance(source, CombinedLoader):
         parts = tree_map(lambda part: unshuffled(part, stage), source.iterables)
         return CombinedLoader(parts, source.mode)
-    if not _numbered(source) or isinstance(_sampler(source), SequentialSampler):
+    if not numbered(source) or isinstance(_sampler(source), SequentialSampler):
         return source
     rank_zero_warn(f"overfit_batches: the {stage} data is not shuffled, to be the same each time.")
     return _resampled(source, SequentialSampler(source.dataset))
@@ -112,12 +112,13 @@ def unshuffled(source: Any, stage: str) -> Any:
 def whole(loader: Any) -> Any:
     """A loader without `drop_last`: a prediction is wanted for each sample."""
     batches = getattr(loader, "batch_sampler", None)
-    if not _numbered(loader) or type(batches) is not BatchSampler or not batches.drop_last:
+    if not numbered(loader) or type(batches) is not BatchSampler or not batches.drop_last:
         return loader
     return replacing(loader, batch_sampler=BatchSampler(batches.sampler, batches.batch_size, False))
 
 
-def _numbered(loader: Any) -> bool:
+def numbered(loader: Any) -> bool:
+    """Whether it is a loader over samples that have indices."""
     return isinstance(loader, DataLoader) and not isinstance(loader.dataset, IterableDataset)
 
 
@@ -128,7 +129,7 @@ def _sampler(loader: DataLoader[Any]) -> Any:
 
 def _divisible(loader: Any) -> bool:
     """Whether it is a loader over numbered samples whose sampler does not divide them already."""
-    return _numbered(loader) and not isinstance(_sampler(loader), DistributedSampler)
+    return numbered(loader) and not isinstance(_sampler(loader), DistributedSampler)
 
 
 def _resampled(loader: DataLoader[Any], sampler: Any) -> Any:
@@ -138,10 +139,3 @@ def _resampled(loader: DataLoader[Any], sampler: Any) -> Any:
     size, drop_last = getattr(old, "batch_size", 1), getattr(old, "drop_last", False)
     batches = BatchSampler(sampler, size, drop_last)
     return replacing(loader, sampler=sampler, batch_sampler=batches)
-
-
-def replacing(loader: DataLoader[Any], **replaced: Any) -> Any:
-    """A copy with other samplers. DataLoader refuses changes, but a copy is ours."""
-    clone = copy.copy(loader)
-    clone.__dict__.update(replaced, _iterator=None)
-    return clone

@@ -7,12 +7,11 @@ from collections.abc import Iterator, Sequence
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
-from torch.utils.data import DataLoader, IterableDataset
-
+from scaffold_runtime.batches import replacing
 from scaffold_runtime.data import in_main_memory
 from scaffold_runtime.errors import MisconfigurationException, check_choice
 from scaffold_runtime.hooks import Callback, overridden
-from scaffold_runtime.sharding import replacing
+from scaffold_runtime.sharding import numbered
 
 if TYPE_CHECKING:
     from scaffold_runtime import LightningModule, Trainer
@@ -51,7 +50,7 @@ class BasePredictionWriter(Callback):
     def __init__(self, write_interval: str = "batch") -> None:
         check_choice(self, "write_interval", write_interval, "batch", "epoch", "batch_and_epoch")
         self.interval = WriteInterval(write_interval)
-        self._recorders: list[_Recorder | None] = []
+        self._recorders: list[_Recorder] = []
         self._predictions: list[list[Any]] = []
         self._indices: list[list[Any]] = []
 
@@ -86,11 +85,9 @@ class BasePredictionWriter(Callback):
                 f"`{methods[0]}`: write one, or choose another interval."
             )
         feed = trainer._live().feed
-        loaders = feed.eval_loaders("predict")
-        self._recorders = [_Recorder.of(loader) for loader in loaders]
-        recorded = zip(loaders, self._recorders, strict=True)
-        feed.replace("predict", [r.loader if r is not None else loader for loader, r in recorded])
-        self._predictions, self._indices = [[] for _ in loaders], [[] for _ in loaders]
+        self._recorders = recorders = [_Recorder(each) for each in feed.eval_loaders("predict")]
+        feed.replace("predict", [recorder.loader for recorder in recorders])
+        self._predictions, self._indices = [[] for _ in recorders], [[] for _ in recorders]
 
     def on_predict_batch_end(
         self,
@@ -101,8 +98,7 @@ class BasePredictionWriter(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        recorder = self._recorders[dataloader_idx]
-        indices = recorder.drawn.popleft() if recorder is not None else []
+        indices = self._recorders[dataloader_idx].next()
         if self.interval.on_epoch:
             self._predictions[dataloader_idx].append(in_main_memory(outputs, trainer.device))
             self._indices[dataloader_idx].append(indices)
@@ -120,19 +116,18 @@ class BasePredictionWriter(Callback):
 
 
 class _Recorder:
-    """A batch sampler that remembers what it drew: workers draw ahead of the batches they deliver."""
+    """A batch sampler that remembers what it drew: workers draw ahead of the batches they deliver. Of a loader that
+    draws no batches of indices it knows none."""
 
-    def __init__(self, loader: DataLoader[Any]) -> None:
-        self.sampler: Any = loader.batch_sampler
+    def __init__(self, loader: Any) -> None:
+        self.sampler: Any = getattr(loader, "batch_sampler", None)
         self.drawn: deque[list[int]] = deque()
-        self.loader = replacing(loader, batch_sampler=self)
+        known = numbered(loader) and self.sampler is not None
+        self.loader = replacing(loader, batch_sampler=self) if known else loader
 
-    @classmethod
-    def of(cls, loader: Any) -> _Recorder | None:
-        """A recorder for a loader that draws batches of indices, None for any other."""
-        if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
-            return None
-        return cls(loader) if loader.batch_sampler is not None else None
+    def next(self) -> list[int]:
+        """The indices of the batch that was delivered."""
+        return self.drawn.popleft() if self.drawn else []
 
     def __iter__(self) -> Iterator[list[int]]:
         self.drawn.clear()
