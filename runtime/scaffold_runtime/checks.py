@@ -5,13 +5,12 @@ from __future__ import annotations
 import difflib
 import dis
 import inspect
-import warnings
 from collections.abc import Iterator
 from types import CodeType
 from typing import TYPE_CHECKING
 
 from scaffold_runtime.data import LightningDataModule, NoData
-from scaffold_runtime.errors import MisconfigurationException, not_logged
+from scaffold_runtime.errors import MisconfigurationException, not_logged, warn
 from scaffold_runtime.feed import METHODS, STAGES
 from scaffold_runtime.hooks import Callback, Checkpoint, overridden
 from scaffold_runtime.module import LightningModule
@@ -103,10 +102,9 @@ def _can_validate(run: Run) -> bool:
     has_loader = run.feed.has("validation")
     name = type(run.module).__name__
     if has_loader and not has_step:
-        warnings.warn(
+        warn(
             f"there is a validation loader, but {name} has no `validation_step`, so nothing is validated: define it, "
-            f"or leave the loader out.{_misspelt(run.module, 'validation_step')}",
-            stacklevel=2,
+            f"or leave the loader out.{_misspelt(run.module, 'validation_step')}"
         )
     if has_step and not has_loader:  # which may be meant so
         near = _misspelt(_has_data(run), "val_dataloader")
@@ -123,11 +121,10 @@ def _check_hyperparameters(run: Run) -> None:
         plain = kept["hyper_parameters"]
         objects = {n: plain[n] for n in kept["hparams_made"] if isinstance(plain[n], str)}
         if objects:
-            warnings.warn(
+            warn(
                 f"of the hyperparameters of {type(owner).__name__}, {', '.join(objects.values())}, which no checkpoint "
                 "holds: `load_from_checkpoint` will ask for them. If they need not be in `self.hparams`: "
-                f"`self.save_hyperparameters(ignore={list(objects)})`.",
-                stacklevel=2,
+                f"`self.save_hyperparameters(ignore={list(objects)})`."
             )
 
 
@@ -179,10 +176,9 @@ def check_monitors(run: Run, trained: bool = False) -> None:
 
 def warn_not_finite(step: int) -> None:
     """The loss became NaN or infinite: say so once, and how to find out why."""
-    warnings.warn(
+    warn(
         f"the training loss is not finite at step {step}. Lower the learning rate, clip gradients "
-        "(Trainer(gradient_clip_val=1.0)), or find the operation with Trainer(detect_anomaly=True).",
-        stacklevel=2,
+        "(Trainer(gradient_clip_val=1.0)), or find the operation with Trainer(detect_anomaly=True)."
     )
 
 

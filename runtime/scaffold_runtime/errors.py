@@ -187,10 +187,17 @@ def _leave_out_engine(error: Exception) -> None:
         call.tb_next, call = following, call.tb_next  # what is left out leads on, too
 
 
+def warn(message: str) -> None:
+    """Warn, and point at the line of the user's that led here."""
+    warnings.warn(message, stacklevel=level_of_caller())
+
+
 def level_of_caller() -> int:
-    """The `stacklevel` with which a warning of the runtime points at the line that called it."""
+    """The `stacklevel` with which a warning of the runtime points at the line of the user's that led to it."""
     level, frame = 1, sys._getframe(1)
-    while frame.f_back is not None and _of_runtime(frame.f_code.co_filename):
+    while _of_runtime(frame.f_code.co_filename) or _of_library(frame.f_code.co_filename):
+        if frame.f_back is None:
+            return 2
         level, frame = level + 1, frame.f_back
     return level
 
@@ -206,8 +213,10 @@ def _plain_warning(
     lineno: int,
     line: str | None = None,
 ) -> str:
-    """Where it is in the runtime says nothing to its users; where it is in their project does."""
-    here = "" if _of_runtime(filename) else f"{_shown(filename)}, line {lineno}: "
+    """Where it is in the runtime says nothing to its users, nor that a script runs; where in their project does."""
+    script = getattr(sys.modules["__main__"], "__file__", None)
+    silent = _of_runtime(filename) or filename == script
+    here = "" if silent else f"{_shown(filename)}, line {lineno}: "
     return f"warning: {here}{message}\n"
 
 
@@ -237,7 +246,7 @@ def _used_by_runtime(error: OSError) -> bool:
 def _last_call(error: Exception) -> traceback.FrameSummary:
     """Of the runtime, or of the project, on the way to the error."""
     calls = traceback.extract_tb(error.__traceback__)
-    return [call for call in calls if not _of_library(call)][-1]
+    return [call for call in calls if not _of_library(call.filename)][-1]
 
 
 def _shown(file: str) -> str:
@@ -247,13 +256,13 @@ def _shown(file: str) -> str:
         return file
 
 
-def _of_library(call: traceback.FrameSummary) -> bool:
+def _of_library(file: str) -> bool:
     import sysconfig  # only where something failed
 
     libraries = [sysconfig.get_paths()[name] for name in ("stdlib", "purelib", "platlib")]
     beside_torch = os.path.dirname(_folder_of_torch()) or libraries[0]
-    theirs = call.filename.startswith((*libraries, beside_torch, "<frozen"))
-    return theirs and not _of_runtime(call.filename)
+    theirs = file.startswith((*libraries, beside_torch, "<frozen"))
+    return theirs and not _of_runtime(file)
 
 
 def _leave(line: str, code: int) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -11,7 +10,7 @@ from torch.utils._pytree import tree_unflatten
 
 from scaffold_runtime.combined import Batches, CombinedLoader, flatten, gives_batches, loader_length
 from scaffold_runtime.data import LightningDataModule
-from scaffold_runtime.errors import MisconfigurationException
+from scaffold_runtime.errors import MisconfigurationException, warn
 from scaffold_runtime.hooks import overridden
 from scaffold_runtime.loaders import (
     Passing,
@@ -175,10 +174,9 @@ class Feed:
     def _agreed(self, lengths: Sequence[float]) -> float:
         """Every process takes part in every step, so the one with the fewest batches decides."""
         if len(set(lengths)) > 1 and self.trainer.is_global_zero:
-            warnings.warn(
+            warn(
                 f"processes have {list(lengths)} training batches: each epoch ends after {min(lengths)}. "
-                "Give each as many to use them all.",
-                stacklevel=2,
+                "Give each as many to use them all."
             )
         return min(lengths)
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import random
 import signal
-import warnings
 import zlib
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -21,6 +20,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
 from scaffold_runtime.batches import batches_of, draw_seed, made_here, replacing
+from scaffold_runtime.errors import warn
 from scaffold_runtime.seed import rng_digest, rng_state, set_rng_state
 
 ODD = 0x9E3779B97F4A7C15  # spreads consecutive numbers over all 64 bits
@@ -140,7 +140,7 @@ class Part:
             cursor.prime()
         if cursor.draws_late:
             inner = getattr(cursor.sampler, "sampler", cursor.sampler)
-            _warn(
+            warn(
                 f"the sampler {type(inner).__name__} draws global random numbers as it goes, so the order of "
                 "the rest of this epoch may differ: some samples may come twice and others not. Give the "
                 "sampler a generator of its own to resume exactly."
@@ -153,7 +153,7 @@ class Part:
         drew = drop(batches, skip) and not self.workers
         if (self.plain and not drew) or isinstance(self.loader, (list, tuple)):
             return
-        _warn(
+        warn(
             f"{type(self.loader).__name__} cannot be positioned: the first {skip} batches of the epoch were "
             "loaded again and dropped. Unless it yields the same batches each time, some samples of this "
             "epoch come twice and others not. Give it `state_dict` and `load_state_dict` to resume at once "
@@ -211,10 +211,6 @@ def generators_of(loader: Any) -> list[torch.Generator]:
 
 def _has_state(thing: Any) -> bool:
     return all(callable(getattr(thing, name, None)) for name in ("state_dict", "load_state_dict"))
-
-
-def _warn(message: str) -> None:
-    warnings.warn(message, stacklevel=2)
 
 
 def take_random(generators: Sequence[torch.Generator]) -> dict[str, Any]:

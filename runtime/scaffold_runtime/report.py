@@ -13,7 +13,6 @@ import platform
 import subprocess
 import sys
 import time
-import warnings
 from array import array
 from collections.abc import Callable
 from contextlib import suppress
@@ -25,7 +24,7 @@ import numpy as np
 import torch
 import yaml
 
-from scaffold_runtime.errors import MisconfigurationException, hide_passwords, plain_errors
+from scaffold_runtime.errors import MisconfigurationException, hide_passwords, plain_errors, warn
 from scaffold_runtime.extras import require
 from scaffold_runtime.hooks import Callback
 from scaffold_runtime.loggers.logger import flat
@@ -87,7 +86,7 @@ class RunReport(Callback):
         try:
             self._write(trainer)
         except Exception as error:  # training is done, and the page can be made by hand
-            warnings.warn(f"RunReport: {type(error).__name__}: {error}", stacklevel=2)
+            warn(f"RunReport: {type(error).__name__}: {error}")
 
     def _write(self, trainer: Trainer) -> None:
         self._spent_on("after training")

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-import warnings
 from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
 import torch
 
-from scaffold_runtime.errors import MisconfigurationException, check_choice, level_of_caller
+from scaffold_runtime.errors import MisconfigurationException, check_choice, warn
 
 Limit = int | float
 
@@ -118,10 +117,9 @@ def max_epochs(given: int | None, max_steps: int) -> int:
     if given is None:
         if max_steps != -1:
             return -1
-        warnings.warn(
+        warn(
             "`max_epochs` was not set, so training stops after 1000 epochs. "
-            "Set it, or max_epochs=-1 for no limit.",
-            stacklevel=level_of_caller(),
+            "Set it, or max_epochs=-1 for no limit."
         )
         return 1000
     return int(count("max_epochs", given, 0, (-1,)))

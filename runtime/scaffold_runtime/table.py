@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import difflib
 import inspect
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
@@ -17,7 +16,7 @@ from types import CodeType, SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from scaffold_runtime.data import LightningDataModule
-from scaffold_runtime.errors import MisconfigurationException, level_of_caller
+from scaffold_runtime.errors import MisconfigurationException, warn
 from scaffold_runtime.hooks import HOOK_NAMES, HOOKS, Callback, Hook, overridden
 from scaffold_runtime.module import LightningModule
 
@@ -153,9 +152,8 @@ def warn_uncalled(owner: object, theirs: set[str]) -> None:
     ours = next((k for k in kinds if k.__module__.startswith("scaffold_runtime.")), Callback)
     for name, _ in methods_of(owner) if ours is not Callback else ():
         if name in theirs and not hasattr(ours, name) and not mentions(owner, name):
-            warnings.warn(
-                f"nobody calls `{type(owner).__name__}.{name}`: {ours.__name__} has no such method here.",
-                stacklevel=level_of_caller(),
+            warn(
+                f"nobody calls `{type(owner).__name__}.{name}`: {ours.__name__} has no such method here."
             )
 
 

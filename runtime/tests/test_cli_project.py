@@ -632,6 +632,12 @@ def test_warnings_are_one_line() -> None:
     assert warnings.formatwarning is before
 
 
+def test_that_a_script_runs_is_no_news_in_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", "train.py", raising=False)
+    with plain_errors():
+        assert warnings.formatwarning("loud", UserWarning, "train.py", 9) == "warning: loud\n"
+
+
 def test_errors_of_the_project_keep_their_traceback(project: Path) -> None:
     class Broken(Model):
         def training_step(self, batch: Any, batch_idx: int) -> Any:

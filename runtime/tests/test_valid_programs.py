@@ -248,6 +248,15 @@ def test_a_loader_nobody_validates_with_is_left_alone(
     assert trainer.global_step == 2
 
 
+def test_a_warning_points_at_the_line_that_led_to_it(regression, make_loader, make_trainer) -> None:
+    class Trains(regression):
+        validation_step = LightningModule.validation_step
+
+    with pytest.warns(UserWarning, match="Trains has no `validation_step`") as said:
+        make_trainer().fit(Trains(), make_loader(2), make_loader(2))
+    assert said[0].filename == __file__
+
+
 def test_half_a_validation_is_said(regression, make_loader, make_trainer, capsys) -> None:
     class Half(regression):
         def valid_dataloader(self) -> Any:

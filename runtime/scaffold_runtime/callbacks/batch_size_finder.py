@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from scaffold_runtime.accelerators import free_memory, is_out_of_memory
 from scaffold_runtime.callbacks.tuned_attribute import TunedAttribute
 from scaffold_runtime.checkpoint.snapshot import Snapshot
-from scaffold_runtime.errors import MisconfigurationException, check_choice
+from scaffold_runtime.errors import MisconfigurationException, check_choice, warn
 from scaffold_runtime.feed import STAGES
 from scaffold_runtime.hooks import Callback
 from scaffold_runtime.loaders import as_eval_loaders, parts_of
@@ -83,7 +82,7 @@ class BatchSizeFinder(Callback):
     def scale_batch_size(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Search now."""
         if trainer.fast_dev_run:
-            warnings.warn("no batch size is searched in fast_dev_run.", stacklevel=2)
+            warn("no batch size is searched in fast_dev_run.")
             return
         if trainer.world_size > 1:
             raise MisconfigurationException(

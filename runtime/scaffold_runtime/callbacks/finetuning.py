@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import abc
-import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +10,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
-from scaffold_runtime.errors import MisconfigurationException
+from scaffold_runtime.errors import MisconfigurationException, warn
 from scaffold_runtime.hooks import Callback, overridden
 from scaffold_runtime.module import LightningModule
 
@@ -154,11 +153,10 @@ class BaseFinetuning(Callback, abc.ABC):
         params = list(params)
         fresh = _unknown_to(optimizer, params)
         if len(fresh) < len(params):
-            warnings.warn(
+            warn(
                 f"{len(params) - len(fresh)} of the parameters to unfreeze are already in the optimizer and "
                 "are left there. Give `configure_optimizers` only parameters that require gradients: "
-                "`filter(lambda p: p.requires_grad, self.parameters())`.",
-                stacklevel=3,
+                "`filter(lambda p: p.requires_grad, self.parameters())`."
             )
         return fresh
 

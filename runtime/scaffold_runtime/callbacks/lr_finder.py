@@ -4,7 +4,6 @@ fastest."""
 from __future__ import annotations
 
 import math
-import warnings
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from scaffold_runtime.callbacks.tuned_attribute import TunedAttribute
 from scaffold_runtime.checkpoint.snapshot import Snapshot
-from scaffold_runtime.errors import MisconfigurationException, check_choice
+from scaffold_runtime.errors import MisconfigurationException, check_choice, warn
 from scaffold_runtime.extras import require
 from scaffold_runtime.hooks import Callback
 from scaffold_runtime.optim import give_base
@@ -50,10 +49,9 @@ class LRFinder:
         places = range(skip_begin, len(losses) - skip_end)
         finite = [place for place in places if math.isfinite(losses[place])]
         if len(finite) < 2:
-            warnings.warn(
+            warn(
                 f"{len(finite)} of {len(losses)} steps are too few to suggest a learning rate. Take more steps, "
-                "or lower `skip_begin`.",
-                stacklevel=3,
+                "or lower `skip_begin`."
             )
             return None
         # Per unit of a rate that rises from 1e-8, noise at its beginning is steeper than any real fall.
@@ -143,7 +141,7 @@ class LearningRateFinder(Callback):
     def lr_find(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Search now."""
         if trainer.fast_dev_run:
-            warnings.warn("no learning rate is searched in fast_dev_run.", stacklevel=2)
+            warn("no learning rate is searched in fast_dev_run.")
             return
         if len(trainer.optimizers) != 1:
             raise MisconfigurationException(
@@ -215,8 +213,7 @@ def _set_rate(trainer: Trainer, rate: float) -> None:
     schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]
     own = [kind for scheduler in schedulers for kind in give_base(scheduler, rate)]
     if own and not trainer.tries:  # what a Tuner finds, the next `configure_optimizers` reads
-        warnings.warn(
+        warn(
             f"{own[0]} sets learning rates itself, so training does not take the one that was found. Search "
-            "before training instead: `Tuner(trainer).lr_find(model)`.",
-            stacklevel=2,
+            "before training instead: `Tuner(trainer).lr_find(model)`."
         )

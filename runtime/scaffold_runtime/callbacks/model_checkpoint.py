@@ -6,7 +6,6 @@ import math
 import os
 import re
 import time
-import warnings
 from datetime import timedelta
 from operator import attrgetter
 from pathlib import Path
@@ -28,6 +27,7 @@ from scaffold_runtime.errors import (
     check_choice,
     check_local,
     not_logged,
+    warn,
 )
 from scaffold_runtime.hooks import Checkpoint, overridden
 from scaffold_runtime.signals import INTERRUPTED
@@ -160,10 +160,9 @@ class ModelCheckpoint(Checkpoint):
                 "than another. Give a monitor, or save_top_k of -1, 0 or 1."
             )
         if self.async_save and overridden("_save_checkpoint", self, ModelCheckpoint):
-            warnings.warn(
+            warn(
                 f"{type(self).__name__} has a `_save_checkpoint` of its own, which writes within training: async_save "
-                "is without effect.",
-                stacklevel=4,
+                "is without effect."
             )
         check_choice(self, "save_last", self.save_last, None, True, False, "link")
         for name in ("every_n_train_steps", "every_n_epochs"):
@@ -215,10 +214,9 @@ class ModelCheckpoint(Checkpoint):
             self.asked = self._candidates is not None
             self._continues = True
         else:
-            warnings.warn(
+            warn(
                 f"ModelCheckpoint now saves into {self.dirpath}, and not into {state_dict['dirpath']} as the run it "
-                "goes on from: of its checkpoints there, only the best is remembered, and none is removed.",
-                stacklevel=2,
+                "goes on from: of its checkpoints there, only the best is remembered, and none is removed."
             )
 
     @property
@@ -298,7 +296,7 @@ class ModelCheckpoint(Checkpoint):
         try:
             self._background.wait()
         except Exception as error:  # of any kind, where somebody's own CheckpointIO writes
-            warnings.warn(f"ModelCheckpoint could not save: {error}", stacklevel=2)
+            warn(f"ModelCheckpoint could not save: {error}")
         if not (
             self.save_on_exception and trainer.training and trainer.global_step and self.dirpath
         ):
@@ -307,7 +305,7 @@ class ModelCheckpoint(Checkpoint):
         try:
             trainer.save_checkpoint(Path(self.dirpath) / f"{name}{self.FILE_EXTENSION}")
         except CheckpointError as error:  # the exception that brought us here matters more
-            warnings.warn(f"ModelCheckpoint could not save: {error}", stacklevel=2)
+            warn(f"ModelCheckpoint could not save: {error}")
 
     def _epoch_due(self, trainer: Trainer) -> bool:
         return self.every_n_epochs >= 1 and (trainer.current_epoch + 1) % self.every_n_epochs == 0
@@ -509,7 +507,7 @@ class ModelCheckpoint(Checkpoint):
         try:
             self._remove_checkpoint(trainer, path)
         except OSError as error:  # one file too many is no reason to stop training
-            warnings.warn(f"ModelCheckpoint could not remove {path}: {error}.", stacklevel=2)
+            warn(f"ModelCheckpoint could not remove {path}: {error}.")
 
     # -- names ------------------------------------------------------------------------------------
 

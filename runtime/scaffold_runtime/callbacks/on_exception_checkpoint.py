@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scaffold_runtime.checkpoint.io import remove
-from scaffold_runtime.errors import CheckpointError, MisconfigurationException
+from scaffold_runtime.errors import CheckpointError, MisconfigurationException, warn
 from scaffold_runtime.hooks import Checkpoint
 
 if TYPE_CHECKING:
@@ -52,7 +51,7 @@ class OnExceptionCheckpoint(Checkpoint):
         try:
             trainer.save_checkpoint(self.ckpt_path)
         except CheckpointError as error:  # the exception that brought us here matters more
-            warnings.warn(f"OnExceptionCheckpoint could not save: {error}", stacklevel=2)
+            warn(f"OnExceptionCheckpoint could not save: {error}")
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         resumed_from = trainer.ckpt_path and os.path.realpath(trainer.ckpt_path)

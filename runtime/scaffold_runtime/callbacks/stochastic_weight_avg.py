@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import SWALR, get_swa_avg_fn
 
 from scaffold_runtime.checks import check_whole
-from scaffold_runtime.errors import MisconfigurationException, check_choice
+from scaffold_runtime.errors import MisconfigurationException, check_choice, warn
 from scaffold_runtime.hooks import Callback
 from scaffold_runtime.metrics import Metrics
 from scaffold_runtime.optim import LRSchedulerConfig
@@ -178,10 +177,9 @@ def refresh_batch_norm(trainer: Trainer, pl_module: LightningModule) -> None:
     if not layers:
         return
     if not pl_module.automatic_optimization:
-        warnings.warn(
+        warn(
             "running statistics of batch norm were not taken anew for the averaged weights: `training_step` steps "
-            "the optimizers itself. `torch.optim.swa_utils.update_bn(loader, model)` takes them.",
-            stacklevel=2,
+            "the optimizers itself. `torch.optim.swa_utils.update_bn(loader, model)` takes them."
         )
         return
     run, momenta = trainer._live(), [layer.momentum for layer in layers]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import inspect
 import sys
-import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -20,7 +19,7 @@ from scaffold_runtime.cli.parser import ArgsType, LightningArgumentParser
 from scaffold_runtime.cli.save import SaveConfigCallback
 from scaffold_runtime.cli.sources import ConfigError, Sources, read_named
 from scaffold_runtime.data import LightningDataModule
-from scaffold_runtime.errors import MisconfigurationException
+from scaffold_runtime.errors import MisconfigurationException, warn
 from scaffold_runtime.hooks import Callback, overridden
 from scaffold_runtime.hparams import as_mapping
 from scaffold_runtime.module import LightningModule
@@ -303,9 +302,8 @@ class LightningCLI:
                 )
             return
         if overridden("configure_optimizers", self.model, LightningModule):
-            warnings.warn(
-                f"the configured optimizer is used, not {type(self.model).__name__}.configure_optimizers.",
-                stacklevel=2,
+            warn(
+                f"the configured optimizer is used, not {type(self.model).__name__}.configure_optimizers."
             )
         install(self.model, self.configure_optimizers, optimizer, scheduler)
 

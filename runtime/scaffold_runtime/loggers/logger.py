@@ -6,7 +6,6 @@ import abc
 import enum
 import os
 import re
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 import yaml
 from torch import nn
 
-from scaffold_runtime.errors import ScaffoldRuntimeError, check_local, hide_passwords
+from scaffold_runtime.errors import ScaffoldRuntimeError, check_local, hide_passwords, warn
 from scaffold_runtime.hparams import as_mapping
 from scaffold_runtime.plain import opened
 from scaffold_runtime.ranks import rank_zero_only
@@ -100,10 +99,9 @@ class Logger(abc.ABC):
             first, self.failed = not self.failed, True
             if first:
                 reason = hide_passwords(f"{type(error).__name__}: {error}")
-                warnings.warn(
+                warn(
                     f"{type(self).__name__}.{what} failed ({reason}). Training goes on; what "
-                    "this logger could not take is missing there. It is not reported again.",
-                    stacklevel=2,
+                    "this logger could not take is missing there. It is not reported again."
                 )
 
 

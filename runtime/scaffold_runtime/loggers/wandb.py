@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import secrets
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from scaffold_runtime.errors import MisconfigurationException
+from scaffold_runtime.errors import MisconfigurationException, warn
 from scaffold_runtime.extras import require
 from scaffold_runtime.hparams import as_mapping
 from scaffold_runtime.loggers.logger import ServiceLogger, plain_tree
@@ -120,10 +119,9 @@ class WandbLogger(ServiceLogger):
     def _opened(self) -> Any:
         wandb = _wandb()
         if wandb.run is not None:
-            warnings.warn(
+            warn(
                 f"a W&B run ({wandb.run.id}) is open in this process, so WandbLogger goes on in it. "
-                "Call `wandb.finish()` before, if that is not meant.",
-                stacklevel=4,
+                "Call `wandb.finish()` before, if that is not meant."
             )
             return wandb.run
         Path(self.save_dir).mkdir(parents=True, exist_ok=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import math
 import os
-import warnings
 from collections.abc import Callable, Iterable
 from contextlib import contextmanager, nullcontext
 from datetime import timedelta
@@ -35,7 +34,7 @@ from scaffold_runtime.checkpoint.state import check_stored, collect
 from scaffold_runtime.data import LightningDataModule, NoData
 from scaffold_runtime.elsewhere import bring_back, run_here
 from scaffold_runtime.empty import NoInit
-from scaffold_runtime.errors import MisconfigurationException, Moved, check_local
+from scaffold_runtime.errors import MisconfigurationException, Moved, check_local, warn
 from scaffold_runtime.feed import METHODS, STAGES
 from scaffold_runtime.hooks import Callback, Checkpoint, overridden
 from scaffold_runtime.loggers import Logger, select_loggers
@@ -396,10 +395,9 @@ class Trainer:
             )
         best = getattr(self.checkpoint_callback, "best_model_path", "")
         if ckpt_path is None and best:
-            warnings.warn(
+            warn(
                 'no model was passed, so the best checkpoint of the last fit is used. Pass ckpt_path="best" '
-                "to say so, or the model to use its current weights.",
-                stacklevel=4,
+                "to say so, or the model to use its current weights."
             )
             ckpt_path = "best"
         return self._module, path_of(ckpt_path)
