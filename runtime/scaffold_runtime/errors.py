@@ -188,18 +188,11 @@ def _leave_out_engine(error: Exception) -> None:
 
 
 def warn(message: str) -> None:
-    """Warn, and point at the line of the user's that led here."""
-    warnings.warn(message, stacklevel=level_of_caller())
-
-
-def level_of_caller() -> int:
-    """The `stacklevel` with which a warning of the runtime points at the line of the user's that led to it."""
-    level, frame = 1, sys._getframe(1)
-    while _of_runtime(frame.f_code.co_filename) or _of_library(frame.f_code.co_filename):
-        if frame.f_back is None:
-            return 2
-        level, frame = level + 1, frame.f_back
-    return level
+    """Warn, and point at the line of the user's that led here, if any did."""
+    calls = traceback.walk_stack(sys._getframe())
+    files = enumerate((frame.f_code.co_filename for frame, _ in calls), start=1)
+    theirs = (level for level, file in files if not (_of_runtime(file) or _of_library(file)))
+    warnings.warn(message, stacklevel=next(theirs, 2))
 
 
 def _of_runtime(file: str) -> bool:

@@ -8,7 +8,6 @@ and plateau schedulers. Names and suffixes are Lightning's.
 
 from __future__ import annotations
 
-import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -32,7 +31,7 @@ from scaffold_runtime.entry import (
     one_element,
     reduction_of,
 )
-from scaffold_runtime.errors import MisconfigurationException, level_of_caller
+from scaffold_runtime.errors import MisconfigurationException, warn
 from scaffold_runtime.to_host import HostCopy, Newest
 
 
@@ -190,10 +189,9 @@ class Metrics:
         else:
             return
         self._told = True
-        warnings.warn(
+        warn(
             f"the mean of {entry.name!r} over an epoch {taken} a batch ({type(self.batch).__name__}). Say it: "
-            "self.log(..., batch_size=...).",
-            stacklevel=level_of_caller(),
+            "self.log(..., batch_size=...)."
         )
 
     def _batch_size(self) -> int:

@@ -7,7 +7,6 @@ dicts; None. A scheduler is a scheduler object or a dict with the fields of `LRS
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -29,7 +28,7 @@ from torch.optim.lr_scheduler import (
     StepLR,
 )
 
-from scaffold_runtime.errors import MisconfigurationException, did_you_mean, not_logged
+from scaffold_runtime.errors import MisconfigurationException, did_you_mean, not_logged, warn
 
 if TYPE_CHECKING:
     from scaffold_runtime.module import LightningModule
@@ -64,10 +63,7 @@ def configure(module: LightningModule) -> tuple[list[Optimizer], list[LRSchedule
     """
     answer = module.configure_optimizers()
     if answer is None:
-        warnings.warn(
-            "`configure_optimizers` returned None: training runs without an optimizer.",
-            stacklevel=2,
-        )
+        warn("`configure_optimizers` returned None: training runs without an optimizer.")
     optimizers, schedulers = parse_optimizers(answer)
     if len(optimizers) > 1 and module.automatic_optimization:
         raise MisconfigurationException(
@@ -80,10 +76,9 @@ def configure(module: LightningModule) -> tuple[list[Optimizer], list[LRSchedule
     own = {id(parameter) for parameter in module.parameters()}
     for optimizer in optimizers:
         if own.isdisjoint(map(id, parameters_of(optimizer))):
-            warnings.warn(
+            warn(
                 f"the {type(optimizer).__name__} that `configure_optimizers` returned has none of the parameters of "
-                f"{type(module).__name__}, which will not learn. Were its layers made anew after that?",
-                stacklevel=2,
+                f"{type(module).__name__}, which will not learn. Were its layers made anew after that?"
             )
     return optimizers, schedulers
 
@@ -183,10 +178,9 @@ def _check_scheduler(
             f"`configure_optimizers` returned a {kind} as a scheduler, which has no `step()`."
         )
     if isinstance(config.scheduler, OneCycleLR) and config.interval == "epoch":
-        warnings.warn(
+        warn(
             "OneCycleLR is made for interval='step' but steps once per epoch here: "
-            'return {"scheduler": scheduler, "interval": "step"} if that is not meant.',
-            stacklevel=2,
+            'return {"scheduler": scheduler, "interval": "step"} if that is not meant.'
         )
 
 
@@ -251,7 +245,7 @@ class Schedules:
         if config.reduce_on_plateau and config.strict:
             raise missing
         if config.reduce_on_plateau:
-            warnings.warn(str(missing), stacklevel=2)
+            warn(str(missing))
         return None
 
 

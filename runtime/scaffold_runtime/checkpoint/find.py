@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scaffold_runtime.checkpoint.io import is_checkpoint, written
-from scaffold_runtime.errors import CheckpointError, check_local
+from scaffold_runtime.errors import CheckpointError, check_local, warn
 from scaffold_runtime.hooks import Checkpoint, overridden
 
 if TYPE_CHECKING:
@@ -172,7 +171,7 @@ def read_newest_good(trainer: Trainer, resumes: bool) -> tuple[Path, dict[str, A
             reasons.append(f"{file} was saved when training failed, in the middle of a step.")
             continue
         if reasons:
-            warnings.warn(f"{' '.join(reasons)} Going on from {file}.", stacklevel=2)
+            warn(f"{' '.join(reasons)} Going on from {file}.")
         return file, checkpoint
     if torn or bare:
         return (torn or bare)[0]

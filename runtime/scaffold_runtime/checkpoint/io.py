@@ -8,7 +8,6 @@ import os
 import re
 import shutil
 import uuid
-import warnings
 import zipfile
 import zlib
 from collections import OrderedDict
@@ -20,7 +19,7 @@ from typing import IO, Any
 import torch
 
 from scaffold_runtime.checkpoint.litter import SUFFIX, linking, unfinished
-from scaffold_runtime.errors import CheckpointError
+from scaffold_runtime.errors import CheckpointError, warn
 
 MANIFEST = "manifest.json"  # makes a checkpoint of a folder
 # Lightning's hyperparameters are read as a dict, by name: nothing is imported.
@@ -211,10 +210,9 @@ def read_checkpoint(path: Path | IO[bytes], map_location: Any = "cpu") -> dict[s
 def warn_of_hole() -> None:
     """Say once that this torch's safe loading is not, where it is so old."""
     if torch.__version__ < "2.10":  # compared as versions, not as text
-        warnings.warn(
+        warn(
             f"the safe loading of torch {torch.__version__} has a known hole (CVE-2026-24747): a checkpoint made to "
-            "use it can run code. Read only files you trust, or upgrade to torch 2.10 or newer.",
-            stacklevel=3,
+            "use it can run code. Read only files you trust, or upgrade to torch 2.10 or newer."
         )
 
 

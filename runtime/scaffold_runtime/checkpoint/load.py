@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import os
 import re
-import warnings
 from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +18,7 @@ from scaffold_runtime.checkpoint.find import find_checkpoint, read_newest_good
 from scaffold_runtime.checkpoint.io import read_checkpoint
 from scaffold_runtime.checkpoint.ranks import own_part
 from scaffold_runtime.checkpoint.state import load_weights
-from scaffold_runtime.errors import CheckpointError, MisconfigurationException, check_local
+from scaffold_runtime.errors import CheckpointError, MisconfigurationException, check_local, warn
 from scaffold_runtime.extras import require
 from scaffold_runtime.hooks import ask
 from scaffold_runtime.hparams import AttributeDict, fitting
@@ -55,11 +54,10 @@ def read_for_run(run: Run, ckpt_path: str | None) -> dict[str, Any] | None:
     if run.fn == "fit" and not run.restore.resumes:
         return checkpoint
     if run.fn == "fit" and checkpoint.get("torn") and trainer.is_global_zero:
-        warnings.warn(
+        warn(
             f"{path} was saved when training failed, in the middle of a step (or under FSDP, where one takes several "
             "batches), so what follows is not exactly what would have followed. A checkpoint saved between steps "
-            "resumes exactly.",
-            stacklevel=2,
+            "resumes exactly."
         )
     version = _version_of(path, trainer.runs_dir) if run.fn == "fit" else None
     if version is not None:
@@ -85,10 +83,7 @@ def _read(run: Run, wanted: str) -> tuple[Path, dict[str, Any]]:
         return path, run.trainer.checkpoint_io.load_checkpoint(path)
     found = read_newest_good(run.trainer, run.fn == "fit" and run.restore.resumes)
     if found is None and run.fn == "fit":
-        warnings.warn(
-            'ckpt_path="last": there is no checkpoint yet, so training starts from the beginning.',
-            stacklevel=2,
-        )
+        warn('ckpt_path="last": there is no checkpoint yet, so training starts from the beginning.')
         return Path(), {}
     return found or (find_checkpoint(run.trainer, wanted), {})
 

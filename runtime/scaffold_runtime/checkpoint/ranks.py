@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import TYPE_CHECKING, Any
+
+from scaffold_runtime.errors import warn
 
 if TYPE_CHECKING:
     from scaffold_runtime.trainer import Trainer
@@ -32,10 +33,9 @@ def own_part(trainer: Trainer, checkpoint: dict[str, Any]) -> dict[str, Any]:
     progress = dict(checkpoint.get("progress") or {})
     under_way = progress.get("batch")
     if under_way and trainer.is_global_zero:
-        warnings.warn(
+        warn(
             f"the checkpoint was saved in the middle of an epoch by {len(ranks)} process(es), and there are "
-            f"{trainer.world_size} now: this epoch begins anew.",
-            stacklevel=2,
+            f"{trainer.world_size} now: this epoch begins anew."
         )
     if progress:
         progress["batches"] -= progress["batch"]

@@ -7,7 +7,6 @@ Keys are Lightning's (`state_dict`, `epoch`, `global_step`, `optimizer_states`, 
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +24,7 @@ from scaffold_runtime.checkpoint.transient import (
 )
 from scaffold_runtime.data import LightningDataModule, move_data_to_device
 from scaffold_runtime.empty import materialize
-from scaffold_runtime.errors import CheckpointError
+from scaffold_runtime.errors import CheckpointError, warn
 from scaffold_runtime.hooks import overridden
 from scaffold_runtime.optim import parameters_of
 from scaffold_runtime.plain import to_plain
@@ -157,10 +156,9 @@ def restore_objects(run: Run, checkpoint: dict[str, Any]) -> None:
     # Training does not depend on which files a ModelCheckpoint kept.
     absent = {key for key in absent if not key.startswith("ModelCheckpoint")}
     if absent and run.trainer.is_global_zero:
-        warnings.warn(
+        warn(
             f"the checkpoint holds the state of callbacks that are not there now: {', '.join(sorted(absent))}. "
-            "Add them to go on as the run began.",
-            stacklevel=2,
+            "Add them to go on as the run began."
         )
 
 
