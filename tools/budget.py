@@ -19,11 +19,11 @@ ROOT = Path(__file__).parent.parent
 # raise them only with a reason.
 BUDGETS = {
     "runtime/scaffold_runtime": {
-        "files": 5178,
+        "files": 5166,
         "callbacks": 2551,
         "strategies": 2062,
         "cli": 1339,
-        "checkpoint": 1307,
+        "checkpoint": 1296,
         "loggers": 740,
         "trainer": 750,
         "loops": 582,
