@@ -19,14 +19,14 @@ ROOT = Path(__file__).parent.parent
 # raise them only with a reason.
 BUDGETS = {
     "runtime/scaffold_runtime": {
-        "files": 5166,
+        "files": 5165,
         "callbacks": 2551,
         "strategies": 2062,
         "cli": 1339,
         "checkpoint": 1296,
         "loggers": 740,
         "trainer": 750,
-        "loops": 582,
+        "loops": 580,
         "profilers": 430,
         "tuner": 86,
         "names": 356,  # of Lightning: core, demos, plugins, utilities

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -14,7 +13,7 @@ from torch.optim import Optimizer
 from torch.utils._pytree import tree_map_only
 
 from scaffold_runtime.data import DataHooks, evaluation_mode, move_data_to_device
-from scaffold_runtime.errors import MisconfigurationException
+from scaffold_runtime.errors import MisconfigurationException, warn
 from scaffold_runtime.hparams import WithHyperparameters
 from scaffold_runtime.optim import step_scheduler
 
@@ -515,4 +514,4 @@ def _not_logged(owner: str, trainer: Trainer | None) -> None:
             f"`{owner}.log` was called, and that module is a part of the one that runs, which alone can log. Call "
             "its `log`, or give it to the part: `self.part.log = self.log`."
         )
-    warnings.warn(f"`{owner}.log` was called {why}, so nothing is logged.", stacklevel=3)
+    warn(f"`{owner}.log` was called {why}, so nothing is logged.")

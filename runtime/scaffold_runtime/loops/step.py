@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.optim import LBFGS, Optimizer
 
-from scaffold_runtime.errors import MisconfigurationException, StepError
+from scaffold_runtime.errors import MisconfigurationException, StepError, warn
 from scaffold_runtime.hooks import overridden
 from scaffold_runtime.hparams import fitting
 from scaffold_runtime.loops.stages import positional
@@ -197,10 +196,9 @@ def loss_of(output: Any) -> tuple[Tensor | None, Any]:
         StepError: if there is no loss to be found in it.
     """
     if output is None:
-        warnings.warn(
+        warn(
             "`training_step` returned None, or the loader gave None: the batch is skipped. If this was on purpose, "
-            "ignore this warning.",
-            stacklevel=2,
+            "ignore this warning."
         )
         return None, None
     if isinstance(output, Mapping):
