@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import difflib
 import errno
+import functools
 import os
 import re
 import sys
@@ -249,6 +250,7 @@ def _shown(file: str) -> str:
         return file
 
 
+@functools.cache
 def _of_library(file: str) -> bool:
     import sysconfig  # only where something failed
 
