@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 # raise them only with a reason.
 BUDGETS = {
     "runtime/scaffold_runtime": {
-        "files": 5167,
+        "files": 5168,
         "callbacks": 2551,
         "strategies": 2062,
         "cli": 1339,

@@ -121,7 +121,8 @@ def commit() -> dict[str, str]:
     """The commit of the project's repository, with "-dirty" where files differ from it; nothing where there is none."""
     words = ["git", "describe", "--always", "--dirty", "--exclude=*", "--abbrev=10"]
     with suppress(OSError, subprocess.TimeoutExpired):
-        found = subprocess.run(words, capture_output=True, text=True, timeout=10).stdout.strip()
+        said = subprocess.run(words, capture_output=True, encoding="utf-8", timeout=10)
+        found = said.stdout.strip()
         return {"commit": found} if found else {}
     return {}
 
