@@ -19,8 +19,8 @@ ROOT = Path(__file__).parent.parent
 # raise them only with a reason.
 BUDGETS = {
     "runtime/scaffold_runtime": {
-        "files": 5168,
-        "callbacks": 2551,
+        "files": 5195,
+        "callbacks": 2553,
         "strategies": 2062,
         "cli": 1339,
         "checkpoint": 1296,
