@@ -34,6 +34,9 @@ class Precision:
         """The context in which a module built under `trainer.init_module()` is created."""
         return nullcontext()
 
+    def begin(self) -> None:
+        """Gradients are new from here on: training begins, or a batch of manual optimization."""
+
     def backward(self, loss: Tensor, run_backward: Callable[[Tensor], None]) -> None:
         """Call `run_backward` on the (possibly scaled) loss."""
         run_backward(loss)
@@ -101,21 +104,28 @@ class ScaledPrecision(AutocastPrecision):
         self._unscaled: set[int] = set()
         self.scaler = scaler or torch.amp.GradScaler(device.type)
 
+    def begin(self) -> None:
+        if self._unscaled:  # they failed before their step, or took none
+            self._unscaled.clear()
+            self.scaler.update()
+
     def backward(self, loss: Tensor, run_backward: Callable[[Tensor], None]) -> None:
         run_backward(self.scaler.scale(loss))
 
     def unscale(self, optimizer: Optimizer) -> None:
-        if id(optimizer) not in self._unscaled:  # a user may have clipped before stepping
-            self._unscaled.add(id(optimizer))
+        parameters = (p for group in optimizer.param_groups for p in group["params"])
+        if any(p.grad is not None for p in parameters) and id(optimizer) not in self._unscaled:
+            self._unscaled.add(id(optimizer))  # a user may clip before stepping
             self.scaler.unscale_(optimizer)
 
     def step(
         self, optimizer: Optimizer, closure: Callable[[], Any] | None = None, **given: Any
     ) -> Any:
         """Let the optimizer step, with what it was `given`, and return what it does."""
-        self._unscaled.discard(id(optimizer))
         returned = self.scaler.step(optimizer, **given)
-        self.scaler.update()
+        self._unscaled.discard(id(optimizer))
+        if not self._unscaled:  # an update would forget of the others that they are
+            self.scaler.update()
         return returned
 
     def state_dict(self) -> dict[str, Any]:

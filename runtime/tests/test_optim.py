@@ -12,6 +12,7 @@ from torch.optim.lr_scheduler import LambdaLR, OneCycleLR, ReduceLROnPlateau, St
 from scaffold_runtime import Callback
 from scaffold_runtime.errors import MisconfigurationException, StepError
 from scaffold_runtime.optim import LightningOptimizer, parse_optimizers
+from scaffold_runtime.plugins import MixedPrecision
 
 
 @pytest.fixture
@@ -369,6 +370,49 @@ def test_a_skipped_batch_within_a_window_leaves_the_others(
     with pytest.warns(UserWarning, match="skipped"):
         trainer.fit(Module(), make_loader(4))
     assert trainer.global_step == 2
+
+
+@pytest.mark.parametrize("leaves", ["nothing", "the step", "the run"])
+def test_gradients_that_were_unscaled_before_their_step(
+    leaves: str, regression: Any, make_loader: Any, make_trainer: Any
+) -> None:
+    """Two optimizers, both clipped before either steps; or a batch, or a run, that ends between the two."""
+    norms: list[float] = []
+    first = make_loader(1)
+
+    class Module(regression):
+        automatic_optimization = False
+
+        def __init__(self) -> None:
+            super().__init__()
+            parts = (self.net[0], self.net[2])
+            self.made = [torch.optim.SGD(part.parameters(), lr=0.1) for part in parts]
+
+        def training_step(self, batch: Any, batch_idx: int) -> None:
+            for optimizer in self.optimizers():
+                optimizer.zero_grad()
+            self.manual_backward(self.loss(batch))
+            for optimizer in self.optimizers():
+                self.clip_gradients(optimizer, 1e6)
+            if leaves == "the run" and self.trainer.train_dataloader is first:
+                raise ZeroDivisionError
+            if leaves == "the step" and not batch_idx:
+                return
+            for part, optimizer in zip((self.net[0], self.net[2]), self.optimizers(), strict=True):
+                before = part.weight.detach().clone()
+                optimizer.step()
+                norms.append(float((part.weight - before).detach().norm()))
+
+        def configure_optimizers(self) -> Any:
+            return self.made
+
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    trainer, module = make_trainer(plugins=MixedPrecision("16-mixed", "cpu", scaler)), Module()
+    if leaves == "the run":
+        with pytest.raises(ZeroDivisionError):
+            trainer.fit(module, first)
+    trainer.fit(module, make_loader(3))
+    assert len(norms) >= 4 and all(1e-3 < norm < 1 for norm in norms), norms
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ Step = Callable[[Any, int, bool], tuple[Any, bool]]
 
 def build_step(run: Run) -> Step:
     """Choose the step for this run."""
+    run.precision.begin()
     if not run.module.automatic_optimization:
         return manual(run)
     run.forward = make_forward(run)
@@ -173,6 +174,7 @@ def manual(run: Run) -> Step:
     """The module steps its optimizers itself; a batch in which any of them stepped counts as one."""
 
     def step(batch: Any, index: int, last: bool) -> tuple[Any, bool]:
+        run.precision.begin()
         run.stepped, run.waiting = False, list(run.optimizers)
         output = None if batch is None else run.training_step(batch, index)
         outputs = {"loss": output} if isinstance(output, Tensor) else output or {}
