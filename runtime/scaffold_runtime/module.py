@@ -491,8 +491,10 @@ class LightningModule(WithHyperparameters, DataHooks, nn.Module):
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave the trainer behind when pickled or copied."""
-        return {**self.__dict__, "_trainer": None, "_metrics": None}
+        """Leave the trainer behind when pickled or copied, and methods that were compiled: they are this module's."""
+        state = {**self.__dict__, "_trainer": None, "_metrics": None}
+        compiled = {name for name in state if hasattr(state[name], "_torchdynamo_orig_callable")}
+        return {k: v for k, v in state.items() if k not in compiled or not hasattr(type(self), k)}
 
 
 def _agreed(setting: str, given: Any, trainer: Trainer) -> Any:

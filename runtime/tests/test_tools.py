@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +84,21 @@ def test_compiled_anywhere(
     assert torch.equal(plain.net[0].bias, layer.bias)
     trainer.test(given, make_loader(1), ckpt_path=tmp_path / "a.ckpt")  # and back into the compiled
     trainer.predict(given, make_loader(1))
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute")
+def test_a_copy_of_what_was_compiled_computes_with_its_own_weights(
+    regression: Any, make_loader: Any, make_trainer: Any
+) -> None:
+    torch.compiler.reset()
+    module = regression()
+    make_trainer().fit(torch.compile(module, backend="eager"), make_loader(2))
+    pickled = pickle.loads(pickle.dumps(module))
+    for other in (copy.deepcopy(module), pickled):
+        weights = [parameter.detach().clone() for parameter in module.parameters()]
+        make_trainer().fit(other, make_loader(2))
+        assert not torch.equal(other.net[0].bias, module.net[0].bias)
+        assert all(map(torch.equal, module.parameters(), weights))
 
 
 @pytest.mark.filterwarnings("ignore")  # of dynamo, about what it cannot trace
