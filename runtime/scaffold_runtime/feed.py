@@ -153,8 +153,8 @@ class Feed:
         loader = self._in_order(as_train_loader(self.source("train")), "train")
         if self.shares is not None:
             loader = self.shares.of_training(loader)
-        train = TrainSource(loader, trainer.limit_train_batches)
-        if trainer.world_size > 1:
+        train = TrainSource(loader, trainer.limit_train_batches, several=trainer.world_size > 1)
+        if train.several:
             lengths, counted = zip(
                 *trainer.strategy.gather((train.length, train.counted)), strict=True
             )

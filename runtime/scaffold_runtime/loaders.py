@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import warnings
 import weakref
 from collections.abc import Iterator, Mapping
 from itertools import islice
@@ -14,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from scaffold_runtime.batches import MadeHere, made_here, replacing
 from scaffold_runtime.combined import CombinedLoader, flatten, is_loader, loader_length
-from scaffold_runtime.errors import CheckpointError, MisconfigurationException
+from scaffold_runtime.errors import CheckpointError, MisconfigurationException, StepError
 from scaffold_runtime.positions import Part, StaysOn, drop, generators_of, put_random
 from scaffold_runtime.seed import raw_rng, rng_state
 
@@ -69,8 +70,8 @@ def as_eval_loaders(source: Any) -> list[Any]:
 class TrainSource:
     """The training batches of a run, and the position in them."""
 
-    def __init__(self, loader: Any, limit: Limit) -> None:
-        self.loader = loader
+    def __init__(self, loader: Any, limit: Limit, several: bool = False) -> None:
+        self.loader, self.several = loader, several  # processes, each with its own batches
         self.parts = [Part(part) for part in parts_of(loader)]
         length = loader_length(loader)
         self.length = limited(length, limit, "limit_train_batches")
@@ -107,16 +108,37 @@ class TrainSource:
         return batches
 
     def _counted(self, batches: Iterator[Any], start: int) -> Iterator[tuple[Any, bool]]:
-        last = int(self.length) - 1
+        index, last = start - 1, int(self.length) - 1
         for index, batch in enumerate(islice(batches, max(last + 1 - start, 0)), start):
             yield batch, index == last
         self.close(epoch=True)
+        if index < last:
+            self._fewer(index + 1)
+
+    def _fewer(self, given: int) -> None:
+        """An epoch ended too soon. Other processes would wait for this one's gradients."""
+        if not given:
+            raise MisconfigurationException(
+                "the training loader gave no batch in this epoch. A generator gives its batches once: take what can be "
+                "iterated over again, such as a list or a DataLoader."
+            )
+        message = (
+            f"the length of the training loader is {int(self.length)} batches, and it gave {given}. What is due with "
+            "the last batch of an epoch (validation, a step of accumulated gradients) was left out. Correct its "
+            f"`__len__`, or set Trainer(limit_train_batches={given})."
+        )
+        if self.several:
+            raise StepError(message)
+        warnings.warn(message, stacklevel=2)
 
     def _ahead(self, batches: Iterator[Any], skip: int) -> Iterator[tuple[Any, bool]]:
         """Without a length, only the next batch tells whether this one is the last, if a limit does not."""
         if self.length != math.inf:
             batches = islice(batches, int(self.length) - skip)
-        return self._one_ahead(next(batches, _NOTHING), batches)
+        first = next(batches, _NOTHING)
+        if first is _NOTHING and not skip:
+            self._fewer(0)
+        return self._one_ahead(first, batches)
 
     def _one_ahead(self, held: Any, batches: Iterator[Any]) -> Iterator[tuple[Any, bool]]:
         while held is not _NOTHING:

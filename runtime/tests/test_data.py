@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import math
 import multiprocessing
 import os
 import re
@@ -22,8 +21,8 @@ from torch.utils.data._utils import collate
 from scaffold_runtime import LightningDataModule
 from scaffold_runtime.combined import CombinedLoader
 from scaffold_runtime.data import batch_size_of, move_data_to_device
-from scaffold_runtime.errors import MisconfigurationException
-from scaffold_runtime.loaders import for_evaluation
+from scaffold_runtime.errors import MisconfigurationException, StepError
+from scaffold_runtime.loaders import TrainSource, for_evaluation
 from scaffold_runtime.positions import Part
 
 MODES = {
@@ -435,14 +434,44 @@ def test_an_empty_training_loader_is_an_error(
         make_trainer().fit(regression(), empty)
 
 
-def test_a_stream_that_ends_at_once_ends_training(regression: Any, make_trainer: Any) -> None:
-    class Nothing(IterableDataset[Any]):
-        def __iter__(self) -> Any:
-            return iter(())
+def test_an_epoch_without_a_batch_is_an_error(
+    regression: Any, make_loader: Any, make_trainer: Any
+) -> None:
+    """It would go on forever where steps are counted."""
+    module, once = regression(), iter(list(make_loader(2)))
+    trainer = make_trainer(max_epochs=-1, max_steps=3)
+    with pytest.raises(MisconfigurationException, match=r"gave no batch.*gives its batches once"):
+        trainer.fit(module, once)
+    assert (trainer.current_epoch, trainer.global_step) == (1, 2)
 
-    trainer = make_trainer(max_epochs=2)
-    trainer.fit(regression(), DataLoader(Nothing(), batch_size=None))
-    assert (trainer.global_step, trainer.num_training_batches) == (0, math.inf)
+
+class Fewer(IterableDataset[Any]):
+    """Three samples, or none, and it says that there are four."""
+
+    def __init__(self, there: int) -> None:
+        self.there = there
+
+    def __iter__(self) -> Any:
+        return (torch.ones(4) for _ in range(self.there))
+
+    def __len__(self) -> int:
+        return 4
+
+
+def test_fewer_batches_than_the_loader_says(regression: Any, make_trainer: Any) -> None:
+    class Module(regression):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            return self(batch).mean()
+
+    trainer = make_trainer(accumulate_grad_batches=2)
+    with pytest.warns(UserWarning, match=r"is 4 batches, and it gave 3\..*limit_train_batches=3"):
+        trainer.fit(Module(), DataLoader(Fewer(3), batch_size=1))
+    assert trainer.global_step == 1
+    with pytest.raises(MisconfigurationException, match="gave no batch"):
+        make_trainer().fit(Module(), DataLoader(Fewer(0), batch_size=1))
+    batches = TrainSource(DataLoader(Fewer(3), batch_size=1), 1.0, several=True).begin(0, 0)
+    with pytest.raises(StepError, match="it gave 3"):  # and other processes do not wait
+        list(batches)
 
 
 def test_an_empty_evaluation_gives_no_metrics(

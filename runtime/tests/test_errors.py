@@ -139,6 +139,7 @@ cases(
     empty_loader_among_several=lambda kit: kit.fit(
         train=[DataLoader([1], batch_size=2), DataLoader([], batch_size=2)]  # type: ignore[arg-type]
     ),
+    stream_without_a_batch=lambda kit: kit.fit(train=iter(())),
     empty_loader=lambda kit: kit.fit(train=DataLoader([], batch_size=2)),  # type: ignore[arg-type]
     several_loaders_without_index=lambda kit: kit.fit(val=[kit.loader(1), kit.loader(1)]),
     fraction_of_a_stream=lambda kit: kit.fit(train=STREAM, limit_train_batches=0.5),
