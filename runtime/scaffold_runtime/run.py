@@ -88,7 +88,7 @@ class Run:
         self.before_validation: dict[str, Any] | None = None  # while it runs: state that it changes
         self.evaluated = 0  # batches of the evaluation under way
         self.torn = False  # whether it failed, perhaps in the middle of a step
-        self.stopping = False
+        self.stopping = self.ended = False
         self.stepped = False
         self.loss_seen = False  # in the window of batches under way
         self.takes_closure = False  # whether the optimizer may evaluate the loss, as SAM does
@@ -274,6 +274,7 @@ class Run:
     def end_training(self) -> None:
         for checkpoint in self.checkpoints:
             checkpoint.conclude(self.trainer, self.module)
+        self.ended = True
         self.metrics.leave("after training")
         self.hooks.on_train_end()
         self.deliver(wait=True)

@@ -45,6 +45,7 @@ def open_run(
     restore: Restore | None = None,
 ) -> Iterator[Run]:
     """Set up a run for `fn`, yield it, and tear it down; on an exception tell everybody first."""
+    _check_alone(trainer, fn, module)
     run = Run(trainer, fn, module, datamodule, given)
     run.restore = restore or run.restore
     trainer.open(run)
@@ -61,6 +62,17 @@ def open_run(
         _in_passing(trainer.strategy.release, module, run.optimizers)
     finally:
         _close(run)
+
+
+def _check_alone(trainer: Trainer, fn: str, module: LightningModule) -> None:
+    """Refuse to begin a run of a trainer or a module in the middle of another, which would not be logged any more."""
+    others = [each._run for each in (trainer, module._trainer) if each is not None]
+    for outer in (other for other in others if other is not None and not other.ended):
+        if trainer._run is outer or outer.module is module:
+            raise MisconfigurationException(
+                f"trainer.{fn}() was called within trainer.{outer.fn}(): call it when that has returned, or in a fit "
+                "from `on_train_end` on."
+            )
 
 
 @contextmanager
@@ -276,7 +288,7 @@ def _tear_down(run: Run) -> None:
 
 def _fail(run: Run, error: BaseException) -> None:
     """Tell everybody. Raises why, where that lies in another process."""
-    run.torn = run.trainer.interrupted = True
+    run.torn = run.ended = run.trainer.interrupted = True
     reason = run.trainer.strategy.fail(error)
     told = run.hooks.on_exception if hasattr(run, "hooks") else ()
     for call in (*told, run.datamodule.on_exception):
@@ -301,12 +313,12 @@ def _in_passing(call: Callable[..., Any], *arguments: Any) -> None:
 
 
 def _close(run: Run) -> None:
+    run.trainer.close(run)
     run.trainer.profiler.detach(run)
     run.metrics.leave("outside of a run")
     run.module._metrics = None
     for callback in run.callbacks:
         vars(callback).pop("log", None)
         vars(callback).pop("log_dict", None)
-    run.trainer.close(run)
     with contextlib.suppress(Exception):  # of a worker: it has nothing to give any more
         run.feed.close()

@@ -211,6 +211,10 @@ cases(
         kit.module(configure_optimizers=lambda self: torch.optim.LBFGS(self.parameters())),
         precision="16-mixed",
     ),
+    lbfgs_with_accumulation=lambda kit: kit.fit(
+        kit.module(configure_optimizers=lambda self: torch.optim.LBFGS(self.parameters())),
+        accumulate_grad_batches=2,
+    ),
     lbfgs_cut_to_fit=lambda kit: kit.fit(
         kit.module(configure_optimizers=lambda self: torch.optim.LBFGS(self.parameters())),
         accumulate_grad_batches="auto",
@@ -271,6 +275,9 @@ cases(
         callbacks=ModelCheckpoint(monitor="accuracy"), enable_checkpointing=True, val=None
     ),
     monitor_of_no_validation=lambda kit: kit.fit(callbacks=EarlyStopping("val_loss"), val=None),
+    run_within_a_run=lambda kit: kit.fit(
+        kit.module(on_train_epoch_end=lambda self: kit.trainer().validate(self, kit.loader(1)))
+    ),
     early_stopping_mode=lambda kit: EarlyStopping("val_loss", mode="lowest"),
     early_stopping_patience=lambda kit: EarlyStopping("val_loss", patience=-1),
     checkpoint_mode=lambda kit: ModelCheckpoint(mode="best"),

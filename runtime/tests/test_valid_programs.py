@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -102,6 +103,24 @@ def test_a_callback_may_change_the_limit_of_gradients(
     before = module.net[0].weight.detach().clone()
     make_trainer(gradient_clip_val=1.0, callbacks=Freeze()).fit(module, make_loader(3))
     assert torch.allclose(before, module.net[0].weight, atol=1e-9)
+
+
+@pytest.mark.parametrize("hook", ["on_train_end", "on_fit_end", "on_exception"])
+def test_a_run_when_another_one_has_ended(hook: str, regression, make_loader, make_trainer) -> None:
+    tested: list[Any] = []
+
+    class Tests(Callback):
+        def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+            if hook == "on_exception":
+                raise ZeroDivisionError
+
+    def test(self: Any, trainer: Any, pl_module: Any, *exception: Any) -> None:
+        tested.extend(trainer.test(pl_module, make_loader(1), verbose=False))
+
+    setattr(Tests, hook, test)
+    with suppress(ZeroDivisionError):
+        make_trainer(callbacks=Tests()).fit(regression(), make_loader(2), make_loader(1))
+    assert [list(metrics) for metrics in tested] == [["test_loss"]]
 
 
 def test_a_run_after_a_failed_one_begins_its_epoch_anew(

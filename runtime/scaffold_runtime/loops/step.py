@@ -33,11 +33,8 @@ def build_step(run: Run) -> Step:
     if not run.optimizers:  # run the step, change nothing
         return lambda batch, index, last: (run.forward(batch, index, False)[1], True)
     own_step = overridden("optimizer_step", run.module, LightningModule)
-    if isinstance(run.optimizers[0], LBFGS) and run.precision.scales:
-        raise MisconfigurationException(
-            "LBFGS re-evaluates the loss inside its step, which a gradient scaler cannot follow. "
-            "Use precision='bf16-mixed' or '32-true' with it."
-        )
+    if isinstance(run.optimizers[0], LBFGS):
+        _check_lbfgs(run)
     # A run may go on in the middle of a window, with the gradients that are there.
     run.loss_seen = any(p.grad is not None for p in parameters_of(run.optimizers[0]))
     closure = own_step or isinstance(run.optimizers[0], LBFGS)
@@ -48,6 +45,19 @@ def build_step(run: Run) -> Step:
     if closure:
         return with_closure(run)
     return automatic(run)
+
+
+def _check_lbfgs(run: Run) -> None:
+    if run.precision.scales:
+        raise MisconfigurationException(
+            "LBFGS re-evaluates the loss inside its step, which a gradient scaler cannot follow. "
+            "Use precision='bf16-mixed' or '32-true' with it."
+        )
+    if run.trainer.accumulate_grad_batches not in (1, "auto"):
+        raise MisconfigurationException(
+            "LBFGS re-evaluates the loss of one batch inside its step, and each time would add to the gradients of the "
+            "batches before. Use accumulate_grad_batches=1 and larger batches with it."
+        )
 
 
 def automatic(run: Run) -> Step:
