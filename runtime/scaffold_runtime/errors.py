@@ -17,11 +17,12 @@ import errno
 import functools
 import os
 import re
+import select
 import sys
 import traceback
 import warnings
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 PACKAGE = os.path.dirname(__file__)
@@ -148,10 +149,10 @@ def plain_errors() -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         _leave("\ninterrupted", 130)
-    except BrokenPipeError:  # as after `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is buffered
-        _leave("error: nobody reads what is printed any more, so it ended.", 1)
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and _nobody_reads():  # as after `| head`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is buffered
+            _leave("error: nobody reads what is printed any more, so it ended.", 1)
         said = _in_one_line(error)
         if said is None:
             _leave_out_engine(error)
@@ -159,6 +160,17 @@ def plain_errors() -> Iterator[None]:
         _leave(*said)
     finally:
         warnings.formatwarning = formatted
+
+
+def _nobody_reads() -> bool:
+    """Whether it is what is printed that nobody reads, and not a pipe of the project's own."""
+    if not hasattr(select, "poll"):  # Windows
+        return True
+    with suppress(OSError):  # where printing is caught there is no pipe
+        looks = select.poll()
+        looks.register(sys.stdout.fileno(), 0)
+        return any(event & select.POLLERR for _, event in looks.poll(0))
+    return False
 
 
 def _in_one_line(error: Exception) -> tuple[str, int] | None:

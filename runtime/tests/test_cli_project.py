@@ -708,22 +708,42 @@ def test_which_checkpoint_is_the_best_or_the_last_is_said(
 # -- as a process -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("error", "said"),
-    [
-        (BrokenPipeError(32, "Broken pipe"), "error: nobody reads what is printed any more"),
-        (OSError(28, "No space left on device"), "has no place: No space left on device"),
-    ],
-)
-def test_output_that_nobody_takes_is_one_line(error: OSError, said: str) -> None:
+def test_output_that_nobody_takes_is_one_line() -> None:
     script = (
         "from scaffold_runtime.errors import plain_errors\n"
-        f"with plain_errors():\n    print('x' * 99999, flush=False)\n    raise {error!r}"
+        "with plain_errors():\n    print('x' * 99999, flush=False)\n    raise OSError(28, 'No space left on device')"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 1
-    assert said in done.stderr
+    assert "has no place: No space left on device" in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("option", ["-u", "-E"])  # written at once, or held back
+@pytest.mark.parametrize("broken", ["what is printed", "a pipe of the project's"])
+def test_output_that_nobody_reads_is_told_from_another_pipe(broken: str, option: str) -> None:
+    script = """
+import os, sys
+from scaffold_runtime.errors import plain_errors
+with plain_errors():
+    sys.stdin.read()
+    print("x" * 99999)
+    reads, writes = os.pipe()
+    os.close(reads)
+    os.write(writes, b"x")
+"""
+    command = [sys.executable, option, "-c", script]
+    pipes: Any = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    with subprocess.Popen(command, text=True, **pipes) as process:
+        if broken == "what is printed":
+            process.stdout.close()
+            process.stdin.close()
+            said = process.stderr.read()
+            assert said == "error: nobody reads what is printed any more, so it ended.\n"
+        else:
+            said = process.communicate()[1]
+            assert "Traceback" in said and "BrokenPipeError" in said
+    assert process.returncode == 1
 
 
 def test_as_a_script_from_another_folder(project: Path) -> None:
