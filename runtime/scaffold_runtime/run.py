@@ -227,8 +227,9 @@ class Run:
         if trainer.should_stop or stop or progress.step >= self.step_limit:
             self.stopping = self.stop_due()
 
-    def end_epoch(self) -> None:
-        """`on_train_epoch_end`, epoch metrics, monitors, epoch schedulers, and a last commit."""
+    def end_epoch(self, outputs: Any) -> None:
+        """`on_train_epoch_end`, epoch metrics, monitors, epoch schedulers, and a last commit; `outputs` are of the last
+        batch."""
         metrics, progress = self.metrics, self.progress
         metrics.enter("train", in_batch=False)
         with metrics.closing("train"):
@@ -237,7 +238,7 @@ class Run:
         values = metrics.take_epoch("train")
         self.hooks.on_train_epoch_end_monitors()
         self.schedules.after_epoch(progress.epoch + 1)
-        self.send(values, max(progress.step - 1, 0))
+        self.send(values, max(progress.step - 1, 0), outputs)
         hopeless = self.module.automatic_optimization or progress.epoch >= HOPELESS
         if self.trainer.tries and hopeless and progress.batches and not progress.step:
             raise StepError(
@@ -293,11 +294,7 @@ class Run:
     # -- logging --------------------------------------------------------------------------------
 
     def log_step(self, outputs: Any) -> None:
-        values = self.metrics.take_step()
-        loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
-        if isinstance(loss, Tensor) and loss.numel() == 1:
-            values[LOSS] = loss.detach()  # it travels along, so that looking at it costs no sync
-        self.send(values, self.progress.step - 1)
+        self.send(self.metrics.take_step(), self.progress.step - 1, outputs)
         self.deliver(wait=False)
 
     def log_eval_step(self, stage: str, loader: int) -> None:
@@ -310,7 +307,11 @@ class Run:
         self.send(self.metrics.take_step(stage, loader), seen)
         self.deliver(wait=False)
 
-    def send(self, values: Mapping[str, Scalar], step: int) -> None:
+    def send(self, values: Mapping[str, Scalar], step: int, outputs: Any = None) -> None:
+        loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
+        if isinstance(loss, Tensor) and loss.numel() == 1 and not self.trainer.tries:
+            # It travels along, so that looking at it costs no sync.
+            values = {**values, LOSS: loss.detach()}
         if values and not self.trainer.sanity_checking:
             self.metrics.flush(values, {"step": step, "epoch": self.progress.epoch})
             kept: dict[str, Any] = {k: detached_copy(v) for k, v in values.items() if k != LOSS}

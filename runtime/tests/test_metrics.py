@@ -465,3 +465,18 @@ def test_steps_that_are_too_few_to_be_logged_are_said(
     output = capsys.readouterr().out
     assert said in output
     assert bool(said) == ("none was logged" in output)
+
+
+@pytest.mark.parametrize(("batches", "step"), [(3, 2), (60, 49)])
+def test_a_loss_that_is_not_finite_is_said_once(
+    batches: int, step: int, regression: Any, make_loader: Any, make_trainer: Any
+) -> None:
+    """At a log step, or where an epoch ends before there is one."""
+
+    class Module(regression):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            return self.loss(batch) * float("nan")
+
+    with pytest.warns(UserWarning, match=f"not finite at step {step}") as warned:
+        make_trainer(max_epochs=2, log_every_n_steps=50).fit(Module(), make_loader(batches))
+    assert len(warned) == 1

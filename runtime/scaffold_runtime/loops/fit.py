@@ -27,6 +27,7 @@ def fit(run: Run) -> None:
         return
     step = build_step(run)
     while run.wants_epoch():
+        outputs = None
         for batch, last in run.begin_epoch():
             index, progress.pending = progress.batch, UNDER_WAY
             metrics.batch = batch = run.to_device(batch, 0)
@@ -43,5 +44,5 @@ def fit(run: Run) -> None:
             run.commit(outputs, updated)
             if run.stopping:
                 break
-        run.end_epoch()
+        run.end_epoch(outputs)
     run.end_training()

@@ -145,8 +145,8 @@ class Profiler(abc.ABC):
             batches = begin_epoch()
             return iter(self.wrap("data", lambda: next(batches, None)), None)
 
-        def end() -> None:
-            end_epoch()
+        def end(outputs: Any) -> None:
+            end_epoch(outputs)
             self.stop(EPOCH)
 
         vars(run).update(start_training=start_training, begin_epoch=begin, end_epoch=end)
