@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from torch.utils._pytree import tree_map_only
 
 from scaffold_runtime.data import DataHooks, evaluation_mode, move_data_to_device
-from scaffold_runtime.errors import MisconfigurationException, warn
+from scaffold_runtime.errors import MisconfigurationException, StepError, warn
 from scaffold_runtime.hparams import WithHyperparameters
 from scaffold_runtime.optim import step_scheduler
 
@@ -131,7 +131,15 @@ class LightningModule(WithHyperparameters, DataHooks, nn.Module):
 
     def predict_step(self, batch: Any, *args: Any, **kwargs: Any) -> Any:
         """Return the prediction for one batch; the module's `forward` unless overridden."""
-        return self(batch)
+        try:
+            return self(batch)
+        except (AttributeError, TypeError) as error:
+            if not isinstance(batch, (list, tuple)):
+                raise
+            raise StepError(
+                f"{type(self).__name__}.forward cannot take the batch as the loader gives it, a {type(batch).__name__} "
+                f"({error}). Define `predict_step(self, batch, batch_idx)`, which takes what it needs of it."
+            ) from error
 
     def configure_optimizers(self) -> Any:
         """Return optimizers and schedulers, in any of the forms described in `optim.py`."""

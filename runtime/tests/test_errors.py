@@ -172,6 +172,9 @@ cases(
     backward_by_hand=lambda kit: kit.fit(kit.module(training_step=by_hand)),
     all_is_frozen=lambda kit: kit.fit(kit.module(setup=lambda self, stage: self.freeze())),
     loss_is_not_one_number=returning(torch.ones(3)),
+    prediction_of_a_pair=lambda kit: kit.trainer().predict(
+        kit.module(predict_step=LightningModule.predict_step), kit.loader(1)
+    ),
 )
 
 # -- optimizers -----------------------------------------------------------------------------------
