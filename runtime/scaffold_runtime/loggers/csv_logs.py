@@ -102,6 +102,7 @@ class CSVLogger(FolderLogger):
 
     def finalize(self, status: str) -> None:
         self.save()
+        super().finalize(status)
 
     def _replace(self, rows: list[dict[str, Any]]) -> None:
         """Write the file anew; the old one stays until the new one is whole."""

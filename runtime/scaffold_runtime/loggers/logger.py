@@ -7,6 +7,7 @@ import enum
 import os
 import re
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -208,6 +209,11 @@ class FolderLogger(RunLogger):
     @property
     def log_dir(self) -> str:
         return os.path.join(self.root_dir, run_name(self.version))
+
+    def finalize(self, status: str) -> None:
+        if status == "failed" and self._version is not None and not self.told:
+            with suppress(OSError):  # unless it is empty, as where a run was refused
+                os.rmdir(self.log_dir)
 
     def log_hyperparams(self, params: Any = None, *args: Any, **kwargs: Any) -> None:
         """Write `hparams.yaml`, with what was logged before."""

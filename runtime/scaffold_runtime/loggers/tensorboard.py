@@ -122,3 +122,4 @@ class TensorBoardLogger(FolderLogger):
         if self._open_writer is not None:
             self._open_writer.close()
             self._open_writer = None
+        super().finalize(status)

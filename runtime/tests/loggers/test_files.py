@@ -17,7 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams import plugin_data_pb2
 
 from scaffold_runtime.callbacks import LambdaCallback
-from scaffold_runtime.errors import MissingExtra
+from scaffold_runtime.errors import MisconfigurationException, MissingExtra
 from scaffold_runtime.loggers import CSVLogger, TensorBoardLogger
 
 
@@ -287,3 +287,26 @@ def test_missing_services_say_what_to_install(name: str, package: str, monkeypat
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(MissingExtra, match=rf'pip install "scaffold-runtime\[{package}\]"'):
         getattr(loggers, name)()
+
+
+@pytest.mark.parametrize("kind", [CSVLogger, TensorBoardLogger])
+def test_a_run_that_is_refused_leaves_no_empty_folder(
+    kind: Any, regression: Any, make_loader: Any, make_trainer: Any
+) -> None:
+    """And what an earlier one logged, or the user's own empty folder, stays."""
+
+    class Refused(regression):
+        def configure_optimizers(self) -> Any:
+            return "none"
+
+    def fit(module: Any, **given: Any) -> None:
+        make_trainer(logger=kind("logs", "", **given), enable_checkpointing=True).fit(
+            module, make_loader(1)
+        )
+
+    fit(regression())
+    Path("logs/mine").mkdir()
+    for given in ({}, {"version": "mine"}):
+        with pytest.raises(MisconfigurationException, match="returned a str"):
+            fit(Refused(), **given)
+    assert sorted(folder.name for folder in Path("logs").iterdir()) == ["mine", "version_0"]
