@@ -95,8 +95,7 @@ class TrainSource:
             put_random(kept["ahead"], self._generators())
         flagged = self._counted(batches, skip) if self.counted else self._ahead(batches, skip)
         if kept is not None:
-            for generator, state in zip(self._generators(), kept["generators"], strict=True):
-                generator.set_state(state)
+            self._put_back(kept["generators"])
         return flagged
 
     def _open(self, skip: int, resumed: bool) -> Iterator[Any]:
@@ -171,6 +170,10 @@ class TrainSource:
     def _generators(self) -> list[torch.Generator]:
         return [generator for part in self.parts for generator in generators_of(part.loader)]
 
+    def _put_back(self, states: list[Any]) -> None:
+        for generator, state in zip(self._generators(), states, strict=True):
+            generator.set_state(state)
+
     def _states(self) -> list[Any]:
         return [generator.get_state() for generator in self._generators()]
 
@@ -198,6 +201,7 @@ class TrainSource:
                 f"there are {here[0]} with {here[1]}. Resume with the loaders the run began with."
             )
         self._kept = state
+        self._put_back(state["generators"])  # the loader may be made anew before it begins
 
 
 class Repeatable(Part):

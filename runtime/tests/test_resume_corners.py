@@ -386,3 +386,19 @@ def test_an_object_in_a_checkpoint_loses_nothing_else(
     assert read_checkpoint(file)["mine"] == {"size": 2, "words": [None, None]}
     fit(again, "stopped", ckpt_path=file)
     assert torch.equal(again.net[0].weight, whole.net[0].weight)
+
+
+def test_a_loader_made_anew_goes_on_with_the_generator_it_had(
+    unbroken_and_resumed: Run, make_loader: Any
+) -> None:
+    class Anew(Corner):
+        def __init__(self) -> None:
+            super().__init__()
+            self.generator = torch.Generator().manual_seed(5)
+
+        def train_dataloader(self) -> Any:
+            return make_loader(5, shuffle=True, generator=self.generator)
+
+    stop = Stop("on_train_epoch_start", 3)
+    every = {"reload_dataloaders_every_n_epochs": 1, "callbacks": lambda: [ModelCheckpoint()]}
+    assert same(unbroken_and_resumed(stop, Anew, **every))
