@@ -40,7 +40,6 @@ CALL = "SCAFFOLD_CALL"  # what the entries of one call in the store begin with
 FINISH = 60.0  # seconds that other processes may take to end after this one
 LET_GO = 0.1
 POLL = 0.1
-WAIT = 0.5
 
 
 class Children:
@@ -263,7 +262,7 @@ def run_in_processes(
         children = _start(method, here, name, call, folder)
         signals = Signals(SLURMEnvironment())
         with signals if obeys else contextlib.nullcontext():
-            while not children.wait(WAIT, or_any=True) and not children.lost():
+            while not children.wait(POLL, or_any=True) and not children.lost():
                 if signals.received:
                     # The store may have gone with the first machine.
                     with contextlib.suppress(RuntimeError):

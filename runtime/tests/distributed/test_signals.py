@@ -46,7 +46,7 @@ class Slow(Callback):
     """So slow that the news of a signal arrive, and not too slow."""
 
     def on_train_batch_end(self, *arguments: Any) -> None:
-        time.sleep(0.02)
+        time.sleep(0.04)
 
     def on_validation_batch_end(self, trainer: Any, *arguments: Any) -> None:
         time.sleep(0.01)
