@@ -41,7 +41,7 @@ class Calls:
             if theirs.split(" (")[0] != f"`{what}`":
                 raise StepError(
                     f"process {self._rank} calls {mine} while process {other} calls {theirs}: "
-                    "all processes must make the same calls in the same order."
+                    "all processes must make the same calls in the same order, with tensors of the same shapes."
                 )
 
     def _call_of(self, other: int, mine: str) -> str:

@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from scaffold_runtime.accelerators import Accelerator
 from scaffold_runtime.errors import (
@@ -251,7 +251,8 @@ class DistributedStrategy(Strategy):
         return reduced / dist.get_world_size(group) if mean else reduced
 
     def all_gather(self, data: Any, group: Any = None, sync_grads: bool = False) -> Any:
-        if self._alone("all_gather"):
+        debugs = self._calls is not None
+        if self._alone(f"all_gather of {_shapes(data)}" if debugs else "all_gather"):
             return data
 
         def gather(tensor: Tensor) -> Tensor:
@@ -320,6 +321,11 @@ class DistributedStrategy(Strategy):
 
     def now(self) -> float:
         return time.monotonic() if self._agreement is None else self._agreement.now
+
+
+def _shapes(data: Any) -> str:
+    tensors = (each for each in tree_leaves(data) if isinstance(each, Tensor))
+    return ", ".join(f"{each.dtype} {'x'.join(map(str, each.shape))}" for each in tensors)
 
 
 def send_first(tensors: Iterable[Tensor]) -> None:

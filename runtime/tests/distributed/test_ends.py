@@ -148,6 +148,20 @@ def test_a_debug_mode_names_a_collective_of_one_process(
     assert f"{Path(__file__).name}:" in str(failure.value).splitlines()[-1]  # the line that made it
 
 
+def test_the_debug_mode_names_gathered_tensors_of_different_shapes(
+    regression: Any, make_loader: Any, ddp: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Torch would abort one process, and the other one would only see that it is gone."""
+
+    class Uneven(Callback):
+        def on_train_batch_end(self, trainer: Any, pl_module: Any, *arguments: Any) -> None:
+            pl_module.all_gather({"rows": torch.ones(3 - trainer.global_rank, 2)})
+
+    monkeypatch.setenv("SCAFFOLD_DEBUG_COLLECTIVES", "1")
+    with pytest.raises(RankFailed, match=r"all_gather of torch.float32 [32]x2` .* [23]x2`"):
+        ddp(callbacks=Uneven()).fit(regression(), make_loader(8))
+
+
 def test_the_debug_mode_leaves_good_runs_alone(
     regression: Any, make_loader: Any, ddp: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
