@@ -402,3 +402,23 @@ def test_a_loader_made_anew_goes_on_with_the_generator_it_had(
     stop = Stop("on_train_epoch_start", 3)
     every = {"reload_dataloaders_every_n_epochs": 1, "callbacks": lambda: [ModelCheckpoint()]}
     assert same(unbroken_and_resumed(stop, Anew, **every))
+
+
+def test_a_buffer_that_is_not_persistent_may_have_another_size(
+    make_trainer: Any, make_loader: Any, tmp_path: Path
+) -> None:
+    class Buffered(Regression):
+        def __init__(self, size: int) -> None:
+            super().__init__()
+            for name, numbers in (("same", torch.zeros(2)), ("other", torch.arange(size))):
+                self.register_buffer(name, numbers, persistent=False)
+
+        def on_train_end(self) -> None:
+            self.same += 1
+
+    trainer = make_trainer()
+    trainer.fit(Buffered(3), make_loader(2))
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    longer = Buffered(5)
+    make_trainer(max_epochs=2).fit(longer, make_loader(2), ckpt_path=tmp_path / "a.ckpt")
+    assert (longer.same.tolist(), longer.other.tolist()) == ([2, 2], [0, 1, 2, 3, 4])

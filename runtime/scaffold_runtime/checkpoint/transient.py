@@ -35,8 +35,9 @@ def restore_transient(module: nn.Module, state: dict[str, Any] | None) -> None:
         return
     with torch.no_grad():
         for name, buffer in module.named_buffers():
-            if plain_name(name) in state["buffers"]:
-                buffer.copy_(state["buffers"][plain_name(name)])
+            kept = state["buffers"].get(plain_name(name))
+            if kept is not None and kept.shape == buffer.shape:  # settings may have changed it
+                buffer.copy_(kept)
     parts = metric_parts(module)
     for name, kept in state["metrics"].items():
         if name in parts:
