@@ -36,7 +36,8 @@ def run_here(trainer: Trainer, fn: str, arguments: tuple[Any, ...]) -> dict[str,
 
 def bring_back(trainer: Trainer, arguments: tuple[Any, ...], outcome: dict[str, Any]) -> Any:
     """In the process that asked: take the state over, and return what the run returned."""
-    given = (a for a in arguments if isinstance(a, LightningModule))
+    whole = (getattr(a, "_orig_mod", a) for a in arguments)  # also where it was compiled
+    given = (a for a in whole if isinstance(a, LightningModule))
     module = trainer._module = next(given, None) or trainer.lightning_module
     _make_layers(trainer, module, outcome["weights"])
     load_weights(module, {"state_dict": outcome["weights"]})

@@ -324,6 +324,18 @@ def test_batch_sizes_are_searched_in_one_process(
         Tuner(ddp()).scale_batch_size(Sized())
 
 
+@pytest.mark.filterwarnings("ignore")  # of dynamo, and of forking beside its threads
+def test_a_compiled_module_gets_what_other_processes_trained(
+    ddp: Any, regression: Any, make_loader: Any
+) -> None:
+    module = regression()
+    before = module.net[0].weight.detach().clone()
+    compiled, trainer = torch.compile(module, backend="eager"), ddp()
+    trainer.fit(compiled, make_loader(4))
+    assert trainer.lightning_module is module and not torch.equal(module.net[0].weight, before)
+    assert list(trainer.validate(compiled, make_loader(2), verbose=False)[0]) == ["val_loss"]
+
+
 def test_logged_values_travel_on_one_device(monkeypatch: pytest.MonkeyPatch) -> None:
     """Or a number of one process would go by gloo, and the tensor of another by NCCL, and both wait."""
     sent: list[torch.device] = []
