@@ -7,6 +7,7 @@ dicts; None. A scheduler is a scheduler object or a dict with the fields of `LRS
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -305,6 +306,10 @@ class LightningOptimizer:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.optimizer, name)
+
+    def __reduce__(self) -> Any:
+        """Copied or pickled, as an attribute of a module say, it is the optimizer alone: no run steps that."""
+        return copy.copy, (self.optimizer,)
 
     def __repr__(self) -> str:
         return f"LightningOptimizer({self.optimizer!r})"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from typing import Any
 
 import pytest
@@ -343,6 +345,22 @@ def test_manual_steps_count_batches_in_which_an_optimizer_stepped(
     trainer = make_trainer()
     trainer.fit(Module(), make_loader(5))
     assert trainer.global_step == 2
+
+
+def test_a_module_that_keeps_its_optimizer_can_be_copied(
+    regression: Any, make_loader: Any, make_trainer: Any
+) -> None:
+    class Module(regression):
+        automatic_optimization = False
+
+        def training_step(self, batch: Any, batch_idx: int) -> None:
+            self.kept = self.optimizers()
+
+    module = Module()
+    make_trainer().fit(module, make_loader(1))
+    other = copy.deepcopy(module)
+    assert other.kept.param_groups[0]["params"] == list(other.parameters())
+    assert pickle.loads(pickle.dumps(module.kept)).param_groups[0]["lr"] == module.lr
 
 
 @pytest.mark.parametrize("precision", ["32-true", "16-mixed"])
