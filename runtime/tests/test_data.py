@@ -474,10 +474,11 @@ def test_fewer_batches_than_the_loader_says(regression: Any, make_trainer: Any) 
         list(batches)
 
 
-def test_an_empty_evaluation_gives_no_metrics(
+def test_an_empty_evaluation_gives_nothing(
     regression: Any, make_loader: Any, make_trainer: Any
 ) -> None:
     assert make_trainer().test(regression(), []) == []
+    assert make_trainer().predict(regression(), []) == []
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -39,4 +39,4 @@ def predict(run: Run, keep: bool) -> list[Any] | None:
     if not keep:
         return None
     kept = [run.feed.in_order(outputs) for outputs in kept]
-    return kept if loaders > 1 else kept[0]
+    return kept[0] if loaders == 1 else kept
