@@ -87,18 +87,24 @@ def test_compiled_anywhere(
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute")
+@pytest.mark.parametrize("in_place", [False, True])
 def test_a_copy_of_what_was_compiled_computes_with_its_own_weights(
-    regression: Any, make_loader: Any, make_trainer: Any
+    in_place: bool, regression: Any, make_loader: Any, make_trainer: Any
 ) -> None:
     torch.compiler.reset()
     module = regression()
-    make_trainer().fit(torch.compile(module, backend="eager"), make_loader(2))
+    if in_place:
+        module.compile(backend="eager")
+    make_trainer().fit(
+        module if in_place else torch.compile(module, backend="eager"), make_loader(2)
+    )
     pickled = pickle.loads(pickle.dumps(module))
     for other in (copy.deepcopy(module), pickled):
         weights = [parameter.detach().clone() for parameter in module.parameters()]
         make_trainer().fit(other, make_loader(2))
         assert not torch.equal(other.net[0].bias, module.net[0].bias)
         assert all(map(torch.equal, module.parameters(), weights))
+        assert not torch.equal(other(torch.ones(1, 4)), module(torch.ones(1, 4)))
 
 
 @pytest.mark.filterwarnings("ignore")  # of dynamo, about what it cannot trace
