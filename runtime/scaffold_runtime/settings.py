@@ -112,10 +112,10 @@ def clipping(value: Any, algorithm: Any) -> None:
     check_choice("Trainer", "gradient_clip_algorithm", algorithm, None, "norm", "value")
 
 
-def max_epochs(given: int | None, max_steps: int) -> int:
-    """The limit, where there may be another; a thousand epochs, with a warning, where there is none."""
+def max_epochs(given: int | None, limited: bool) -> int:
+    """The limit; where none is given, a thousand epochs, with a warning, unless training is `limited` otherwise."""
     if given is None:
-        if max_steps != -1:
+        if limited:
             return -1
         warn(
             "`max_epochs` was not set, so training stops after 1000 epochs. "

@@ -125,6 +125,11 @@ def test_max_epochs_defaults_to_1000_and_says_so() -> None:
     assert said[0].filename == __file__
 
 
+@pytest.mark.parametrize("limit", [{"max_steps": 5}, {"max_time": "00:12:00:00"}])
+def test_another_limit_leaves_epochs_without_one(limit: dict[str, Any]) -> None:
+    assert Trainer(accelerator="cpu", logger=False, **limit).max_epochs == -1
+
+
 @pytest.mark.parametrize(("steps", "epoch"), [(0, 0), (4, 1), (6, 1), (8, 2), (12, 2)])
 def test_max_steps(steps: int, epoch: int, fitted: Any) -> None:
     trainer, _ = fitted(max_steps=steps, max_epochs=-1)

@@ -71,7 +71,7 @@ class Trainer:
         logger: True (TensorBoard if installed, else CSV), False, a Logger, or several.
         callbacks: one or several callbacks.
         fast_dev_run: try every step with this many batches (True: 1), without logs and checkpoints.
-        max_epochs: stop after this many epochs; -1 for no limit; 1000 if `max_steps` is not given either.
+        max_epochs: stop after this many epochs; -1 for no limit; 1000 if neither `max_steps` nor `max_time` is given.
         min_epochs: train at least this many epochs.
         max_steps: stop after this many optimizer steps; -1 for no limit.
         min_steps: take at least this many optimizer steps.
@@ -175,7 +175,8 @@ class Trainer:
         self.barebones = barebones
         self.fast_dev_run = settings.count("fast_dev_run", int(fast_dev_run), 0)
         one = self.fast_dev_run or None
-        self.max_epochs: int = 1 if one else settings.max_epochs(max_epochs, max_steps)
+        limited = max_steps != -1 or max_time is not None
+        self.max_epochs: int = 1 if one else settings.max_epochs(max_epochs, limited)
         least = 1 if min_epochs is None and min_steps is not None else min_epochs
         self.min_epochs = None if one else settings.count("min_epochs", least, 0, (None,))
         self.max_steps: int = one or settings.count("max_steps", max_steps, 0, (-1,))
