@@ -19,14 +19,14 @@ ROOT = Path(__file__).parent.parent
 # raise them only with a reason.
 BUDGETS = {
     "runtime/scaffold_runtime": {
-        "files": 5195,
+        "files": 5257,
         "callbacks": 2553,
-        "strategies": 2062,
+        "strategies": 2065,
         "cli": 1339,
-        "checkpoint": 1296,
-        "loggers": 740,
-        "trainer": 750,
-        "loops": 580,
+        "checkpoint": 1297,
+        "loggers": 747,
+        "trainer": 751,
+        "loops": 591,
         "profilers": 430,
         "tuner": 86,
         "names": 356,  # of Lightning: core, demos, plugins, utilities

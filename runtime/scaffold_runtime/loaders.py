@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-import warnings
 import weakref
 from collections.abc import Iterator, Mapping
 from itertools import islice
@@ -15,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from scaffold_runtime.batches import MadeHere, made_here, replacing
 from scaffold_runtime.combined import CombinedLoader, flatten, is_loader, loader_length
-from scaffold_runtime.errors import CheckpointError, MisconfigurationException, StepError
+from scaffold_runtime.errors import CheckpointError, MisconfigurationException, StepError, warn
 from scaffold_runtime.positions import Part, StaysOn, drop, generators_of, put_random
 from scaffold_runtime.seed import raw_rng, rng_state
 
@@ -128,7 +127,7 @@ class TrainSource:
         )
         if self.several:
             raise StepError(message)
-        warnings.warn(message, stacklevel=2)
+        warn(message)
 
     def _ahead(self, batches: Iterator[Any], skip: int) -> Iterator[tuple[Any, bool]]:
         """Without a length, only the next batch tells whether this one is the last, if a limit does not."""

@@ -134,10 +134,11 @@ class LightningModule(WithHyperparameters, DataHooks, nn.Module):
         try:
             return self(batch)
         except (AttributeError, TypeError) as error:
-            if not isinstance(batch, (list, tuple)):
-                raise
+            kind = type(batch).__name__
+            if kind not in ("list", "tuple") or kind not in str(error):
+                raise  # it is forward's own mistake
             raise StepError(
-                f"{type(self).__name__}.forward cannot take the batch as the loader gives it, a {type(batch).__name__} "
+                f"{type(self).__name__}.forward cannot take the batch as the loader gives it, a {kind} "
                 f"({error}). Define `predict_step(self, batch, batch_idx)`, which takes what it needs of it."
             ) from error
 
