@@ -26,7 +26,7 @@ BUDGETS = {
         "checkpoint": 1297,
         "loggers": 747,
         "trainer": 751,
-        "loops": 591,
+        "loops": 600,
         "profilers": 430,
         "tuner": 86,
         "names": 356,  # of Lightning: core, demos, plugins, utilities

@@ -434,6 +434,16 @@ def test_an_empty_training_loader_is_an_error(
         make_trainer().fit(regression(), empty)
 
 
+def test_a_validation_without_a_batch_is_said(
+    regression: Any, make_loader: Any, make_trainer: Any
+) -> None:
+    """Monitors would see the values of the one before."""
+    once = (batch for batch in make_loader(2))
+    with pytest.warns(UserWarning, match="the validation loader gave no batch") as said:
+        make_trainer(max_epochs=3, num_sanity_val_steps=0).fit(regression(), make_loader(1), once)
+    assert len([each for each in said if "gave no batch" in str(each.message)]) == 2
+
+
 def test_an_epoch_without_a_batch_is_an_error(
     regression: Any, make_loader: Any, make_trainer: Any
 ) -> None:

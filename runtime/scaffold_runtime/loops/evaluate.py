@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from scaffold_runtime.combined import loader_length
+from scaffold_runtime.errors import warn
 from scaffold_runtime.loops.stages import batches_of, hooks_of, not_training, step_of
 from scaffold_runtime.seed import isolate_rng
 
@@ -22,9 +24,10 @@ def evaluate(run: Run, stage: str, at_most: int | None = None) -> list[dict[str,
     hooks, metrics = hooks_of(run, stage), run.metrics
     if run.feed.limit_of(stage) == 0 and not run.trainer.tries:
         return []
-    if not run.several and not any(map(loader_length, run.feed.eval_loaders(stage))):
+    lengths = [*map(loader_length, run.feed.eval_loaders(stage))]
+    if not run.several and not any(lengths):
         return []
-    loaders = len(run.feed.evaluated(stage))
+    loaders = len(lengths)
     step = step_of(run, stage, loaders)
     run.evaluated = 0
     with not_training(run, stage):
@@ -33,6 +36,7 @@ def evaluate(run: Run, stage: str, at_most: int | None = None) -> list[dict[str,
         hooks.epoch_start()
         for position, batches, loader_args in batches_of(run, stage):
             metrics.enter(stage, True, position, loaders)
+            index = -1
             for index, batch in enumerate(islice(batches, at_most)):
                 if run.several or run.signals.received:
                     run.signals.leave_evaluation(run)
@@ -44,6 +48,11 @@ def evaluate(run: Run, stage: str, at_most: int | None = None) -> list[dict[str,
                     call(outputs, batch, index, *loader_args)
                 if metrics.eval_steps:
                     run.log_eval_step(stage, position)
+            if index < 0 and lengths[position] == math.inf and not run.several:
+                warn(
+                    f"the {stage} loader gave no batch. A generator gives its batches once, and the sanity check takes "
+                    "some: take what can be iterated over again, such as a list or a DataLoader."
+                )
         if run.several:
             run.signals.leave_evaluation(run, ended=True)
         metrics.enter(stage, in_batch=False)
