@@ -145,7 +145,7 @@ def test_the_gpu_script_says_that_there_is_none() -> None:
 def test_where_the_time_goes() -> None:
     done = run("where.py", "off")
     assert done.returncode == 0, done.stderr
-    for words in ("| zero and backward |", "the engine takes", "| run.py: commit | 1.00 |"):
+    for words in ("| data and zero |", "the engine takes", "| run.py: commit | 1.00 |"):
         assert words in done.stdout
     done = run("where.py", "import")
     assert "| torch | " in done.stdout, done.stderr
