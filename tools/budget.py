@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 # raise them only with a reason.
 BUDGETS = {
     "runtime/scaffold_runtime": {
-        "files": 5257,
+        "files": 5271,
         "callbacks": 2553,
         "strategies": 2065,
         "cli": 1339,

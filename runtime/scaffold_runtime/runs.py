@@ -13,6 +13,7 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import yaml
@@ -34,6 +35,9 @@ def runs_below(folder: Path) -> list[RunFolder]:
         MisconfigurationException: if there is none.
     """
     places = {path.parent for name in FILES for path in folder.rglob(name)}
+    places = {
+        place for place in places if not place.name.startswith(".")
+    }  # settings of other tools
     if not places:
         raise MisconfigurationException(
             f"{folder} has no run in it, which would be a folder with a config.yaml or a metrics.csv. "
@@ -51,11 +55,24 @@ def written(run: RunFolder) -> float:
     return max(file.stat().st_mtime for file in files if file.exists())
 
 
+def callbacks_of(config: dict[str, Any]) -> list[Any]:
+    """Those of a project, each by its name, or LightningCLI's list; other files are also called config.yaml."""
+    named, trainer = config.get("callbacks"), config.get("trainer")
+    listed = trainer.get("callbacks") if isinstance(trainer, dict) else None
+    return [
+        *(named.values() if isinstance(named, dict) else listed if isinstance(listed, list) else ())
+    ]
+
+
 def monitor_of(runs: list[RunFolder]) -> tuple[str | None, str]:
     """What checkpoints are chosen by in most runs, and whether its "min" or "max" is best."""
-    callbacks = [each for run in runs for each in (run.config.get("callbacks") or {}).values()]
-    options = [c.get("init_args") or {} for c in callbacks if "Checkpoint" in c["class_path"]]
-    monitors = Counter((o["monitor"], o["mode"]) for o in options if o.get("monitor"))
+    options = [
+        callback.get("init_args") or {}
+        for run in runs
+        for callback in callbacks_of(run.config)
+        if isinstance(callback, dict) and "Checkpoint" in callback.get("class_path", "")
+    ]
+    monitors = Counter((o["monitor"], o.get("mode", "min")) for o in options if o.get("monitor"))
     return monitors.most_common(1)[0][0] if monitors else (None, "min")
 
 

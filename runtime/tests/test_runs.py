@@ -128,6 +128,18 @@ def test_of_a_callback_that_few_runs_have_only_the_name_is_said(runs, capsys):
     assert "callbacks.writer.folder" not in said
 
 
+def test_other_configurations_are_read_too(tmp_path, capsys):
+    """LightningCLI lists callbacks; what other tools call config.yaml has what it has, and lies in hidden folders."""
+    best = {"class_path": "pl.callbacks.ModelCheckpoint", "init_args": {"monitor": "val_loss"}}
+    made(tmp_path / "version_0", 0.1, monitor=None, trainer={"callbacks": [best, "x"]})
+    made(tmp_path / "version_1", 0.1, monitor=None, callbacks=["x"], trainer="t")
+    made(tmp_path / "version_2", 0.1, monitor=None, callbacks={"x": None, "y": {"_target_": "z"}})
+    made(tmp_path / "version_2" / ".hydra", 0.1)
+    _, *rows, last = printed(capsys, tmp_path)
+    assert sorted(row[0] for row in rows) == ["version_0", "version_1", "version_2"]
+    assert " ".join(last).startswith("val_loss is the lowest of each run")
+
+
 def test_settings_of_a_script_are_its_hyperparameters(tmp_path, capsys):
     for lr in (0.1, 0.1, 0.2):
         folder = tmp_path / f"version_{len([*tmp_path.iterdir()])}"
