@@ -272,6 +272,8 @@ class Model(LightningModule):
         super().__init__()
         self.layer = nn.Linear(4, width)
     def training_step(self, batch, batch_idx):
+        if batch_idx == 1:  # the first step is done, so there is something to save
+            open("begun", "w").close()
         slow("training" if batch_idx > 1 else "")
         return self.layer(batch).square().mean()
     def validation_step(self, batch, batch_idx):
@@ -330,8 +332,8 @@ def test_a_real_signal_to_a_real_project(
 ) -> None:
     """Ctrl-C goes to the whole process group. A second life ends where an only one would."""
     process = project(tmp_path, slow, 0.5, workers)
-    until = time.monotonic() + 60
-    while not (tmp_path / "there").exists() and time.monotonic() < until:
+    until, places = time.monotonic() + 60, (tmp_path / "begun", tmp_path / "there")
+    while not all(place.exists() for place in places) and time.monotonic() < until:
         assert process.poll() is None, process.communicate()
         time.sleep(0.05)
     os.killpg(process.pid, number)
