@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from scaffold_runtime.errors import MisconfigurationException, check_choice
 
 MODES = ("min_size", "max_size_cycle", "max_size", "sequential")
+TAKE_AGAIN = "take what can be iterated over again, such as a list or a DataLoader."
 
 
 class CombinedLoader:

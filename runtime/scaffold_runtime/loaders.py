@@ -13,9 +13,9 @@ import torch
 from torch.utils.data import DataLoader
 
 from scaffold_runtime.batches import MadeHere, made_here, replacing
-from scaffold_runtime.combined import CombinedLoader, flatten, is_loader, loader_length
+from scaffold_runtime.combined import TAKE_AGAIN, CombinedLoader, flatten, is_loader, loader_length
 from scaffold_runtime.errors import CheckpointError, MisconfigurationException, StepError, warn
-from scaffold_runtime.positions import Part, StaysOn, drop, generators_of, put_random
+from scaffold_runtime.positions import Part, StaysOn, drop, generators_of, put_random, put_states
 from scaffold_runtime.seed import raw_rng, rng_state
 
 Limit = int | float
@@ -94,7 +94,7 @@ class TrainSource:
             put_random(kept["ahead"], self._generators())
         flagged = self._counted(batches, skip) if self.counted else self._ahead(batches, skip)
         if kept is not None:
-            self._put_back(kept["generators"])
+            put_states(kept["generators"], self._generators())
         return flagged
 
     def _open(self, skip: int, resumed: bool) -> Iterator[Any]:
@@ -117,8 +117,7 @@ class TrainSource:
         """An epoch ended too soon. Other processes would wait for this one's gradients."""
         if not given:
             raise MisconfigurationException(
-                "the training loader gave no batch in this epoch. A generator gives its batches once: take what can be "
-                "iterated over again, such as a list or a DataLoader."
+                f"the training loader gave no batch in this epoch. A generator gives its batches once: {TAKE_AGAIN}"
             )
         message = (
             f"the length of the training loader is {int(self.length)} batches, and it gave {given}. What is due with "
@@ -169,10 +168,6 @@ class TrainSource:
     def _generators(self) -> list[torch.Generator]:
         return [generator for part in self.parts for generator in generators_of(part.loader)]
 
-    def _put_back(self, states: list[Any]) -> None:
-        for generator, state in zip(self._generators(), states, strict=True):
-            generator.set_state(state)
-
     def _states(self) -> list[Any]:
         return [generator.get_state() for generator in self._generators()]
 
@@ -200,7 +195,8 @@ class TrainSource:
                 f"there are {here[0]} with {here[1]}. Resume with the loaders the run began with."
             )
         self._kept = state
-        self._put_back(state["generators"])  # the loader may be made anew before it begins
+        # The loader may be made anew before it begins.
+        put_states(state["generators"], self._generators())
 
 
 class Repeatable(Part):

@@ -220,7 +220,11 @@ def take_random(generators: Sequence[torch.Generator]) -> dict[str, Any]:
 
 def put_random(state: dict[str, Any], generators: Sequence[torch.Generator]) -> None:
     set_rng_state(state["rng"])
-    for generator, kept in zip(generators, state["generators"], strict=True):
+    put_states(state["generators"], generators)
+
+
+def put_states(states: Sequence[Any], generators: Sequence[torch.Generator]) -> None:
+    for generator, kept in zip(generators, states, strict=True):
         generator.set_state(kept)
 
 

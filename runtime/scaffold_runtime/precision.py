@@ -114,7 +114,7 @@ class ScaledPrecision(AutocastPrecision):
 
     def unscale(self, optimizer: Optimizer) -> None:
         parameters = (p for group in optimizer.param_groups for p in group["params"])
-        if any(p.grad is not None for p in parameters) and id(optimizer) not in self._unscaled:
+        if id(optimizer) not in self._unscaled and any(p.grad is not None for p in parameters):
             self._unscaled.add(id(optimizer))  # a user may clip before stepping
             self.scaler.unscale_(optimizer)
 

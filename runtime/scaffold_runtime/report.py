@@ -56,7 +56,7 @@ class RunReport(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit":
             require("plotly", "plotly", "RunReport")
-        self._commit = commit()
+        self._commit = commit() if stage == "fit" and trainer.is_global_zero else {}
         self._since = time.perf_counter()
         self._seconds: dict[str, float] = {}
 

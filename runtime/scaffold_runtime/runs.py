@@ -34,10 +34,8 @@ def runs_below(folder: Path) -> list[RunFolder]:
     Raises:
         MisconfigurationException: if there is none.
     """
-    places = {path.parent for name in FILES for path in folder.rglob(name)}
-    places = {
-        place for place in places if not place.name.startswith(".")
-    }  # settings of other tools
+    found = {path.parent for name in FILES for path in folder.rglob(name)}
+    places = [place for place in found if not place.name.startswith(".")]  # those are other tools'
     if not places:
         raise MisconfigurationException(
             f"{folder} has no run in it, which would be a folder with a config.yaml or a metrics.csv. "
@@ -58,10 +56,10 @@ def written(run: RunFolder) -> float:
 def callbacks_of(config: dict[str, Any]) -> list[Any]:
     """Those of a project, each by its name, or LightningCLI's list; other files are also called config.yaml."""
     named, trainer = config.get("callbacks"), config.get("trainer")
+    if isinstance(named, dict):
+        return [*named.values()]
     listed = trainer.get("callbacks") if isinstance(trainer, dict) else None
-    return [
-        *(named.values() if isinstance(named, dict) else listed if isinstance(listed, list) else ())
-    ]
+    return listed if isinstance(listed, list) else []
 
 
 def monitor_of(runs: list[RunFolder]) -> tuple[str | None, str]:

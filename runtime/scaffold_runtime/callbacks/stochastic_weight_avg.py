@@ -69,9 +69,8 @@ class StochasticWeightAveraging(Callback):
         self._ended = False
         self._count = 0
         self._latest_epoch = -1
-        self.swa_start = self._last = (
-            0  # the epochs (from 0) that are averaged, known when a fit starts
-        )
+        # The epochs (from 0) that are averaged; a fit sets them when it starts.
+        self.swa_start = self._last = 0
 
     # -- hooks ------------------------------------------------------------------------------------
 

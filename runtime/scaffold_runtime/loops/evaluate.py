@@ -6,7 +6,7 @@ import math
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from scaffold_runtime.combined import loader_length
+from scaffold_runtime.combined import TAKE_AGAIN, loader_length
 from scaffold_runtime.errors import warn
 from scaffold_runtime.loops.stages import batches_of, hooks_of, not_training, step_of
 from scaffold_runtime.seed import isolate_rng
@@ -51,7 +51,7 @@ def evaluate(run: Run, stage: str, at_most: int | None = None) -> list[dict[str,
             if index < 0 and lengths[position] == math.inf and not run.several:
                 warn(
                     f"the {stage} loader gave no batch. A generator gives its batches once, and the sanity check takes "
-                    "some: take what can be iterated over again, such as a list or a DataLoader."
+                    f"some: {TAKE_AGAIN}"
                 )
         if run.several:
             run.signals.leave_evaluation(run, ended=True)
