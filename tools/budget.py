@@ -19,14 +19,14 @@ ROOT = Path(__file__).parent.parent
 # raise them only with a reason.
 BUDGETS = {
     "runtime/scaffold_runtime": {
-        "files": 5271,
+        "files": 5253,
         "callbacks": 2553,
         "strategies": 2065,
         "cli": 1339,
-        "checkpoint": 1297,
+        "checkpoint": 1288,
         "loggers": 747,
         "trainer": 751,
-        "loops": 600,
+        "loops": 587,
         "profilers": 430,
         "tuner": 86,
         "names": 356,  # of Lightning: core, demos, plugins, utilities

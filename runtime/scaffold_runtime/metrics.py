@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 from scaffold_runtime.data import batch_size_of, size_in, sizes_in
 from scaffold_runtime.entry import (
@@ -209,13 +210,18 @@ class Metrics:
         finally:
             self._closing = None
 
+    def _closing_values(self, wanted: str = "on_epoch") -> Iterator[tuple[Entry, Scalar]]:
+        """The epoch values of the stage that ends, of entries with that flag."""
+        for entry in self._entries(self._closing):
+            value = entry.epoch_value() if entry.on_epoch and getattr(entry, wanted) else None
+            if value is not None:
+                yield entry, value
+
     def callback_metrics(self) -> dict[str, Tensor]:
         """The newest value of every name, for monitors, as tensors."""
         merged = dict(self.callback_values)
-        for entry in self._entries(self._closing):
-            value = entry.epoch_value() if entry.on_epoch else None
-            if value is not None:
-                merged[entry.label("epoch")] = merged[entry.name + entry.suffix] = value
+        for entry, value in self._closing_values():
+            merged[entry.label("epoch")] = merged[entry.name + entry.suffix] = value
         for entry in self._entries("train"):
             if entry.last is not None:
                 merged[entry.label("step")] = entry.last
@@ -226,10 +232,8 @@ class Metrics:
     def logged_metrics(self) -> dict[str, Tensor]:
         """The newest value of every name that loggers get, sent or not yet, as tensors."""
         merged = dict(self.logged_values)
-        for entry in self._entries(self._closing):
-            value = entry.epoch_value() if entry.on_epoch and entry.logger else None
-            if value is not None:
-                merged[entry.label("epoch")] = value
+        for entry, value in self._closing_values("logger"):
+            merged[entry.label("epoch")] = value
         for entry in self._entries("train"):
             if entry.logger and entry.on_step and entry.fresh and entry.last is not None:
                 merged[entry.label("step")] = entry.last  # not sent yet
@@ -238,10 +242,8 @@ class Metrics:
     def progress_bar_metrics(self) -> dict[str, float]:
         """The newest values logged with `prog_bar=True` that have arrived on the host."""
         shown = dict(self.bar_values)
-        for entry in self._entries(self._closing):
-            value = entry.epoch_value() if entry.on_epoch and entry.prog_bar else None
-            if value is not None:
-                shown[entry.label("epoch")] = value
+        for entry, value in self._closing_values("prog_bar"):
+            shown[entry.label("epoch")] = value
         for stage in dict.fromkeys(("train", self._scope[0])):
             for entry in self._entries(stage):
                 if entry.prog_bar and entry.on_step and entry.last is not None:
@@ -269,19 +271,17 @@ class Metrics:
                 if entry.metric is not None and entry.on_epoch:
                     entry.computed = entry.epoch_value()
 
-    def merge(
-        self, stage: str, gather: Callable[[Any], list[Any]], in_batch: tuple[bool, ...]
-    ) -> None:
+    def merge(self, stage: str, gather: Callable[[Any], list[Any]], in_batch: bool) -> None:
         """Make the values of `stage` those of all processes, in one message; names may be unknown here.
 
-        `in_batch` says which of them: those that steps logged, those that epoch hooks logged, or both.
+        `in_batch` says which of them: those that steps logged, or those that epoch hooks logged.
 
         Raises:
             MisconfigurationException: if a torchmetrics Metric was logged by some processes only.
         """
         known = [(scope, e) for scope, entries in self.scopes.items() for e in entries.values()]
         everything = gather(
-            {(s, e.name): e.packed() for s, e in known if s[0] == stage and s[1] in in_batch}
+            {(s, e.name): e.packed() for s, e in known if s[:2] == (stage, in_batch)}
         )
         for scope, name in dict.fromkeys(key for packed in everything for key in packed):
             parts = [packed[scope, name] for packed in everything if (scope, name) in packed]
@@ -387,15 +387,13 @@ class Metrics:
             for entry in entries.values()
             if entry.total is not None or entry.last is not None or entry.fresh
         ]
-        return {
-            "partial": partial,
-            "callback": {
-                name: detached_copy(value) for name, value in self.callback_values.items()
-            },
-            "bar": {name: detached_copy(value) for name, value in self.bar_values.items()},
-            "logged": {name: detached_copy(value) for name, value in self.logged_values.items()},
-            "seen": dict(self.seen),
+        newest = {
+            "callback": self.callback_values,
+            "bar": self.bar_values,
+            "logged": self.logged_values,
         }
+        copied = tree_map_only(Tensor, detached_copy, newest)
+        return {"partial": partial, **copied, "seen": dict(self.seen)}
 
     def load_state_dict(self, state: dict[str, Any], metrics: Mapping[str, Any]) -> None:
         self.scopes.clear()

@@ -19,13 +19,7 @@ from scaffold_runtime.errors import MisconfigurationException, StepError
 from scaffold_runtime.feed import Feed
 from scaffold_runtime.hooks import Callback, Checkpoint
 from scaffold_runtime.loops.evaluate import evaluate
-from scaffold_runtime.loops.step import (
-    make_backward,
-    make_clip,
-    make_zero_grad,
-    training_step_of,
-    window_of,
-)
+from scaffold_runtime.loops.step import make_backward, make_clip, make_zero_grad, training_step_of
 from scaffold_runtime.metrics import Metrics
 from scaffold_runtime.module import LightningModule
 from scaffold_runtime.optim import LightningOptimizer, LRSchedulerConfig, Schedules
@@ -198,8 +192,16 @@ class Run:
         self.commit(None, bool(self.progress.updated))
 
     def window(self, index: int, last: bool) -> tuple[bool, bool, int]:
-        size = self.trainer.accumulate_grad_batches
-        return window_of(index, last, size, self.feed.train.length)
+        """Whether batch `index` opens and closes an accumulation window, and how many batches the window has.
+
+        The last window of an epoch may be short; gradients are divided by its true size. Where the length of
+        the epoch is unknown, the divisor is that of others, or what a limit leaves for the window.
+        """
+        size, length = self.trainer.accumulate_grad_batches, self.feed.train.length
+        size = 1 if size == "auto" else size
+        short = length != math.inf and index >= length - length % size
+        closes = last or (index + 1) % size == 0
+        return index % size == 0, closes, int(length % size) if short else size
 
     def commit(self, outputs: Any, updated: bool) -> None:
         """After each batch: log if due, validate if due, save if asked, stop if asked."""
@@ -232,9 +234,10 @@ class Run:
         batch."""
         metrics, progress = self.metrics, self.progress
         metrics.enter("train", in_batch=False)
+        self.settle("train")
         with metrics.closing("train"):
             self.hooks.on_train_epoch_end()
-        self._merge("train", True, False)
+        self._merge("train", False)
         values = metrics.take_epoch("train")
         self.hooks.on_train_epoch_end_monitors()
         self.schedules.after_epoch(progress.epoch + 1)
@@ -365,7 +368,8 @@ class Run:
         trainer.stage = "train"
 
     def settle(self, stage: str) -> None:
-        """Steps of an evaluation log no more: their values are those of all processes, also for epoch hooks."""
+        """Steps log no more: their values are those of all processes, also for epoch hooks, of which some are in one
+        process only (a progress bar)."""
         self._merge(stage, True)
         self.metrics.compute(stage)
 
@@ -381,7 +385,7 @@ class Run:
             return []
         return [self.metrics.of_loader(position) for position in range(loaders)]
 
-    def _merge(self, stage: str, *in_batch: bool) -> None:
+    def _merge(self, stage: str, in_batch: bool) -> None:
         if self.several:
             self.metrics.merge(stage, self.trainer.strategy.gather, in_batch)
 

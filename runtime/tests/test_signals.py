@@ -94,9 +94,9 @@ def test_saves_at_the_next_commit_and_goes_on_exactly(
 
 
 @pytest.mark.parametrize("number", CODES)
-@pytest.mark.parametrize(("accumulate", "at", "batch"), [(1, 3, 4), (4, 1, 2)])
+@pytest.mark.parametrize(("accumulate", "at", "batch"), [(1, 3, 4), (4, 1, 2), ("auto", 3, 4)])
 def test_a_long_validation_ends_at_once_and_is_done_again(
-    tmp_path: Path, train: Any, number: int, accumulate: int, at: int, batch: int
+    tmp_path: Path, train: Any, number: int, accumulate: Any, at: int, batch: int
 ) -> None:
     """Also in the middle of an accumulation window: gradients are saved."""
     seen = tmp_path / "seen"

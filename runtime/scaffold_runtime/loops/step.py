@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +11,6 @@ from torch.optim import LBFGS, Optimizer
 
 from scaffold_runtime.errors import MisconfigurationException, StepError, warn
 from scaffold_runtime.hooks import overridden
-from scaffold_runtime.hparams import fitting
 from scaffold_runtime.loops.stages import positional
 from scaffold_runtime.module import LightningModule
 from scaffold_runtime.optim import parameters_of
@@ -32,19 +30,17 @@ def build_step(run: Run) -> Step:
     run.forward = make_forward(run)
     if not run.optimizers:  # run the step, change nothing
         return lambda batch, index, last: (run.forward(batch, index, False)[1], True)
-    own_step = overridden("optimizer_step", run.module, LightningModule)
+    closure = overridden("optimizer_step", run.module, LightningModule)
     if isinstance(run.optimizers[0], LBFGS):
         _check_lbfgs(run)
+        closure = True
     # A run may go on in the middle of a window, with the gradients that are there.
     run.loss_seen = any(p.grad is not None for p in parameters_of(run.optimizers[0]))
-    closure = own_step or isinstance(run.optimizers[0], LBFGS)
     if run.trainer.accumulate_grad_batches == "auto":
         from scaffold_runtime.loops.split import splitting
 
         return splitting(run, closure)
-    if closure:
-        return with_closure(run)
-    return automatic(run)
+    return with_closure(run) if closure else automatic(run)
 
 
 def _check_lbfgs(run: Run) -> None:
@@ -237,18 +233,6 @@ def _detached(output: Any) -> Any:
     return output.detach() if isinstance(output, Tensor) else output
 
 
-def window_of(index: int, last: bool, size: int, length: float) -> tuple[bool, bool, int]:
-    """Whether batch `index` opens and closes an accumulation window, and how many batches the window has.
-
-    The last window of an epoch may be short; gradients are divided by its true size. Where the length of
-    the epoch is unknown, the divisor is `size`, or what a limit leaves for the window.
-    """
-    closes = last or (index + 1) % size == 0
-    if length != math.inf and index >= length - length % size:
-        return index % size == 0, closes, int(length % size)
-    return index % size == 0, closes, size
-
-
 def make_forward(run: Run) -> Callable[[Any, int, bool], tuple[Tensor | None, Any]]:
     """(batch, index, whether it opens a window) -> the loss and the outputs for hooks.
 
@@ -340,14 +324,10 @@ def make_clip(run: Run) -> Callable[[Optimizer], None]:
     """Clip gradients, through the module's own `configure_gradient_clipping` where it has one."""
     trainer, module = run.trainer, run.module
     own = overridden("configure_gradient_clipping", module, LightningModule)
-    names = dict.fromkeys(("gradient_clip_val", "gradient_clip_algorithm"))
-    named = fitting(module.configure_gradient_clipping, names) == names
 
     def clip(optimizer: Optimizer) -> None:
         limit, algorithm = trainer.gradient_clip_val, trainer.gradient_clip_algorithm
-        if own and not named:
-            module.configure_gradient_clipping(optimizer, limit, algorithm)
-        elif own:
+        if own:
             module.configure_gradient_clipping(
                 optimizer, gradient_clip_val=limit, gradient_clip_algorithm=algorithm
             )

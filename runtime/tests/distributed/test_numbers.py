@@ -292,6 +292,26 @@ def test_a_metric_of_one_process_is_an_error_and_no_hang(ddp: Any, tmp_path: Pat
         ddp().validate(module, numbered(6, 2))
 
 
+class Shown(Seen):
+    """Logs a Metric, of which the progress bar of the first process alone asks the value."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.metric = MeanMetric()
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        self.metric.update(batch[0].float())
+        self.log("metric", self.metric, on_step=False, on_epoch=True, prog_bar=True)
+        return self.step(batch)
+
+
+def test_a_bar_that_shows_a_metric_waits_for_nobody(ddp: Any, tmp_path: Path) -> None:
+    trainer = ddp(enable_progress_bar=True, max_epochs=2)
+    trainer.fit(Shown(tmp_path), numbered(8, 2))
+
+    assert trainer.callback_metrics["metric"] == 3.5
+
+
 def test_manual_optimization_averages_gradients(
     regression: Any, make_loader: Any, ddp: Any
 ) -> None:
