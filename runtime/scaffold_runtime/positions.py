@@ -20,8 +20,9 @@ import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
 from scaffold_runtime.batches import batches_of, draw_seed, made_here, replacing
+from scaffold_runtime.compare import digest
 from scaffold_runtime.errors import warn
-from scaffold_runtime.seed import rng_digest, rng_state, set_rng_state
+from scaffold_runtime.seed import rng_state, set_rng_state
 
 ODD = 0x9E3779B97F4A7C15  # spreads consecutive numbers over all 64 bits
 GRACE = 30  # seconds, as long as SLURM waits between SIGTERM and SIGKILL
@@ -231,10 +232,10 @@ def put_states(states: Sequence[Any], generators: Sequence[torch.Generator]) -> 
 def drop(items: Iterator[Any], count: int) -> bool:
     """Drop the first items; whether global random numbers were drawn after the first of them."""
     next(items, None)
-    before = rng_digest()
+    before = digest(rng_state())
     for _ in islice(items, count - 1):
         pass
-    return rng_digest() != before
+    return digest(rng_state()) != before
 
 
 class Cursor:

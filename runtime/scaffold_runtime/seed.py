@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import random
 from collections.abc import Callable, Iterator
@@ -51,14 +50,10 @@ def seed_all(seed: int) -> None:
 
 def raw_rng() -> tuple[Any, ...]:
     """What every global generator holds, as it says it: cheap, where most of it is thrown away."""
-    return random.getstate(), np.random.get_state(), torch.get_rng_state(), _on_gpu()
-
-
-def _on_gpu() -> dict[str, torch.Tensor]:
-    """What the generator of the GPU holds that this process computes on."""
     cuda = torch.cuda.is_available() and torch.cuda.is_initialized()
     kinds = ("cuda",) * cuda + ("mps",) * torch.backends.mps.is_available()
-    return {kind: getattr(torch, kind).get_rng_state() for kind in kinds}
+    on_gpu = {kind: getattr(torch, kind).get_rng_state() for kind in kinds}
+    return random.getstate(), np.random.get_state(), torch.get_rng_state(), on_gpu
 
 
 def rng_state(raw: tuple[Any, ...] | None = None) -> dict[str, Any]:
@@ -93,26 +88,15 @@ def set_rng_state(state: dict[str, Any]) -> None:
 
 def drawing_alike(call: Callable[[], Any]) -> Callable[[], Any]:
     """A call for a new process, which begins there with the random numbers of here."""
-    cpu = torch.get_rng_state().numpy()
-    return partial(_call, torch.initial_seed(), random.getstate(), np.random.get_state(), cpu, call)
+    state = rng_state()
+    state.pop("cuda", None)  # of the GPU of here
+    return partial(_call, torch.initial_seed(), state, call)
 
 
-def _call(seed: int, python: Any, numpy: Any, cpu: Any, call: Callable[[], Any]) -> Any:
+def _call(seed: int, state: dict[str, Any], call: Callable[[], Any]) -> Any:
     torch.manual_seed(seed)  # GPUs, which are not in use yet
-    random.setstate(python)
-    np.random.set_state(numpy)
-    torch.set_rng_state(torch.from_numpy(cpu))
+    set_rng_state(state)
     return call()
-
-
-def rng_digest() -> str:
-    """A short name for the state of every global generator: equal if and only if they are equal."""
-    digest = hashlib.blake2b(torch.get_rng_state().numpy().tobytes(), digest_size=8)
-    _, keys, *position = np.random.get_state()
-    digest.update(repr((random.getstate(), position)).encode() + np.asarray(keys).tobytes())
-    for state in _on_gpu().values():
-        digest.update(state.numpy().tobytes())
-    return digest.hexdigest()
 
 
 @contextmanager

@@ -26,7 +26,7 @@ from scaffold_runtime.compare import difference, digest
 from scaffold_runtime.hooks import Callback
 from scaffold_runtime.loggers.csv_logs import CSVLogger
 from scaffold_runtime.module import LightningModule
-from scaffold_runtime.seed import rng_digest, seed_everything
+from scaffold_runtime.seed import rng_state, seed_everything
 from scaffold_runtime.trainer import Trainer
 
 WALL_CLOCK = ("time_elapsed",)  # state that no two runs share
@@ -60,7 +60,7 @@ class Trace(Callback):
             "data": digest(batch),
             "loss": digest(outputs),
             "lr": [group["lr"] for o in trainer.optimizers for group in o.param_groups],
-            "random numbers": rng_digest(),
+            "random numbers": digest(rng_state()),
             "weights": digest([pl_module.state_dict(), transient(pl_module)]),
             "optimizers": digest([o.state_dict() for o in trainer.optimizers]),
             "schedulers": digest([c.scheduler.state_dict() for c in trainer.lr_scheduler_configs]),

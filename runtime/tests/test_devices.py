@@ -15,9 +15,10 @@ from torch import Tensor
 from scaffold_runtime import Callback
 from scaffold_runtime.accelerators import Accelerator
 from scaffold_runtime.callbacks import BasePredictionWriter, ModelCheckpoint
+from scaffold_runtime.compare import digest
 from scaffold_runtime.data import move_data_to_device
 from scaffold_runtime.entry import Entry
-from scaffold_runtime.seed import rng_digest, rng_state, set_rng_state
+from scaffold_runtime.seed import rng_state, set_rng_state
 
 META = torch.device("meta")
 
@@ -204,7 +205,7 @@ def test_random_numbers_are_those_of_the_device_of_this_process(
     """Others on the machine may be no longer there, or belong to somebody else."""
     put: list[Any] = []
     of_device = torch.arange(16, dtype=torch.uint8)
-    before = rng_digest()
+    before = digest(rng_state())
     monkeypatch.setattr(torch.cuda, "is_available", lambda: kind == "cuda")
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: kind == "cuda")
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: kind == "mps")
@@ -213,7 +214,7 @@ def test_random_numbers_are_those_of_the_device_of_this_process(
     state = rng_state()
     set_rng_state(state)
     assert state[kind] is of_device and put[0] is of_device
-    assert rng_digest() != before
+    assert digest(rng_state()) != before
 
 
 def test_asking_for_gpus_leaves_forking_open() -> None:

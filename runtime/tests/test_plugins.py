@@ -56,7 +56,7 @@ def test_an_own_way_writes_reads_and_removes(
         )
 
     trainer(2).fit(regression(), make_loader())
-    writer = "checkpoint" if background else "MainThread"
+    writer = "checkpoint_0" if background else "MainThread"
     names = [f"epoch={epoch}-step={6 * (epoch + 1)}.ckpt" for epoch in (0, 1)]
     saved = [call for call in own.calls if call[0] == "save"]
     assert saved == [("save", name, writer) for name in names]

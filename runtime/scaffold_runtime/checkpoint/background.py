@@ -2,46 +2,36 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
+from concurrent import futures
 
 
 class Background:
     """One piece of work at a time in a thread; its error is raised where the result is asked for."""
 
     def __init__(self) -> None:
-        self._thread: threading.Thread | None = None
-        self._error: BaseException | None = None
+        self._work: futures.Future[None] | None = None
 
     def start(self, work: Callable[[], None]) -> None:
         """Begin, after the previous work ended. The interpreter does not exit before it has."""
         self.wait()
-        self._thread = threading.Thread(target=self._run, args=(work,), name="checkpoint")
-        self._thread.start()
-
-    def _run(self, work: Callable[[], None]) -> None:
-        try:
-            work()
-        except BaseException as error:
-            self._error = error
+        thread = futures.ThreadPoolExecutor(1, "checkpoint")
+        self._work = thread.submit(work)
+        thread.shutdown(wait=False)  # it ends with the work
 
     @property
     def busy(self) -> bool:
-        return self._thread is not None
+        return self._work is not None
 
     def ended(self) -> bool:
         """Whether the work ended since last asked; raises what it raised."""
-        if self._thread is None or self._thread.is_alive():
-            return False
-        return self.wait()
+        return self._work is not None and self._work.done() and self.wait()
 
     def wait(self) -> bool:
         """Wait for the work, if there is any; raises what it raised."""
-        if self._thread is None:
+        if self._work is None:
             return False
-        self._thread.join()
-        self._thread = None
-        error, self._error = self._error, None
-        if error is not None:
-            raise error
+        futures.wait([self._work])  # if Ctrl-C comes now, it is under way still
+        work, self._work = self._work, None
+        work.result()
         return True
