@@ -120,7 +120,7 @@ class Source:
             self.names.pop(name, None)
         for node in nodes:
             if isinstance(node, ast.Attribute) and (path := self.meaning(node)):
-                self.said += absent(path, node.lineno)
+                self.lacks(path, node.lineno)
 
     def take_module(self, alias: ast.alias) -> None:
         new, name = here(alias.name), alias.asname or alias.name
@@ -138,7 +138,7 @@ class Source:
         if not here(module):
             self.others |= {alias.asname or alias.name for alias in node.names}
             return
-        new = home_of(names) if absent(here(module), 0) else here(module)
+        new = home_of(names) if absent(here(module)) else here(module)
         if not new:
             gone = [f"there is no `{name}` of {module} here.{found_in(name)}" for name in names]
             self.said += [(node.lineno, what) for what in gone]
@@ -153,8 +153,8 @@ class Source:
             self.said.append((node.lineno, f"write `from {new} import` in one line."))
 
     def lacks(self, path: str, line: int) -> bool:
-        gone = absent(path, line)
-        self.said += gone
+        if gone := absent(path):
+            self.said.append((line, gone))
         return bool(gone)
 
     def meaning(self, node: ast.expr) -> str:
@@ -200,14 +200,14 @@ def in_notebook(text: str) -> tuple[str, Places]:
 
 
 def in_yaml(text: str) -> tuple[str, Places]:
-    lines = text.splitlines(keepends=True)
     said: Places = []
-    for number, line in enumerate(lines, start=1):
-        for path in CLASS_PATH.findall(line):
-            gone = absent(here(path), number)
-            said += gone
-            lines[number - 1] = line if gone else line.replace(path, here(path))
-    return "".join(lines), said
+
+    def moved(path: re.Match[str]) -> str:
+        if gone := absent(here(path[0])):
+            said.append((text.count("\n", 0, path.start()) + 1, gone))
+        return path[0] if gone else here(path[0])
+
+    return CLASS_PATH.sub(moved, text), said
 
 
 def here(path: str) -> str:
@@ -218,8 +218,8 @@ def here(path: str) -> str:
     return ""
 
 
-def absent(path: str, line: int) -> Places:
-    """Nothing where a dotted path leads somewhere; otherwise the first part that is not there."""
+def absent(path: str) -> str:
+    """What to say of a dotted path that leads nowhere; empty for one that leads somewhere."""
     found = importlib.import_module(HERE)
     parts = path.split(".")
     for count, name in enumerate(parts[1:], start=2):
@@ -227,10 +227,10 @@ def absent(path: str, line: int) -> Places:
         try:
             found = getattr(found, name, None) or importlib.import_module(part)
         except ImportError:
-            return [(line, f"there is no {part}.{found_in(parts[-1])}")]
+            return f"there is no {part}.{found_in(parts[-1])}"
         if not isinstance(found, ModuleType):
             break  # what a class has shows when it runs
-    return []
+    return ""
 
 
 def found_in(name: str) -> str:

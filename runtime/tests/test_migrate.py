@@ -96,6 +96,13 @@ def test_class_paths_of_yaml(tmp_path: Path) -> None:
     assert said == [(3, "there is no scaffold_runtime.callbacks.Bogus.")]
 
 
+def test_each_class_path_of_a_line_is_changed() -> None:
+    text = "callbacks: [{class_path: lightning.pytorch.a.Timer}, {class_path: pytorch_lightning.Trainer}]"
+    after, said = migrate(f"{text}, pytorch_lightning.Trainer, pytorch_lightning.Gone\n", ".yaml")
+    assert after.count("scaffold_runtime.Trainer") == 2 and "pytorch_lightning.Gone" in after
+    assert [line for line, _ in said] == [1, 1]
+
+
 def cell(source: Any, kind: str = "code") -> dict[str, Any]:
     return {"cell_type": kind, "metadata": {}, "source": source}
 
