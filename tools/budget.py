@@ -19,11 +19,11 @@ ROOT = Path(__file__).parent.parent
 # raise them only with a reason.
 BUDGETS = {
     "runtime/scaffold_runtime": {
-        "files": 5253,
+        "files": 5217,
         "callbacks": 2553,
-        "strategies": 2065,
+        "strategies": 2063,
         "cli": 1339,
-        "checkpoint": 1288,
+        "checkpoint": 1272,
         "loggers": 747,
         "trainer": 751,
         "loops": 587,

@@ -74,8 +74,11 @@ class Entry:
 
     @classmethod
     def from_state(cls, kept: dict[str, Any]) -> Entry:
-        """An entry as another process, or an earlier one, made it."""
-        return cls(kept["name"], kept["suffix"], kept["loader"], tuple(kept["choice"]))
+        """An entry as another process, or an earlier one, had it."""
+        entry = cls(kept["name"], kept["suffix"], kept["loader"], tuple(kept["choice"]))
+        for part in ("last", "total", "weight", "fresh"):
+            setattr(entry, part, kept[part])
+        return entry
 
     def packed(self) -> dict[str, Any]:
         """What other processes need to know, as plain values."""

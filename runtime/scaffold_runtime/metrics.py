@@ -210,44 +210,39 @@ class Metrics:
         finally:
             self._closing = None
 
-    def _closing_values(self, wanted: str = "on_epoch") -> Iterator[tuple[Entry, Scalar]]:
-        """The epoch values of the stage that ends, of entries with that flag."""
+    def _news(self, *stages: str, wanted: str = "name") -> Iterator[tuple[Entry, str, Scalar]]:
+        """What is not published yet, of entries that have what is `wanted`: (entry, "step" or "epoch", value). What
+        steps of `stages` logged last, and then the epoch values of the stage that is closing."""
+        for stage in dict.fromkeys(stages):
+            for entry in self._entries(stage):
+                if entry.last is not None and getattr(entry, wanted):
+                    yield entry, "step", entry.last
         for entry in self._entries(self._closing):
             value = entry.epoch_value() if entry.on_epoch and getattr(entry, wanted) else None
             if value is not None:
-                yield entry, value
+                yield entry, "epoch", value
 
     def callback_metrics(self) -> dict[str, Tensor]:
         """The newest value of every name, for monitors, as tensors."""
         merged = dict(self.callback_values)
-        for entry, value in self._closing_values():
-            merged[entry.label("epoch")] = merged[entry.name + entry.suffix] = value
-        for entry in self._entries("train"):
-            if entry.last is not None:
-                merged[entry.label("step")] = entry.last
-                if self._closing != "train":
-                    merged[entry.name + entry.suffix] = entry.last
+        for entry, level, value in self._news("train"):
+            merged[entry.label(level)] = merged[entry.name + entry.suffix] = value
         return {name: _as_float(value) for name, value in merged.items()}
 
     def logged_metrics(self) -> dict[str, Tensor]:
         """The newest value of every name that loggers get, sent or not yet, as tensors."""
         merged = dict(self.logged_values)
-        for entry, value in self._closing_values("logger"):
-            merged[entry.label("epoch")] = value
-        for entry in self._entries("train"):
-            if entry.logger and entry.on_step and entry.fresh and entry.last is not None:
-                merged[entry.label("step")] = entry.last  # not sent yet
+        for entry, level, value in self._news("train", wanted="logger"):
+            if level == "epoch" or (entry.on_step and entry.fresh):
+                merged[entry.label(level)] = value
         return {name: torch.as_tensor(value) for name, value in merged.items()}
 
     def progress_bar_metrics(self) -> dict[str, float]:
         """The newest values logged with `prog_bar=True` that have arrived on the host."""
         shown = dict(self.bar_values)
-        for entry, value in self._closing_values("prog_bar"):
-            shown[entry.label("epoch")] = value
-        for stage in dict.fromkeys(("train", self._scope[0])):
-            for entry in self._entries(stage):
-                if entry.prog_bar and entry.on_step and entry.last is not None:
-                    shown[entry.label("step")] = entry.last
+        for entry, level, value in self._news("train", self._scope[0], wanted="prog_bar"):
+            if level == "epoch" or entry.on_step:
+                shown[entry.label(level)] = value
         return self._bar.of(shown)
 
     def take_step(self, stage: str = "train", loader: int = 0) -> dict[str, Scalar]:
@@ -298,32 +293,21 @@ class Metrics:
 
     def take_epoch(self, stage: str) -> dict[str, Scalar]:
         """Close an epoch of `stage`: reduce every epoch value, publish it, start afresh."""
-        entries = list(self._entries(stage))
-        due = [entry for entry in entries if entry.on_epoch]
-        values = [entry.epoch_value() for entry in due]
-        for entry in entries:
-            if entry.last is None:
-                continue
-            step = entry.label("step")
-            if entry.prog_bar and entry.on_step:
-                self.bar_values[step] = entry.last
-            if stage == "train":
-                self.callback_values[entry.name + entry.suffix] = entry.last
-                self.callback_values[step] = entry.last
-                if entry.logger and entry.on_step and entry.fresh:
-                    self.logged_values[step] = entry.last
+        with self.closing(stage):
+            news = list(self._news(stage))
         taken: dict[str, Scalar] = {}
         self._by_loader.clear()
-        for entry, value in zip(due, values, strict=True):
-            if value is None:
-                continue
-            name = entry.label("epoch")
-            self.callback_values[name] = self.callback_values[entry.name + entry.suffix] = value
-            if entry.prog_bar:
+        for entry, level, value in news:
+            name, ended = entry.label(level), level == "epoch"
+            if entry.prog_bar and (ended or entry.on_step):
                 self.bar_values[name] = value
-            if entry.logger:
+            if ended or stage == "train":
+                self.callback_values[name] = self.callback_values[entry.name + entry.suffix] = value
+            if entry.logger and ended:
                 taken[name] = self._by_loader.setdefault(entry.loader, {})[name] = value
-        for entry in entries:
+            elif entry.logger and stage == "train" and entry.on_step and entry.fresh:
+                self.logged_values[name] = value
+        for entry in self._entries(stage):
             if entry.metric is not None and entry.fresh:
                 entry.metric.reset()
             entry.clear()
@@ -400,8 +384,6 @@ class Metrics:
         for kept in state["partial"]:
             entry = Entry.from_state(kept)
             entry.metric = metrics.get(kept["metric"])
-            entry.total, entry.weight = kept["total"], kept["weight"]
-            entry.last, entry.fresh = kept["last"], kept["fresh"]
             stage, in_batch, loader = kept["scope"]
             self.scopes.setdefault((stage, in_batch, loader), {})[entry.name] = entry
         self.callback_values = dict(state["callback"])
