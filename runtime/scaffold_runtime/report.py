@@ -10,6 +10,7 @@ import base64
 import csv
 import json
 import platform
+import re
 import subprocess
 import sys
 import time
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 FACTS, REPORT = "run.json", "report.html"
 STAGES = ("train", "val", "test")
+NOT_SETTINGS = ("ckpt_path", "loggers.")  # from where a run goes on, and where it is logged
 MOST_POINTS = 2000  # of one line: more than a chart has pixels, and quick to draw
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2em auto; padding: 0 1em; color: #222 }
@@ -161,6 +163,26 @@ class RunFolder:
         return found if isinstance(found, dict) else {}
 
 
+def settings_of(run: RunFolder) -> dict[str, str]:
+    """What a run was made with, by the names of the command line, without what names the run's own folder."""
+    found = flat(run.config or run.parsed("hparams.yaml", yaml.safe_load), ".")
+    named = {re.sub(r"\.(init_args|class_path)\b", "", name): str(v) for name, v in found.items()}
+    named["commit"] = run.facts.get("environment", {}).get("commit", "")
+    own = run.folder.as_posix()
+    return {n: v for n, v in named.items() if not n.startswith(NOT_SETTINGS) and own not in v}
+
+
+def differing(runs: list[RunFolder]) -> dict[str, list[str]]:
+    """The settings that are not the same in all runs, each with a value per run."""
+    settings = [settings_of(run) for run in runs]
+    names = sorted(
+        {name for each in settings for name in each},
+        key=lambda name: (name.startswith("callbacks."), name),
+    )
+    columns = {name: [each.get(name, "") for each in settings] for name in names}
+    return {name: column for name, column in columns.items() if len(set(column)) > 1}
+
+
 def read_curves(path: Path) -> Curves:
     """Steps and values of each metric, without what is no number, and a last row that a crash cut short."""
     if not path.exists():
@@ -273,14 +295,6 @@ def metrics_table(runs: list[RunFolder]) -> str:
     return table(rows, ("run", "metric", "last", "lowest", "highest"))
 
 
-def differences(runs: list[RunFolder]) -> str:
-    settings = [flat(run.config, ".") for run in runs]
-    names = sorted({name for each in settings for name in each})
-    rows = [(name, *(each.get(name, "") for each in settings)) for name in names]
-    differing = [row for row in rows if len({*map(str, row[1:])}) > 1]
-    return table(differing, ("", *(run.name for run in runs)))
-
-
 def of_one_run(run: RunFolder) -> str:
     """What is shown of each run besides its curves."""
     parts = []
@@ -320,7 +334,8 @@ def write_report(folders: list[Path], path: Path) -> Path:
     curves = charts(runs) if any(run.curves for run in runs) else nothing
     parts = [f"<h1>{title}</h1>", curves, metrics_table(runs)]
     if len(runs) > 1:
-        parts.append(f"<h2>What differs</h2>{differences(runs)}")
+        rows = [(name, *column) for name, column in differing(runs).items()]
+        parts.append(f"<h2>What differs</h2>{table(rows, ('', *(run.name for run in runs)))}")
     for run in runs:
         parts += [f"<h2>{escape(run.name)}</h2>"] * (len(runs) > 1) + [of_one_run(run)]
     head = f'<meta charset="utf-8"><title>{title}</title><style>{STYLE}</style>'

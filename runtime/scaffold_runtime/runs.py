@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import re
 import sys
 import time
 from collections import Counter
@@ -16,15 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from scaffold_runtime.columns import aligned
 from scaffold_runtime.errors import MisconfigurationException, did_you_mean, plain_errors
-from scaffold_runtime.loggers.logger import flat
-from scaffold_runtime.report import FACTS, RunFolder
+from scaffold_runtime.report import FACTS, RunFolder, differing
 
 FILES = ("config.yaml", "metrics.csv", FACTS)
-NOT_SETTINGS = ("ckpt_path", "loggers.")  # from where a run goes on, and where it is logged
 ORDERS = {"min": "lowest", "max": "highest"}
 
 
@@ -91,26 +87,6 @@ def steps_of(run: RunFolder) -> float:
     """Steps that were trained, as far as they were logged."""
     last = [steps[-1] for name, (steps, _) in run.curves.items() if not name.startswith("test")]
     return max(last, default=-1) + 1
-
-
-def settings_of(run: RunFolder) -> dict[str, str]:
-    """What a run was made with, by the names of the command line, without what names the run's own folder."""
-    found = flat(run.config or run.parsed("hparams.yaml", yaml.safe_load), ".")
-    named = {re.sub(r"\.(init_args|class_path)\b", "", name): str(v) for name, v in found.items()}
-    named["commit"] = run.facts.get("environment", {}).get("commit", "")
-    own = run.folder.as_posix()
-    return {n: v for n, v in named.items() if not n.startswith(NOT_SETTINGS) and own not in v}
-
-
-def differing(runs: list[RunFolder]) -> dict[str, list[str]]:
-    """The settings that are not the same in all runs, each with a value per run."""
-    settings = [settings_of(run) for run in runs]
-    names = sorted(
-        {name for each in settings for name in each},
-        key=lambda name: (name.startswith("callbacks."), name),
-    )
-    columns = {name: [each.get(name, "") for each in settings] for name in names}
-    return {name: column for name, column in columns.items() if len(set(column)) > 1}
 
 
 def unlike(own: dict[str, str], usual: dict[str, str]) -> str:
