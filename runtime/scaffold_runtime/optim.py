@@ -155,29 +155,23 @@ def _scheduler(item: Any, monitor: str | None = None) -> LRSchedulerConfig:
 def _check_scheduler(
     config: LRSchedulerConfig, optimizers: list[Optimizer], module: LightningModule
 ) -> None:
-    kind = type(config.scheduler).__name__
+    kind, automatic = type(config.scheduler).__name__, module.automatic_optimization
+    owner, reason = getattr(config.scheduler, "optimizer", None), ""
     if config.interval not in ("epoch", "step"):
-        raise MisconfigurationException(
-            f"the scheduler {kind} has interval={config.interval!r}: choose 'epoch' or 'step'."
+        reason = f"has interval={config.interval!r}: choose 'epoch' or 'step'."
+    elif not isinstance(config.frequency, int) or config.frequency < 1:
+        reason = f"has frequency={config.frequency!r}: it must be an integer of at least 1."
+    elif config.reduce_on_plateau and config.monitor is None and automatic:
+        reason = (
+            'needs a monitor: return {"optimizer": optimizer, "lr_scheduler": '
+            '{"scheduler": scheduler, "monitor": "val_loss"}}.'
         )
-    if not isinstance(config.frequency, int) or config.frequency < 1:
-        raise MisconfigurationException(
-            f"the scheduler {kind} has frequency={config.frequency!r}: it must be an integer of at least 1."
-        )
-    if config.reduce_on_plateau and config.monitor is None and module.automatic_optimization:
-        raise MisconfigurationException(
-            f"the scheduler {kind} needs a monitor: return "
-            '{"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "monitor": "val_loss"}}.'
-        )
-    owner = getattr(config.scheduler, "optimizer", None)
-    if owner is not None and owner not in optimizers:
-        raise MisconfigurationException(
-            f"the scheduler {kind} belongs to an optimizer that `configure_optimizers` did not return: return both."
-        )
-    if module.automatic_optimization and not callable(getattr(config.scheduler, "step", None)):
-        raise MisconfigurationException(
-            f"`configure_optimizers` returned a {kind} as a scheduler, which has no `step()`."
-        )
+    elif owner is not None and owner not in optimizers:
+        reason = "belongs to an optimizer that `configure_optimizers` did not return: return both."
+    elif automatic and not callable(getattr(config.scheduler, "step", None)):
+        reason = "that `configure_optimizers` returned has no `step()`."
+    if reason:
+        raise MisconfigurationException(f"the scheduler {kind} {reason}")
     if isinstance(config.scheduler, OneCycleLR) and config.interval == "epoch":
         warn(
             "OneCycleLR is made for interval='step' but steps once per epoch here: "

@@ -167,7 +167,7 @@ def test_without_schedulers_lr_schedulers_is_none(
         (lambda o, s: ([o], [{"scheduler": s, "interval": "batch"}]), "interval='batch': choose 'epoch' or 'step'"),
         (lambda o, s: ([o], [{"scheduler": s, "frequency": 0}]), "frequency=0.*at least 1"),
         (lambda o, s: ([o], [{"scheduler": s, "frequency": 0.5}]), "frequency=0.5.*at least 1"),
-        (lambda o, s: ([o], [object()]), "object as a scheduler, which has no `step"),
+        (lambda o, s: ([o], [object()]), "object that `configure_optimizers` returned has no `step"),
         (lambda o, s: ([o], [ReduceLROnPlateau(o)]), "ReduceLROnPlateau needs a monitor"),
         (lambda o, s: [SGD(o.param_groups[0]["params"], 1.0), o], "2 optimizers.*automatic_optimization = False"),
     ],

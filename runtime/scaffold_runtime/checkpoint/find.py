@@ -48,13 +48,15 @@ def find_checkpoint(trainer: Trainer, wanted: str) -> Path:
     Raises:
         CheckpointError: if there is no such file.
     """
-    if wanted == "best":
-        return _best(trainer)
-    if wanted == "last":
-        path = _last(trainer)
-        if path is None:
-            raise _none_found(trainer, wanted)
-        return path
+    if wanted in ("best", "last"):
+        found = _best(trainer) if wanted == "best" else _last(trainer)
+        if found is None:
+            folder = trainer.log_dir if _is_told(trainer) else trainer.runs_dir
+            raise CheckpointError(
+                f"ckpt_path={wanted!r}: no checkpoint was found under {folder}. "
+                "Train first, or give the path of a file."
+            )
+        return found
     check_local("ckpt_path", wanted)
     path = Path(wanted)
     if not path.exists():
@@ -62,7 +64,7 @@ def find_checkpoint(trainer: Trainer, wanted: str) -> Path:
     return path
 
 
-def _best(trainer: Trainer) -> Path:
+def _best(trainer: Trainer) -> Path | None:
     best = [getattr(callback, "best_model_path", "") for callback in trainer.checkpoint_callbacks]
     known = next(filter(None, best), "")
     if known and is_checkpoint(Path(known)):
@@ -74,7 +76,7 @@ def _best(trainer: Trainer) -> Path:
         )
     newest = _last(trainer)
     if newest is None:
-        raise _none_found(trainer, "best")
+        return None
     for state in trainer.checkpoint_io.load_checkpoint(newest).get("callbacks", {}).values():
         name = state.get("best_model_path") if isinstance(state, dict) else None
         if name:
@@ -115,14 +117,6 @@ def _checkpoints(folder: Path, of_run: bool) -> list[Path]:
     if of_run and folder.name == "checkpoints":
         files += [file for file in folder.glob("*/*.ckpt") if file.parent not in files]
     return [file for file in files if is_checkpoint(file)]
-
-
-def _none_found(trainer: Trainer, wanted: str) -> CheckpointError:
-    folder = trainer.log_dir if _is_told(trainer) else trainer.runs_dir
-    return CheckpointError(
-        f"ckpt_path={wanted!r}: no checkpoint was found under {folder}. "
-        "Train first, or give the path of a file."
-    )
 
 
 def _is_told(trainer: Trainer) -> bool:

@@ -103,24 +103,11 @@ def object_from_checkpoint(
     checkpoint = read_checkpoint(path, map_location or "cpu")
     is_module = issubclass(cls, nn.Module)
     prefix = "" if is_module else "datamodule_"
-    kept = dict(checkpoint.get(f"{prefix}hyper_parameters", {}))
-    if hparams_file is not None:
-        kept.update(_hparams_in(Path(hparams_file).expanduser()))
-    for key, kind in checkpoint.get(f"{prefix}hparams_kinds", {}).items():
-        kept[key] = _closed(kept[key], kind)
-    name = checkpoint.get(f"{prefix}hparams_name", "kwargs")
-    made_of = {key: kept.pop(key, None) for key in checkpoint.get(f"{prefix}hparams_made", [])}
-    missing = made_of.keys() - overrides.keys()
-    if missing and name not in overrides:  # which is all of them in one argument
-        first = min(missing)
-        was = made_of[first]
-        what = was if isinstance(was, str) else f"`{first}` was made by the command line, of {was}"
-        raise CheckpointError(
-            f"{what}, which no checkpoint holds, since loading one runs no code. Make it, and pass it: "
-            f"{cls.__name__}.load_from_checkpoint(path, {', '.join(f'{name}=...' for name in sorted(missing))})."
-        )
+    saved = {k.removeprefix(prefix): v for k, v in checkpoint.items() if k.startswith(prefix)}
+    read = {} if hparams_file is None else _hparams_in(Path(hparams_file).expanduser())
+    arguments = _arguments(cls, saved, read, overrides)
     try:
-        made = cls(**_arguments(cls, kept, name or "kwargs", overrides))
+        made = cls(**arguments)
     except TypeError as error:
         raise CheckpointError(
             f"cannot make a {cls.__name__} from {path}: {error}. Pass what is missing as a "
@@ -155,8 +142,26 @@ def _hparams_in(file: Path) -> dict[str, Any]:
 
 
 def _arguments(
-    cls: type[Any], kept: dict[str, Any], name: str, overrides: dict[str, Any]
+    cls: type[Any], saved: dict[str, Any], read: dict[str, Any], overrides: dict[str, Any]
 ) -> dict[str, Any]:
+    """Those to make an object with: from `WithHyperparameters.hparams_to_save`, a file, and given ones.
+
+    Raises:
+        CheckpointError: if one is missing that no checkpoint can hold.
+    """
+    kept = {**saved.get("hyper_parameters", {}), **read}
+    name = saved.get("hparams_name") or "kwargs"
+    for key, kind in saved.get("hparams_kinds", {}).items():
+        kept[key] = _closed(kept[key], kind)
+    made_of = {key: kept.pop(key, None) for key in saved.get("hparams_made", [])}
+    missing = sorted(made_of.keys() - overrides.keys())
+    if missing and name not in overrides:  # which is all of them in one argument
+        was = made_of[missing[0]]
+        made = f"`{missing[0]}` was made by the command line, of {was}"
+        raise CheckpointError(
+            f"{was if isinstance(was, str) else made}, which no checkpoint holds, since loading one runs no code. Make "
+            f"it, and pass it: {cls.__name__}.load_from_checkpoint(path, {', '.join(f'{m}=...' for m in missing)})."
+        )
     parameters = inspect.signature(cls.__init__).parameters
     if name != "kwargs" and name in parameters:
         return overrides if name in overrides else {name: AttributeDict({**kept, **overrides})}

@@ -99,7 +99,7 @@ def changing(run: Run) -> dict[str, Any]:
     what was before."""
     module = run.module
     return {
-        "callbacks": _callback_states(run),
+        "callbacks": {c.state_key: kept for c in run.callbacks if (kept := c.state_dict())},
         "transient": transient(module, run.several),
         "metrics": run.metrics.state_dict({id(m): n for n, m in metric_parts(module).items()}),
         "loggers": _logger_states(run),
@@ -124,11 +124,6 @@ def _logger_states(run: Run) -> list[dict[str, Any]]:
     for logger in run.trainer.loggers:
         logger.attempt("save")
     return [logger.state_dict() for logger in run.trainer.loggers]
-
-
-def _callback_states(run: Run) -> dict[str, Any]:
-    states = {callback.state_key: callback.state_dict() for callback in run.callbacks}
-    return {key: value for key, value in states.items() if value}
 
 
 def _hyperparameters(prefix: str, owner: Any) -> dict[str, Any]:
@@ -237,7 +232,10 @@ def restore_before_fit(run: Run, checkpoint: dict[str, Any]) -> None:
         )
     if ENGINE not in checkpoint:
         restore_optimizers(run, checkpoint["optimizer_states"])
-    _restore_schedulers(run, checkpoint.get("lr_schedulers", []))
+    states = checkpoint.get("lr_schedulers", [])
+    _check_number(states, run.scheduler_configs, "learning rate scheduler(s)")
+    for config, state in zip(run.scheduler_configs, states, strict=bool(states)):
+        config.scheduler.load_state_dict(state)
     if checkpoint.get("precision"):
         run.precision.load_state_dict(checkpoint["precision"])
     progress, begun = _progress(checkpoint)
@@ -287,12 +285,6 @@ def _keep_format(saved: dict[str, Any], loaded: dict[str, Any]) -> None:
     for name, value in saved.items():
         if isinstance(value, Tensor) and not value.ndim and value.dtype != loaded[name].dtype:
             loaded[name] = value.to(loaded[name].device, copy=True)
-
-
-def _restore_schedulers(run: Run, states: list[dict[str, Any]]) -> None:
-    _check_number(states, run.scheduler_configs, "learning rate scheduler(s)")
-    for config, state in zip(run.scheduler_configs, states, strict=bool(states)):
-        config.scheduler.load_state_dict(state)
 
 
 def _check_number(states: list[Any], made: list[Any], kind: str) -> None:
