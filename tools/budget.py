@@ -23,7 +23,7 @@ BUDGETS = {
         "callbacks": 2553,
         "strategies": 2063,
         "cli": 1339,
-        "checkpoint": 1272,
+        "checkpoint": 1261,
         "loggers": 747,
         "trainer": 751,
         "loops": 587,

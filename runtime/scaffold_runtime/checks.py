@@ -150,7 +150,7 @@ def check_logs(callback: Callback, trainer: Trainer) -> None:
 
 def check_whole(callback: Callback, trainer: Trainer) -> None:
     """Refuse a callback that averages whole weights where each process has only a part of them."""
-    if trainer.strategy.evaluates_in_step:
+    if trainer.strategy.divider:
         raise MisconfigurationException(
             f"{type(callback).__name__} averages whole weights, and under {type(trainer.strategy).__name__} no "
             "process has them. Use strategy='ddp', or leave the callback out."

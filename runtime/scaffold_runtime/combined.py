@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from itertools import chain, islice
+from itertools import chain
 from typing import Any
 
 from torch.utils._pytree import tree_flatten, tree_unflatten
@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from scaffold_runtime.errors import MisconfigurationException, check_choice
 
 MODES = ("min_size", "max_size_cycle", "max_size", "sequential")
+_GONE = object()  # in the place of a batch
 TAKE_AGAIN = "take what can be iterated over again, such as a list or a DataLoader."
 
 
@@ -74,26 +75,26 @@ class Batches:
         while True:
             parts: list[Any] = []
             for position, iterator in enumerate(iterators):
-                try:
-                    if not (self.mode == "max_size" and ended[position]):
-                        parts.append(next(iterator))
-                        continue
-                except StopIteration:
+                over = ended[position] and self.mode == "max_size"
+                part = _GONE if over else next(iterator, _GONE)
+                if part is _GONE:
                     ended[position] = True
-                if self.mode == "min_size" or all(ended):
-                    return
-                if self.mode == "max_size":
-                    parts.append(None)
-                    continue
-                iterators[position] = iter(self.iterables[position])
-                again = list(islice(iterators[position], 1))
-                if not again:
-                    raise MisconfigurationException(
-                        f"loader {position + 1} of the {len(iterators)} of a CombinedLoader cannot be repeated: it is "
-                        "empty, or gives its batches only once. Check its data, or take mode='min_size'."
-                    )
-                parts += again
+                    if self.mode == "min_size" or all(ended):
+                        return
+                    part = self._again(iterators, position) if self.mode != "max_size" else None
+                parts.append(part)
             yield tree_unflatten(parts, self.structure)
+
+    def _again(self, iterators: list[Iterator[Any]], position: int) -> Any:
+        """Begin a loader that has ended anew, and give its first batch."""
+        iterators[position] = iter(self.iterables[position])
+        first = next(iterators[position], _GONE)
+        if first is _GONE:
+            raise MisconfigurationException(
+                f"loader {position + 1} of the {len(iterators)} of a CombinedLoader cannot be repeated: it is empty, "
+                "or gives its batches only once. Check its data, or take mode='min_size'."
+            )
+        return first
 
 
 def flatten(iterables: Any) -> tuple[list[Any], Any]:

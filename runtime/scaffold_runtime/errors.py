@@ -179,7 +179,7 @@ def _in_one_line(error: Exception) -> tuple[str, int] | None:
         return f"error: {error}", error.exit_code
     if isinstance(error, ValueError) and _refused_by_torch(error):
         return f"error: {_given_where(error)}{error}", 1
-    if isinstance(error, OSError) and error.filename is not None and _used_by_runtime(error):
+    if isinstance(error, OSError) and error.filename and _of_runtime(_last_call(error).filename):
         return f"error: {error.filename}: {error.strerror}", 1
     if isinstance(error, OSError) and error.filename is None and error.errno == errno.ENOSPC:
         return f"error: what is printed or written has no place: {error.strerror}", 1
@@ -242,11 +242,6 @@ def _given_where(error: ValueError) -> str:
     given = _last_call(error)
     ours = _of_runtime(given.filename)
     return "" if ours else f"{_shown(given.filename)}, line {given.lineno}, `{given.line}`: "
-
-
-def _used_by_runtime(error: OSError) -> bool:
-    """Whether the runtime wanted the file, not the project's own code."""
-    return _of_runtime(_last_call(error).filename)
 
 
 def _last_call(error: Exception) -> traceback.FrameSummary:

@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_map_only
 from scaffold_runtime.data import DataHooks, evaluation_mode, move_data_to_device
 from scaffold_runtime.errors import MisconfigurationException, StepError, warn
 from scaffold_runtime.hparams import WithHyperparameters
-from scaffold_runtime.optim import step_scheduler
+from scaffold_runtime.optim import parameters_of, step_scheduler
 
 if TYPE_CHECKING:
     from scaffold_runtime.metrics import Metrics
@@ -429,9 +429,9 @@ class LightningModule(WithHyperparameters, DataHooks, nn.Module):
 
     def toggle_optimizer(self, optimizer: Optimizer | LightningOptimizer) -> None:
         """Let only the parameters of `optimizer` require gradients, until `untoggle_optimizer`."""
-        own = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        groups = [group for made in self.trainer.optimizers for group in made.param_groups]
-        kept = {p: p.requires_grad for group in groups for p in group["params"]}
+        own = set(map(id, parameters_of(optimizer)))
+        made = self.trainer.optimizers
+        kept = {p: p.requires_grad for each in made for p in parameters_of(each)}
         for parameter in kept:
             if id(parameter) not in own:
                 parameter.requires_grad = False

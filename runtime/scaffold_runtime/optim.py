@@ -328,7 +328,7 @@ def takes_closure(optimizer: Optimizer, precision: Precision) -> bool:
     return own and "closure" in signature(step).parameters
 
 
-def parameters_of(optimizer: Optimizer) -> list[nn.Parameter]:
+def parameters_of(optimizer: Optimizer | LightningOptimizer) -> list[nn.Parameter]:
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 

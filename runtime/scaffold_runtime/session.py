@@ -108,7 +108,10 @@ def _lend(run: Run) -> None:
 
 def _set_up(run: Run, ckpt_path: str | None) -> None:
     trainer, module, datamodule = run.trainer, run.module, run.datamodule
-    _attach(run)
+    run.metrics.reset()
+    run.metrics.leave("during set-up")
+    module.trainer = trainer
+    _take(run, _callbacks(trainer, module))
     check_run(run)
     checkpoint = read_for_run(run, ckpt_path)  # first of all: it says which run folder this is
     _share(run, checkpoint)
@@ -176,13 +179,6 @@ def _share(run: Run, checkpoint: dict[str, Any] | None) -> None:
         trainer.loggers = [SilentLogger(place) for place in places or ()]
         if trainer.progress_bar_callback is not None:
             trainer.progress_bar_callback.disable()
-
-
-def _attach(run: Run) -> None:
-    run.metrics.reset()
-    run.metrics.leave("during set-up")
-    run.module.trainer = run.trainer
-    _take(run, _callbacks(run.trainer, run.module))
 
 
 def _take(run: Run, callbacks: list[Callback]) -> None:

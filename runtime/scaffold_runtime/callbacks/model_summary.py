@@ -94,7 +94,7 @@ class ModelSummary(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         first = trainer.is_global_zero
         # A forward pass, where there is an example, takes all processes if each has only a part of the weights.
-        if self.max_depth and (first or trainer.strategy.evaluates_in_step):
+        if self.max_depth and (first or trainer.strategy.divider):
             summary = summarize(pl_module, self.max_depth)
             if first:
                 self.show(trainer, summary)

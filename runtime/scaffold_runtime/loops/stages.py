@@ -79,7 +79,7 @@ def not_training(run: Run, stage: str) -> Iterator[None]:
     modes = {part: part.training for part in module.modules()}
     getattr(module, f"on_{stage}_model_eval")()
     # Tensors of inference mode must not leak into training, as gathered weights would.
-    leaks = strategy.evaluates_in_step or not strategy.infers
+    leaks = strategy.divider or not strategy.infers
     inference = run.trainer.inference_mode and run.fn != "fit" and not leaks
     try:
         with torch.inference_mode() if inference else torch.no_grad():

@@ -24,6 +24,7 @@ from scaffold_runtime.extras import require
 from scaffold_runtime.precision import Precision
 from scaffold_runtime.strategies.deepspeed_config import (
     FORMATS,
+    SAMPLES,
     complete_config,
     read_config,
     stage_of,
@@ -94,20 +95,18 @@ class DeepSpeedStrategy(DistributedStrategy):
             "allgather_bucket_size": allgather_bucket_size,
             "reduce_bucket_size": reduce_bucket_size,
         }
-        for name, wanted, device in (
-            ("offload_optimizer", offload_optimizer, offload_optimizer_device),
-            ("offload_param", offload_parameters, offload_params_device),
-        ):
-            if wanted:
+        offloaded = {
+            "offload_optimizer": offload_optimizer and offload_optimizer_device,
+            "offload_param": offload_parameters and offload_params_device,
+        }
+        for name, device in offloaded.items():
+            if device:
                 place = {"nvme_path": nvme_path} if device == "nvme" else {}
                 zero[name] = {"device": device, "pin_memory": pin_memory, **place}
-        made: dict[str, Any] = {
-            "zero_optimization": zero,
-            "train_micro_batch_size_per_gpu": logging_batch_size_per_gpu,
-        }
-        self.config = made if config is None else read_config(config)
+        self.config = {"zero_optimization": zero, SAMPLES: logging_batch_size_per_gpu}
+        if config is not None:
+            self.config = read_config(config)
         self.stage = stage_of(self.config)
-        self.evaluates_in_step = self.stage == 3  # each forward gathers weights from all
         self.divider = "DeepSpeed's stage 3" if self.stage == 3 else None
         self._excludes_frozen = exclude_frozen_parameters
         self._engine: Any = None

@@ -205,7 +205,7 @@ class DistributedStrategy(Strategy):
             self._watch.close()
 
     def evaluating(self, module: nn.Module, batches: list[float]) -> AbstractContextManager[Any]:
-        if not self.evaluates_in_step:
+        if self.divider is None:
             return nullcontext()
         of_each = self.gather(batches)
         even = math.inf not in of_each[0] and all(own == of_each[0] for own in of_each)

@@ -79,7 +79,7 @@ class FSDPStrategy(DistributedStrategy):
         start_method: "popen", "spawn" or "fork".
     """
 
-    evaluates_in_step = divides = True
+    divides = True
     divider = "FSDP"
 
     def __init__(

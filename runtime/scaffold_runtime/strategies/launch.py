@@ -24,7 +24,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -205,16 +205,12 @@ def end_with(children: Children, failed: Callable[[], bool], left: Callable[[], 
             lost = None if failed() else children.lost() or "a process did not end."
             children.end()
         if lost is not None:
-            _die(lost)
+            sys.stdout.flush()
+            sys.stderr.write(f"{lost}\n")
+            sys.stderr.flush()
+            os._exit(1)
 
     atexit.register(see_them_end)
-
-
-def _die(message: str) -> NoReturn:
-    sys.stdout.flush()
-    sys.stderr.write(f"{message}\n")
-    sys.stderr.flush()
-    os._exit(1)
 
 
 def _threads(processes: int) -> int:

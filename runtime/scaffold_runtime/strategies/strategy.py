@@ -55,11 +55,12 @@ class Strategy(abc.ABC):
     local_rank: int = 0
     node_rank: int = 0
     environment: ClusterEnvironment | None = None  # who started the processes, where somebody says
-    evaluates_in_step: bool = False  # whether a step of evaluation needs all processes
     sharded: bool = False  # whether each process writes its own part of a checkpoint
     owns_state: bool = False  # whether weights and optimizer states are for its engine to save
     divides: bool = False  # whether each process has only its part of weights and gradients
-    divider: str | None = None  # of weights, which a module then keeps in parts
+    divider: str | None = (
+        None  # of weights, which a module then keeps in parts, and each forward gathers from all
+    )
     infers: bool = True  # whether evaluation may run in torch's inference mode
     timeout: timedelta
 
