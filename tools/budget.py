@@ -24,7 +24,7 @@ BUDGETS = {
         "strategies": 2063,
         "cli": 1339,
         "checkpoint": 1261,
-        "loggers": 747,
+        "loggers": 752,
         "trainer": 751,
         "loops": 587,
         "profilers": 430,

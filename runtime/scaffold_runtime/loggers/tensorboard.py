@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from scaffold_runtime.data import evaluation_mode
+from scaffold_runtime.data import evaluation_mode, move_data_to_device
+from scaffold_runtime.errors import warn
 from scaffold_runtime.extras import require
 from scaffold_runtime.loggers.logger import FolderLogger, flat
 
@@ -100,6 +101,10 @@ class TensorBoardLogger(FolderLogger):
         sample = getattr(model, "example_input_array", None) if input_array is None else input_array
         if not self._log_graph or sample is None:
             return
+        if divider := getattr(model, "_divider", None):  # torch does not trace what gathers weights
+            warn(f"TensorBoardLogger: no graph is logged, since {divider} divides the weights.")
+            return
+        sample = move_data_to_device(sample, getattr(model, "device", "cpu"))
         with evaluation_mode(model), torch.no_grad(), warnings.catch_warnings():
             # Torch's writer uses torch.jit.trace; the class of what it says differs between releases.
             warnings.filterwarnings("ignore", "`torch.jit.trace")

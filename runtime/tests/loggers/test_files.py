@@ -253,6 +253,27 @@ def test_tensorboard_graph_and_histograms(regression, make_loader, make_trainer)
     assert module.training and not module.net[0].training
 
 
+def test_tensorboard_graph_of_a_module_elsewhere(regression, make_trainer) -> None:
+    """On a GPU, say; under FSDP torch cannot trace it, and training goes on without."""
+
+    class Elsewhere(regression):
+        device, forwards = torch.device("meta"), 0
+
+        def forward(self, x):
+            assert x.is_meta
+            self.forwards += 1
+            return super().forward(x)
+
+    logger, module = TensorBoardLogger("logs", log_graph=True), Elsewhere().to("meta")
+    module.trainer = make_trainer()
+    logger.log_graph(module, torch.ones(2, 4))
+    drawn = module.forwards
+    module._divider = "FSDP"
+    with pytest.warns(match="no graph is logged, since FSDP divides the weights"):
+        logger.log_graph(module, torch.ones(2, 4))
+    assert module.forwards == drawn > 0
+
+
 def test_tensorboard_prefix_and_several_fits(regression, make_loader, make_trainer) -> None:
     logger = TensorBoardLogger("logs", prefix="big", default_hp_metric=False)
     trainer = make_trainer(logger=logger)
