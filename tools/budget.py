@@ -23,10 +23,10 @@ BUDGETS = {
         "callbacks": 2553,
         "strategies": 2063,
         "cli": 1339,
-        "checkpoint": 1261,
+        "checkpoint": 1259,
         "loggers": 752,
         "trainer": 751,
-        "loops": 587,
+        "loops": 584,
         "profilers": 430,
         "tuner": 86,
         "names": 356,  # of Lightning: core, demos, plugins, utilities

@@ -149,8 +149,7 @@ def read_newest_good(trainer: Trainer, resumes: bool) -> tuple[Path, dict[str, A
     if not files:
         return None
     reasons: list[str] = []
-    torn: list[tuple[Path, dict[str, Any]]] = []
-    bare: list[tuple[Path, dict[str, Any]]] = []  # weights alone
+    passed: dict[str, tuple[Path, dict[str, Any]]] = {}  # the newest of a kind: all may not fit
     for file in files:
         try:
             checkpoint = trainer.checkpoint_io.load_checkpoint(file)
@@ -158,15 +157,14 @@ def read_newest_good(trainer: Trainer, resumes: bool) -> tuple[Path, dict[str, A
             reasons.append(str(error))
             continue
         if resumes and checkpoint.get("optimizer_states") is None:
-            bare.append((file, checkpoint))
-            continue
-        if checkpoint.get("torn"):
-            torn.append((file, checkpoint))
+            passed.setdefault("bare", (file, checkpoint))
+        elif checkpoint.get("torn"):
+            passed.setdefault("torn", (file, checkpoint))
             reasons.append(f"{file} was saved when training failed, in the middle of a step.")
-            continue
-        if reasons:
-            warn(f"{' '.join(reasons)} Going on from {file}.")
-        return file, checkpoint
-    if torn or bare:
-        return (torn or bare)[0]
+        else:
+            if reasons:
+                warn(f"{' '.join(reasons)} Going on from {file}.")
+            return file, checkpoint
+    if passed:
+        return passed.get("torn") or passed["bare"]
     raise CheckpointError(f"no checkpoint can be read: {' '.join(reasons)}")

@@ -29,7 +29,7 @@ def splitting(run: Run, closure: bool) -> Step:
     """
     average = run.prepared.average
     if closure or average is None:
-        why = "the optimizer evaluates the loss" if closure else "FSDP shares each layer"
+        why = "the optimizer evaluates the loss" if closure else "processes share each layer"
         raise MisconfigurationException(
             f'Trainer(accumulate_grad_batches="auto") cannot take a step again where {why}. '
             "Give a number of batches, and the loader a smaller batch size."

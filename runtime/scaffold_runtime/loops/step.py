@@ -96,10 +96,7 @@ def re_evaluation(
     parameters = parameters_of(optimizer)
 
     def state() -> list[tuple[int, int, int]]:
-        grads = [p.grad for p in parameters]
-        changes = [0 if grad is None else grad._version for grad in grads]
-        weights = [p._version for p in parameters]
-        return list(zip(map(id, grads), changes, weights, strict=True))
+        return [(id(p.grad), getattr(p.grad, "_version", 0), p._version) for p in parameters]
 
     here: list[tuple[int, int, int]] | None = state()
 
