@@ -297,9 +297,8 @@ class ModelCheckpoint(Checkpoint):
             self._background.wait()
         except Exception as error:  # of any kind, where somebody's own CheckpointIO writes
             warn(f"ModelCheckpoint could not save: {error}")
-        if not (
-            self.save_on_exception and trainer.training and trainer.global_step and self.dirpath
-        ):
+        trains = trainer.fn == "fit" and trainer.stage is not None  # or validates, within training
+        if not (self.save_on_exception and trains and trainer.global_step and self.dirpath):
             return
         name = f"exception-{type(exception).__name__}-epoch={trainer.current_epoch}-step={trainer.global_step}"
         try:

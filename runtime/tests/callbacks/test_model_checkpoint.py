@@ -436,18 +436,19 @@ def test_a_file_that_cannot_be_removed_is_said_and_left(train, monkeypatch) -> N
     assert files() == ["epoch=0.ckpt", "epoch=1.ckpt"]
 
 
-def test_an_exception_is_saved_if_asked(train) -> None:
+@pytest.mark.parametrize(("hook", "step"), [("train", 6), ("validation", 8)])
+def test_an_exception_is_saved_if_asked(train, hook: str, step: int) -> None:
     def fail(trainer: Any, *_: Any) -> None:
-        if trainer.global_step == 6:
+        if trainer.global_step == step:
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
         train(
-            LambdaCallback(on_train_batch_start=fail),
+            LambdaCallback(**{f"on_{hook}_batch_start": fail}),
             ModelCheckpoint("saved", "{epoch}", save_on_exception=True),
         )
 
-    assert files() == ["epoch=0.ckpt", "exception-ZeroDivisionError-epoch=1-step=6.ckpt"]
+    assert files() == ["epoch=0.ckpt", f"exception-ZeroDivisionError-epoch=1-step={step}.ckpt"]
 
 
 def test_a_monitor_that_nothing_logs_is_refused(train) -> None:
