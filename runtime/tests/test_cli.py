@@ -358,6 +358,15 @@ def test_nested_classes() -> None:
     assert made.model.act.negative_slope == 0.25
 
 
+def test_an_argument_may_have_any_name() -> None:
+    class Named(SmallModel):
+        def __init__(self, kind: str = "a", given: int = 1, key: int = 2) -> None:
+            super().__init__()
+            self.kind = kind
+
+    assert cli("--model.kind=b", model=Named, run=False).model.kind == "b"
+
+
 def test_callbacks_by_bare_name_and_as_arguments() -> None:
     class Stops(LightningCLI):
         def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:

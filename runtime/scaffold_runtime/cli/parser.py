@@ -143,7 +143,7 @@ class LightningArgumentParser(ArgumentParser):
         """Make the objects; an error of one of them names its key and file."""
         failed: list[Exception] = []
 
-        def make(kind: type, *given: Any, **arguments: Any) -> Any:
+        def make(kind: type, /, *given: Any, **arguments: Any) -> Any:
             key = self._groups.get(kind) or key_of(kind, namespace) or kind.__name__
             try:
                 with blaming(key, arguments, self.sources):
