@@ -404,6 +404,27 @@ def test_a_loader_made_anew_goes_on_with_the_generator_it_had(
     assert same(unbroken_and_resumed(stop, Anew, **every))
 
 
+@pytest.mark.parametrize("begins", [None, torch.zeros(0)])
+@pytest.mark.parametrize("persistent", [True, False])
+def test_a_buffer_that_training_fills_is_there_when_it_goes_on(
+    begins: Any, persistent: bool, unbroken_and_resumed: Run, make_loader: Any
+) -> None:
+    class Filled(Regression):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("queue", begins, persistent=persistent)
+
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            loss = super().training_step(batch, batch_idx)
+            own = loss.detach().reshape(1)
+            self.queue = own if self.queue is None else torch.cat([self.queue, own])
+            return loss * (1 + self.queue.mean())
+
+    ended = unbroken_and_resumed(Stop("on_train_batch_start", 6), Filled, lambda: make_loader(4))
+    assert same(ended)
+    assert torch.equal(*(module.queue for module, _, _ in ended))
+
+
 def test_a_buffer_that_is_not_persistent_may_have_another_size(
     make_trainer: Any, make_loader: Any, tmp_path: Path
 ) -> None:
@@ -420,5 +441,6 @@ def test_a_buffer_that_is_not_persistent_may_have_another_size(
     trainer.fit(Buffered(3), make_loader(2))
     trainer.save_checkpoint(tmp_path / "a.ckpt")
     longer = Buffered(5)
-    make_trainer(max_epochs=2).fit(longer, make_loader(2), ckpt_path=tmp_path / "a.ckpt")
+    with pytest.warns(UserWarning, match="buffer `other` has 5 elements, and had 3"):
+        make_trainer(max_epochs=2).fit(longer, make_loader(2), ckpt_path=tmp_path / "a.ckpt")
     assert (longer.same.tolist(), longer.other.tolist()) == ([2, 2], [0, 1, 2, 3, 4])

@@ -344,6 +344,8 @@ def test_a_search_puts_back_what_the_state_dict_leaves_out(
             super().__init__()
             self.strict_loading = False
             self.register_buffer("seen", torch.zeros(1), persistent=False)
+            self.register_buffer("newest", None)
+            self.register_buffer("queue", torch.zeros(0))
 
         def state_dict(self, *args: Any, **kwargs: Any) -> Any:
             kept = super().state_dict(*args, **kwargs)
@@ -351,6 +353,7 @@ def test_a_search_puts_back_what_the_state_dict_leaves_out(
 
         def training_step(self, batch: Any, batch_idx: int) -> Any:
             self.seen += 1
+            self.newest, self.queue = batch[0], torch.cat([self.queue, self.seen])
             return super().training_step(batch, batch_idx)
 
     module = Filtered()
@@ -360,6 +363,7 @@ def test_a_search_puts_back_what_the_state_dict_leaves_out(
     tensors = (*module.parameters(), module.seen)
     assert finder.optimal_lr is not None
     assert all(torch.equal(a, b) for a, b in zip(before, tensors, strict=True))
+    assert (module.newest, len(module.queue)) == (None, 0)
 
 
 def test_a_resumed_run_does_not_search_again(regression, make_loader, make_trainer) -> None:

@@ -59,6 +59,8 @@ class Snapshot:
         module = run.module
         self._run = run
         self._weights = copy.deepcopy(module.state_dict())
+        # Training may put others in their places, of another size.
+        self._buffers = [(part._buffers, dict(part._buffers)) for part in module.modules()]
         named = module.named_parameters()
         self._left_out = snapshot({n: p for n, p in named if n not in self._weights}, None)
         self._transient = snapshot(transient(module), None)
@@ -71,6 +73,8 @@ class Snapshot:
     def put_back(self) -> None:
         """Bring everything back to where it was."""
         module = self._run.module
+        for places, before in self._buffers:
+            places.update(before)
         module.load_state_dict(self._weights, strict=False)
         for name, parameter in module.named_parameters():
             parameter.grad = None

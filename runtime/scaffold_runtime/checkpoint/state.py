@@ -17,6 +17,7 @@ from scaffold_runtime.checkpoint.engine import ENGINE, with_weights
 from scaffold_runtime.checkpoint.folder import assembled, divided
 from scaffold_runtime.checkpoint.ranks import gather_own
 from scaffold_runtime.checkpoint.transient import (
+    fill_buffers,
     metric_parts,
     plain_name,
     restore_transient,
@@ -201,6 +202,7 @@ def load_weights(module: Any, checkpoint: dict[str, Any], strict: bool | None = 
             f"{' It holds weights only: use `load_state_dict(torch.load(path))`.' * _of_weights(checkpoint)}"
         )
     strict = module.strict_loading if strict is None else strict
+    fill_buffers(module, checkpoint["state_dict"])
     plain_names = {plain_name(name): name for name in module.state_dict()}
     given = checkpoint["state_dict"].items()
     weights = {plain_names.get(plain_name(name), name): value for name, value in given}

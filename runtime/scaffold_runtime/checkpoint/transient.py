@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import nn
+
+from scaffold_runtime.errors import warn
 
 
 def plain_name(name: str) -> str:
@@ -33,11 +36,17 @@ def restore_transient(module: nn.Module, state: dict[str, Any] | None) -> None:
     """Put back what `transient` gathered; a checkpoint from elsewhere has nothing of it."""
     if state is None:
         return
+    fill_buffers(module, state["buffers"])
     with torch.no_grad():
         for name, buffer in module.named_buffers():
-            kept = state["buffers"].get(plain_name(name))
-            if kept is not None and kept.shape == buffer.shape:  # settings may have changed it
+            kept = state["buffers"].get(plain_name(name), buffer)
+            if kept.shape == buffer.shape:
                 buffer.copy_(kept)
+            else:  # by other settings, or as training went on
+                warn(
+                    f"the buffer `{name}` has {buffer.numel()} elements, and had {kept.numel()} in the checkpoint: it "
+                    "begins anew. Register what training fills as None."
+                )
     parts = metric_parts(module)
     for name, kept in state["metrics"].items():
         if name in parts:
@@ -47,6 +56,16 @@ def restore_transient(module: nn.Module, state: dict[str, Any] | None) -> None:
         part.training = plain_name(name) not in evaluating
     for name, parameter in module.named_parameters():
         parameter.requires_grad = plain_name(name) not in frozen
+
+
+def fill_buffers(module: nn.Module, kept: Mapping[str, Any]) -> None:
+    """Buffers that training fills, and that are None or empty before: make them as they are in `kept`."""
+    values = {plain_name(name): value for name, value in kept.items()}
+    for name, part in module.named_modules():
+        for key, buffer in part._buffers.items():
+            value = values.get(plain_name(f"{name}.{key}".lstrip(".")))
+            if value is not None and (buffer is None or not buffer.numel()):
+                part._buffers[key] = value.clone()
 
 
 def metric_parts(module: nn.Module) -> dict[str, Any]:
