@@ -314,6 +314,25 @@ def test_a_saved_configuration_is_not_overwritten() -> None:
     cli("fit")
 
 
+def test_a_resumed_run_keeps_one_configuration_that_begins_anew() -> None:
+    def fit(*words: str) -> LightningCLI:
+        settings = {**QUIET, "logger": True, "enable_checkpointing": True}
+        return cli("fit", *words, trainer_defaults=settings, save_config_kwargs={})
+
+    fit()
+    resumed = fit("--ckpt_path=last", "--trainer.max_epochs=2")
+    place = Path(resumed.trainer.log_dir)
+    saved = yaml.safe_load((place / "config.yaml").read_text())
+    assert (place.name, saved["ckpt_path"], saved["trainer"]["max_epochs"]) == (
+        "version_0",
+        None,
+        2,
+    )
+    assert (place / "config.replaced.yaml").is_file()
+    again = fit(f"--config={place}/config.yaml")
+    assert (Path(again.trainer.log_dir).name, again.trainer.global_step) == ("version_1", 4)
+
+
 def test_evaluation_leaves_nothing_behind_unless_it_logs() -> None:
     cli("validate"), cli("predict"), cli("fit", "--trainer.fast_dev_run=true")
     assert not Path("config.yaml").exists()

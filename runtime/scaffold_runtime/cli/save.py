@@ -20,14 +20,15 @@ class SaveConfigCallback(Callback):
     """Write the resolved configuration into the folder of the run, to be replayed with `--config`.
 
     It is written before training starts, when the weights of a checkpoint have been taken; what is there of an earlier
-    life with other settings becomes `config.replaced.yaml`. Validation and testing write it only if they logged
+    life with other settings becomes `config.replaced.yaml`. A resumed run is the training that began without a
+    checkpoint, so its file names none: replayed, it begins anew. Validation and testing write it only if they logged
     something, so that looking at a model leaves no folders behind.
 
     Args:
         parser: what parsed the configuration.
         config: the configuration.
         config_filename: the file's name.
-        overwrite: replace an existing file.
+        overwrite: replace an existing file; a resumed run replaces its own in any case.
         multifile: write what came from several files into several files.
         save_to_log_dir: write the file; False leaves everything to an overridden `save_config`.
 
@@ -71,19 +72,23 @@ class SaveConfigCallback(Callback):
         if self.already_saved or not trainer.is_global_zero:
             return
         if self.save_to_log_dir:
-            self._write(trainer.log_dir)
+            fits = stage == "fit" and trainer.ckpt_path is not None
+            self._write(trainer.log_dir, fits and trainer._live().restore.resumes)
         self.save_config(trainer, pl_module, stage)
         self.already_saved = True
 
-    def _write(self, folder: str) -> None:
-        path = os.path.join(folder, self.config_filename)
-        if os.path.isfile(path) and not self.overwrite:
+    def _write(self, folder: str, resumed: bool) -> None:
+        path, config = os.path.join(folder, self.config_filename), self.config
+        if resumed and "ckpt_path" in config:
+            config = config.clone()
+            config["ckpt_path"] = None
+        if os.path.isfile(path) and not (self.overwrite or resumed):
             raise MisconfigurationException(
                 f"{path} exists, and belongs to an earlier run. Delete it, choose another folder, or use "
                 'LightningCLI(save_config_kwargs={"overwrite": True}).'
             )
         before = Path(path).read_bytes() if os.path.isfile(path) else None
-        write_config(self.parser, self.config, path, self.multifile)
+        write_config(self.parser, config, path, self.multifile)
         if before not in (None, Path(path).read_bytes()):
             stem, ending = os.path.splitext(path)
             Path(f"{stem}.replaced{ending}").write_bytes(before)
