@@ -162,7 +162,7 @@ def check_monitors(run: Run, trained: bool = False) -> None:
     others when a first batch was trained on."""
     known = run.metrics.names("validation")
     early = not known if run.validates else not trained  # the sanity check may be switched off
-    if run.resumed or _may_log_more(run) or early:
+    if _may_log_more(run) or early:
         return
     known |= run.metrics.names("train") if trained else set()
     known |= run.metrics.callback_values.keys()  # also what callbacks put there by themselves

@@ -50,6 +50,7 @@ class Metrics:
         self.first = True  # whether this is the first of the processes
         self.eval_steps = False  # whether an evaluation step logs with `on_step`
         self.seen: dict[str, int] = {}  # batches such steps have seen, by stage and loader
+        self.validated: set[str] = set()  # names that validation logged in earlier lives of the run
         self._active: dict[str, Entry] | None = None
         self._scope: tuple[str, bool, int] = ("", False, 0)
         self._loaders = 1
@@ -322,6 +323,7 @@ class Metrics:
         """A new run begins: no name is known, nothing was logged."""
         self.scopes.clear()
         self.seen, self.eval_steps, self.alone = {}, False, ""
+        self.validated = set()
         self._told = False
         self.forget()
 
@@ -376,19 +378,29 @@ class Metrics:
             "bar": self.bar_values,
             "logged": self.logged_values,
         }
-        copied = tree_map_only(Tensor, detached_copy, newest)
-        return {"partial": partial, **copied, "seen": dict(self.seen)}
+        return {
+            "partial": partial,
+            **tree_map_only(Tensor, detached_copy, newest),
+            "seen": dict(self.seen),
+            "validated": sorted(self.validated | self.names("validation")),
+        }
 
-    def load_state_dict(self, state: dict[str, Any], metrics: Mapping[str, Any]) -> None:
+    def load_state_dict(
+        self, state: dict[str, Any], metrics: Mapping[str, Any], validates: bool
+    ) -> None:
+        """Go on from there; what validation logged counts no more where there is none."""
         self.scopes.clear()
         for kept in state["partial"]:
             entry = Entry.from_state(kept)
             entry.metric = metrics.get(kept["metric"])
             stage, in_batch, loader = kept["scope"]
             self.scopes.setdefault((stage, in_batch, loader), {})[entry.name] = entry
-        self.callback_values = dict(state["callback"])
-        self.bar_values = dict(state["bar"])
-        self.logged_values = dict(state["logged"])
+        self.validated = set(state.get("validated", ()))
+        gone = set() if validates else self.validated
+        self.callback_values, self.bar_values, self.logged_values = (
+            {name: value for name, value in state[key].items() if name not in gone}
+            for key in ("callback", "bar", "logged")
+        )
         self.seen = dict(state.get("seen", {}))
         self.eval_steps = bool(self.seen)
 

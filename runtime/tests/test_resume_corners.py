@@ -15,12 +15,13 @@ from torch.utils.data import DataLoader, IterableDataset
 from runtime.tests.conftest import Regression
 from scaffold_runtime import Callback
 from scaffold_runtime.callbacks import (
+    EarlyStopping,
     EMAWeightAveraging,
     ModelCheckpoint,
     StochasticWeightAveraging,
 )
 from scaffold_runtime.checkpoint.io import read_checkpoint, write_checkpoint
-from scaffold_runtime.errors import CheckpointError
+from scaffold_runtime.errors import CheckpointError, MisconfigurationException
 from scaffold_runtime.loggers import CSVLogger
 from scaffold_runtime.utilities import CombinedLoader
 
@@ -423,6 +424,53 @@ def test_a_buffer_that_training_fills_is_there_when_it_goes_on(
     ended = unbroken_and_resumed(Stop("on_train_batch_start", 6), Filled, lambda: make_loader(4))
     assert same(ended)
     assert torch.equal(*(module.queue for module, _, _ in ended))
+
+
+def test_an_average_has_the_buffers_that_training_fills(
+    unbroken_and_resumed: Run, make_loader: Any
+) -> None:
+    class Filled(Regression):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("center", None)
+            self.register_buffer("scale", torch.ones(1))
+
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            loss = super().training_step(batch, batch_idx)
+            self.center = (
+                loss.detach() if self.center is None else (self.center + loss.detach()) / 2
+            )
+            return loss * (self.scale + self.center)
+
+    stop = Stop("on_train_batch_end", 6)
+    loaders = (lambda: make_loader(4), lambda: make_loader(2))
+    ended = unbroken_and_resumed(
+        stop, Filled, *loaders, callbacks=lambda: [EMAWeightAveraging(decay=0.9)]
+    )
+    assert same(ended)
+
+
+@pytest.mark.parametrize("plateau", [True, False])
+def test_what_validation_logged_counts_no_more_without_it(
+    plateau: bool, make_trainer: Any, make_loader: Any, tmp_path: Path
+) -> None:
+    class Watching(Regression):
+        def configure_optimizers(self) -> Any:
+            optimizer = torch.optim.SGD(self.parameters(), lr=0.1)
+            scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer)
+            monitored = {"scheduler": scheduler, "monitor": "val_loss"}
+            return {"optimizer": optimizer, **({"lr_scheduler": monitored} if plateau else {})}
+
+    callbacks = [] if plateau else [EarlyStopping("val_loss")]
+    for epochs in (1, 2):  # also of a life before the last
+        trainer = make_trainer(max_epochs=epochs, callbacks=callbacks)
+        path = tmp_path / f"{epochs - 1}.ckpt" if epochs > 1 else None
+        trainer.fit(Watching(), make_loader(2), make_loader(2), ckpt_path=path)
+        trainer.save_checkpoint(tmp_path / f"{epochs}.ckpt")
+    with pytest.raises(MisconfigurationException, match="monitors 'val_loss', which is not logged"):
+        make_trainer(max_epochs=3, callbacks=callbacks).fit(
+            Watching(), make_loader(2), ckpt_path=tmp_path / "2.ckpt"
+        )
 
 
 def test_a_buffer_that_is_not_persistent_may_have_another_size(

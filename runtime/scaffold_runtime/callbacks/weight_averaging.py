@@ -12,7 +12,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from scaffold_runtime.checkpoint.snapshot import snapshot
 from scaffold_runtime.checkpoint.state import load_weights
-from scaffold_runtime.checkpoint.transient import restore_transient, transient
+from scaffold_runtime.checkpoint.transient import fill_buffers, restore_transient, transient
 from scaffold_runtime.checks import check_whole
 from scaffold_runtime.hooks import Callback
 
@@ -95,6 +95,7 @@ class WeightAveraging(Callback):
 
     def _update(self, trainer: Trainer, pl_module: LightningModule) -> None:
         average = self._open(trainer, pl_module)
+        fill_buffers(average.module, dict(pl_module.named_buffers()))
         counter = average.n_averaged
         average._buffers["n_averaged"] = _Counter(counter, self._count)  # type: ignore[assignment]
         try:
@@ -138,6 +139,7 @@ class WeightAveraging(Callback):
     def _pairs(self, pl_module: nn.Module) -> Iterator[tuple[Tensor, Tensor]]:
         assert self._average_model is not None
         average_module = self._average_model.module
+        fill_buffers(average_module, dict(pl_module.named_buffers()))
         averages = chain(average_module.parameters(), average_module.buffers())
         currents = chain(pl_module.parameters(), pl_module.buffers())
         for average, current in zip(averages, currents, strict=True):
@@ -184,6 +186,7 @@ class WeightAveraging(Callback):
             return
         weights = {f"{PREFIX}{name}": value for name, value in checkpoint["state_dict"].items()}
         average = self._open(trainer, pl_module)
+        fill_buffers(average, weights)
         average.load_state_dict(weights | checkpoint["averaging_state"])
         self._count = int(checkpoint["averaging_state"]["n_averaged"])
         restore_transient(average, checkpoint.get("averaging_transient"))

@@ -255,7 +255,7 @@ def restore_before_fit(run: Run, checkpoint: dict[str, Any]) -> None:
         run.waiting = list(run.optimizers)
     if "metrics" in checkpoint:
         kept = move_data_to_device(checkpoint["metrics"], device)
-        run.metrics.load_state_dict(kept, metric_parts(run.module))
+        run.metrics.load_state_dict(kept, metric_parts(run.module), run.validates)
     for logger, state in zip(run.trainer.loggers, checkpoint.get("loggers", []), strict=False):
         logger.load_state_dict(state)
     run.resumed, run.position = True, checkpoint.get("data", {}) if begun else {}
