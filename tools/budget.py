@@ -19,11 +19,11 @@ ROOT = Path(__file__).parent.parent
 # raise them only with a reason.
 BUDGETS = {
     "runtime/scaffold_runtime": {
-        "files": 5217,
+        "files": 5228,
         "callbacks": 2553,
         "strategies": 2063,
-        "cli": 1339,
-        "checkpoint": 1259,
+        "cli": 1343,
+        "checkpoint": 1279,
         "loggers": 752,
         "trainer": 751,
         "loops": 584,
