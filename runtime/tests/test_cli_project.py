@@ -270,6 +270,7 @@ def test_no_password_of_an_address_is_saved_or_shown(
     assert not any("very-secret" in str(warning.message) for warning in caught)
     printed = capsys.readouterr().out
     assert "me:***@127.0.0.1:9" in printed and "very-secret" not in printed
+    assert "127.0.0.1:9' # your password in place of ***\n" in printed
     for name in ("config.yaml", "run.json", "report.html"):
         saved = (project / "runs/version_0" / name).read_text(encoding="utf-8")
         assert "http://me:***@127.0.0.1:9" in saved and "very-secret" not in saved, name

@@ -240,7 +240,8 @@ def _in_order(words: list[str]) -> list[str]:
 
 
 def _options_of_next(words: list[str], started_in: Path) -> list[str]:
-    """What the next command must know, too: files of configuration, the data, the place of the run. No passwords."""
+    """What the next command must know, too: files of configuration, the data, the place of the run. A password is left
+    out, and said behind `#`, where a shell reads no further."""
     parts = ("--data.", "--loggers.")
     said: list[str] = []
     for flag, value, words_of_it in options(words):
@@ -248,7 +249,8 @@ def _options_of_next(words: list[str], started_in: Path) -> list[str]:
             said += [flag, shown_path(value, started_in)]
         elif flag.startswith(parts):
             said += words_of_it
-    return [shlex.quote(hide_passwords(word)) for word in said]
+    hidden = [hide_passwords(word) for word in said]
+    return [*map(shlex.quote, hidden), *["# your password in place of ***"] * (hidden != said)]
 
 
 def _command(words: list[str]) -> tuple[str, list[str]]:
