@@ -1,14 +1,14 @@
 """Reading a project without changing it: what is on, what was edited, what would come."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import unified_diff
 from pathlib import Path
 
 from scaffold.catalogue import Catalogue, Part
 from scaffold.errors import NotAProjectError
 from scaffold.files import Disk, File, Found
-from scaffold.merge import is_same_text
+from scaffold.merge import in_style_of, is_binary, is_same_text, unedited
 from scaffold.names import package_name
 from scaffold.project import Project, find_root, open_project
 from scaffold.render import paths
@@ -63,8 +63,8 @@ def own_changes(project: Project) -> list[Difference]:
     found = []
     for path, entry in sorted(project.lock.items()):
         now = disk.get(path)
-        if not _is_as(now, entry.file) and entry.state != "deleted":
-            found.append(_difference(path, entry.file, now))
+        if not _is_as(path, now, entry.file) and entry.state != "deleted":
+            found.append(_difference(path, _as_formatted(path, entry.file, now), now))
     return found
 
 
@@ -86,21 +86,29 @@ def _state(part: Part, project: Project | None) -> str:
 
     disk = Disk(project.root)
     owned = paths(part, project.answers.package)
-    entries = [(disk.get(path), project.lock[path]) for path in owned if path in project.lock]
+    entries = [(path, disk.get(path), project.lock[path]) for path in owned if path in project.lock]
     if part.name not in project.answers.on(part.kind):
-        kept = (entry for found, entry in entries if found and entry.state == "kept")
+        kept = (entry for _, found, entry in entries if found and entry.state == "kept")
         return "kept" if any(kept) else ""
-    if any(entry.state == "ejected" for _, entry in entries):
+    if any(entry.state == "ejected" for _, _, entry in entries):
         return "ejected"
-    if any(found is None for found, _ in entries):
+    if any(found is None for _, found, _ in entries):
         return "missing"
-    return "edited" if any(not _is_as(found, entry.file) for found, entry in entries) else "on"
+    same = all(_is_as(path, found, entry.file) for path, found, entry in entries)
+    return "on" if same else "edited"
 
 
-def _is_as(found: Found, file: File) -> bool:
+def _as_formatted(path: str, file: File, now: Found) -> File:
+    """What was generated, so that a diff shows edits and not what a formatter did."""
+    if not isinstance(now, File) or is_binary(file.data) or is_binary(now.data):
+        return file
+    return replace(file, data=in_style_of(now.data, unedited(path, now.data, file.data)))
+
+
+def _is_as(path: str, found: Found, file: File) -> bool:
     if not isinstance(found, File) or found.executable != file.executable:
         return False
-    return is_same_text(found.data, file.data)
+    return is_same_text(path, found.data, file.data)
 
 
 def _difference(path: str, before: Found, after: Found) -> Difference:

@@ -15,9 +15,11 @@ from typing import Any
 import yaml
 
 from scaffold.git import git
+from scaffold.length import formatted, meaning
 
 BOM = b"\xef\xbb\xbf"
 BLANK, AIRY = re.compile(rb"\n{2,}"), (".yaml", ".yml", ".toml")  # where these mean nothing
+STEPS, INDENT = re.compile(rb"(?m)^(?: {4})+"), re.compile(rb":\n([ \t]+)\S")  # black's; any
 OPEN, MIDDLE, EQUALS, CLOSE = b"<<<<<<< mine", b"||||||| before", b"=======", b">>>>>>> scaffold"
 
 
@@ -34,7 +36,7 @@ class _Loader(yaml.SafeLoader):
     def compose_mapping_node(self, anchor: Any) -> Any:
         node = super().compose_mapping_node(anchor)
         if len({str(key.value) for key, _ in node.value}) < len(node.value):
-            raise ValueError
+            raise ValueError("a key is written twice")
         return node
 
 
@@ -51,10 +53,11 @@ def has_git_markers(data: bytes) -> bool:
     return b"\n<<<<<<< " in b"\n" + data
 
 
-def is_same_text(mine: bytes, other: bytes) -> bool:
-    """But for line ends, a byte order mark and a final newline, which are the user's to choose."""
-    text = not is_binary(mine) and not is_binary(other)
-    return mine == other or (text and in_style_of(mine, _normal(other)) == mine)
+def is_same_text(path: str, mine: bytes, other: bytes) -> bool:
+    """But for line ends, a byte order mark, a final newline and how Python is formatted: the user's to choose."""
+    if mine == other or is_binary(mine) or is_binary(other):
+        return mine == other
+    return unedited(path, mine, other) == _normal(mine)
 
 
 def are_crlf(files: Iterable[bytes]) -> bool:
@@ -77,20 +80,49 @@ def merge(path: str, base: bytes, mine: bytes, template: bytes) -> Merged:
             plain, merged = dense, _merged(*dense)
         elif dense[1] == dense[0]:  # they are all that you changed
             merged = Merged(plain[2], 0)
+    if merged.conflicts and path.endswith(".py"):
+        worn = unedited(path, plain[1], plain[0])
+        again = _merged(worn, plain[1], _dressed(plain[0], worn, plain[2]) or plain[2])
+        merged = min(merged, again, key=lambda each: (each.conflicts, len(each.data)))
     if not merged.conflicts and parses(path, mine) and not parses(path, merged.data):
         marked = _marked(*(_lines(data) for data in plain))
         merged = Merged(marked, 1, "both changed it, and both changes together cannot be read")
     return replace(merged, data=in_style_of(mine, merged.data))
 
 
+def unedited(path: str, mine: bytes, base: bytes) -> bytes:
+    """What was generated as your formatter would leave it: your file with your edits taken back."""
+    plain, old = _normal(mine), _normal(base)
+    if not path.endswith(".py") or None in (meant := [meaning(plain), meaning(old)]):
+        return old
+    if meant[0] == meant[1]:
+        return plain
+    ours, theirs = (formatted(data, commas=False) for data in (plain, old))
+    return _dressed(ours, plain, theirs) or old
+
+
+def _dressed(base: bytes, worn: bytes, new: bytes) -> bytes:
+    """The change from `base` to `new`, made to another formatting of `base`; empty where that is not it."""
+    found = INDENT.search(worn)
+    step = found[1] if found else b" " * 4
+    like = [STEPS.sub(lambda line: len(line[0]) // 4 * step, data) for data in (base, new)]
+    done = diff3(like[0], worn, like[1], favour=True).data
+    return done if meaning(done) == meaning(new) else b""
+
+
 def parses(path: str, data: bytes) -> bool:
+    return not mistake(path, data)
+
+
+def mistake(path: str, data: bytes) -> str:
+    """Why a file of this name cannot be read, on one line; empty where it can."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             _parse(Path(path).suffix, data)
-    except Exception:  # each parser has its own errors, and RecursionError is no better
-        return False
-    return True
+    except Exception as error:  # each parser has its own errors, and RecursionError is no better
+        return " ".join(str(error).split()) or type(error).__name__
+    return ""
 
 
 def _parse(suffix: str, data: bytes) -> None:
@@ -111,17 +143,17 @@ def _parse_toml(text: str) -> None:
         tomllib.loads(text)
 
 
-def diff3(base: bytes, mine: bytes, template: bytes) -> Merged:
-    """The classic algorithm, for where there is no git: split at the lines that all three share."""
+def diff3(base: bytes, mine: bytes, template: bytes, *, favour: bool = False) -> Merged:
+    """The classic algorithm: split at the lines that all three share; with `favour` the template wins."""
     texts = [_lines(data) for data in (base, mine, template)]
     done, conflicts, at = [], 0, (0, 0, 0)
     for b, m, t, length in _shared(*texts):
         ours = [text[start:end] for text, start, end in zip(texts, at, (b, m, t), strict=True)]
         old, left, right = (b"".join(lines) for lines in ours)
-        if left in (old, right):
-            done.append(right)
-        elif right == old:
+        if right == old:
             done.append(left)
+        elif favour or left in (old, right):
+            done.append(right)
         else:
             done.append(_marked(*ours))
             conflicts += 1

@@ -110,7 +110,7 @@ def decide(path: str, base: Entry | None, user: Found, target: File | None) -> O
     if isinstance(user, Odd):
         return Outcome("beside", "managed" if base else "ejected", target, f"yours is {user.value}")
     if base is None:
-        return _collision(user, target)
+        return _collision(path, user, target)
     return _three_files(path, base.file, user, target)
 
 
@@ -135,7 +135,7 @@ def _dropped(path: str, base: Entry | None, user: Found) -> Outcome:
         return Outcome("same", None)
     if isinstance(user, Odd):
         return Outcome("keep", None, note=f"no longer generated, yours is {user.value}")
-    if is_same_text(user.data, base.file.data):
+    if is_same_text(path, user.data, base.file.data):
         return Outcome("delete", None)
     return Outcome("keep", "kept", note=STILL_ON if path.startswith("configs/") else NOT_NEEDED)
 
@@ -146,8 +146,8 @@ def _absent(base: Entry | None, target: File) -> Outcome:
     return Outcome("gone", "deleted", note="changed, but you deleted it")
 
 
-def _collision(user: File, target: File) -> Outcome:
-    if is_same_text(user.data, target.data):
+def _collision(path: str, user: File, target: File) -> Outcome:
+    if is_same_text(path, user.data, target.data):
         return Outcome("same")
     return Outcome("beside", "ejected", target, "you have a file of that name")
 

@@ -43,7 +43,7 @@ def stub(project: Project, kind: str, name: str, catalogue: Catalogue) -> Propos
     crlf, length = is_in_crlf(project.lock, disk), own_length(disk)
     for path, text in more.items():
         _check_free(path, words["MyStub"], text, disk)
-        data = at_length(path, polish(path, File(text.encode())), disk, length).data
+        data = at_length(path, polish(path, File(text.encode())), length).data
         plan.changes[path] = File(in_crlf(data) if crlf else data)
         plan.said.append((path, "create", "yours"))
     check_package(project, plan)

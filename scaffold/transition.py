@@ -56,12 +56,12 @@ def propose(
     disk = Disk(project.root)
     length = LINE_LENGTH if answers.template else own_length(disk)
     before = {
-        path: replace(entry, file=at_length(path, entry.file, disk, length))
+        path: replace(entry, file=at_length(path, entry.file, length))
         for path, entry in _base(project, catalogue).items()
     }
     used = still_used(before, disk, answers, catalogue)
     target = render(answers, catalogue, used, project.lock)
-    target = {path: at_length(path, file, disk, length) for path, file in target.items()}
+    target = {path: at_length(path, file, length) for path, file in target.items()}
     base = package.renamed(before, target, disk, answers.package)
     base = {path: entry for path, entry in base.items() if path not in set(restore)}
     said = catalogue.moves(answers.package)

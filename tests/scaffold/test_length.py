@@ -1,6 +1,9 @@
-"""A project whose line length is another than that of the templates."""
+"""A project that is formatted otherwise than the templates."""
 
+import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import black
@@ -19,6 +22,18 @@ def reformat(length: int) -> None:
 
 def kept(path: Path, length: int) -> str:
     return black.format_str(path.read_text(), mode=black.Mode(line_length=length))
+
+
+OLD, NEW = 'encoding="utf-8"\n    )', 'encoding="utf-8", check=False\n    )'
+
+
+def newer(monkeypatch, tmp_path) -> None:
+    """Templates that changed a call which formatters break into lines."""
+    templates = shutil.copytree(packaged().root, tmp_path / "templates")
+    source = templates / "features/extra/sweep/sweep.py.jinja"
+    assert OLD in source.read_text()
+    source.write_text(source.read_text().replace(OLD, NEW))
+    monkeypatch.setattr("scaffold.change.packaged", lambda: Catalogue(templates))
 
 
 @pytest.fixture
@@ -51,12 +66,7 @@ def test_newer_templates_are_merged_in_the_length_of_the_project(
     reformat(120)
     sweep.write_text(sweep.read_text() + "# mine\n")
     before = sweep.read_text()
-    newer = shutil.copytree(packaged().root, tmp_path / "templates")
-    source = newer / "features/extra/sweep/sweep.py.jinja"
-    old, new = 'encoding="utf-8"\n    )', 'encoding="utf-8", check=False\n    )'
-    assert old in source.read_text()
-    source.write_text(source.read_text().replace(old, new))
-    monkeypatch.setattr("scaffold.change.packaged", lambda: Catalogue(newer))
+    newer(monkeypatch, tmp_path)
     assert scaffold("update").code == 0
     one_line = 'capture_output=True, encoding="utf-8"'
     assert one_line in before
@@ -71,3 +81,60 @@ def test_what_is_not_formatted_at_that_length_stays_so(scaffold, sweep):
     assert sweep.read_text() == before
     assert scaffold("remove", "extra", "sweep").code == 0
     assert not sweep.exists()
+
+
+RUFF = [sys.executable, "-m", "ruff", "format", "--isolated", "--quiet"]
+SINGLE = ["--config", "format.quote-style='single'"]
+STYLES = {
+    "ruff": [*RUFF, "--line-length", "100"],
+    "narrow": [*RUFF, "--line-length", "60"],
+    "single quotes": [*RUFF, *SINGLE],
+    "no magic commas": [*RUFF, *SINGLE, "--config", "format.skip-magic-trailing-comma=true"],
+    "two spaces": [*RUFF, "--config", "indent-width=2"],
+}
+
+
+@pytest.fixture(params=STYLES)
+def restyled(request, sweep):
+    """The formatter of the user has run, and says nowhere where the scaffolder would look."""
+    before = sweep.read_text()
+    subprocess.run([*STYLES[request.param], "."], check=True)
+    assert sweep.read_text() != before
+    return sweep
+
+
+def test_what_a_formatter_did_is_no_edit(scaffold, restyled):
+    assert scaffold("diff").out.count("\n") == 1
+    assert "  on      sweep" in scaffold("list").out
+    assert scaffold("remove", "extra", "sweep").code == 0
+    assert not restyled.exists()
+
+
+@pytest.mark.parametrize("edited", [False, True])
+def test_newer_templates_leave_the_rest_as_it_was_formatted(
+    scaffold, restyled, monkeypatch, tmp_path, edited
+):
+    newer(monkeypatch, tmp_path)
+    if edited:
+        text = restyled.read_text()
+        restyled.write_text(text.replace("default=20", "default   =   50"))
+    before = restyled.read_text().split("\n\n\n")
+    assert scaffold("update").code == 0
+    after = restyled.read_text().split("\n\n\n")
+    assert len(after) == len(before)
+    changed = [new for old, new in zip(before, after, strict=True) if old != new]
+    assert len(changed) == 1
+    assert "check=False" in changed[0].replace(" ", "")
+
+
+def test_a_conflict_is_no_larger_than_what_both_changed(scaffold, restyled, monkeypatch, tmp_path):
+    newer(monkeypatch, tmp_path)
+    before = restyled.read_text()
+    mine = re.sub(r"capture_output=True", "capture_output=1", before)
+    assert mine != before
+    restyled.write_text(mine)
+    assert scaffold("update", "--conflict", "markers").code == 2
+    text = restyled.read_text()
+    assert "capture_output=1" in text
+    assert text.index("def read_space") < text.index("<<<<<<< mine")
+    assert text.index(">>>>>>> scaffold") < text.index("def train")

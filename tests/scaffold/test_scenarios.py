@@ -28,6 +28,18 @@ def main() -> None:
 if __name__ == "__main__":
     main()
 '''
+NARROW_2 = b'''"""The model."""
+
+
+class Model:
+  width = 8
+
+  def forward(self, x: float) -> float:
+    return x * self.width + 1
+
+  def backward(self, x: float) -> float:
+    return x / self.width
+'''
 LAYERS_2 = b'''"""Blocks."""
 
 
@@ -204,8 +216,7 @@ SCENARIOS = [
     Scenario(
         "16 the whole file indented anew",
         lambda: write("my_exp/model.py", read("my_exp/model.py").replace(b"    ", b"  ")),
-        code=2,
-        said=("my_exp/model.py",),
+        files={"my_exp/model.py": NARROW_2},
     ),
     Scenario(
         "17 made executable by the user",
