@@ -17,8 +17,10 @@ from typing import Any, Literal
 from scaffold.answers import numbers, way_out
 from scaffold.catalogue import Catalogue
 from scaffold.errors import ScaffoldError
+from scaffold.files import Disk, File
 from scaffold.git import out_of_place
 from scaffold.journal import WORK
+from scaffold.merge import mistake, parses
 from scaffold.names import one_line
 from scaffold.package import is_gone
 from scaffold.project import Project, check_plain, open_project
@@ -82,6 +84,7 @@ def examine(root: Path, catalogue: Catalogue) -> list[Finding]:
         *of_strategy(project, probe),
         *of_packages(project, catalogue, probe),
         *of_project(project, catalogue),
+        *of_files(project, probe),
         *of_configs(python, root, probe),
         *of_disk(root),
     ]
@@ -205,6 +208,21 @@ def of_project(project: Project, catalogue: Catalogue) -> Iterator[Finding]:
         yield Finding(
             "ok", f"project `{project.answers.name}`, {len(project.lock)} generated files"
         )
+
+
+def of_files(project: Project, probe: dict[str, Any]) -> Iterator[Finding]:
+    """Generated files that could be read until they were edited; `of_configs` reads those in `configs/`."""
+    disk, checked = Disk(project.root), "torch" in probe and "runtime" in probe
+    for path, entry in project.lock.items():
+        found = disk.get(path)
+        if not isinstance(found, File) or (path.startswith("configs/") and checked):
+            continue
+        why = mistake(path, found.data)
+        if why and parses(path, entry.file.data):
+            yield to_fix(
+                f"`{path}` cannot be read: {why}",
+                "correct it; `scaffold diff` shows what was edited",
+            )
 
 
 def of_configs(python: str, root: Path, probe: dict[str, Any]) -> Iterator[Finding]:

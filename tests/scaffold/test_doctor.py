@@ -132,6 +132,20 @@ def test_an_unresolved_conflict_and_a_change_cut_short(project, machine):
     assert finding(ran, "cut short")["level"] == "fix"
 
 
+def test_a_generated_file_that_cannot_be_read_any_more(project, machine):
+    machine()
+    settings = Path("pyproject.toml")
+    settings.write_text("[project\n" + settings.read_text())
+    ran = project("doctor")
+    assert ran.code == 1
+    assert "fix   `pyproject.toml` cannot be read: " in ran.out and "line 1" in ran.out
+    assert "`scaffold diff` shows" in ran.out and ran.out.count("fix  ") == 1
+    machine(torch=None)  # then train.py cannot say it
+    Path("configs/model.yaml").write_text("lr: 0.1\nx: [1\n")
+    assert "fix   `configs/model.yaml` cannot be read: " in project("doctor").out
+    assert "line 3" in project("doctor").out
+
+
 def test_low_disk_and_a_run_folder_that_is_read_only(project, machine, monkeypatch):
     machine()
     usage = type("Usage", (), {"free": 2**20})
