@@ -190,7 +190,7 @@ def update(
     from scaffold.project import open_project
 
     change(
-        f"Updated to {ref or packaged().version}",
+        f"Updated to {packaged().version}",
         lambda root, catalogue: grow.update(open_project(root), catalogue, ref, runtime),
         Manner(conflict, dry_run, as_json),
     )

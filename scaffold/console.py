@@ -164,7 +164,7 @@ def _kept(paths: list[str]) -> None:
 def changed(
     headline: str, proposal: "Proposal", pending: list[str], *, dry_run: bool, as_json: bool
 ) -> None:
-    said = proposal.plan.said
+    said, headline = proposal.plan.said, proposal.headline or headline
     if as_json:
         steps = [{"path": path, "verb": verb, "note": note} for path, verb, note in said]
         return say_json({"dry_run": dry_run, "steps": steps, "pending": pending})

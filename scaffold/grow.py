@@ -5,15 +5,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from scaffold.answers import Answers, to_yaml
-from scaffold.catalogue import Catalogue
+from scaffold.catalogue import Catalogue, Part
 from scaffold.errors import ScaffoldError
 from scaffold.files import Disk, File, Odd
 from scaffold.git import unmerged
 from scaffold.journal import last_change
 from scaffold.lock import Entry, Lock, from_json, to_json
 from scaffold.merge import has_git_markers
-from scaffold.names import one_line, package_name
-from scaffold.own import split
+from scaffold.names import one_line, package_name, public
+from scaffold.own import fetch, split
 from scaffold.plan import Plan, make_plan
 from scaffold.project import ANSWERS, LOCK, Project
 from scaffold.render import paths
@@ -26,7 +26,7 @@ def add(project: Project, kind: str, name: str, catalogue: Catalogue) -> Proposa
     answers, owned = project.answers, list[str]()
     project.check_has_features()
     _check_current(project, catalogue)
-    before, name = answers, catalogue.feature(kind, name).name
+    before, name = answers, _feature(kind, name, catalogue).name
     answers = answers.with_feature(kind, name).complete(catalogue)
     for part in answers.parts(catalogue):
         if (part.kind, part.name) == (kind, name) or part not in before.parts(catalogue):
@@ -37,6 +37,16 @@ def add(project: Project, kind: str, name: str, catalogue: Catalogue) -> Proposa
             what = f"`{disk.blocker(path)}` is a link or a file"
             raise ScaffoldError(f"cannot write `{path}`: {what}\nmake it a folder of the project")
     return propose(project, answers, catalogue, [path for path in owned if not disk.get(path)])
+
+
+def _feature(kind: str, name: str, catalogue: Catalogue) -> Part:
+    """One of ours; of a name that is none, how to begin one's own."""
+    if kind not in ("callback", "logger") or name in catalogue.features[kind]:
+        return catalogue.feature(kind, name)
+    try:
+        return catalogue.feature(kind, name)
+    except ScaffoldError as error:
+        raise ScaffoldError(f"{error} (`--custom` begins one of your own)") from None
 
 
 def _check_current(project: Project, catalogue: Catalogue) -> None:
@@ -102,6 +112,10 @@ def update(
     if ref:
         answers = replace(answers, template=f"{address}@{ref}")
     proposal = propose(project, answers.complete(catalogue), catalogue)
+    if address:
+        at_which = ref or at or fetch(answers.template).commit[:10]
+        said = f"Updated from `{public(address)}`{f' at `{at_which}`' if at_which else ''}"
+        proposal = replace(proposal, headline=said)
     if at and not ref:
         note = f"the template stays at `{at}`; `scaffold update --ref` goes to another"
         proposal.plan.said.append((ANSWERS, "keep", note))

@@ -71,8 +71,8 @@ def hold(descriptor: int) -> bool:
 
 
 def write(root: Path, wanted: Mapping[str, File | None], seen: Disk) -> None:
-    """All of `wanted`, in its order, or nothing; `seen` is what the decision was made on."""
-    changes = list(_changes(wanted, seen, Disk(root)))
+    """All of `wanted`, in its order but deletions first, or nothing; `seen` is what the decision was made on."""
+    changes = sorted(_changes(wanted, seen, Disk(root)), key=lambda each: each.after is not None)
     if not changes:
         return
     journal = root / WORK / "journal.json"
@@ -105,9 +105,10 @@ def last_change(root: Path) -> list[Change]:
 
 
 def _changes(wanted: Mapping[str, File | None], seen: Disk, now: Disk) -> Iterator[Change]:
+    gone = {path for path, file in wanted.items() if file is None}
     for path, file in wanted.items():
-        before = seen.get(path)
-        if before != now.get(path) or not (before is None or isinstance(before, File)):
+        before = seen.without(path, gone)
+        if before != now.without(path, gone) or not (before is None or isinstance(before, File)):
             raise _meanwhile(path)
         if before != file:
             yield Change(path, before, file)

@@ -4,7 +4,7 @@ A pure function of three maps: the pristine base, the user's files and the fresh
 The first case that fits a path decides; nothing that a user wrote is overwritten or deleted.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
@@ -22,9 +22,10 @@ Step = tuple[str, Verb, str]  # path, verb, note
 
 
 class Disk(Protocol):
-    """The user's files, by path."""
+    """The user's files, by path; also as they are once others are deleted."""
 
     def get(self, path: str, /) -> Found: ...
+    def without(self, path: str, gone: Collection[str], /) -> Found: ...
 
 
 @dataclass(frozen=True)
@@ -68,10 +69,12 @@ def make_plan(
     """`renamed`: old to new path in the templates; `homes`: where the user moved a file to; `crlf`: of new ones."""
     plan, renamed, homes = Plan(), renamed or {}, homes or {}
     came_from = {new: old for old, new in renamed.items()}
-    for path in sorted({*base, *target} - {*renamed}):
+    # What goes comes first: a folder may come in its place, or a file in that of a folder.
+    for path in sorted({*base, *target} - {*renamed}, key=lambda path: (path in target, path)):
         origin = came_from.get(path, path)
         home = homes.get(origin, origin)
-        old, user, new = base.get(origin), disk.get(home), target.get(path)
+        gone = {path for path, file in plan.changes.items() if file is None}
+        old, user, new = base.get(origin), disk.without(home, gone), target.get(path)
         outcome = decide(home, old, user, new)
         if outcome.verb == "create" and outcome.file and crlf:
             outcome = replace(outcome, file=replace(outcome.file, data=in_crlf(outcome.file.data)))

@@ -41,6 +41,7 @@ class Proposal:
     plan: Plan
     disk: Disk
     state: Mapping[str, File | None]  # what `.scaffold/` shall hold
+    headline: str = ""  # where the command alone does not know it
 
     @property
     def changes_nothing(self) -> bool:

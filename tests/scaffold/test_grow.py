@@ -183,7 +183,7 @@ def test_one_strategy_at_a_time(project):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("add", "callback", "emma"), "did you mean `ema`"),
+        (("add", "callback", "emma"), "did you mean `ema`? (`--custom` begins one of your own)"),
         (("add", "colour", "red"), "there is no kind `colour`"),
         (("add", "model", "resnet"), "there is no kind `model`; did you mean `module`?"),
         (("remove", "callback", "ema"), "is not on"),

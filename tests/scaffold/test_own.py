@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -346,3 +347,45 @@ def test_into_a_repository_that_is_there(scaffold, team, workplace):
     assert Path("README.md").read_text() == "mine\n"
     assert Path("my-exp.txt").read_text() == "verbatim {{ width }}\n"
     assert "Nothing to do" in scaffold("update").out
+
+
+def test_an_update_says_from_where_it_came(scaffold, team, monkeypatch):
+    """Our own version says nothing of a template of others."""
+    commit(team, "v1")
+    said = {str(team): "", f"{team}@v1": " at `v1`", f"file://{team}": " at `[0-9a-f]{10}`"}
+    for number, (address, at) in enumerate(said.items()):
+        assert scaffold("new", f"x{number}", "--template", address, "--no-git").code == 0
+        monkeypatch.chdir(f"x{number}")
+        settings = Path(".scaffold/answers.yml")
+        settings.write_text(settings.read_text().replace("width: 8", "width: 9"))
+        first = scaffold("update").out.splitlines()[0]
+        place = address.removesuffix("@v1")
+        assert re.fullmatch(f"Updated from `{re.escape(place)}`{at}", first)
+        monkeypatch.chdir("..")
+
+
+def test_a_file_becomes_a_folder_and_a_folder_a_file_at_once(scaffold, team, monkeypatch):
+    (team / "docs").write_text("one\n")
+    (team / "parts").mkdir()
+    (team / "parts/a.txt").write_text("a\n")
+    scaffold("new", "my-exp", "--template", str(team), "--no-git")
+    monkeypatch.chdir("my-exp")
+    before = read_tree(Path())
+    (team / "docs").unlink()
+    (team / "docs").mkdir()
+    (team / "docs/index.txt").write_text("two\n")
+    shutil.rmtree(team / "parts")
+    (team / "parts").write_text("b\n")
+    fetch.cache_clear()
+    assert scaffold("update").code == 0
+    assert Path("docs/index.txt").read_text() == "two\n"
+    assert Path("parts").read_text() == "b\n"
+    assert scaffold("update").out.startswith("Nothing to do")
+    assert scaffold("undo").code == 0
+    after = read_tree(Path())
+    assert {p: f for p, f in after.items() if "work/" not in p} == before
+    Path("parts/mine.txt").write_text("mine\n")
+    Path("docs").write_text("mine\n")
+    assert scaffold("update").code == 0
+    assert Path("parts/mine.txt").read_text() == Path("docs").read_text() == "mine\n"
+    assert Path("parts.new").read_text() == "b\n"
