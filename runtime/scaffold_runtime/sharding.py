@@ -43,8 +43,8 @@ class Shares:
             return CombinedLoader(tree_map(self.of_training, source.iterables), source.mode)
         if not _divisible(source):
             return source
-        batches, batched = source.batch_sampler, type(source.batch_sampler) is BatchSampler
-        if batches is not None and not batched:
+        batches = source.batch_sampler
+        if type(batches) not in (BatchSampler, type(None)):
             return replacing(source, batch_sampler=self._nth(batches, even=True))
         sampler = _sampler(source)
         if isinstance(sampler, (RandomSampler, SequentialSampler)):

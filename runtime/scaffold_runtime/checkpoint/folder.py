@@ -168,7 +168,8 @@ def link_folder(target: Path, link: Path) -> None:
 
 def sweep(folder: Path, kept: set[str] | None = None) -> None:
     """Remove parts of saves that were killed, or replaced; and the folder, where nothing is left."""
-    kept = _named(folder) if kept is None else kept
+    if kept is None:
+        kept = {n for n, _ in _manifest(folder)} if (folder / MANIFEST).is_file() else set()
     remove_litter(folder)
     for file in folder.iterdir():
         if NAME.fullmatch(file.name) and file.name not in kept:
@@ -280,10 +281,6 @@ def _manifest(folder: Path) -> list[tuple[str, int]]:
     if not ours or not parts:
         raise _damaged(folder, f"its {MANIFEST} is of another format, or names other files")
     return parts
-
-
-def _named(folder: Path) -> set[str]:
-    return {name for name, _ in _manifest(folder)} if (folder / MANIFEST).is_file() else set()
 
 
 def _damaged(folder: Path, reason: str) -> CheckpointError:
