@@ -298,22 +298,6 @@ class DistributedStrategy(Strategy):
         else:
             self._store.wait([key], LONG)
 
-    def all_do(self, work: Callable[[], Any]) -> None:
-        failure: Exception | None = None
-        try:
-            work()
-        except Exception as error:
-            failure = error
-        told = self.gather(None if failure is None else str(failure))
-        if failure is not None:
-            raise failure
-        for rank, text in enumerate(told):
-            if text is not None:
-                raise RankFailed(f"process {rank} failed: {text}")
-
-    def first_does(self, work: Callable[[], Any]) -> None:
-        self.all_do(work if self.is_global_zero else lambda: None)
-
     def agree_to_stop(self, batch: float, asked: int, due: bool = False) -> int:
         if self._agreement is None or self._failed:
             return asked

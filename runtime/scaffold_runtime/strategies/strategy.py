@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_map_only
 
 from scaffold_runtime.accelerators import Accelerator
 from scaffold_runtime.empty import materialize
-from scaffold_runtime.errors import CheckpointError, Moved, MovedAway
+from scaffold_runtime.errors import CheckpointError, Moved, MovedAway, RankFailed
 from scaffold_runtime.precision import Precision, in_precision
 from scaffold_runtime.strategies.environments import ClusterEnvironment
 
@@ -188,11 +188,12 @@ class Strategy(abc.ABC):
 
     def gather_to_first(self, value: Any) -> list[Any]:
         """The values all processes have, by rank, on the first; the others get their own only."""
-        return [value]
+        values = self.gather(value)
+        return values if self.is_global_zero else [value]
 
     def broadcast(self, value: Any, src: int = 0) -> Any:
         """The value process `src` has, on every process; with several, its tensors are in main memory then."""
-        return value
+        return self.gather(value)[src]
 
     def barrier(self, name: str | None = None) -> None:
         """Wait until every process is here."""
@@ -203,11 +204,21 @@ class Strategy(abc.ABC):
 
     def all_do(self, work: Callable[[], Any]) -> None:
         """Run `work` in every process; all go on when it is done, or fail when one failed."""
-        work()
+        failure: Exception | None = None
+        try:
+            work()
+        except Exception as error:
+            failure = error
+        told = self.gather(None if failure is None else str(failure))
+        if failure is not None:
+            raise failure
+        for rank, text in enumerate(told):
+            if text is not None:
+                raise RankFailed(f"process {rank} failed: {text}")
 
     def first_does(self, work: Callable[[], Any]) -> None:
         """Run `work` in the first process; all go on when it is done, or fail when it failed."""
-        work()
+        self.all_do(work if self.is_global_zero else lambda: None)
 
     def agree_to_stop(self, batch: float, asked: int, due: bool = False) -> int:
         """Why all stop after this batch, as a number that one of them was asked with; 0 to go on. With `due`,

@@ -184,13 +184,6 @@ class XLAStrategy(Strategy):
         packed = pickle.dumps(self.whole(value))
         return [pickle.loads(one) for one in _model().rendezvous("gather", packed)]
 
-    def gather_to_first(self, value: Any) -> list[Any]:
-        values = self.gather(value)
-        return values if self.is_global_zero else [value]
-
-    def broadcast(self, value: Any, src: int = 0) -> Any:
-        return self.gather(value)[src]
-
     def barrier(self, name: str | None = None) -> None:
         if self.world_size > 1:
             _model().rendezvous(name or "barrier")
@@ -199,11 +192,6 @@ class XLAStrategy(Strategy):
         if self.local_rank == 0:
             work()
         self.barrier("prepared")
-
-    def first_does(self, work: Callable[[], Any]) -> None:
-        if self.is_global_zero:
-            work()
-        self.barrier("done")
 
     def agree_to_stop(self, batch: float, asked: int, due: bool = False) -> int:
         """Where an epoch or an evaluation ends, and not in between: each question waits for the devices."""
