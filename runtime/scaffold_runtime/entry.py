@@ -207,7 +207,11 @@ def number(name: str, value: Any) -> float:
         ) from None
 
 
-def check_weight(name: str, batch_size: Any) -> None:
+def check_first(name: str, value: Any, batch_size: Any) -> None:
+    if isinstance(value, Tensor) and value.is_complex():
+        raise MisconfigurationException(
+            f"`self.log({name!r}, ...)` got a complex tensor: log its `.abs()` or its `.real`."
+        )
     if batch_size is not None and not hasattr(batch_size, "__float__"):
         raise MisconfigurationException(
             f"`self.log({name!r}, batch_size={batch_size!r})`: give a number, the samples in the batch."

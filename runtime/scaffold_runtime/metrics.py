@@ -23,7 +23,7 @@ from scaffold_runtime.entry import (
     NOTHING,
     Entry,
     Scalar,
-    check_weight,
+    check_first,
     detached_copy,
     difference,
     is_metric,
@@ -112,7 +112,7 @@ class Metrics:
             )
         entry = active.get(name)
         if entry is None or (entry.options is not options and entry.options != options):
-            check_weight(name, batch_size)
+            check_first(name, value, batch_size)
             entry = self._register(active, name, value, options)
             if batch_size is None and entry.on_epoch and entry.reduction == "mean":
                 self._check_size(entry)

@@ -516,6 +516,31 @@ def test_a_wrong_file_is_named(
     assert said in fails(project, capsys)
 
 
+@pytest.mark.parametrize(
+    ("module", "code", "said"),
+    [
+        ("mine_1", "class Mine(Callback: pass", "mine_1 cannot be imported: SyntaxError: "),
+        ("mine_2", "1 / 0", "mine_2 cannot be imported: ZeroDivisionError: division by zero\n"),
+        ("mine_3", "from torch import nothing", "mine_3 cannot be imported: ImportError: cannot import name 'nothing'"),
+        ("mine_4", "import nowhere", "there is no module `nowhere`.\n"),
+        ("mine_5", "class Mine(Callback):\n    def __init__(self): import nowhere", "No module named 'nowhere'\n"),
+    ],
+)  # fmt: skip
+def test_a_class_whose_module_is_broken_is_named(
+    project: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    module: str,
+    code: str,
+    said: str,
+) -> None:
+    (project / f"{module}.py").write_text(f"from scaffold_runtime import Callback\n{code}\n")
+    (project / "configs/callbacks/mine.yaml").write_text(f"class_path: {module}.Mine\n")
+    monkeypatch.syspath_prepend(project)
+    where = "error: callbacks.mine (in configs/callbacks/mine.yaml): "
+    assert fails(project, capsys).startswith(where + said)
+
+
 def test_a_file_in_another_encoding_is_named(
     project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -390,6 +390,7 @@ def test_barebones_logs_nothing_and_says_so(
         (lambda self: self.log("x", "high"), "got a str.*log a number"),
         (lambda self: self.log("x", {"a": 1.0}), "got a dict"),
         (lambda self: self.log("x", None), "got a NoneType"),
+        (lambda self: self.log("x", torch.tensor(1j)), "got a complex tensor"),
         (lambda self: self.log(3, 1.0), "needs a name, got 3"),
         (lambda self: self.log("x", 1.0, reduce_fx="median"), "'median'.*'mean', 'sum', 'min' or 'max'"),
         (lambda self: self.log("x", 1.0, reduce_fx=torch.prod), "prod.*'mean', 'sum', 'min' or 'max'"),

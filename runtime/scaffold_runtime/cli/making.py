@@ -22,14 +22,15 @@ def blaming(key: str, arguments: Iterable[str], sources: Sources) -> Iterator[No
         sources: which file holds which key.
 
     Raises:
-        ConfigError: in place of a MisconfigurationException; any other error passes with a note.
+        ConfigError: in place of a MisconfigurationException, and where a package is missing; any other error
+            passes with a note.
     """
     try:
         yield
     except Exception as error:
         full = f"{key}.{_named(str(error), list(arguments))}".rstrip(".")
         where = f"{full}{sources.of(full) or sources.of(key) * (full not in sources.options)}"
-        if isinstance(error, MisconfigurationException):
+        if isinstance(error, (MisconfigurationException, ImportError)):
             raise ConfigError(f"{where}: {error}") from error
         notes: Any = error  # Python 3.10 keeps a note, too, only it does not show it
         notes.__notes__ = [*getattr(error, "__notes__", ()), f"while making {where}"]

@@ -90,6 +90,9 @@ def _bad_class(message: str, parser: ArgumentParser) -> str:
     wrong = re.search(r"(Import path \S+ (?:does|is).*)", message)
     key = ".".join(_path(message))
     where = f"{key}{_source(parser, key)}"
+    given = re.findall(r"(?:class_path'?:? |Given value: )'?([\w.]+\.\w+)", message)
+    if why := next(filter(None, map(_unimportable, given)), ""):
+        return f"{where}: {why}"
     if absent:
         near = did_you_mean(absent[2], _names(absent[1]))
         return f"{where}: {absent[1]} has no `{absent[2]}`.{near}"
@@ -101,6 +104,18 @@ def _bad_class(message: str, parser: ArgumentParser) -> str:
             f"{where}: {unknown[1]} is not the path of a class, such as package.module.Class.{near}"
         )
     return f"{where}: {wrong[1]}" if wrong else ""
+
+
+def _unimportable(class_path: str) -> str:
+    """Why the module of a class fails when it is imported, where it is there."""
+    module = class_path.rpartition(".")[0]
+    try:
+        importlib.import_module(module)
+    except ModuleNotFoundError:
+        return ""
+    except Exception as error:  # of any kind: it is somebody's code
+        return f"{module} cannot be imported: {type(error).__name__}: {error}"
+    return ""
 
 
 def _beside_class(message: str, parser: ArgumentParser) -> str:
