@@ -632,6 +632,7 @@ WRONG = [
     ({"barebones": True, "enable_checkpointing": True}, "contradict"),
     ({"callbacks": ModelCheckpoint()}, "enable_checkpointing=False.*contradicts the Checkpoint"),
     ({"callbacks": ProgressBar()}, "enable_progress_bar=False.*contradicts the ProgressBar"),
+    ({"callbacks": [ProgressBar(), ProgressBar()]}, "there are 2 progress bars"),
 ]  # fmt: skip
 
 

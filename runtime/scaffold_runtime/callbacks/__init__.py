@@ -78,8 +78,13 @@ def default_callbacks(
                 "`class Mine(Theirs, scaffold_runtime.Callback): pass`."
             )
 
-    def has(kind: type[Callback]) -> bool:
-        return any(isinstance(callback, kind) for callback in callbacks)
+    def has(kind: type[Callback]) -> int:
+        return sum(isinstance(callback, kind) for callback in callbacks)
+
+    if has(ProgressBar) > 1:
+        raise MisconfigurationException(
+            f"Trainer(callbacks=...): there are {has(ProgressBar)} progress bars. Leave all but one of them out."
+        )
 
     for kind, wanted, name in (
         (ProgressBar, progress_bar, "enable_progress_bar"),
