@@ -19,11 +19,11 @@ ROOT = Path(__file__).parent.parent
 # raise them only with a reason.
 BUDGETS = {
     "runtime/scaffold_runtime": {
-        "files": 5228,
-        "callbacks": 2553,
-        "strategies": 2063,
-        "cli": 1343,
-        "checkpoint": 1279,
+        "files": 5232,
+        "callbacks": 2557,
+        "strategies": 2051,
+        "cli": 1356,
+        "checkpoint": 1278,
         "loggers": 752,
         "trainer": 751,
         "loops": 584,
