@@ -41,7 +41,7 @@ def made_here(loader: Any) -> bool:
     )
 
 
-def batches_of(loader: DataLoader[Any], indices: Iterable[Any]) -> Iterator[Any]:
+def make_batches(loader: DataLoader[Any], indices: Iterable[Any]) -> Iterator[Any]:
     """The batches of a loader that are `made_here`, for these indices."""
     return map(_fetch(loader.dataset, loader.collate_fn), indices)
 
@@ -67,7 +67,7 @@ class MadeHere:
 
     def __iter__(self) -> Iterator[Any]:
         loader: Any = self._loader
-        batches = batches_of(loader, loader.batch_sampler)
+        batches = make_batches(loader, loader.batch_sampler)
         draw_seed(loader)
         return batches
 

@@ -218,7 +218,7 @@ def check_first(name: str, value: Any, batch_size: Any) -> None:
         )
 
 
-def difference(before: tuple[Any, ...], now: tuple[Any, ...]) -> str:
+def changed_options(before: tuple[Any, ...], now: tuple[Any, ...]) -> str:
     labels = ("prog_bar", "logger", "on_step", "on_epoch", "reduce_fx", "sync_dist", "add_dataloader_idx")  # fmt: skip
     pairs = zip(labels, before, now, strict=False)
     return ", ".join(f"{label}={old}, and now {new}" for label, old, new in pairs if old != new)

@@ -135,7 +135,7 @@ class Feed:
         """What the trainer says about how much of an evaluation stage runs."""
         return getattr(self.trainer, LIMITS[stage])  # type: ignore[no-any-return] # a setting
 
-    def batches_of(self, stage: str) -> list[float]:
+    def lengths_of(self, stage: str) -> list[float]:
         """How many batches of each evaluation loader run."""
         limit, lengths = self.limit_of(stage), map(loader_length, self.eval_loaders(stage))
         return [limited(length, limit, LIMITS[stage]) for length in lengths]

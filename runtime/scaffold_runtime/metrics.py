@@ -23,9 +23,9 @@ from scaffold_runtime.entry import (
     NOTHING,
     Entry,
     Scalar,
+    changed_options,
     check_first,
     detached_copy,
-    difference,
     is_metric,
     levels,
     number,
@@ -101,7 +101,7 @@ class Metrics:
         batch_size: int | None = None,
         rank_zero_only: bool = False,
     ) -> None:
-        """Take one value; see `LightningModule.log`, and `entry.difference` for the order of options."""
+        """Take one value; see `LightningModule.log`, and `entry.changed_options` for the order of options."""
         if rank_zero_only and not self.first:
             return
         active = self._active
@@ -142,7 +142,7 @@ class Metrics:
         if old is not None and old.options is not None:
             raise MisconfigurationException(
                 f"`self.log({name!r}, ...)` was called before in this stage with other options, perhaps in another "
-                f"hook: {difference(old.options, options)}. Use the same options, or another name."
+                f"hook: {changed_options(old.options, options)}. Use the same options, or another name."
             )
         entry = old or self._new_entry(name, value, options)  # an old one is from a checkpoint
         entry.options = options

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
-from scaffold_runtime.batches import batches_of, draw_seed, made_here, replacing
+from scaffold_runtime.batches import draw_seed, made_here, make_batches, replacing
 from scaffold_runtime.compare import digest
 from scaffold_runtime.errors import warn
 from scaffold_runtime.seed import rng_state, set_rng_state
@@ -112,7 +112,7 @@ class Part:
 
     def _fresh(self) -> Iterator[Any]:
         if self.cursor is not None and made_here(self.iterable):
-            return batches_of(self.iterable, self.cursor)
+            return make_batches(self.iterable, self.cursor)
         if not self.persistent:
             self.close()
         self._opened = iter(self.iterable)

@@ -30,7 +30,7 @@ def hooks_of(run: Run, stage: str) -> SimpleNamespace:
 
 def batches_of(run: Run, stage: str) -> Iterator[tuple[int, Iterable[Any], tuple[int, ...]]]:
     """For each loader: its number, its batches, and what hooks get of the number where there are several."""
-    loaders, lengths = run.feed.evaluated(stage), run.feed.batches_of(stage)
+    loaders, lengths = run.feed.evaluated(stage), run.feed.lengths_of(stage)
     streams = [loader_length(loader) == math.inf for loader, _ in loaders]  # may end before a limit
     known = [math.inf if stream else n for stream, n in zip(streams, lengths, strict=True)]
     # Now, and not before: a hook may have put other weights and buffers in place, as averages are.

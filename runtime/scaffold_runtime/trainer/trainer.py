@@ -676,7 +676,7 @@ class Trainer:
 
     def _eval_batches(self, stage: str) -> list[float]:
         run = self._last_run
-        return run.feed.batches_of(stage) if run is not None else []
+        return run.feed.lengths_of(stage) if run is not None else []
 
     @property
     def estimated_stepping_batches(self) -> float:
