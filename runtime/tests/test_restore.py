@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import weakref
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from scaffold_runtime import Callback
 from scaffold_runtime.callbacks import ModelCheckpoint
 from scaffold_runtime.checkpoint.io import read_checkpoint
 from scaffold_runtime.errors import CheckpointError, MisconfigurationException
+from scaffold_runtime.plugins import TorchCheckpointIO
 
 
 class Look(Callback):
@@ -316,3 +319,34 @@ def test_optimizers_may_write_what_they_remember_in_their_own_way(
     second = make_trainer(max_epochs=2)
     second.fit(Model(), make_loader(4), ckpt_path=tmp_path / "own.ckpt", restore=restore)
     assert second.optimizers[0].steps == {"all": 8, "optimizers": 12}[restore]
+
+
+class Alive(TorchCheckpointIO):
+    """Counts how many of the checkpoints that it read are in memory at once."""
+
+    def __init__(self) -> None:
+        self.read: list[Any] = []
+        self.most = 0
+
+    def load_checkpoint(self, *given: Any, **options: Any) -> Any:
+        kept = OrderedDict(super().load_checkpoint(*given, **options))
+        self.read.append(weakref.ref(kept))
+        self.most = max(self.most, sum(each() is not None for each in self.read))
+        return kept
+
+
+def test_of_many_files_of_weights_one_is_kept_in_memory(
+    tmp_path: Path, make_trainer: Any, regression: Any, make_loader: Any
+) -> None:
+    def trainer(*plugins: Any) -> Any:
+        save = ModelCheckpoint(tmp_path, save_top_k=-1, save_weights_only=True)
+        options = {"max_epochs": 4, "enable_checkpointing": True, "plugins": list(plugins)}
+        return make_trainer(callbacks=[save], **options)
+
+    trainer().fit(regression(), make_loader(1))
+    alive = Alive()
+    with pytest.raises(CheckpointError, match="holds weights only"):
+        trainer(alive).fit(regression(), make_loader(1), ckpt_path="last")
+    assert (
+        len(alive.read) == 4 and alive.most == 3
+    )  # the one kept, the one before, and the one being read
