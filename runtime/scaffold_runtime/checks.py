@@ -86,6 +86,11 @@ def _check_fit(run: Run, name: str) -> None:
     if run.validates:
         _check_arguments(run.module, "validation_step")
     trainer = run.trainer
+    if trainer.max_epochs == 1000 and not trainer._epochs_given:
+        warn(
+            "`max_epochs` was not set, so training stops after 1000 epochs. "
+            "Set it, or max_epochs=-1 for no limit."
+        )
     if not run.module.automatic_optimization:
         for argument, neutral in (("gradient_clip_val", None), ("accumulate_grad_batches", 1)):
             if getattr(trainer, argument) != neutral:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from scaffold_runtime.errors import MisconfigurationException, check_choice, warn
+from scaffold_runtime.errors import MisconfigurationException, check_choice
 
 Limit = int | float
 
@@ -113,15 +113,9 @@ def clipping(value: Any, algorithm: Any) -> None:
 
 
 def max_epochs(given: int | None, limited: bool) -> int:
-    """The limit; where none is given, a thousand epochs, with a warning, unless training is `limited` otherwise."""
+    """The limit; where none is given, a thousand epochs, unless training is `limited` otherwise."""
     if given is None:
-        if limited:
-            return -1
-        warn(
-            "`max_epochs` was not set, so training stops after 1000 epochs. "
-            "Set it, or max_epochs=-1 for no limit."
-        )
-        return 1000
+        return -1 if limited else 1000
     return int(count("max_epochs", given, 0, (-1,)))
 
 
