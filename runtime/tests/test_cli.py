@@ -262,6 +262,12 @@ def test_later_files_and_options_win() -> None:
     assert (made.trainer.max_epochs, made.model.lr, made.model.width) == (2, 0.6, 9)
 
 
+@pytest.mark.parametrize("text", ["", "# trainer:\n#   max_epochs: 3\n"])
+def test_a_file_without_settings(text: str) -> None:
+    Path("none.yaml").write_text(text)
+    assert cli("fit", "--config=none.yaml").trainer.max_epochs == 1
+
+
 def test_a_file_before_the_subcommand() -> None:
     Path("all.yaml").write_text("fit: {model: {lr: 0.7}}\n")
     assert cli("--config", "all.yaml", "fit").model.lr == 0.7

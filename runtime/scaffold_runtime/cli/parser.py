@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -165,7 +166,8 @@ class LightningArgumentParser(ArgumentParser):
         file = Path_fr(path)
         with file.relative_path_context():
             text, name = Path(file.absolute).read_text(encoding="utf-8"), os.path.basename(path)
-            parsed: Namespace = self.parse_string(text, name, *args, **kwargs)
+            said = re.search(r"^\s*[^#\s]", text, re.MULTILINE)  # all of its lines may be comments
+            parsed: Namespace = self.parse_string(text if said else "{}", name, *args, **kwargs)
         return parsed
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
