@@ -181,6 +181,10 @@ def test_configs_that_cannot_be_made(project):
     Path("my_exp/model.py").write_text("import torch.no_such_thing\n")
     (found,) = of_configs()
     assert "my_exp/model.py, line 1: ModuleNotFoundError: No module named" in found.what
+    assert "pip" not in found.fix
+    Path("my_exp/model.py").write_text("import no_such_package\n")
+    (found,) = of_configs()
+    assert "`pip install -e .` brings what `pyproject.toml` lists" in found.fix
     Path("my_exp/model.py").write_text("import torch\n\ndef (\n")
     (found,) = of_configs()
     assert "my_exp/model.py, line 3: SyntaxError" in found.what
