@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -124,6 +125,15 @@ def test_files_are_utf_8_whatever_the_locale(my_exp, monkeypatch):
     Path("ours/r.md.jinja").write_text("ü {{x}}\n", "utf-8")
     assert piped("new", "other", "--template", "ours", "--no-git").returncode == 0
     assert Path("other/r.md").read_text("utf-8") == "ü 模\n"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there are no signals on Windows")
+def test_ctrl_c_while_it_starts_is_no_traceback(workplace, monkeypatch):
+    Path("typer.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    monkeypatch.setenv("PYTHONPATH", str(workplace))
+    command = [sys.executable, "-m", "scaffold", "list"]
+    ran = subprocess.run(command, capture_output=True)
+    assert (ran.returncode, ran.stderr) == (-signal.SIGINT, b"")
 
 
 def test_a_reader_may_leave(my_exp):
