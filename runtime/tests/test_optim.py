@@ -309,6 +309,27 @@ def test_a_scheduler_that_is_not_torchs(
     assert mine.steps == 3
 
 
+def test_a_function_that_a_scheduler_has_is_no_part_of_its_state(
+    configured: Any, make_loader: Any, make_trainer: Any
+) -> None:
+    """SWALR of torch 2.9 keeps one where others of torch leave theirs out."""
+
+    def shaped(self: Any) -> Any:
+        optimizer = sgd(self)
+        scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1)
+        scheduler.shape = self.forward
+        return [optimizer], [scheduler]
+
+    trainer = make_trainer(max_epochs=1)
+    trainer.fit(configured(shaped), make_loader(1))
+    trainer.save_checkpoint("one.ckpt")
+    trainer = make_trainer(max_epochs=2)
+    trainer.fit(configured(shaped), make_loader(1), ckpt_path="one.ckpt")
+    (config,) = trainer.lr_scheduler_configs
+    assert config.scheduler.last_epoch == 2
+    assert config.scheduler.shape == trainer.lightning_module.forward
+
+
 # -- stepping -------------------------------------------------------------------------------------
 
 

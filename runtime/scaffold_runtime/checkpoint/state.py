@@ -7,6 +7,7 @@ Keys are Lightning's (`state_dict`, `epoch`, `global_step`, `optimizer_states`, 
 
 from __future__ import annotations
 
+from inspect import isroutine
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,7 +58,7 @@ def collect(run: Run, weights_only: bool = False) -> dict[str, Any]:
         state |= {
             "progress": run.progress.state_dict(),
             "optimizer_states": [] if owned else [o.state_dict() for o in run.optimizers],
-            "lr_schedulers": [c.scheduler.state_dict() for c in run.scheduler_configs],
+            "lr_schedulers": [_state_of(c.scheduler) for c in run.scheduler_configs],
             "precision": run.precision.state_dict(),
             "data": train.state_dict(run.progress.batch > 0) if train is not None else {},
         }
@@ -287,6 +288,11 @@ def _keep_format(saved: dict[str, Any], loaded: dict[str, Any]) -> None:
     for name, value in saved.items():
         if isinstance(value, Tensor) and not value.ndim and value.dtype != loaded[name].dtype:
             loaded[name] = value.to(loaded[name].device, copy=True)
+
+
+def _state_of(scheduler: Any) -> dict[str, Any]:
+    """Without functions, which its `__init__` sets: torch 2.9's SWALR keeps one there, and so may a user's."""
+    return {key: part for key, part in scheduler.state_dict().items() if not isroutine(part)}
 
 
 def _check_number(states: list[Any], made: list[Any], kind: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 import torchmetrics
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from scaffold_runtime import Callback, Trainer, seed_everything
@@ -154,7 +156,8 @@ def test_each_process_goes_on_with_its_own_averages(
         torch.manual_seed(0)
         keep = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=1, save_top_k=-1)
         callbacks = [EMAWeightAveraging(decay=0.5), Note(tmp_path, name), keep]
-        options = {"forward_sync_buffers": False}
+        newer = "forward_sync_buffers" in signature(DistributedDataParallel).parameters
+        options = {"forward_sync_buffers" if newer else "broadcast_buffers": False}
         trainer = ddp(options=options, max_epochs=2, callbacks=callbacks, enable_checkpointing=True)
         trainer.fit(noisy(), data(make_loader), make_loader(3), ckpt_path=path)
 
