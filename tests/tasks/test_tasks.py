@@ -20,7 +20,6 @@ TWO_BATCHES = [
     "--trainer.limit_val_batches=1",
     "--trainer.check_val_every_n_epoch=1",
 ]
-TYPES = Path(__file__).parent / "mypy.ini"
 SHARED = ("images.py", "pictures.py", "augment.py", "score.py", "fold.py")
 
 
@@ -60,11 +59,16 @@ def test_small_enough_to_read(project: Path) -> None:
     assert max(lines(file) for file in (project / "my_exp").glob("*.py")) <= 130
 
 
-def test_formatted_and_linted_and_typed(project: Path) -> None:
+def test_formatted_and_linted(project: Path) -> None:
     run(project, "-m", "ruff", "check", ".")
     run(project, "-m", "ruff", "format", "--check", ".")
     run(project, "-m", "black", "--check", "--quiet", ".")
-    run(project, "-m", "mypy", f"--config-file={TYPES}", "train.py", "my_exp")
+
+
+@pytest.mark.slow
+def test_typed(project: Path) -> None:
+    """As strictly as mypy can, its tests included."""
+    run(project, "-m", "mypy", "--strict", ".")
 
 
 def test_what_draws_is_imported_when_it_draws(project: Path) -> None:

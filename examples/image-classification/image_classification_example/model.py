@@ -1,6 +1,6 @@
 from scaffold_runtime import LightningModule
-from torch import Tensor, nn
-from torch.optim import AdamW, lr_scheduler
+from torch import Tensor, nn, optim
+from torch.optim.lr_scheduler import ExponentialLR
 
 from image_classification_example.augment import augment
 
@@ -40,6 +40,6 @@ class ImageClassifier(LightningModule):
         self.log_dict({f"{stage}_loss": loss, f"{stage}_acc": accuracy}, prog_bar=True)
         return {"loss": loss, "predicted": predicted}
 
-    def configure_optimizers(self) -> tuple[list, list]:
-        optimizer = AdamW(self.parameters(), lr=self.hparams.lr)
-        return [optimizer], [lr_scheduler.ExponentialLR(optimizer, gamma=0.9)]
+    def configure_optimizers(self) -> tuple[list[optim.AdamW], list[ExponentialLR]]:
+        optimizer = optim.AdamW(self.parameters(), lr=self.hparams.lr)
+        return [optimizer], [ExponentialLR(optimizer, gamma=0.9)]

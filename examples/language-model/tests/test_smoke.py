@@ -10,7 +10,9 @@ from scaffold_runtime.errors import MisconfigurationException
 from language_model_example.data import TextDataModule
 from language_model_example.model import LanguageModel
 
-SMALL = {"context": 32, "width": 16, "depth": 1, "heads": 2}
+
+def small() -> LanguageModel:
+    return LanguageModel(context=32, width=16, depth=1, heads=2)
 
 
 @pytest.fixture
@@ -25,7 +27,7 @@ def folder(tmp_path: Path) -> Path:
 def test_one_batch_of_everything(folder: Path) -> None:
     trainer = Trainer(fast_dev_run=True, accelerator="cpu", logger=False)
     data = TextDataModule(str(folder / "text"), str(folder / "cache"), context=32)
-    trainer.fit(LanguageModel(**SMALL), data)
+    trainer.fit(small(), data)
     assert trainer.global_step == 1
 
 
@@ -38,14 +40,14 @@ def test_targets_are_one_later(folder: Path) -> None:
 
 
 def test_nothing_looks_ahead() -> None:
-    model = LanguageModel(**SMALL)
+    model = small()
     tokens = torch.randint(256, (1, 32))
     changed = torch.cat([tokens[:, :-1], (tokens[:, -1:] + 1) % 256], dim=1)
     torch.testing.assert_close(model(tokens)[:, :-1], model(changed)[:, :-1])
 
 
 def test_generates_bytes() -> None:
-    model = LanguageModel(**SMALL)
+    model = small()
     assert model.generate(torch.zeros(2, 1, dtype=torch.long), 40).shape == (2, 41)
 
 

@@ -1,6 +1,7 @@
 """Fast checks: the pieces fit together, and answers are what counts."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -78,7 +79,9 @@ def test_what_is_too_long_is_cut_and_noted(
 
 
 class Gradients(Callback):
-    def on_before_optimizer_step(self, trainer, pl_module, optimizer) -> None:
+    def on_before_optimizer_step(
+        self, trainer: Trainer, pl_module: Any, optimizer: Any
+    ) -> None:
         self.found = [weight.grad.clone() for weight in pl_module.parameters()]
 
 
@@ -87,7 +90,7 @@ def test_tokens_count_the_same_in_a_batch_and_in_a_window(base: str) -> None:
     for size, window in ((8, 1), (4, 2)):
         seed_everything(0)
         gradients = Gradients()
-        options = {"accumulate_grad_batches": window, "callbacks": [gradients]}
+        options: Any = {"accumulate_grad_batches": window, "callbacks": [gradients]}
         options |= {"limit_val_batches": 0, "logger": False, "accelerator": "cpu"}
         trainer = Trainer(max_steps=1, enable_checkpointing=False, **options)
         trainer.fit(Assistant(base), ChatDataModule(batch_size=size))
@@ -102,7 +105,7 @@ def test_what_is_exported_is_what_was_trained(
     from transformers import AutoModelForCausalLM
 
     model, data = Assistant(base, rank, lr=0.1), ChatDataModule(batch_size=4)
-    options = {"limit_train_batches": 2, "limit_val_batches": 1, "max_epochs": 1}
+    options: Any = {"limit_train_batches": 2, "limit_val_batches": 1, "max_epochs": 1}
     trainer = Trainer(default_root_dir=tmp_path, accelerator="cpu", **options)
     trainer.fit(model, data)
     trainer.save_checkpoint(tmp_path / "one.ckpt")

@@ -13,12 +13,15 @@ class Environments(Protocol):
 
     def reset(self) -> Tensor:
         """What is seen in each (N, sees)."""
+        ...
 
     def step(self, actions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Seen next (N, sees), rewards, whether it failed, whether the time was up."""
+        ...
 
     def state_dict(self) -> dict[str, Any]:
         """Where play stands."""
+        ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
