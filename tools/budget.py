@@ -19,13 +19,13 @@ ROOT = Path(__file__).parent.parent
 # raise them only with a reason.
 BUDGETS = {
     "runtime/scaffold_runtime": {
-        "files": 5232,
+        "files": 5231,
         "callbacks": 2557,
         "strategies": 2051,
-        "cli": 1356,
-        "checkpoint": 1278,
+        "cli": 1358,
+        "checkpoint": 1281,
         "loggers": 752,
-        "trainer": 751,
+        "trainer": 752,
         "loops": 584,
         "profilers": 430,
         "tuner": 86,
