@@ -37,6 +37,7 @@ def render(
     with TemporaryDirectory(prefix="scaffold-") as scratch:
         template, out = Path(scratch, "template"), Path(scratch, "out")
         assemble(parts, answers.package, template)
+        out.mkdir()  # or Copier 9.17 tries to remove what it did not get to make
         ready = _ready(template / "files")
         _copy(template, out, variables(answers, parts, still_used))
         files = sorted({**ready, **read_tree(out)}.items())
