@@ -1,7 +1,7 @@
 """A tree of files in memory, and its way to and from the disk."""
 
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from hashlib import sha256
@@ -72,12 +72,15 @@ class Disk:
             self.seen[path] = self._look(path)
         return self.seen[path]
 
-    def without(self, path: str, gone: Collection[str]) -> Found:
-        """What lies there once the files in `gone` are deleted, and the folders that this empties."""
+    def without(self, path: str, changes: Mapping[str, File | None]) -> Found:
+        """What lies there once the files that `changes` delete are gone, and the folders that this empties."""
         found = self.get(path)
+        if found is not Odd.BLOCKED and found is not Odd.FOLDER:
+            return found
+        gone = {path for path, file in changes.items() if file is None}
         if found is Odd.BLOCKED:
             return None if self.blocker(path) in gone else found
-        if found is not Odd.FOLDER or not gone:
+        if not gone:
             return found
         held = (file for file in (self.root / path).rglob("*") if not file.is_dir())
         left = any(file.relative_to(self.root).as_posix() not in gone for file in held)

@@ -41,11 +41,11 @@ def add(project: Project, kind: str, name: str, catalogue: Catalogue) -> Proposa
 
 def _feature(kind: str, name: str, catalogue: Catalogue) -> Part:
     """One of ours; of a name that is none, how to begin one's own."""
-    if kind not in ("callback", "logger") or name in catalogue.features[kind]:
-        return catalogue.feature(kind, name)
     try:
         return catalogue.feature(kind, name)
     except ScaffoldError as error:
+        if kind not in ("callback", "logger") or name in catalogue.features[kind]:
+            raise
         raise ScaffoldError(f"{error} (`--custom` begins one of your own)") from None
 
 

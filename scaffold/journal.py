@@ -105,10 +105,9 @@ def last_change(root: Path) -> list[Change]:
 
 
 def _changes(wanted: Mapping[str, File | None], seen: Disk, now: Disk) -> Iterator[Change]:
-    gone = {path for path, file in wanted.items() if file is None}
     for path, file in wanted.items():
-        before = seen.without(path, gone)
-        if before != now.without(path, gone) or not (before is None or isinstance(before, File)):
+        before = seen.without(path, wanted)
+        if before != now.without(path, wanted) or not (before is None or isinstance(before, File)):
             raise _meanwhile(path)
         if before != file:
             yield Change(path, before, file)

@@ -4,7 +4,7 @@ A pure function of three maps: the pristine base, the user's files and the fresh
 The first case that fits a path decides; nothing that a user wrote is overwritten or deleted.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
@@ -25,7 +25,7 @@ class Disk(Protocol):
     """The user's files, by path; also as they are once others are deleted."""
 
     def get(self, path: str, /) -> Found: ...
-    def without(self, path: str, gone: Collection[str], /) -> Found: ...
+    def without(self, path: str, changes: Mapping[str, File | None], /) -> Found: ...
 
 
 @dataclass(frozen=True)
@@ -73,8 +73,7 @@ def make_plan(
     for path in sorted({*base, *target} - {*renamed}, key=lambda path: (path in target, path)):
         origin = came_from.get(path, path)
         home = homes.get(origin, origin)
-        gone = {path for path, file in plan.changes.items() if file is None}
-        old, user, new = base.get(origin), disk.without(home, gone), target.get(path)
+        old, user, new = base.get(origin), disk.without(home, plan.changes), target.get(path)
         outcome = decide(home, old, user, new)
         if outcome.verb == "create" and outcome.file and crlf:
             outcome = replace(outcome, file=replace(outcome.file, data=in_crlf(outcome.file.data)))
