@@ -19,9 +19,9 @@ ROOT = Path(__file__).parent.parent
 # raise them only with a reason.
 BUDGETS = {
     "runtime/scaffold_runtime": {
-        "files": 5231,
+        "files": 5245,
         "callbacks": 2557,
-        "strategies": 2051,
+        "strategies": 2052,
         "cli": 1358,
         "checkpoint": 1285,
         "loggers": 752,

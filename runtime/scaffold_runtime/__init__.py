@@ -22,20 +22,33 @@ _HOME = {
 }
 __all__ = ["Callback", "LightningDataModule", "LightningModule", "Trainer", "seed_everything"]
 
-if TYPE_CHECKING:
-    from scaffold_runtime.data import LightningDataModule
-    from scaffold_runtime.hooks import Callback
-    from scaffold_runtime.module import LightningModule
-    from scaffold_runtime.seed import seed_everything
-    from scaffold_runtime.trainer import Trainer
-
 _SUBMODULES = {
     "accelerators", "callbacks", "cli", "core", "demos", "loggers",
     "plugins", "profilers", "strategies", "tuner", "utilities",
 }  # fmt: skip
 
+if (
+    TYPE_CHECKING
+):  # without `__getattr__`, so that type checkers and editors know `L.callbacks` and refuse `L.Trianer`
+    from scaffold_runtime import accelerators as accelerators
+    from scaffold_runtime import callbacks as callbacks
+    from scaffold_runtime import cli as cli
+    from scaffold_runtime import core as core
+    from scaffold_runtime import demos as demos
+    from scaffold_runtime import loggers as loggers
+    from scaffold_runtime import plugins as plugins
+    from scaffold_runtime import profilers as profilers
+    from scaffold_runtime import strategies as strategies
+    from scaffold_runtime import tuner as tuner
+    from scaffold_runtime import utilities as utilities
+    from scaffold_runtime.data import LightningDataModule
+    from scaffold_runtime.hooks import Callback
+    from scaffold_runtime.module import LightningModule
+    from scaffold_runtime.seed import seed_everything
+    from scaffold_runtime.trainer import Trainer
+else:
+    __getattr__ = imported_when_used(__name__, _HOME)
 
-__getattr__ = imported_when_used(__name__, _HOME)
 pytorch = sys.modules[__name__]  # `import lightning as L` is followed by `L.pytorch.callbacks`, too
 
 

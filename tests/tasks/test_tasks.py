@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -78,6 +79,23 @@ def test_typed(project: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     config = place / "pyproject.toml"
     config.write_text((project / "pyproject.toml").read_text() + NOT_FOLLOWED)
     run(project, "-m", "mypy", "--strict", f"--cache-dir={place}", f"--config-file={config}", ".")
+
+
+@pytest.mark.slow
+def test_a_misspelt_name_is_a_type_error(tmp_path: Path) -> None:
+    """`import scaffold_runtime as L` imports names when they are used, and hides none from type checkers."""
+    (tmp_path / "names.py").write_text(
+        "import scaffold_runtime as L\n"
+        "L.Trainer(callbacks=[L.callbacks.EarlyStopping('loss')], strategy=L.strategies.FSDPStrategy())\n"
+        "L.pytorch.LightningModule()\n"
+        "L.Trianer()\n"
+        "L.callbacks.EarlyStoping('loss')\n"
+        "L.strategies.FSDPStrategi()\n"
+    )
+    command = [sys.executable, "-m", "mypy", "--strict", "names.py"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert re.findall(r"names.py:(\d+): .*; maybe", done.stdout) == ["4", "5", "6"], done.stdout
+    assert "Found 3 errors" in done.stdout
 
 
 def test_what_draws_is_imported_when_it_draws(project: Path) -> None:

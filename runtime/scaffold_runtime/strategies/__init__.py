@@ -20,6 +20,8 @@ from scaffold_runtime.strategies.xla import XLAStrategy
 
 if TYPE_CHECKING:
     from scaffold_runtime.strategies.fsdp import FSDPStrategy
+else:  # its parts of torch take long to import
+    __getattr__ = imported_when_used(__name__, {"FSDPStrategy": "fsdp"})
 
 __all__ = [
     "DDPStrategy",
@@ -33,10 +35,6 @@ __all__ = [
     "select_strategy",
     "started_elsewhere",
 ]
-
-
-# Its parts of torch take long to import.
-__getattr__ = imported_when_used(__name__, {"FSDPStrategy": "fsdp"})
 
 
 def _fsdp(**options: Any) -> Strategy:
