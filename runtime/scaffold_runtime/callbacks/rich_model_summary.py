@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from scaffold_runtime.callbacks.model_summary import NUMERIC, ModelSummary, Summary
-from scaffold_runtime.extras import require
 
 if TYPE_CHECKING:
     from scaffold_runtime.trainer import Trainer
@@ -21,7 +20,6 @@ class RichModelSummary(ModelSummary):
 
     def __init__(self, max_depth: int = 1, **table: Any) -> None:
         super().__init__(max_depth)
-        require("rich", "rich>=13", "RichModelSummary")
         self._table = table
 
     def show(self, trainer: Trainer, summary: Summary) -> None:

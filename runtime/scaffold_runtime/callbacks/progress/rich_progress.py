@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from scaffold_runtime.callbacks.progress.progress_bar import ProgressBar, number
-from scaffold_runtime.extras import require
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -37,9 +36,6 @@ class RichProgressBar(ProgressBar):
         leave: keep the bar of each finished epoch on the screen.
         theme: styles of its parts.
         console_kwargs: passed to `rich.console.Console`.
-
-    Raises:
-        MissingExtra: if `rich` is not installed.
     """
 
     def __init__(
@@ -51,7 +47,6 @@ class RichProgressBar(ProgressBar):
     ) -> None:
         self._progress: Progress | None = None
         super().__init__(refresh_rate)
-        require("rich", "rich>=13", "RichProgressBar")
         self.leave, self.theme = leave, theme or RichProgressBarTheme()
         self._console_kwargs = console_kwargs or {}
         self._task: Any = None
