@@ -66,7 +66,6 @@ class StochasticWeightAveraging(Callback):
         self._annealing_epochs, self._annealing_strategy = annealing_epochs, annealing_strategy
         self._avg_fn, self._device = avg_fn or get_swa_avg_fn(), device
         self._average: list[Tensor] | None = None
-        self._ended = False
         self._count = 0
         self._latest_epoch = -1
         # The epochs (from 0) that are averaged; a fit sets them when it starts.
@@ -77,7 +76,7 @@ class StochasticWeightAveraging(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         check_whole(self, trainer)
         if stage == "fit":
-            self._average, self._count, self._latest_epoch, self._ended = None, 0, -1, False
+            self._average, self._count, self._latest_epoch = None, 0, -1
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         counts = len(trainer.optimizers), len(trainer.lr_scheduler_configs)
@@ -108,11 +107,12 @@ class StochasticWeightAveraging(Callback):
         self._latest_epoch = epoch
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not self._ended:  # resumed where nothing was left to train, so no training ended
+        if not trainer._live().ended:
+            # Resumed where nothing was left to train.
             self.on_train_end(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._ended, epoch = True, trainer.current_epoch
+        epoch = trainer.current_epoch
         if self._average is None or epoch <= self._last:
             trainer.print(
                 f"StochasticWeightAveraging: training ended after {epoch} of {self._last + 1} epochs, and "

@@ -46,7 +46,6 @@ class WeightAveraging(Callback):
         self._device = torch.device(device) if device is not None else None
         self._use_buffers, self._kwargs = use_buffers, kwargs
         self._average_model: AveragedModel | None = None
-        self._ended = False
         self._count = 0  # updates of the average
         self._swapped = False
         self._updated_step, self._updated_epoch = 0, -1
@@ -61,7 +60,7 @@ class WeightAveraging(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         check_whole(self, trainer)
         if stage == "fit":
-            self._average_model, self._swapped, self._ended = None, False, False
+            self._average_model, self._swapped = None, False
             self._updated_step, self._updated_epoch = 0, -1
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -121,12 +120,12 @@ class WeightAveraging(Callback):
             self._swap(pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._ended = True
         for average, current in self._pairs(pl_module):
             current.copy_(average)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not self._ended:  # resumed where nothing was left to train, so no training ended
+        if not trainer._live().ended:
+            # Resumed where nothing was left to train.
             self.on_train_end(trainer, pl_module)
 
     def _swap(self, pl_module: LightningModule) -> None:
