@@ -61,21 +61,20 @@ class Precision:
 
 
 class TruePrecision(Precision):
-    """Weights, inputs and arithmetic in one format: 64-true, 32-true, bf16-true, 16-true."""
+    """Weights, inputs and arithmetic in one other format: 64-true, bf16-true, 16-true."""
+
+    converts_inputs = True
 
     def __init__(self, precision: str, dtype: torch.dtype) -> None:
-        self.precision = precision
-        self.dtype, self.converts_inputs = dtype, dtype is not torch.float32
+        self.precision, self.dtype = precision, dtype
 
     def convert_module(self, module: nn.Module) -> nn.Module:
-        if self.dtype is torch.float32:
-            return module
         # What is complex stays so; `module.to` would keep its real part.
         module._apply(lambda t: t.to(self.dtype) if t.is_floating_point() else t)
         return module
 
     def forward_context(self) -> AbstractContextManager[Any]:
-        return nullcontext() if self.dtype is torch.float32 else default_dtype(self.dtype)
+        return default_dtype(self.dtype)
 
     def init_context(self) -> AbstractContextManager[Any]:
         return self.forward_context()
@@ -167,7 +166,6 @@ class default_dtype:  # noqa: N801 - a context manager, used like a function
 
 TRUE_DTYPES = {
     "64-true": torch.float64,
-    "32-true": torch.float32,
     "bf16-true": torch.bfloat16,
     "16-true": torch.float16,
 }
@@ -189,13 +187,15 @@ def select_precision(choice: str | int | Precision | None, device: torch.device)
     if isinstance(choice, Precision):
         return choice
     name = ALIASES.get(str(choice), str(choice))
+    if name == "32-true":
+        return Precision()
     if name in TRUE_DTYPES:
         return TruePrecision(name, TRUE_DTYPES[name])
     if name == "bf16-mixed":
         return AutocastPrecision(name, torch.bfloat16, device)
     if name == "16-mixed":
         return ScaledPrecision(device)
-    known = [*TRUE_DTYPES, "bf16-mixed", "16-mixed", "64", "32", "16", "bf16"]
+    known = [*TRUE_DTYPES, "32-true", "bf16-mixed", "16-mixed", "64", "32", "16", "bf16"]
     raise MisconfigurationException(
         f"precision={choice!r} is unknown. Choose one of: {', '.join(known)}."
     )
