@@ -1,15 +1,18 @@
 """Write the pages of docs/ that follow from the code: `make docs` does; a test keeps them current.
 
-docs/hooks.md comes from `hooks.HOOKS`; docs/api/*.md name what each public module exports.
+docs/hooks.md comes from the classes that have hooks; docs/api/*.md name what each public module exports.
 """
 
 from __future__ import annotations
 
 import importlib
 import sys
+from inspect import signature
 from pathlib import Path
 
-from scaffold_runtime.hooks import HOOKS
+from scaffold_runtime.data import LightningDataModule
+from scaffold_runtime.hooks import Callback, hook_names
+from scaffold_runtime.module import LightningModule
 
 DOCS = Path(__file__).parent.parent / "docs"
 # Page -> title, and the modules whose `__all__` it documents, or single objects.
@@ -79,10 +82,24 @@ def hooks_page() -> str:
         "| hook | arguments | implemented by |",
         "|---|---|---|",
     ]
-    for hook in HOOKS:
-        arguments = ", ".join(f"`{argument}`" for argument in hook.arguments)
-        lines.append(f"| `{hook.name}` | {arguments} | {hook.owners} |")
+    bases = {"datamodule": LightningDataModule, "callback": Callback, "module": LightningModule}
+    for name in hooks_in_order():
+        owners = [owner for owner, base in bases.items() if name in hook_names(base)]
+        base = bases[owners[-1]]
+        leading = 3 if base is Callback else 1  # self, trainer, pl_module
+        taken = [*signature(getattr(base, name)).parameters][leading:]
+        arguments = ", ".join(f"`{argument}`" for argument in taken)
+        lines.append(f"| `{name}` | {arguments} | {', '.join(owners)} |")
     return "\n".join(lines) + "\n"
+
+
+def hooks_in_order() -> list[str]:
+    """Those of callbacks, and between them those of modules alone, each before the one that follows it there."""
+    names, modules = [*hook_names(Callback)], hook_names(LightningModule)
+    for place, name in reversed([*enumerate(modules)]):
+        if name not in names:
+            names.insert(names.index(modules[place + 1]), name)
+    return names
 
 
 def reference_page(title: str, sources: list[str]) -> str:

@@ -1,12 +1,13 @@
-"""The hooks: their one list, and the base classes of callbacks.
+"""The hooks: what they are, and the base classes of callbacks.
 
-`HOOKS` is the contract that the loops, the table of a run, the documentation and the order test share.
+The methods of `Callback` and of `LightningModule` are the contract that the loops, the table of a run, the
+documentation and the order test share.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from inspect import isfunction
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -17,51 +18,13 @@ if TYPE_CHECKING:
     from scaffold_runtime.trainer import Trainer
 
 
-@dataclass(frozen=True)
-class Hook:
-    """One hook: its name, the arguments after (trainer, module), and who may implement it."""
-
-    name: str
-    arguments: tuple[str, ...] = ()
-    owners: str = "callback, module"
-
-
-def _stage_hooks(stage: str) -> list[Hook]:
-    evaluates = stage != "train"
-    index = ("dataloader_idx",) * evaluates
-    return [
-        *[Hook(f"on_{stage}_model_eval", owners="module")] * evaluates,
-        Hook(f"on_{stage}_start"),
-        Hook(f"on_{stage}_epoch_start"),
-        Hook(f"on_{stage}_batch_start", ("batch", "batch_idx", *index)),
-        Hook(f"on_{stage}_batch_end", ("outputs", "batch", "batch_idx", *index)),
-        Hook(f"on_{stage}_epoch_end"),
-        Hook(f"on_{stage}_end"),
-        *[Hook(f"on_{stage}_model_train", owners="module")] * evaluates,
-    ]
-
-
-HOOKS: tuple[Hook, ...] = (
-    Hook("setup", ("stage",), "datamodule, callback, module"),
-    Hook("on_fit_start"),
-    Hook("on_sanity_check_start", owners="callback"),
-    Hook("on_sanity_check_end", owners="callback"),
-    *_stage_hooks("train"),
-    Hook("on_before_zero_grad", ("optimizer",)),
-    Hook("on_before_backward", ("loss",)),
-    Hook("on_after_backward"),
-    Hook("on_before_optimizer_step", ("optimizer",)),
-    Hook("on_validation_model_zero_grad", owners="module"),
-    *_stage_hooks("validation"),
-    *_stage_hooks("test"),
-    *_stage_hooks("predict"),
-    Hook("on_save_checkpoint", ("checkpoint",)),
-    Hook("on_load_checkpoint", ("checkpoint",)),
-    Hook("on_exception", ("exception",), "callback, datamodule"),
-    Hook("on_fit_end"),
-    Hook("teardown", ("stage",), "datamodule, callback, module"),
-)
-HOOK_NAMES = frozenset(hook.name for hook in HOOKS)
+def hook_names(base: type) -> tuple[str, ...]:
+    """The hooks of callbacks, modules or data modules, in the order in which a fit first calls them: the methods
+    `on_...` that `base`, which all of these derive from, has itself, between `setup` and `teardown`.
+    """
+    own = vars(base).items()
+    called = (name for name, value in own if name.startswith("on_") and isfunction(value))
+    return ("setup", *called, "teardown")
 
 
 class Callback:
@@ -97,17 +60,11 @@ class Callback:
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """A fit, validate, test or predict begins; `stage` is its name."""
 
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """A fit, validate, test or predict ends."""
-
     def _model_made(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """All layers exist, also those of `configure_model`, and no optimizer does."""
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The model is on its device and the optimizers exist."""
-
-    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Training is over, nothing is torn down yet."""
 
     def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """A few validation batches are about to run before training."""
@@ -118,14 +75,8 @@ class Callback:
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Training begins, after the sanity check."""
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The last epoch has ended."""
-
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """A training epoch begins."""
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """A training epoch ends, after its validation."""
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
@@ -136,6 +87,12 @@ class Callback:
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """A batch was trained on; `outputs` holds what `training_step` returned, detached."""
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """A training epoch ends, after its validation."""
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The last epoch has ended."""
 
     def on_before_zero_grad(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
@@ -158,14 +115,8 @@ class Callback:
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Validation begins."""
 
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Validation ends, its metrics are final."""
-
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """A pass over the validation data begins."""
-
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """A pass over the validation data ends; metrics may still be logged."""
 
     def on_validation_batch_start(
         self,
@@ -188,17 +139,17 @@ class Callback:
     ) -> None:
         """A validation batch was evaluated."""
 
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """A pass over the validation data ends; metrics may still be logged."""
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Validation ends, its metrics are final."""
+
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Testing begins."""
 
-    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Testing ends, its metrics are final."""
-
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """A pass over the test data begins."""
-
-    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """A pass over the test data ends; metrics may still be logged."""
 
     def on_test_batch_start(
         self,
@@ -221,17 +172,17 @@ class Callback:
     ) -> None:
         """A test batch was evaluated."""
 
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """A pass over the test data ends; metrics may still be logged."""
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Testing ends, its metrics are final."""
+
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Prediction begins."""
 
-    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Prediction ends."""
-
     def on_predict_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """A pass over the prediction data begins."""
-
-    def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """A pass over the prediction data ends."""
 
     def on_predict_batch_start(
         self,
@@ -254,10 +205,11 @@ class Callback:
     ) -> None:
         """A batch was predicted; `outputs` is what `predict_step` returned."""
 
-    def on_exception(
-        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
-    ) -> None:
-        """Something was raised, Ctrl-C included; it is raised again after this."""
+    def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """A pass over the prediction data ends."""
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Prediction ends."""
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
@@ -268,6 +220,17 @@ class Callback:
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """A checkpoint was read and is about to be applied."""
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Something was raised, Ctrl-C included; it is raised again after this."""
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Training is over, nothing is torn down yet."""
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """A fit, validate, test or predict ends."""
 
 
 class Checkpoint(Callback):

@@ -153,25 +153,16 @@ class LightningModule(WithHyperparameters, DataHooks, nn.Module):
         """Return callbacks this module brings along; one of the same type replaces the trainer's."""
         return []
 
-    # -- hooks, in the order of `hooks.HOOKS` ----------------------------------------------------
+    # -- hooks, in the order in which a fit first calls them --------------------------------------
 
     def on_fit_start(self) -> None:
         """The model is on its device and the optimizers exist."""
 
-    def on_fit_end(self) -> None:
-        """Training is over, nothing is torn down yet."""
-
     def on_train_start(self) -> None:
         """Training begins, after the sanity check."""
 
-    def on_train_end(self) -> None:
-        """The last epoch has ended."""
-
     def on_train_epoch_start(self) -> None:
         """A training epoch begins."""
-
-    def on_train_epoch_end(self) -> None:
-        """A training epoch ends, after its validation."""
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> int | None:
         """A batch is about to be trained on; return -1 to skip the rest of the epoch."""
@@ -179,6 +170,12 @@ class LightningModule(WithHyperparameters, DataHooks, nn.Module):
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """A batch was trained on; `outputs` holds what `training_step` returned, detached."""
+
+    def on_train_epoch_end(self) -> None:
+        """A training epoch ends, after its validation."""
+
+    def on_train_end(self) -> None:
+        """The last epoch has ended."""
 
     def on_before_zero_grad(self, optimizer: Optimizer) -> None:
         """Gradients are about to be cleared."""
@@ -200,21 +197,11 @@ class LightningModule(WithHyperparameters, DataHooks, nn.Module):
         """Switch to evaluation mode before validation."""
         self.eval()
 
-    def on_validation_model_train(self) -> None:
-        """Switch back to training mode after validation."""
-        self.train()
-
     def on_validation_start(self) -> None:
         """Validation begins."""
 
-    def on_validation_end(self) -> None:
-        """Validation ends, its metrics are final."""
-
     def on_validation_epoch_start(self) -> None:
         """A pass over the validation data begins."""
-
-    def on_validation_epoch_end(self) -> None:
-        """A pass over the validation data ends; metrics may still be logged."""
 
     def on_validation_batch_start(
         self, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -226,25 +213,25 @@ class LightningModule(WithHyperparameters, DataHooks, nn.Module):
     ) -> None:
         """A validation batch was evaluated."""
 
+    def on_validation_epoch_end(self) -> None:
+        """A pass over the validation data ends; metrics may still be logged."""
+
+    def on_validation_end(self) -> None:
+        """Validation ends, its metrics are final."""
+
+    def on_validation_model_train(self) -> None:
+        """Switch back to training mode after validation."""
+        self.train()
+
     def on_test_model_eval(self) -> None:
         """Switch to evaluation mode before testing."""
         self.eval()
 
-    def on_test_model_train(self) -> None:
-        """Switch back to training mode after testing."""
-        self.train()
-
     def on_test_start(self) -> None:
         """Testing begins."""
 
-    def on_test_end(self) -> None:
-        """Testing ends, its metrics are final."""
-
     def on_test_epoch_start(self) -> None:
         """A pass over the test data begins."""
-
-    def on_test_epoch_end(self) -> None:
-        """A pass over the test data ends; metrics may still be logged."""
 
     def on_test_batch_start(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """A test batch is about to be evaluated."""
@@ -254,25 +241,25 @@ class LightningModule(WithHyperparameters, DataHooks, nn.Module):
     ) -> None:
         """A test batch was evaluated."""
 
+    def on_test_epoch_end(self) -> None:
+        """A pass over the test data ends; metrics may still be logged."""
+
+    def on_test_end(self) -> None:
+        """Testing ends, its metrics are final."""
+
+    def on_test_model_train(self) -> None:
+        """Switch back to training mode after testing."""
+        self.train()
+
     def on_predict_model_eval(self) -> None:
         """Switch to evaluation mode before prediction."""
         self.eval()
 
-    def on_predict_model_train(self) -> None:
-        """Switch back to training mode after prediction."""
-        self.train()
-
     def on_predict_start(self) -> None:
         """Prediction begins."""
 
-    def on_predict_end(self) -> None:
-        """Prediction ends."""
-
     def on_predict_epoch_start(self) -> None:
         """A pass over the prediction data begins."""
-
-    def on_predict_epoch_end(self) -> None:
-        """A pass over the prediction data ends."""
 
     def on_predict_batch_start(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """A batch is about to be predicted."""
@@ -282,11 +269,24 @@ class LightningModule(WithHyperparameters, DataHooks, nn.Module):
     ) -> None:
         """A batch was predicted."""
 
+    def on_predict_epoch_end(self) -> None:
+        """A pass over the prediction data ends."""
+
+    def on_predict_end(self) -> None:
+        """Prediction ends."""
+
+    def on_predict_model_train(self) -> None:
+        """Switch back to training mode after prediction."""
+        self.train()
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """A checkpoint is complete and about to be written; add to it if you must."""
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """A checkpoint was read and is about to be applied."""
+
+    def on_fit_end(self) -> None:
+        """Training is over, nothing is torn down yet."""
 
     # -- logging --------------------------------------------------------------------------------
 

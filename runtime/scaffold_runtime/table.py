@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from scaffold_runtime.data import LightningDataModule
 from scaffold_runtime.errors import MisconfigurationException, warn
-from scaffold_runtime.hooks import HOOK_NAMES, HOOKS, Callback, Hook, overridden
+from scaffold_runtime.hooks import Callback, hook_names, overridden
 from scaffold_runtime.module import LightningModule
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 Owner = Callback | LightningModule | LightningDataModule
 BASES = (Callback, LightningModule, LightningDataModule)
+HOOKS = {name for base in BASES for name in hook_names(base)}
 
 # Names older code may still carry, and what to write instead.
 REMOVED_HOOKS = {
@@ -96,16 +97,15 @@ def build_table(run: Run) -> HookTable:
     def calls(name: str, owners: Iterable[Owner]) -> Calls:
         found = []
         for owner in owners:
-            if overridden(name, owner, base_of(owner)):
+            base = base_of(owner)
+            if hasattr(base, name) and overridden(name, owner, base):
                 call = getattr(owner, name)
                 if isinstance(owner, Callback):
                     call = partial(call, run.trainer, module)
                 found.append(wrap(f"{type(owner).__name__}.{name}", call))
         return Calls(found)
 
-    table = {}
-    for hook in HOOKS:
-        table[hook.name] = calls(hook.name, everybody if "module" in hook.owners else callbacks)
+    table = {name: calls(name, everybody) for name in hook_names(Callback)}
     monitors = [callback for callback in callbacks if callback.runs_last]
     others = [callback for callback in callbacks if not callback.runs_last]
     table["on_train_epoch_end"] = calls("on_train_epoch_end", [*others, module])
@@ -140,10 +140,9 @@ def check_hooks(owner: Owner) -> None:
         )
     if isinstance(owner, Callback):
         warn_uncalled(owner, OF_CALLBACKS)
-    leading = ("trainer", "pl_module") if isinstance(owner, Callback) else ()
-    for hook in HOOKS:
-        if hasattr(base, hook.name) and overridden(hook.name, owner, base):
-            _check_hook(owner, hook, (*leading, *hook.arguments))
+    for name in hook_names(base):
+        if overridden(name, owner, base):
+            _check_hook(owner, name, base)
 
 
 def warn_uncalled(owner: object, theirs: set[str]) -> None:
@@ -162,7 +161,7 @@ def _meant(name: str) -> str | None:
     if name in REMOVED_HOOKS or not name.startswith("on_"):
         return REMOVED_HOOKS.get(name)
     words = "_".join(SYNONYMS.get(word, word) for word in name.split("_"))
-    return next(iter(difflib.get_close_matches(words, HOOK_NAMES, cutoff=0.9)), None)
+    return next(iter(difflib.get_close_matches(words, HOOKS, cutoff=0.9)), None)
 
 
 def _inherits_from_elsewhere(kind: type, base: type, name: str) -> bool:
@@ -185,15 +184,15 @@ def methods_of(owner: object) -> Iterator[tuple[str, CodeType]]:
                     yield name, value.__code__
 
 
-def _check_hook(owner: object, hook: Hook, arguments: tuple[str, ...]) -> None:
-    function = getattr(owner, hook.name)
-    where = f"{type(owner).__name__}.{hook.name}"
+def _check_hook(owner: object, name: str, base: type) -> None:
+    function, where = getattr(owner, name), f"{type(owner).__name__}.{name}"
     later = inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function)
     if later or not callable(function):
         raise MisconfigurationException(
             f"`{where}` is {'async, or yields,' if later else repr(function)}, and not a function that can be called. "
             "Write `def` and return, or None to switch it off."
         )
+    _, *arguments = inspect.signature(getattr(base, name)).parameters  # the first is `self`
     shortest = [argument for argument in arguments if argument != "dataloader_idx"]
     check_call(where, function, arguments, [len(shortest)])
 

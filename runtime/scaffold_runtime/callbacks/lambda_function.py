@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 from scaffold_runtime.errors import MisconfigurationException, did_you_mean
-from scaffold_runtime.hooks import HOOKS, Callback
+from scaffold_runtime.hooks import Callback, hook_names
 
-NAMES = [hook.name for hook in HOOKS if "callback" in hook.owners]
+NAMES = hook_names(Callback)
 
 
 class LambdaCallback(Callback):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from scaffold_runtime.columns import aligned
-from scaffold_runtime.hooks import HOOK_NAMES
+from scaffold_runtime.hooks import Callback, hook_names
 from scaffold_runtime.profilers.profiler import EPOCH, Profiler, begun_last
 
 # The parts a step is made of, in the order they are shown; the engine is what is left of the loop.
@@ -24,6 +24,7 @@ PARTS = {
     "checkpoint": "checkpoint",
     EPOCH: "engine",
 }
+HOOKS = frozenset(hook_names(Callback))
 NUMERIC = (False, *[True] * 5)  # which columns are aligned to the right
 
 
@@ -103,7 +104,7 @@ class SimpleProfiler(Profiler):
         if around == "validation" or (around is None and name != EPOCH):
             return around
         first, _, last = name.partition(".")
-        return PARTS.get("hooks" if last in HOOK_NAMES else first, around)
+        return PARTS.get("hooks" if last in HOOKS else first, around)
 
     # -- the report -------------------------------------------------------------------------------
 
