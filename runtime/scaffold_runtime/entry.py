@@ -10,20 +10,10 @@ from torch import Tensor
 
 from scaffold_runtime.errors import MisconfigurationException
 
-REDUCTIONS: dict[Any, str] = {
-    "mean": "mean",
-    "avg": "mean",
-    "sum": "sum",
-    "min": "min",
-    "max": "max",
-    torch.mean: "mean",
-    torch.sum: "sum",
-    torch.min: "min",
-    torch.max: "max",
-    min: "min",
-    max: "max",
-    sum: "sum",
-}
+REDUCTIONS: dict[Any, str] = {"avg": "mean", sum: "sum", min: "min", max: "max"}
+for _name in ("mean", "sum", "min", "max"):
+    REDUCTIONS |= {_name: _name, getattr(torch, _name): _name}
+
 Scalar = Tensor | float
 NOTHING: tuple[Scalar | None, Scalar | None, float, bool] = (None, None, 0, False)
 
