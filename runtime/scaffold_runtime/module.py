@@ -12,14 +12,14 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils._pytree import tree_map_only
 
+from scaffold_runtime import settings
 from scaffold_runtime.data import DataHooks, evaluation_mode, move_data_to_device
 from scaffold_runtime.errors import MisconfigurationException, StepError, warn
 from scaffold_runtime.hparams import WithHyperparameters
-from scaffold_runtime.optim import parameters_of, step_scheduler
+from scaffold_runtime.optim import LightningOptimizer, parameters_of, step_scheduler
 
 if TYPE_CHECKING:
     from scaffold_runtime.metrics import Metrics
-    from scaffold_runtime.optim import LightningOptimizer
     from scaffold_runtime.trainer import Trainer
 
 
@@ -382,7 +382,7 @@ class LightningModule(WithHyperparameters, DataHooks, nn.Module):
                 "`manual_backward` is for manual optimization: set `self.automatic_optimization = False` "
                 "in `__init__`, or return the loss from `training_step` instead."
             )
-        self.trainer.run_backward(loss, *args, **kwargs)
+        self.trainer._live().backward(loss, *args, **kwargs)
 
     def optimizer_step(
         self,
@@ -424,8 +424,14 @@ class LightningModule(WithHyperparameters, DataHooks, nn.Module):
         """
         limit = _agreed("gradient_clip_val", gradient_clip_val, self.trainer)
         algorithm = _agreed("gradient_clip_algorithm", gradient_clip_algorithm, self.trainer)
-        if limit is not None:
-            self.trainer.clip_gradients(optimizer, limit, algorithm)
+        if limit is None:
+            return
+        settings.clipping(limit, algorithm)
+        inner = optimizer.optimizer if isinstance(optimizer, LightningOptimizer) else optimizer
+        prepared = self.trainer._live().prepared
+        prepared.unscale(inner)
+        if limit:
+            prepared.clip(parameters_of(inner), limit, algorithm or "norm")
 
     def toggle_optimizer(self, optimizer: Optimizer | LightningOptimizer) -> None:
         """Let only the parameters of `optimizer` require gradients, until `untoggle_optimizer`."""

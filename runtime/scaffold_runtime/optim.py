@@ -288,7 +288,7 @@ class LightningOptimizer:
     @contextmanager
     def toggle_model(self, sync_grad: bool = True) -> Iterator[None]:
         """Let only this optimizer's parameters require gradients inside the block."""
-        prepared = self._module.trainer.prepared
+        prepared = self._module.trainer._live().prepared
         prepared.set_syncing(sync_grad)
         with self._module.toggled_optimizer(self):
             yield

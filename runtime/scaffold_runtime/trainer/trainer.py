@@ -45,14 +45,14 @@ from scaffold_runtime.loops.fit import fit
 from scaffold_runtime.loops.predict import predict
 from scaffold_runtime.metrics import Metrics
 from scaffold_runtime.module import LightningModule
-from scaffold_runtime.optim import LightningOptimizer, LRSchedulerConfig, parameters_of
+from scaffold_runtime.optim import LightningOptimizer, LRSchedulerConfig
 from scaffold_runtime.plugins import Plugin, TorchCheckpointIO, sort_plugins
 from scaffold_runtime.precision import select_precision
 from scaffold_runtime.profilers import Profiler, select_profiler
 from scaffold_runtime.progress import NEVER, UNDER_WAY, Progress
 from scaffold_runtime.run import Run
 from scaffold_runtime.session import make_optimizers, open_run, open_trial, take_optimizers
-from scaffold_runtime.strategies import Prepared, Strategy, select_strategy, started_elsewhere
+from scaffold_runtime.strategies import Strategy, select_strategy, started_elsewhere
 from scaffold_runtime.table import OF_PRECISIONS, OF_STRATEGIES, warn_uncalled
 from scaffold_runtime.trainer.inputs import loaders_and_data, module_of, path_of
 from scaffold_runtime.trainer.removed import explained
@@ -449,20 +449,6 @@ class Trainer:
         with where, self.precision_plugin.init_context(), NoInit() if empty_init else nullcontext():
             yield
 
-    def clip_gradients(
-        self, optimizer: Optimizer | LightningOptimizer, limit: float, algorithm: str | None
-    ) -> None:
-        """Clip the gradients of one optimizer now; `LightningModule.clip_gradients` calls this."""
-        settings.clipping(limit, algorithm)
-        inner = optimizer.optimizer if isinstance(optimizer, LightningOptimizer) else optimizer
-        self.prepared.unscale(inner)
-        if limit:
-            self.prepared.clip(parameters_of(inner), limit, algorithm or "norm")
-
-    def run_backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
-        """Differentiate in manual optimization; `LightningModule.manual_backward` calls this."""
-        self._live().backward(loss, *args, **kwargs)
-
     # -- trials ----------------------------------------------------------------------------------
 
     def trial(self, callbacks: list[Callback], steps: int) -> Trainer:
@@ -701,11 +687,6 @@ class Trainer:
         return (lambda epoch: size) if schedule is None else schedule.get_accumulate_grad_batches
 
     # -- parts ------------------------------------------------------------------------------------
-
-    @property
-    def prepared(self) -> Prepared:
-        """The module made ready by the strategy."""
-        return self._live().prepared
 
     @property
     def lightning_module(self) -> LightningModule:
