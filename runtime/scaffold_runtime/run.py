@@ -39,7 +39,7 @@ HOPELESS = 100  # epochs in which manual optimization takes no step
 
 
 class Run:
-    """The live record the loops work on. `session.open_run` builds it and takes it down."""
+    """The live record the loops work on. `session.open_run` sets it up and takes it down."""
 
     hooks: HookTable
     prepared: Prepared

@@ -12,11 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from torch.optim import LBFGS, Optimizer
 
-from scaffold_runtime.checkpoint.choose import Restore
 from scaffold_runtime.checkpoint.load import read_for_run
 from scaffold_runtime.checkpoint.state import restore_before_fit, restore_engine, restore_objects
 from scaffold_runtime.checks import check_run
-from scaffold_runtime.data import LightningDataModule
 from scaffold_runtime.errors import MisconfigurationException
 from scaffold_runtime.hooks import Callback, Checkpoint, ask, overridden
 from scaffold_runtime.hparams import hparams_to_log
@@ -35,43 +33,35 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def open_run(
-    trainer: Trainer,
-    fn: str,
-    module: LightningModule,
-    datamodule: LightningDataModule | None,
-    given: dict[str, Any],
-    ckpt_path: str | None,
-    restore: Restore | None = None,
-) -> Iterator[Run]:
-    """Set up a run for `fn`, yield it, and tear it down; on an exception tell everybody first."""
-    _check_alone(trainer, fn, module)
-    run = Run(trainer, fn, module, datamodule, given)
-    run.restore = restore or run.restore
+def open_run(run: Run, ckpt_path: str | None) -> Iterator[None]:
+    """Set up a run, and tear it down after the block; on an exception tell everybody first."""
+    _check_alone(run)
+    trainer = run.trainer
     trainer.open(run)
     try:
         trainer.strategy.open()
         _set_up(run, ckpt_path)
-        yield run
+        yield
         _tear_down(run)
         trainer.strategy.close()
     except BaseException as error:
         _fail(run, error)
         raise
     else:
-        _in_passing(trainer.strategy.release, module, run.optimizers)
+        _in_passing(trainer.strategy.release, run.module, run.optimizers)
     finally:
         _close(run)
 
 
-def _check_alone(trainer: Trainer, fn: str, module: LightningModule) -> None:
+def _check_alone(run: Run) -> None:
     """Refuse to begin a run of a trainer or a module in the middle of another, which would not be logged any more."""
+    trainer, module = run.trainer, run.module
     others = [each._run for each in (trainer, module._trainer) if each is not None]
     for outer in (other for other in others if other is not None and not other.ended):
         if trainer._run is outer or outer.module is module:
             raise MisconfigurationException(
-                f"trainer.{fn}() was called within trainer.{outer.fn}(): call it when that has returned, or in a fit "
-                "from `on_train_end` on."
+                f"trainer.{run.fn}() was called within trainer.{outer.fn}(): call it when that has returned, or in a "
+                "fit from `on_train_end` on."
             )
 
 

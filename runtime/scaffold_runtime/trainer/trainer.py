@@ -295,14 +295,10 @@ class Trainer:
         given, datamodule = loaders_and_data(
             datamodule, train=train_dataloaders, validation=val_dataloaders
         )
-        self.should_stop = False
-        with (
-            torch.autograd.set_detect_anomaly(self.detect_anomaly),
-            open_run(
-                self, "fit", module_of(model), datamodule, given, path_of(ckpt_path), chosen
-            ) as run,
-            run.signals,
-        ):
+        run = Run(self, "fit", module_of(model), datamodule, given)
+        run.restore, self.should_stop = chosen, False
+        anomalies = torch.autograd.set_detect_anomaly(self.detect_anomaly)
+        with anomalies, open_run(run, path_of(ckpt_path)), run.signals:
             fit(run)
             run.signals.leave_late(run)
 
@@ -371,7 +367,8 @@ class Trainer:
         own = overridden(METHODS[stage], module, LightningModule)
         if datamodule is None and given[stage] is None and not own:
             datamodule = self.datamodule  # of an earlier call
-        with open_run(self, fn, module, datamodule, given, path) as run:
+        run = Run(self, fn, module, datamodule, given)
+        with open_run(run, path):
             self.stage = stage
             if fn == "predict":
                 return predict(run, told)  # type: ignore[return-value] # None where none is kept
