@@ -150,8 +150,7 @@ def _no_class_yet(message: str) -> str:
 def _missing(message: str, parser: ArgumentParser) -> str:
     names = re.search(r"the following arguments are required: (.*)", message)
     if names is None:
-        required = re.search(r'(?:Key|Option) ["\']([\w.]+)["\'] is required', message)
-        return f"{required[1]} is required and was not given." if required else ""
+        return ""
     key = ".".join(_path(message))
     owner = f" {key}{_source(parser, key)}" if key else ""
     return f"missing{owner}: {names[1]} must be given."
