@@ -254,7 +254,9 @@ class FSDPStrategy(DistributedStrategy):
                 whole[name] = value.clone()  # else it would hold the memory of a whole file
             elif value.shape == own.shape and not isinstance(value, DTensor):
                 mesh = own.device_mesh
-                there = distribute_tensor(value.to(mesh.device_type), mesh, own.placements)
+                value = value.to(mesh.device_type)
+                # Each has the whole: it copies its own piece, and no other process reads this one's memory.
+                there = distribute_tensor(value, mesh, own.placements, src_data_rank=None)
                 whole[name] = there.to(own.device)
 
 

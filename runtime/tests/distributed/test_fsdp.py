@@ -14,8 +14,10 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import CPUOffload, MixedPrecision, MixedPrecisionPolicy
 from torch.distributed.fsdp.wrap import ModuleWrapPolicy, size_based_auto_wrap_policy
+from torch.distributed.tensor import Shard, distribute_tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from scaffold_runtime import Callback
@@ -379,6 +381,19 @@ def test_processes_of_a_machine_share_the_memory_of_a_checkpoint(
         again = kind(callbacks=Look(), max_epochs=2)
         again.fit(adam(), make_loader(4), ckpt_path=file)
         assert notes(tmp_path, "maps") == [expected] * 2
+
+
+def test_a_process_takes_its_piece_of_what_it_read_without_the_others(together: Any) -> None:
+    def script() -> Any:
+        mesh = init_device_mesh("cpu", (2,))
+        own = distribute_tensor(torch.zeros(3, 2), mesh, [Shard(0)])
+        whole = {"weight": torch.arange(6.0).reshape(3, 2)}
+        if torch.distributed.get_rank() == 0:
+            FSDPStrategy().scatter(whole, {"weight": own})
+        torch.distributed.barrier()
+        return whole["weight"].to_local() if torch.distributed.get_rank() == 0 else None
+
+    assert together(script).tolist() == [[0, 1], [2, 3]]
 
 
 def test_a_save_between_batches_of_a_window_says_that_it_is_torn(
