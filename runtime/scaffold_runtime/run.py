@@ -275,6 +275,19 @@ class Run:
                 "others wait for its gradients: give another one."
             )
 
+    def check_all_end_epoch(self) -> None:
+        """A hook returned -1.
+
+        Raises:
+            StepError: if others go on, and would wait for this process.
+        """
+        strategy, progress = self.trainer.strategy, self.progress
+        if not strategy.all_reach(f"end of {progress.epoch} at {progress.batch}"):
+            raise StepError(
+                f"`on_train_batch_start` returned -1 at batch {progress.batch} in process {strategy.global_rank} and "
+                "not in all: return the same in each, as of `self.trainer.strategy.broadcast(value)`."
+            )
+
     def end_training(self) -> None:
         for checkpoint in self.checkpoints:
             checkpoint.conclude(self.trainer, self.module)

@@ -35,6 +35,7 @@ def fit(run: Run) -> None:
             if batch is None:  # a collate function may leave nothing of it
                 run.check_may_skip()
             elif on_batch_start and -1 in [call(batch, index) for call in on_batch_start]:
+                run.check_all_end_epoch()
                 progress.pending = DONE  # nothing was begun: what is saved now is whole
                 break
             outputs, updated = step(batch, index, last)

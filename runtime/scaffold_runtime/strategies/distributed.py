@@ -57,6 +57,7 @@ METHODS = ("popen", "spawn", "fork", "forkserver")
 # With gloo, too, as torch does by itself: what lies in main memory need not go by way of a GPU, and wait for it.
 BACKENDS = {"cuda": "cpu:gloo,cuda:nccl", "cpu": "gloo", "mps": "gloo"}
 DEFAULT_TIMEOUT = timedelta(minutes=30)
+PATIENCE = timedelta(minutes=1)  # with processes that are at the same batch, or never come
 LONG = timedelta(days=1)  # for work of one process that may take hours; the watch sees it fail
 
 
@@ -289,6 +290,15 @@ class DistributedStrategy(Strategy):
             # NCCL would guess the device, and warn that it does.
             nccl = dist.get_backend() == "nccl"
             dist.barrier(device_ids=[self.root_device.index] if nccl else None)
+
+    def all_reach(self, place: str) -> bool:
+        keys = [f"{self._name}/{place}-{rank}" for rank in range(self.world_size)]
+        self._store.set(keys[self.global_rank], "")
+        try:
+            self._store.wait(keys, min(self.timeout / 2, PATIENCE))
+        except RuntimeError:
+            return False
+        return True
 
     def first_per_node(self, work: Callable[[], Any]) -> None:
         key = f"{self._name}/prepared-{self.node_rank}"

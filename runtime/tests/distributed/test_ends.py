@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from contextlib import nullcontext
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -128,6 +129,22 @@ def test_a_frozen_process_ends_all(regression: Any, make_loader: Any, ddp: Any) 
     with pytest.raises(RankFailed, match=r"[Tt]imed out"):
         trainer.fit(regression(), make_loader(8))
     assert time.monotonic() - begun < 5 + 5 + 5  # and what it takes to begin
+
+
+@pytest.mark.parametrize("ranks", [[1], [0, 1]])
+def test_an_epoch_ends_in_all_processes_or_in_none(
+    regression: Any, make_loader: Any, ddp: Any, ranks: list[int]
+) -> None:
+    class Ends(Callback):
+        def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, index: int) -> Any:
+            return -1 if index == 1 and trainer.global_rank in ranks else None
+
+    trainer = ddp(callbacks=Ends(), max_epochs=2)
+    trainer.strategy.timeout = timedelta(seconds=5)
+    one = pytest.raises(RankFailed, match="returned -1 at batch 1 in process 1 and not in all")
+    with one if ranks == [1] else nullcontext():
+        trainer.fit(regression(), make_loader(8))
+        assert trainer.global_step == 2
 
 
 def test_a_debug_mode_names_a_collective_of_one_process(
