@@ -76,6 +76,8 @@ class WeightAveraging(Callback):
                 use_buffers=self._use_buffers,
                 **self._kwargs,
             )
+            parts = zip(self._average_model.module.modules(), pl_module.modules(), strict=True)
+            self._with_buffers = [(a, part) for a, part in parts if part._buffers]
         return self._average_model
 
     def on_train_batch_end(
@@ -92,9 +94,17 @@ class WeightAveraging(Callback):
             self._update(trainer, pl_module)
             self._updated_epoch = epoch
 
+    def _follow(self) -> None:
+        """Buffers that training has filled, or made anew in another shape: go on from what they are."""
+        for average, current in self._with_buffers:
+            for name, buffer in current._buffers.items():
+                kept = average._buffers.get(name)
+                if buffer is not None and (kept is None or kept.shape != buffer.shape):
+                    average._buffers[name] = buffer.clone()
+
     def _update(self, trainer: Trainer, pl_module: LightningModule) -> None:
         average = self._open(trainer, pl_module)
-        fill_buffers(average.module, dict(pl_module.named_buffers()))
+        self._follow()
         counter = average.n_averaged
         average._buffers["n_averaged"] = _Counter(counter, self._count)  # type: ignore[assignment]
         try:
@@ -138,7 +148,7 @@ class WeightAveraging(Callback):
     def _pairs(self, pl_module: nn.Module) -> Iterator[tuple[Tensor, Tensor]]:
         assert self._average_model is not None
         average_module = self._average_model.module
-        fill_buffers(average_module, dict(pl_module.named_buffers()))
+        self._follow()
         averages = chain(average_module.parameters(), average_module.buffers())
         currents = chain(pl_module.parameters(), pl_module.buffers())
         for average, current in zip(averages, currents, strict=True):

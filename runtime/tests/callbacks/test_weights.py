@@ -194,6 +194,26 @@ def test_a_resumed_average_is_exact(
     assert same(weights(resumed), weights(expected))
 
 
+@pytest.mark.parametrize("buffers", [True, False])
+def test_a_buffer_that_grows_is_averaged_from_its_last_size(
+    buffers: bool, regression, make_loader, make_trainer
+) -> None:
+    class Grows(regression):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("seen", torch.zeros(1))
+
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            self.seen = torch.full((1 + self.trainer.global_step // 2,), float(batch_idx))
+            return self.loss(batch)
+
+    module = Grows()
+    average = EMAWeightAveraging(decay=0.5, use_buffers=buffers)
+    make_trainer(callbacks=average).fit(module, make_loader(4), make_loader(1))
+
+    assert module.seen.tolist() == [2.5 if buffers else 3.0] * 2
+
+
 # -- StochasticWeightAveraging --------------------------------------------------------------------
 
 
