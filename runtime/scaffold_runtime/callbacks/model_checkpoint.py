@@ -240,6 +240,12 @@ class ModelCheckpoint(Checkpoint):
         if self.dirpath is None and stage == "fit" and not trainer.fast_dev_run:
             self.dirpath = os.path.realpath(os.path.join(trainer.log_dir, "checkpoints"))
         self._last_time = trainer.strategy.now()
+        fresh = stage == "fit" and not trainer.progress.batches and trainer.ckpt_path is None
+        if fresh and self.best_model_path and trainer.is_global_zero:
+            warn(
+                "this ModelCheckpoint comes from another trainer, and goes on with what was best there, "
+                f"{self.best_model_path}: make one for each trainer."
+            )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._save_on_train_epoch_end is None:
@@ -314,12 +320,14 @@ class ModelCheckpoint(Checkpoint):
         if trainer.fast_dev_run or trainer.global_step == self._last_global_step_saved:
             return
         run = trainer._live()
-        if wait and self.monitor is not None:
-            never = self.monitor not in trainer.callback_metrics and trainer.validation_ahead
-            if never or (run.validates and run.validation_due()):
-                self._waits_for_monitor = True  # validation is still to come, and will log it anew
-                return
         self._waits_for_monitor = False
+        if wait and self.monitor is not None:
+            due = run.validates and run.validation_due()
+            never = self.monitor not in trainer.callback_metrics and trainer.validation_ahead
+            # It will be logged anew. Before it ever was, the last may be kept.
+            self._waits_for_monitor = due or never
+            if due or (never and not self.save_last):
+                return
         self.asked = True
         self._candidates = self._monitor_candidates(trainer)
 

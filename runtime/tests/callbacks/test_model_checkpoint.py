@@ -213,6 +213,26 @@ def test_a_step_save_waits_for_the_first_validation(train) -> None:
     assert files() == ["step=4-score=5.0.ckpt", "step=6-score=5.0.ckpt"]
 
 
+def test_the_last_is_saved_before_the_first_validation(train) -> None:
+    seen = []
+    look = LambdaCallback(on_train_batch_start=lambda *_: seen.append(files()))
+    save = ModelCheckpoint("saved", "{step}", "score", every_n_train_steps=2, save_last=True)
+    train(look, save, max_epochs=1)
+
+    assert seen == [[], [], ["last.ckpt"], ["last.ckpt"]]
+    assert files() == ["last.ckpt", "step=4.ckpt"] and step_of("saved/last.ckpt") == 4
+
+
+def test_one_for_two_trainers_is_said(train, make_loader) -> None:
+    save = ModelCheckpoint("saved", monitor="score")
+    trainer = train(save, max_epochs=1)
+    trainer.max_epochs = 2
+    trainer.fit(trainer.lightning_module, make_loader(4), make_loader(1))
+    train(save, max_epochs=3, ckpt_path=save.best_model_path)
+    with pytest.warns(UserWarning, match="comes from another trainer.*epoch=1"):
+        train(save, max_epochs=1)
+
+
 def test_a_step_save_uses_the_score_of_this_step(train) -> None:
     save = ModelCheckpoint("saved", "{step}-{score}", "score", save_top_k=-1, every_n_train_steps=4)
     train(save, max_epochs=3, val_check_interval=1.0)
