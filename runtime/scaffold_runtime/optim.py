@@ -290,9 +290,11 @@ class LightningOptimizer:
         """Let only this optimizer's parameters require gradients inside the block."""
         prepared = self._module.trainer._live().prepared
         prepared.set_syncing(sync_grad)
-        with self._module.toggled_optimizer(self):
-            yield
-        prepared.set_syncing(True)
+        try:
+            with self._module.toggled_optimizer(self):
+                yield
+        finally:
+            prepared.set_syncing(True)
 
     @property  # type: ignore[misc] # what `isinstance` asks
     def __class__(self) -> type:

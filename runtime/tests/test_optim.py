@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import pickle
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -592,6 +594,23 @@ def test_toggle_optimizer_freezes_the_others_parameters(
             assert self.net[2].weight.requires_grad
 
     make_trainer().fit(Module(), make_loader(1))
+
+
+def test_a_toggled_block_that_raises_leaves_gradients_syncing(
+    make_loader: Any, make_trainer: Any, regression: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Module(regression):
+        automatic_optimization = False
+        said: list[bool] = []
+
+        def training_step(self, batch: Any, batch_idx: int) -> None:
+            prepared = replace(self.trainer.prepared, set_syncing=self.said.append)
+            monkeypatch.setattr(self.trainer._run, "prepared", prepared)
+            with suppress(KeyError), self.optimizers().toggle_model(sync_grad=False):
+                raise KeyError
+
+    make_trainer().fit(Module(), make_loader(1))
+    assert Module.said == [False, True]
 
 
 def test_manual_backward_belongs_to_manual_optimization(
