@@ -86,7 +86,8 @@ def _check_fit(run: Run, name: str) -> None:
     if run.validates:
         _check_arguments(run.module, "validation_step")
     trainer = run.trainer
-    if trainer.max_epochs == 1000 and not trainer._epochs_given:
+    if trainer.max_epochs is None:
+        trainer.max_epochs = 1000
         warn(
             "`max_epochs` was not set, so training stops after 1000 epochs. "
             "Set it, or max_epochs=-1 for no limit."

@@ -112,11 +112,9 @@ def clipping(value: Any, algorithm: Any) -> None:
     check_choice("Trainer", "gradient_clip_algorithm", algorithm, None, "norm", "value")
 
 
-def max_epochs(given: int | None, limited: bool) -> int:
-    """The limit; where none is given, a thousand epochs, unless training is `limited` otherwise."""
-    if given is None:
-        return -1 if limited else 1000
-    return int(count("max_epochs", given, 0, (-1,)))
+def max_epochs(given: int | None, limited: bool) -> Any:
+    """The limit; where none is given, -1 if training is `limited` otherwise, else None until it begins."""
+    return count("max_epochs", -1 if given is None and limited else given, 0, (-1, None))
 
 
 def switch(name: str, value: bool | None, barebones: bool) -> bool:

@@ -123,12 +123,12 @@ def test_max_epochs_defaults_to_1000_and_a_fit_says_so(
     make_trainer: Any, make_loader: Any, regression: Any
 ) -> None:
     trainer = make_trainer(max_epochs=None, limit_train_batches=0.5)
-    assert trainer.max_epochs == 1000
     trainer.test(regression(), make_loader(1))  # where it would say nothing about a test
     trainer.should_stop = True
     with pytest.warns(UserWarning, match="1000 epochs") as said:
         trainer.fit(regression(), make_loader(2))
     assert said[0].filename == __file__
+    assert trainer.max_epochs == 1000
 
 
 @pytest.mark.parametrize("limit", [{"max_steps": 5}, {"max_time": "00:12:00:00"}])

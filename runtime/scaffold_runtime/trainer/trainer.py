@@ -177,7 +177,6 @@ class Trainer:
         one = self.fast_dev_run or None
         limited = max_steps != -1 or max_time is not None
         self.max_epochs: int = 1 if one else settings.max_epochs(max_epochs, limited)
-        self._epochs_given = max_epochs is not None
         least = 1 if min_epochs is None and min_steps is not None else min_epochs
         self.min_epochs = None if one else settings.count("min_epochs", least, 0, (None,))
         self.max_steps: int = one or settings.count("max_steps", max_steps, 0, (-1,))
