@@ -51,13 +51,16 @@ from scaffold_runtime.strategies.launch import (
 )
 from scaffold_runtime.strategies.meeting import meet
 from scaffold_runtime.strategies.strategy import Strategy
-from scaffold_runtime.strategies.watch import Watch, is_consequence, rank_failed, text_of
+from scaffold_runtime.strategies.watch import Watch, is_consequence, noted, rank_failed, text_of
 
 METHODS = ("popen", "spawn", "fork", "forkserver")
 # With gloo, too, as torch does by itself: what lies in main memory need not go by way of a GPU, and wait for it.
 BACKENDS = {"cuda": "cpu:gloo,cuda:nccl", "cpu": "gloo", "mps": "gloo"}
 DEFAULT_TIMEOUT = timedelta(minutes=30)
 PATIENCE = timedelta(minutes=1)  # with processes that are at the same batch, or never come
+PERHAPS_APART = (
+    f"If all processes are well, one of them made a call that others did not: {SWITCH}=1 names it."
+)
 LONG = timedelta(days=1)  # for work of one process that may take hours; the watch sees it fail
 
 
@@ -178,7 +181,7 @@ class DistributedStrategy(Strategy):
             watch.close()
             return error
         if is_consequence(error):
-            error = self._reason(watch) or error
+            error = self._reason(watch) or noted(error, PERHAPS_APART)
         first = watch.publish(error)
         watch.close()
         unexplained = is_consequence(error) and not isinstance(error, RankFailed)

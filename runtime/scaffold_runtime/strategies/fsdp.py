@@ -38,6 +38,7 @@ from scaffold_runtime.precision import Precision
 from scaffold_runtime.strategies.distributed import DistributedStrategy, send_first
 from scaffold_runtime.strategies.router import StepRouter
 from scaffold_runtime.strategies.strategy import Prepared, unwrapped
+from scaffold_runtime.strategies.watch import noted
 
 ROUTER = "_fsdp_router"
 # Whether whole weights are freed after forward, and whether there are several copies of them.
@@ -125,8 +126,7 @@ class FSDPStrategy(DistributedStrategy):
 
     def fail(self, error: BaseException) -> BaseException:
         if "got mixed torch.Tensor and DTensor" in str(error):
-            notes: Any = error  # as `add_note` of Python 3.11
-            notes.__notes__ = [*getattr(error, "__notes__", ()), CALLED_APART]
+            noted(error, CALLED_APART)
         return super().fail(error)
 
     def loads(self, module: nn.Module) -> bool:

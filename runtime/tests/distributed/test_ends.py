@@ -126,7 +126,8 @@ def test_a_frozen_process_ends_all(regression: Any, make_loader: Any, ddp: Any) 
     trainer = ddp(callbacks=Frozen())
     trainer.strategy.timeout = timedelta(seconds=5)
     begun = time.monotonic()
-    with pytest.raises(RankFailed, match=r"[Tt]imed out"):
+    hint = "" if sys.version_info < (3, 11) else ".*SCAFFOLD_DEBUG_COLLECTIVES=1"
+    with pytest.raises(RankFailed, match=f"(?s)[Tt]imed out{hint}"):
         trainer.fit(regression(), make_loader(8))
     assert time.monotonic() - begun < 5 + 5 + 5  # and what it takes to begin
 
