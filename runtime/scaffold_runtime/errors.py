@@ -15,6 +15,7 @@ from __future__ import annotations
 import difflib
 import errno
 import functools
+import io
 import os
 import re
 import select
@@ -182,8 +183,15 @@ def _in_one_line(error: Exception) -> tuple[str, int] | None:
     if isinstance(error, OSError) and error.filename and _of_runtime(_last_call(error).filename):
         return f"error: {error.filename}: {error.strerror}", 1
     if isinstance(error, OSError) and error.filename is None and error.errno == errno.ENOSPC:
-        return f"error: what is printed or written has no place: {error.strerror}", 1
+        return f"error: {_written(error)} has no place: {error.strerror}", 1
     return None
+
+
+def _written(error: OSError) -> str:
+    """The file that could not be written, which such an error does not say."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    files = [it for f in frames for it in f.f_locals.values() if isinstance(it, io.IOBase)]
+    return str(getattr(files[-1], "name", "a file")) if files else "what is printed or written"
 
 
 def _leave_out_engine(error: Exception) -> None:

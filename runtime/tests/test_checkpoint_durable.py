@@ -244,6 +244,18 @@ def test_a_full_disk_stops_training_and_keeps_the_last_good_one(
     assert not list(tmp_path.glob(".*"))
 
 
+def test_why_a_write_failed_is_what_the_system_said(tmp_path: Path) -> None:
+    def write(file: Any) -> None:
+        try:
+            file.write(b"x" * 1000)
+        except OSError:
+            raise RuntimeError("as torch does, whose traceback says nothing more") from None
+
+    with FaultyCalls(3, errno.ENOSPC), pytest.raises(CheckpointError, match="No space") as failure:
+        write_atomically(tmp_path / "a.ckpt", write)
+    assert isinstance(failure.value.__cause__, OSError)
+
+
 def test_the_next_start_leaves_no_litter(
     tmp_path: Path, make_trainer: Any, regression: Any, make_loader: Any
 ) -> None:

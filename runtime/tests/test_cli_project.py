@@ -737,14 +737,25 @@ def test_which_checkpoint_is_the_best_or_the_last_is_said(
 # -- as a process -----------------------------------------------------------------------------
 
 
-def test_output_that_nobody_takes_is_one_line() -> None:
+@pytest.mark.parametrize(
+    ("call", "what"),
+    [
+        ("raise OSError(28, 'No space left on device')", "what is printed or written"),
+        pytest.param(
+            "__import__('pathlib').Path('/dev/full').write_text('x')",
+            "/dev/full",
+            marks=pytest.mark.skipif(not os.path.exists("/dev/full"), reason="Linux has it"),
+        ),
+    ],
+)
+def test_output_that_nobody_takes_is_one_line(call: str, what: str) -> None:
     script = (
         "from scaffold_runtime.errors import plain_errors\n"
-        "with plain_errors():\n    print('x' * 99999, flush=False)\n    raise OSError(28, 'No space left on device')"
+        f"with plain_errors():\n    print('x' * 99999, flush=False)\n    {call}"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 1
-    assert "has no place: No space left on device" in done.stderr
+    assert f"error: {what} has no place: No space left on device" in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 

@@ -58,7 +58,7 @@ def write_atomically(path: Path, write: Callable[[Any], None]) -> None:
             temporary.unlink(missing_ok=True)
         if isinstance(error, (OSError, RuntimeError)) and not isinstance(error, CheckpointError):
             reason = cause[0] if cause else error
-            raise CheckpointError(f"cannot write the checkpoint {path}: {reason}.") from error
+            raise CheckpointError(f"cannot write the checkpoint {path}: {reason}.") from reason
         raise
 
 
