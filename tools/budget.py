@@ -19,15 +19,15 @@ ROOT = Path(__file__).parent.parent
 # raise them only with a reason.
 BUDGETS = {
     "runtime/scaffold_runtime": {
-        "files": 5245,
-        "callbacks": 2557,
-        "strategies": 2052,
-        "cli": 1358,
+        "files": 5206,
+        "callbacks": 2565,
+        "strategies": 2069,
+        "cli": 1357,
         "checkpoint": 1285,
         "loggers": 752,
-        "trainer": 752,
-        "loops": 584,
-        "profilers": 430,
+        "trainer": 735,
+        "loops": 585,
+        "profilers": 431,
         "tuner": 86,
         "names": 356,  # of Lightning: core, demos, plugins, utilities
     },

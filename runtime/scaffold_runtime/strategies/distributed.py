@@ -57,7 +57,6 @@ METHODS = ("popen", "spawn", "fork", "forkserver")
 # With gloo, too, as torch does by itself: what lies in main memory need not go by way of a GPU, and wait for it.
 BACKENDS = {"cuda": "cpu:gloo,cuda:nccl", "cpu": "gloo", "mps": "gloo"}
 DEFAULT_TIMEOUT = timedelta(minutes=30)
-PATIENCE = timedelta(minutes=1)  # with processes that are at the same batch, or never come
 PERHAPS_APART = (
     f"If all processes are well, one of them made a call that others did not: {SWITCH}=1 names it."
 )
@@ -298,7 +297,7 @@ class DistributedStrategy(Strategy):
         keys = [f"{self._name}/{place}-{rank}" for rank in range(self.world_size)]
         self._store.set(keys[self.global_rank], "")
         try:
-            self._store.wait(keys, min(self.timeout / 2, PATIENCE))
+            self._store.wait(keys, self.timeout / 2)  # before a collective of the others gives up
         except RuntimeError:
             return False
         return True

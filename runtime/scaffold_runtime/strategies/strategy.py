@@ -199,7 +199,7 @@ class Strategy(abc.ABC):
         """Wait until every process is here."""
 
     def all_reach(self, place: str) -> bool:
-        """Whether all processes come here within a minute, which no other place is called: they need not."""
+        """Whether all processes come to this place, whose name is its own, within half the timeout: they need not."""
         return True
 
     def first_per_node(self, work: Callable[[], Any]) -> None:
