@@ -109,14 +109,15 @@ class Watch:
 
     def _end(self, failure: RankFailed) -> None:
         time.sleep(GRACE)
+        if self._open and self._children is not None:
+            self._children.end()  # which the main thread notices if it waits for their message
+            time.sleep(PERIOD)
         if not self._open:
-            return  # the main thread noticed, and is on its way out
+            return  # it is on its way out, and says why
         sys.stdout.flush()
         if not self.quiet:
             sys.stderr.write(f"\n{failure}\n")
             sys.stderr.flush()
-        if self._children is not None:
-            self._children.end()
         os._exit(1)
 
 

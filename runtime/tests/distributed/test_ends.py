@@ -376,6 +376,24 @@ time.sleep(0.2)
 """
 
 
+def test_a_failure_is_printed_by_one_thread(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The main thread waited for the message of a process that took long to end."""
+
+    class Children:
+        def end(self) -> None:
+            watch.close()
+
+    left: list[int] = []
+    monkeypatch.setattr("scaffold_runtime.strategies.watch.GRACE", 0)
+    monkeypatch.setattr(os, "_exit", left.append)
+    watch = Watch("run", 0, Children())
+    watch._open = True
+    watch._end(RankFailed("why"))
+    assert not left and not capsys.readouterr().err
+
+
 def test_python_ends_while_failures_are_looked_for() -> None:
     """The thread is then nearly always inside a question to the store, where Python must not end it."""
     ended = subprocess.run(
