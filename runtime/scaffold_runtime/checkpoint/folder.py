@@ -14,6 +14,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,13 @@ def save(
     part = _part(strategy, path)
     if strategy.owns_state:
         checkpoint = {**checkpoint, ENGINE: save_engine(strategy, path / f"{ENGINE}-{part.save}")}
-    strategy.all_do(lambda: part.write(checkpoint))
+    try:
+        strategy.all_do(lambda: part.write(checkpoint))
+    except Exception:
+        with suppress(OSError):  # the disk may be full, and they are of no use without the others
+            part.file(strategy.global_rank).unlink(missing_ok=True)
+            path.rmdir()
+        raise
     strategy.first_does(part.commit)
 
 
