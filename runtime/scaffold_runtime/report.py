@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 FACTS, REPORT = "run.json", "report.html"
 STAGES = ("train", "val", "test")
-NOT_SETTINGS = ("ckpt_path", "loggers.")  # from where a run goes on, and where it is logged
+NOT_SETTINGS = ("ckpt_path", "restore", "loggers.")  # from where it goes on, where it is logged
 MOST_POINTS = 2000  # of one line: more than a chart has pixels, and quick to draw
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2em auto; padding: 0 1em; color: #222 }
@@ -155,11 +155,10 @@ class RunFolder:
     def parsed(self, name: str, parse: Callable[[str], Any]) -> dict[str, Any]:
         try:
             found = parse(self.text(name) or "{}")
-        except (ValueError, yaml.YAMLError) as error:
+        except (OSError, ValueError, yaml.YAMLError) as error:
             reason = " ".join(str(error).split())
-            raise MisconfigurationException(
-                f"{self.folder / name} cannot be read ({reason}): mend it, or move it away."
-            ) from error
+            warn(f"{self.folder / name} is left out, as it cannot be read: {reason}")
+            return {}
         return found if isinstance(found, dict) else {}
 
 

@@ -72,6 +72,18 @@ def test_the_best_comes_first_with_what_is_special_about_it(runs, capsys):
     assert " ".join(last).startswith("val_acc is the highest of each run")
 
 
+def test_a_damaged_run_is_a_row_too(runs, capsys):
+    (runs / "version_0" / "config.yaml").write_text("lr: [1\n")
+    with pytest.warns(UserWarning, match="version_0/config.yaml is left out, as it cannot be read"):
+        _, *rows, _ = printed(capsys, runs)
+    assert [row[0] for row in rows] == ["version_1", "version_0", "folds_0/fold_0"]
+
+
+def test_what_only_a_training_takes_of_a_checkpoint_is_no_setting(runs, capsys):
+    made(runs / "test", 0.1, restore="all", restore_lr=None)
+    assert "restore" not in str(printed(capsys, runs, "--csv"))
+
+
 @pytest.mark.parametrize(
     ("words", "order"),
     [
