@@ -27,7 +27,6 @@ from scaffold.project import Project, check_plain, open_project
 from scaffold.runtime import OLDEST, requirements
 
 OLDEST_PYTHON, OLDEST_TORCH, LEAST_DISK = (3, 10), (2, 9), 2**30
-MISSING = re.compile(r"No module named '\w+'$")
 PROBE = """
 import importlib.util, json, sys
 found = {"python": list(sys.version_info[:3]), "missing": []}
@@ -244,10 +243,6 @@ def of_configs(python: str, root: Path, probe: dict[str, Any]) -> Iterator[Findi
     for error in said.removeprefix("error: ").split("\nerror: "):
         what, _, more = error.partition("\n")
         fix = more.strip() or "correct that, then `python train.py check`"
-        if MISSING.search(what):
-            fix = (
-                "`pip install -e .` brings what `pyproject.toml` lists; write it there if it is new"
-            )
         yield to_fix(f"configs: {what}", fix)
 
 

@@ -136,6 +136,27 @@ def said_elsewhere(error: BaseException | None) -> bool:
     return getattr(error, "said_elsewhere", False)
 
 
+def how_to_install(error: BaseException) -> str:
+    """A line for a package that is not there; nothing for any other error."""
+    absent = isinstance(error, ModuleNotFoundError) and error.name and "." not in error.name
+    how = "`pip install -e .` brings what pyproject.toml lists; write it there if it is new."
+    return f"\n  {how}" if absent else ""
+
+
+def plain_imports() -> None:
+    """Turn an import that fails above `plain_errors`, where a script begins, into one line, too."""
+    shown = sys.excepthook
+
+    def hook(kind: Any, error: BaseException, trace: Any) -> None:
+        said = _in_one_line(error) if isinstance(error, ImportError) else None
+        if said is None or os.environ.get("SCAFFOLD_TRACEBACK"):
+            shown(kind, error, trace)
+        if said:
+            sys.stderr.write(f"{said[0]}\n")
+
+    sys.excepthook = hook
+
+
 @contextmanager
 def plain_errors() -> Iterator[None]:
     """Turn errors and warnings of the runtime into one line, and errors into an exit code; also a value that a class of
@@ -178,6 +199,9 @@ def _in_one_line(error: Exception) -> tuple[str, int] | None:
     """What to say of it without a traceback, and the exit code; None where the traceback is needed."""
     if isinstance(error, ScaffoldRuntimeError):
         return f"error: {error}", error.exit_code
+    if how := how_to_install(error):
+        call = _last_call(error)
+        return f"error: {_shown(call.filename)}, line {call.lineno}: {error}{how}", 1
     if isinstance(error, ValueError) and _refused_by_torch(error):
         return f"error: {_given_where(error)}{error}", 1
     if isinstance(error, OSError) and error.filename and _of_runtime(_last_call(error).filename):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import shutil
@@ -23,7 +24,7 @@ import scaffold_runtime
 from scaffold_runtime import LightningDataModule, LightningModule
 from scaffold_runtime.cli import run
 from scaffold_runtime.cli.sources import ConfigError, read_yaml
-from scaffold_runtime.errors import hide_passwords, plain_errors
+from scaffold_runtime.errors import hide_passwords, plain_errors, plain_imports
 
 CALLBACKS = "scaffold_runtime.callbacks"
 FILES = {
@@ -523,7 +524,8 @@ def test_a_wrong_file_is_named(
         ("mine_2", "1 / 0", "mine_2 cannot be imported: ZeroDivisionError: division by zero\n"),
         ("mine_3", "from torch import nothing", "mine_3 cannot be imported: ImportError: cannot import name 'nothing'"),
         ("mine_4", "import nowhere", "there is no module `nowhere`.\n"),
-        ("mine_5", "class Mine(Callback):\n    def __init__(self): import nowhere", "No module named 'nowhere'\n"),
+        ("mine_5", "class Mine(Callback):\n    def __init__(self): import nowhere",
+         "No module named 'nowhere'\n  `pip install -e .` brings what"),
     ],
 )  # fmt: skip
 def test_a_class_whose_module_is_broken_is_named(
@@ -662,6 +664,23 @@ def test_that_a_script_runs_is_no_news_in_a_warning(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(sys.modules["__main__"], "__file__", "train.py", raising=False)
     with plain_errors():
         assert warnings.formatwarning("loud", UserWarning, "train.py", 9) == "warning: loud\n"
+
+
+def test_a_package_that_a_script_lacks_is_one_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[Any] = []
+    monkeypatch.setattr(sys, "excepthook", lambda *error: shown.append(error[1]))
+    plain_imports()
+    for name in ("no_such_package", "scaffold_runtime.no_such_module"):
+        with pytest.raises(ModuleNotFoundError) as raised:
+            importlib.import_module(name)
+        sys.excepthook(raised.type, raised.value, raised.tb)
+    said = capsys.readouterr().err
+    assert (
+        said.startswith("error: ") and "No module named 'no_such_package'\n  `pip install" in said
+    )
+    assert said.count("\n") == 2 and shown == [raised.value]
 
 
 def test_errors_of_the_project_keep_their_traceback(project: Path) -> None:

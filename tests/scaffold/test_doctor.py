@@ -184,7 +184,8 @@ def test_configs_that_cannot_be_made(project):
     assert "pip" not in found.fix
     Path("my_exp/model.py").write_text("import no_such_package\n")
     (found,) = of_configs()
-    assert "`pip install -e .` brings what `pyproject.toml` lists" in found.fix
+    assert found.what == "configs: my_exp/model.py, line 1: No module named 'no_such_package'"
+    assert found.fix.startswith("`pip install -e .` brings what pyproject.toml lists")
     Path("my_exp/model.py").write_text("import torch\n\ndef (\n")
     (found,) = of_configs()
     assert "my_exp/model.py, line 3: SyntaxError" in found.what

@@ -60,6 +60,14 @@ def instructions(dockerfile: str) -> list[tuple[str, list[str]]]:
     ]
 
 
+@pytest.mark.parametrize(("extra", "package"), [("sweep", "optuna"), ("folds", "pandas")])
+def test_a_package_that_a_script_lacks_is_one_line(project, extra, package):
+    words = [sys.executable, "-S", f"{project(extra)}/{extra}.py"]  # without what is installed
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr.count("\n") == 1
+    assert done.stderr.startswith(f"error: No module named '{package}': `pip install -e .` brings")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("runtime", ["", "vendored"])
 def test_the_dockerfile_builds_what_trains(project, tmp_path, runtime):

@@ -16,6 +16,9 @@ from scaffold_runtime.cli.optimizers import (
 from scaffold_runtime.cli.parser import ArgsType, LightningArgumentParser
 from scaffold_runtime.cli.project import run
 from scaffold_runtime.cli.save import SaveConfigCallback
+from scaffold_runtime.errors import plain_imports
+
+plain_imports()  # a script imports model and data once it has this
 
 __all__ = [
     "ArgsType",
