@@ -69,7 +69,7 @@ def remove(project: Project, kind: str, name: str, catalogue: Catalogue) -> Prop
         raise ScaffoldError(f"{kind} `{name}` is not on; `scaffold list` shows what is")
     if needing := [part for part in answers.parts(catalogue) if f"{kind}/{name}" in part.needs]:
         said = " and ".join(f"{part.kind} `{part.name}`" for part in needing)
-        raise ScaffoldError(f"{said} needs {kind} `{name}`")
+        raise ScaffoldError(f"{said} need{'s' * (len(needing) == 1)} {kind} `{name}`")
     return propose(project, answers.without_feature(kind, name), catalogue)
 
 

@@ -60,6 +60,12 @@ def instructions(dockerfile: str) -> list[tuple[str, list[str]]]:
     ]
 
 
+def test_all_that_need_what_is_removed_are_named(project, scaffold):
+    project("folds,notebook")
+    ran = scaffold("remove", "logger", "csv")
+    assert ran.err.startswith("error: extra `folds` and extra `notebook` need logger `csv`\n")
+
+
 @pytest.mark.parametrize(("extra", "package"), [("sweep", "optuna"), ("folds", "pandas")])
 def test_a_package_that_a_script_lacks_is_one_line(project, extra, package):
     words = [sys.executable, "-S", f"{project(extra)}/{extra}.py"]  # without what is installed
