@@ -202,6 +202,31 @@ def test_a_one_cycle_schedule_has_its_own_rates(begin: Any, module: Any) -> None
         begin(Cycle(), restore="optimizers", restore_lr=0.2)
 
 
+def test_a_one_cycle_schedule_lasts_as_long_as_a_run_that_goes_on(
+    module: Any, make_trainer: Any, make_loader: Any, tmp_path: Path
+) -> None:
+    """In the checkpoint it is over after the epochs of that run; one with as many goes on as it was."""
+
+    class Cycle(module):  # type: ignore[misc] # a fixture gives the class
+        def configure_optimizers(self) -> Any:
+            optimizer = torch.optim.Adam(self.parameters(), lr=0.1)
+            steps = self.trainer.estimated_stepping_batches
+            cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, int(steps))
+            return [optimizer], [{"scheduler": cycle, "interval": "step"}]
+
+    def end(epochs: int, **options: Any) -> Any:
+        trainer = make_trainer(max_epochs=epochs)
+        trainer.fit(Cycle(), make_loader(6), **options)
+        trainer.save_checkpoint(tmp_path / "a.ckpt")
+        return trainer.lr_scheduler_configs[0].scheduler
+
+    assert end(1).total_steps == 6
+    longer = end(3, ckpt_path=tmp_path / "a.ckpt")
+    assert longer.total_steps == longer.last_epoch == 18
+    assert longer.get_last_lr()[0] < 0.01
+    assert end(2, ckpt_path=tmp_path / "a.ckpt").total_steps == 18  # of a run that is over
+
+
 def test_weights_only_files_begin_runs(
     begin: Any, saved: Any, make_trainer: Any, module: Any, make_loader: Any
 ) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.optim.lr_scheduler import OneCycleLR
 
 from scaffold_runtime.checkpoint.engine import ENGINE, with_weights
 from scaffold_runtime.checkpoint.folder import assembled, divided
@@ -238,7 +239,7 @@ def restore_before_fit(run: Run, checkpoint: dict[str, Any]) -> None:
     states = checkpoint.get("lr_schedulers", [])
     _check_number(states, run.scheduler_configs, "learning rate scheduler(s)")
     for config, state in zip(run.scheduler_configs, states, strict=bool(states)):
-        config.scheduler.load_state_dict(state)
+        config.scheduler.load_state_dict(_lasting(config.scheduler, state))
     if checkpoint.get("precision"):
         run.precision.load_state_dict(checkpoint["precision"])
     progress, begun = _progress(checkpoint)
@@ -293,6 +294,14 @@ def _keep_format(saved: dict[str, Any], loaded: dict[str, Any]) -> None:
 def _state_of(scheduler: Any) -> dict[str, Any]:
     """Without functions, which its `__init__` sets: torch 2.9's SWALR keeps one there, and so may a user's."""
     return {key: part for key, part in scheduler.state_dict().items() if not isroutine(part)}
+
+
+def _lasting(scheduler: Any, state: dict[str, Any]) -> dict[str, Any]:
+    """The state of a OneCycleLR, with the plan of a run that is longer: its own has no rate for further steps."""
+    if isinstance(scheduler, OneCycleLR) and scheduler.total_steps > state["total_steps"]:
+        plan = ("total_steps", "_schedule_phases")
+        return state | {name: vars(scheduler)[name] for name in plan}
+    return state
 
 
 def _check_number(states: list[Any], made: list[Any], kind: str) -> None:
