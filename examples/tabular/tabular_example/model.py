@@ -60,7 +60,8 @@ class TabularModel(LightningModule):
         guess, goal = self(batch[0]), batch[1]
         loss = (cross_entropy if self.hparams.classes else mse_loss)(guess, goal)
         right = (guess.argmax(1) == goal).float() if self.hparams.classes else 1 - loss
-        self.log_dict({f"{stage}_loss": loss, f"{stage}_score": right.mean()})
+        self.log(f"{stage}_loss", loss)
+        self.log(f"{stage}_score", right.mean(), prog_bar=True)
         return loss
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
