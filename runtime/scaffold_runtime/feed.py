@@ -122,14 +122,15 @@ class Feed:
         """The loaders of a stage in the list, dict or other structure that they were given in; None if there are
         none yet."""
         if stage == "train":
-            loader = self.opened.loader if self.opened is not None else None
-            return loader.iterables if isinstance(loader, CombinedLoader) else loader
-        loaders, source = self.eval_loaders(stage), self._sources.get(stage)
+            loaders, source = [self.opened.loader] if self.opened is not None else [], None
+        else:
+            loaders, source = self.eval_loaders(stage), self._sources.get(stage)
         if isinstance(source, CombinedLoader) and source.mode == "sequential":
             source = source.iterables
         if isinstance(source, (Mapping, list, tuple)):
             return tree_unflatten(loaders, flatten(source)[1])
-        return loaders[0] if loaders else None
+        one = loaders[0] if loaders else None
+        return one.iterables if isinstance(one, CombinedLoader) else one
 
     def limit_of(self, stage: str) -> int | float:
         """What the trainer says about how much of an evaluation stage runs."""

@@ -247,6 +247,7 @@ class Run:
             raise StepError(
                 f"training took no step in {progress.epoch + 1} epochs, so there is nothing to try anything with."
             )
+        self.decide()  # subclasses may ask which epoch it is
         progress.finish_epoch()
         self.mid_window = False
         self.save()
@@ -255,10 +256,13 @@ class Run:
 
     def save(self) -> None:
         """The state is whole: write the checkpoints that somebody asked for."""
-        for checkpoint in self.checkpoints:
-            checkpoint.decide(self.trainer, self.module)
+        self.decide()
         for checkpoint in self.checkpoints:
             self.write(checkpoint)
+
+    def decide(self) -> None:
+        for checkpoint in self.checkpoints:
+            checkpoint.decide(self.trainer, self.module)
 
     def write(self, checkpoint: Checkpoint) -> None:
         checkpoint.commit(self.trainer, self.module)
@@ -345,7 +349,7 @@ class Run:
         record: dict[str, float] = {"epoch": header["epoch"], **values}
         step = int(record.pop("step", header["step"]))
         for logger in self.trainer.loggers:
-            logger.attempt("log_metrics", record, step)
+            logger.attempt("log_metrics", metrics=record, step=step)
 
     # -- evaluation -----------------------------------------------------------------------------
 

@@ -47,11 +47,9 @@ SYNONYMS = {"val": "validation", "begin": "start"}
 
 # Methods of Lightning's classes that people override, and that are not there here: those of callbacks,
 OF_CALLBACKS = {
-    "_extract_stats", "_find_names_from_schedulers", "_get_lr_stat", "_get_optimizer_stats", "_format_checkpoint_name",
-    "_link_checkpoint", "_remove_checkpoint", "_should_remove_checkpoint", "_should_save_on_train_epoch_end",
-    "_should_skip_saving_checkpoint", "_update_best_and_save", "_improvement_message", "_init_bar", "_update_bar",
-    "_log_stats", "_get_and_log_device_stats", "configure_columns", "update_parameters", "transfer_weights",
-    "reset_batch_norm_and_save_state",
+    "_find_names_from_schedulers", "_get_lr_stat", "_get_optimizer_stats", "_format_checkpoint_name",
+    "_link_checkpoint", "_should_remove_checkpoint", "_improvement_message", "_init_bar", "_update_bar", "_log_stats",
+    "_get_and_log_device_stats", "update_parameters", "transfer_weights", "reset_batch_norm_and_save_state",
 }  # fmt: skip
 # those of strategies, and those of precisions.
 OF_STRATEGIES = {

@@ -960,7 +960,7 @@ def test_names_that_callbacks_ask_for(regression: Any, make_loader: Any, make_tr
     trainer = make_trainer(max_epochs=2)
     assert trainer.lightning_module is None
     trainer.fit(Asks(), make_loader(2))
-    assert seen == [(0, 0, 0), (0, 0, 1), (1, 1, 1), (1, 1, 2), (0, 2, 2), (0, 2, 3), (1, 3, 3), (1, 3, 4)]  # fmt: skip
+    assert seen == [(0, 0, 0), (0, 0, 0), (1, 1, 1), (1, 1, 1), (0, 2, 2), (0, 2, 2), (1, 3, 3), (1, 3, 3)]  # fmt: skip
     assert RunningStage.SANITY_CHECKING.dataloader_prefix == "val"
     assert RunningStage.TESTING.dataloader_prefix == "test"
     assert RunningStage.SANITY_CHECKING.evaluating and not RunningStage.TRAINING.evaluating

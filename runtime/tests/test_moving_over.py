@@ -22,6 +22,9 @@ from scaffold_runtime.callbacks import (
 )
 from scaffold_runtime.callbacks.progress.progress_bar import get_standard_metrics
 from scaffold_runtime.errors import MisconfigurationException
+from scaffold_runtime.loggers import Logger
+from scaffold_runtime.trainer.states import TrainerStatus
+from scaffold_runtime.utilities import CombinedLoader
 from scaffold_runtime.utilities.memory import is_oom_error
 from scaffold_runtime.utilities.model_helpers import is_overridden
 from scaffold_runtime.utilities.parsing import get_init_args
@@ -310,6 +313,52 @@ def test_loaders_are_shown_as_they_were_given(
     assert trainer.test_dataloaders is None
 
 
+def test_loaders_that_are_combined_are_shown_as_what_is_in_them(
+    regression: Any, make_loader: Any, make_trainer: Any
+) -> None:
+    class Together(regression):
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            super().validation_step(batch["x"], batch_idx)
+
+    given = {"x": make_loader(2), "y": make_loader(1)}
+    trainer = make_trainer()
+    trainer.fit(Together(), make_loader(1), CombinedLoader(given, "min_size"))
+    assert trainer.val_dataloaders == given
+
+
+def test_a_run_that_fails_is_interrupted_when_callbacks_hear_of_it(
+    regression: Any, make_loader: Any, make_trainer: Any
+) -> None:
+    statuses = []
+
+    class Fails(Callback):
+        def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+            statuses.append(trainer.state.status)
+            raise ZeroDivisionError
+
+        def on_exception(self, trainer: Any, *_: Any) -> None:
+            statuses.append(trainer.state.status)
+
+    with pytest.raises(ZeroDivisionError):
+        make_trainer(callbacks=Fails()).fit(regression(), make_loader(1))
+    assert statuses == [TrainerStatus.RUNNING, TrainerStatus.INTERRUPTED]
+
+
+def test_a_logger_takes_metrics_by_name(
+    regression: Any, make_loader: Any, make_trainer: Any
+) -> None:
+    class Turned(Logger):
+        name, version, rows = "turned", 0, list[Any]()
+
+        def log_metrics(self, step: int | None = None, *, metrics: dict[str, float]) -> None:
+            self.rows.append((step, sorted(metrics)))
+
+        def log_hyperparams(self, params: Any) -> None: ...
+
+    make_trainer(logger=Turned(), log_every_n_steps=1).fit(regression(), make_loader(1))
+    assert Turned.rows == [(0, ["epoch", "loss"])] and Turned().group_separator == "/"
+
+
 def test_the_default_checkpoint_is_there_in_a_fast_dev_run(
     regression: Any, make_loader: Any, make_trainer: Any, tmp_path: Path
 ) -> None:
@@ -336,6 +385,35 @@ def test_callbacks_of_other_packages_see_whether_there_are_several_processes(
 ) -> None:
     connector = make_trainer()._accelerator_connector
     assert (connector.is_distributed, connector.use_distributed_sampler) == (False, True)
+
+
+def test_callbacks_of_other_packages_log_where_the_trainer_does(
+    regression: Any, make_loader: Any, make_trainer: Any, recorder: Any
+) -> None:
+    class Own(Callback):
+        def __init__(self) -> None:
+            self.steps: dict[str, list[int]] = {}
+
+        def note(self, name: str, trainer: Any) -> None:
+            if trainer._logger_connector.should_update_logs:
+                step = trainer.fit_loop.epoch_loop._batches_that_stepped
+                self.steps.setdefault(name, []).append(step)
+
+        def on_train_batch_start(self, trainer: Any, *_: Any) -> None:
+            self.note("before", trainer)
+
+        def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+            self.note("after", trainer)
+
+        def on_train_epoch_end(self, trainer: Any, *_: Any) -> None:
+            self.steps.setdefault("epoch", []).append(trainer.fit_loop._batches_that_stepped)
+
+    own = Own()
+    make_trainer(max_epochs=2, log_every_n_steps=2, callbacks=own, logger=recorder).fit(
+        regression(), make_loader(3)
+    )
+    logged = [step for step, _ in recorder.rows]
+    assert logged == [1, 3, 5] and own.steps == {"before": logged, "after": logged, "epoch": [2, 5]}
 
 
 # -- what subclasses of callbacks override --------------------------------------------------------
@@ -423,6 +501,56 @@ def test_an_own_save_keeps_the_rest(
         Loud(async_save=True)
 
 
+def test_model_checkpoint_may_decide_when_and_what_in_its_own_hooks(
+    regression: Any, make_loader: Any, make_trainer: Any, tmp_path: Path
+) -> None:
+    class Copied(ModelCheckpoint):
+        def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+            if self._should_skip_saving_checkpoint(trainer):
+                return
+            if self._should_save_on_train_epoch_end(trainer):
+                candidates = self._monitor_candidates(trainer)
+                self._save_topk_checkpoint(trainer, candidates)
+                self._save_last_checkpoint(trainer, candidates)
+
+        on_validation_end = None
+
+    class InValidation(ModelCheckpoint):
+        def _should_save_on_train_epoch_end(self, trainer: Any) -> bool:
+            return False
+
+        def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+            if not self._should_skip_saving_checkpoint(trainer):
+                self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
+
+    class Late(ModelCheckpoint):
+        def check_monitor_top_k(self, trainer: Any, current: Any = None) -> bool:
+            return trainer.current_epoch > 0 and super().check_monitor_top_k(trainer, current)
+
+    def files(kind: type[ModelCheckpoint], **arguments: Any) -> list[str]:
+        checkpoint = kind(tmp_path / kind.__name__, **arguments)
+        trainer = make_trainer(max_epochs=2, callbacks=checkpoint, enable_checkpointing=True)
+        trainer.fit(regression(), make_loader(2), make_loader(1))
+        return sorted(file.name for file in (tmp_path / kind.__name__).iterdir())
+
+    assert files(Copied, save_last=True) == ["epoch=1-step=4.ckpt", "last.ckpt"]
+    both = ["epoch=0-step=2.ckpt", "epoch=1-step=4.ckpt"]
+    assert files(InValidation, monitor="val_loss", save_top_k=2) == both
+    assert files(Late, monitor="val_loss", save_top_k=2) == both[1:]
+
+
+def test_a_name_may_need_what_a_subclass_sets_after_its_base(tmp_path: Path) -> None:
+    class Tagged(ModelCheckpoint):
+        def __init__(self, tag: str, **others: Any) -> None:
+            super().__init__(**others)
+            self.tag = tag
+
+        def format_checkpoint_name(self, *arguments: Any, **others: Any) -> str:
+            return f"{self.tag}-{Path(super().format_checkpoint_name(*arguments, **others)).name}"
+
+    assert Tagged("a").format_checkpoint_name({"epoch": 1, "step": 2}) == "a-epoch=1-step=2.ckpt"
+
+
 def test_model_checkpoint_may_forgive_a_missing_monitor(
     regression: Any, make_loader: Any, make_trainer: Any, tmp_path: Path
 ) -> None:
@@ -508,7 +636,7 @@ def test_a_method_that_nobody_calls_is_said(
     regression: Any, make_loader: Any, make_trainer: Any, recorder: Any
 ) -> None:
     class Named(LearningRateMonitor):
-        def _extract_stats(self, trainer: Any, interval: str) -> dict[str, float]:
+        def _get_optimizer_stats(self, optimizer: Any, names: list[str]) -> dict[str, float]:
             return {}
 
     class Helped(LearningRateMonitor):
@@ -519,9 +647,25 @@ def test_a_method_that_nobody_calls_is_said(
             return value
 
     trainer = make_trainer(logger=recorder, callbacks=Named())
-    with pytest.warns(match=r"nobody calls `Named\._extract_stats`: LearningRateMonitor has no"):
+    with pytest.warns(
+        match=r"nobody calls `Named\._get_optimizer_stats`: LearningRateMonitor has no"
+    ):
         trainer.fit(regression(), make_loader(1))
     make_trainer(logger=recorder, callbacks=Helped()).fit(regression(), make_loader(1))
+
+
+def test_a_monitor_of_rates_may_use_them(
+    regression: Any, make_loader: Any, make_trainer: Any, recorder: Any
+) -> None:
+    class Stops(LearningRateMonitor):
+        def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+            rates = self._extract_stats(trainer, "any")
+            assert rates == {"lr-SGD": 0.05} and "lr-SGD" in trainer.callback_metrics
+            trainer.should_stop = max(rates.values()) < 0.1
+
+    trainer = make_trainer(max_epochs=3, callbacks=Stops(), logger=recorder)
+    trainer.fit(regression(), make_loader(1))
+    assert trainer.current_epoch == 1
 
 
 def test_optimizers_cannot_be_set_outside_of_a_fit(make_trainer: Any) -> None:

@@ -69,15 +69,20 @@ class LearningRateMonitor(Callback):
         """Log what changes at steps, or at epochs; everything where an interval was asked for."""
         if not trainer.loggers:
             return
-        values: dict[str, float] = {}
-        for named in _named(trainer):
-            if self.logging_interval is not None or named.interval in (now, "any"):
-                values |= self._values(named)
+        values = self._extract_stats(trainer, "any" if self.logging_interval else now)
         if values:
             run = trainer._live()
-            run.metrics.callback_values.update(values)
             run.send(values, trainer.global_step)
             run.deliver(wait=False)
+
+    def _extract_stats(self, trainer: Trainer, interval: str) -> dict[str, float]:
+        """The rates that change at "step" or "epoch", or "any"; `lrs` and `callback_metrics` have them from now on."""
+        values: dict[str, float] = {}
+        for named in _named(trainer):
+            if interval == "any" or named.interval in (interval, "any"):
+                values |= self._values(named)
+        trainer.metrics.callback_values.update(values)
+        return values
 
     def _values(self, named: Named) -> dict[str, float]:
         values: dict[str, float] = {}

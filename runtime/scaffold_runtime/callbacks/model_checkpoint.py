@@ -144,7 +144,7 @@ class ModelCheckpoint(Checkpoint):
 
     def _check_arguments(self) -> None:
         try:
-            self.format_checkpoint_name({})
+            self._fill(self.filename or "", {})
         except ValueError as error:
             raise MisconfigurationException(
                 f"ModelCheckpoint(filename={self.filename!r}): {error}."
@@ -285,15 +285,14 @@ class ModelCheckpoint(Checkpoint):
             self._ask(trainer, wait=True)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.fn != "fit" or trainer.sanity_checking:
-            return
-        due = not self._save_on_train_epoch_end and self._epoch_due(trainer)
+        due = not self._should_save_on_train_epoch_end(trainer) and self._epoch_due(trainer)
         if due or self._waits_for_monitor:
             self._ask(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         arrived = self._waits_for_monitor and self.monitor in trainer.callback_metrics
-        if (self._save_on_train_epoch_end and self._epoch_due(trainer)) or arrived:
+        due = self._should_save_on_train_epoch_end(trainer) and self._epoch_due(trainer)
+        if due or arrived:
             self._ask(trainer)
 
     def on_exception(
@@ -317,7 +316,7 @@ class ModelCheckpoint(Checkpoint):
 
     def _ask(self, trainer: Trainer, wait: bool = False) -> None:
         """Remember to save at the next commit, with the metrics of now."""
-        if trainer.fast_dev_run or trainer.global_step == self._last_global_step_saved:
+        if self._should_skip_saving_checkpoint(trainer):
             return
         run = trainer._live()
         self._waits_for_monitor = False
@@ -371,7 +370,6 @@ class ModelCheckpoint(Checkpoint):
         if self.save_last and not self._mine and trainer.global_step and not trainer.fast_dev_run:
             candidates = trainer.strategy.broadcast(self._monitor_candidates(trainer))
             candidates["epoch"] -= 1  # the one that has just ended
-            self._chosen_by = candidates
             self._save_last_checkpoint(trainer, candidates)
             self.commit(trainer, pl_module)
 
@@ -380,7 +378,6 @@ class ModelCheckpoint(Checkpoint):
     def _decide(self, trainer: Trainer, candidates: dict[str, Any]) -> None:
         """Settle names and ranks before anything is written, so that every file of this commit knows them."""
         self._last_global_step_saved = candidates["step"]
-        self._chosen_by = candidates
         self._writing, self._leaving = [], []
         # Training may end before its first validation; what that would log is not missing then.
         unranked = self.monitor not in (None, *candidates) and trainer.validation_ahead
@@ -434,6 +431,15 @@ class ModelCheckpoint(Checkpoint):
 
     _every_n_epochs, _every_n_train_steps = _same("every_n_epochs"), _same("every_n_train_steps")
 
+    def _should_skip_saving_checkpoint(self, trainer: Trainer) -> bool:
+        """Whether this is no moment to save at, or this state is saved."""
+        aside = trainer.fn != "fit" or trainer.sanity_checking or bool(trainer.fast_dev_run)
+        return aside or trainer.global_step == self._last_global_step_saved
+
+    def _should_save_on_train_epoch_end(self, trainer: Trainer) -> bool:
+        """Whether to save at the end of training epochs, and not after validation."""
+        return bool(self._save_on_train_epoch_end)
+
     def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
         """Write the file."""
         trainer.save_checkpoint(filepath, self.save_weights_only)
@@ -456,7 +462,7 @@ class ModelCheckpoint(Checkpoint):
     ) -> None:
         previous = self.best_model_path if self.save_top_k == 1 else ""
         self.best_model_path = self._free_path(trainer, monitor_candidates, previous)
-        self._write(self.best_model_path, previous)
+        self._write(monitor_candidates, self.best_model_path, previous)
 
     def _save_monitor_checkpoint(
         self, trainer: Trainer, monitor_candidates: dict[str, Any]
@@ -464,10 +470,16 @@ class ModelCheckpoint(Checkpoint):
         score = float(monitor_candidates[str(self.monitor)])
         score = self._worst if math.isnan(score) else score
         self.current_score = torch.tensor(score)
-        if not self._full or self._better(score, self.best_k_models[self.kth_best_model_path]):
-            self._update_best_and_save(
-                torch.tensor(score, dtype=torch.float64), trainer, monitor_candidates
-            )
+        current = torch.tensor(score, dtype=torch.float64)
+        if self.check_monitor_top_k(trainer, current):
+            self._update_best_and_save(current, trainer, monitor_candidates)
+
+    def check_monitor_top_k(self, trainer: Trainer, current: torch.Tensor | None = None) -> bool:
+        """Whether a checkpoint of this score is among those to keep."""
+        if current is None or not self._full:
+            return current is not None
+        worst = self.best_k_models[self.kth_best_model_path]
+        return bool(current < worst if self.mode == "min" else current > worst)
 
     @property
     def _full(self) -> bool:
@@ -484,23 +496,22 @@ class ModelCheckpoint(Checkpoint):
         best = min if self.mode == "min" else max
         self.best_model_path = best(self.best_k_models, key=self.best_k_models.__getitem__)
         self.best_model_score = torch.tensor(self.best_k_models[self.best_model_path])
-        self._write(path, removed)
+        self._write(monitor_candidates, path, removed)
 
     def _save_last_checkpoint(self, trainer: Trainer, monitor_candidates: dict[str, Any]) -> None:
         if self.save_last:
             previous = self.last_model_path
             name = self.CHECKPOINT_NAME_LAST
             self.last_model_path = self._free_path(trainer, monitor_candidates, previous, name)
-            self._write(self.last_model_path, previous)
+            self._write(monitor_candidates, self.last_model_path, previous)
 
-    def _write(self, path: str, in_place_of: str) -> None:
+    def _write(self, chosen_by: dict[str, Any], path: str, in_place_of: str) -> None:
+        self.asked = True  # also where a subclass chooses in a hook of its own
+        self._chosen_by, self._last_global_step_saved = chosen_by, chosen_by["step"]
         self._writing.append(path)
         self._mine.add(path)
         if in_place_of not in ("", path):
             self._leaving.append(in_place_of)
-
-    def _better(self, score: float, than: float) -> bool:
-        return score < than if self.mode == "min" else score > than
 
     def _remove(self, trainer: Trainer, path: str) -> None:
         """Delete a file of ours, but never the one somebody chose to resume from, nor one elsewhere."""

@@ -25,6 +25,7 @@ class Logger(abc.ABC):
 
     failed: bool = False  # set by `attempt`, so that a broken logger is reported once
     told: bool = False  # whether somebody said which run this is
+    group_separator: str = "/"  # for the names of what a callback logs
 
     @property
     @abc.abstractmethod
@@ -89,11 +90,11 @@ class Logger(abc.ABC):
     def follow(self, first: Logger) -> None:
         """Use the run name that `first`, the first of several loggers, decides on."""
 
-    def attempt(self, what: str, *arguments: Any) -> None:
+    def attempt(self, what: str, *arguments: Any, **named: Any) -> None:
         """Call the method `what` while a run goes on. Training outlives a logger that fails: it is named once in
         a warning and asked again next time. A missing package is still an error."""
         try:
-            getattr(self, what)(*arguments)
+            getattr(self, what)(*arguments, **named)
         except ScaffoldRuntimeError:
             raise
         except Exception as error:

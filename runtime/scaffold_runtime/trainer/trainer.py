@@ -543,7 +543,18 @@ class Trainer:
             _data_source=SimpleNamespace(is_defined=partial(self._live().feed.has, "validation"))
         )
 
-    _batches_that_stepped = global_step  # where callbacks of others take the axis of what they log
+    @property
+    def _batches_that_stepped(self) -> int:
+        """Where callbacks of others take the axis of what they log: the last step counts when its batch is logged."""
+        progress = self.progress
+        ending = progress.batch > 0 and progress.pending != UNDER_WAY
+        return progress.step - (progress.updated if ending else 0)
+
+    @property
+    def _logger_connector(self) -> SimpleNamespace:
+        """Where they ask whether the batch under way is logged."""
+        due = (self._batches_that_stepped + 1) % self.log_every_n_steps == 0
+        return SimpleNamespace(should_update_logs=due or self.should_stop)
 
     @property
     def batch_idx(self) -> int:
@@ -578,8 +589,8 @@ class Trainer:
     def state(self) -> TrainerState:
         """What is going on, in Lightning's words: `fn`, `stage`, `status`, and whether it has `finished`."""
         run = self._last_run
-        ended = TrainerStatus.INTERRUPTED if self.interrupted else TrainerStatus.FINISHED
-        status = TrainerStatus.RUNNING if self._run else ended
+        going = TrainerStatus.RUNNING if self._run else TrainerStatus.FINISHED
+        status = TrainerStatus.INTERRUPTED if self.interrupted else going
         stage = {"validation": "validate", "sanity": "sanity_check"}.get(
             self.stage or "", self.stage
         )

@@ -118,7 +118,7 @@ def test_two_schedulers_of_one_optimizer_and_optimizers_without(
 
     def run(kind: Any) -> Any:
         monitor = LearningRateMonitor()
-        trainer = make_trainer(max_epochs=2, callbacks=monitor, **keep_logger(lambda *_: None))
+        trainer = make_trainer(max_epochs=2, callbacks=monitor, **keep_logger(lambda **_: None))
         trainer.log_every_n_steps = 2
         trainer.fit(kind(), make_loader(4))
         return monitor.lrs, {k for k in trainer.callback_metrics if k.startswith("lr")}

@@ -8,6 +8,7 @@ from contextlib import redirect_stdout
 from typing import Any
 
 import pytest
+from rich.progress import TextColumn
 
 from scaffold_runtime.callbacks import ProgressBar, RichProgressBar, TQDMProgressBar
 from scaffold_runtime.callbacks.progress.progress_bar import REDRAW_SECONDS, results_table
@@ -284,6 +285,23 @@ def test_a_subclass_makes_the_bars_of_tqdm(shown, make_loader, make_trainer, ter
     out = terminal.getvalue()
     assert "running:   67%" in out and "4/6" in out and "0/?" not in out
     assert "Validation" not in out
+
+
+def test_a_subclass_chooses_the_columns_of_rich(shown, make_loader, make_trainer, terminal) -> None:
+    class Mine(RichProgressBar):
+        def configure_columns(self, trainer: Any) -> list[Any]:
+            return [*super().configure_columns(trainer)[:1], TextColumn(f"of {trainer.max_epochs}")]
+
+        def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+            assert trainer.sanity_checking or self.progress is not None
+            super().on_validation_end(trainer, pl_module)
+
+    with redirect_stdout(terminal):
+        make_trainer(enable_progress_bar=True, callbacks=Mine()).fit(
+            shown(), make_loader(6), make_loader(2)
+        )
+
+    assert "Epoch 1/1 of 1" in terminal.getvalue()
 
 
 @pytest.mark.parametrize("kind", BARS)

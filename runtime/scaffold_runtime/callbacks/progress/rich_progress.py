@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 from scaffold_runtime.callbacks.progress.progress_bar import ProgressBar, number
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
+    from rich.progress import Progress, ProgressColumn
+
+    from scaffold_runtime import Trainer
 
 
 @dataclass
@@ -45,7 +47,7 @@ class RichProgressBar(ProgressBar):
         theme: RichProgressBarTheme | None = None,
         console_kwargs: dict[str, Any] | None = None,
     ) -> None:
-        self._progress: Progress | None = None
+        self.progress: Progress | None = None
         super().__init__(refresh_rate)
         self.leave, self.theme = leave, theme or RichProgressBarTheme()
         self._console_kwargs = console_kwargs or {}
@@ -54,34 +56,38 @@ class RichProgressBar(ProgressBar):
     def _can_redraw(self) -> bool:
         # What rich before 15 puts in the place of the output, while a bar is open, does not say that it is a terminal;
         # in a notebook it needs widgets.
-        return self._progress is not None or sys.stdout.isatty()
+        return self.progress is not None or sys.stdout.isatty()
 
     def _open(self) -> Progress:
         """rich's display, on the screen from the first redraw on."""
         from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+        from rich.progress import Progress
+
+        columns, console = self.configure_columns(self.trainer), Console(**self._console_kwargs)
+        progress = Progress(*columns, console=console, auto_refresh=False, transient=True)
+        progress.start()
+        return progress
+
+    def configure_columns(self, trainer: Trainer) -> list[ProgressColumn]:
+        """The parts of the bar, as columns of rich; override it to show others."""
+        from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
 
         theme = self.theme
         styles = (theme.progress_bar, theme.progress_bar_finished, theme.progress_bar_pulse)
-        progress = Progress(
+        return [
             TextColumn("{task.description}", style=theme.description),
             BarColumn(complete_style=styles[0], finished_style=styles[1], pulse_style=styles[2]),
             TextColumn("{task.fields[counts]}", style=theme.batch_progress),
             TimeElapsedColumn(),
             TextColumn("{task.fields[rate]}", style=theme.processing_speed),
             TextColumn("{task.fields[metrics]}", style=theme.metrics),
-            console=Console(**self._console_kwargs),
-            auto_refresh=False,
-            transient=True,
-        )
-        progress.start()
-        return progress
+        ]
 
     def _show(self, metrics: dict[str, Any]) -> None:
-        if self._progress is None:
-            self._progress = self._open()
-            self._task = self._progress.add_task("", counts="", rate="", metrics="")
-        self._progress.update(
+        if self.progress is None:
+            self.progress = self._open()
+            self._task = self.progress.add_task("", counts="", rate="", metrics="")
+        self.progress.update(
             self._task,
             description=self._label,
             total=self._known_total(),
@@ -100,6 +106,6 @@ class RichProgressBar(ProgressBar):
         return self.theme.metrics_text_delimiter.join(f"{k}: {v}" for k, v in shown.items())
 
     def _hide(self) -> None:
-        if self._progress is not None:
-            self._progress.stop()
-            self._progress = None
+        if self.progress is not None:
+            self.progress.stop()
+            self.progress = None
