@@ -23,6 +23,7 @@ LIGHTNING = re.compile(r"(?:pytorch_lightning|lightning\.pytorch|lightning)(?=\.
 FABRIC = re.compile(r"lightning_fabric(?=\.|$)")
 FROM = re.compile(rb"from\s+([\w.]+)")
 CLASS_PATH = re.compile(r"(?<![\w./-])(?:pytorch_lightning|lightning)(?:\.\w+)+")
+CLASS = re.compile(r"(?:pytorch_lightning|lightning)(?:\.\w+)*\.[A-Z]\w*")
 MAGIC = re.compile(r"^(\s*)[%!].*", re.MULTILINE)  # in a cell of a notebook
 HERE = "scaffold_runtime"
 HOMES = ["", ".callbacks", ".loggers", ".strategies", ".profilers", ".plugins", ".accelerators"]
@@ -121,6 +122,8 @@ class Source:
         for node in nodes:
             if isinstance(node, ast.Attribute) and (path := self.meaning(node)):
                 self.lacks(path, node.lineno)
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                self.take_class_path(node, node.value)
 
     def take_module(self, alias: ast.alias) -> None:
         new, name = here(alias.name), alias.asname or alias.name
@@ -151,6 +154,18 @@ class Source:
             self.edits.append((node.lineno, found.start(1), found.end(1), new))
         else:
             self.said.append((node.lineno, f"write `from {new} import` in one line."))
+
+    def take_class_path(self, node: ast.Constant, path: str) -> None:
+        """What is made from `{"class_path": "lightning.pytorch.loggers.CSVLogger"}` and the like: text that is the path
+        of a class, and nothing else, in one line."""
+        end = node.end_col_offset or 0
+        found = self.lines[node.lineno - 1][node.col_offset + 1 : end - 1]
+        if (
+            CLASS.fullmatch(path)
+            and found == path.encode()
+            and not self.lacks(here(path), node.lineno)
+        ):
+            self.edits.append((node.lineno, node.col_offset + 1, end - 1, here(path)))
 
     def lacks(self, path: str, line: int) -> bool:
         if gone := absent(path):

@@ -29,6 +29,8 @@ CHANGED = """
     from lightning.fabric.utilities.types import _PATH -> from scaffold_runtime.utilities.types import _PATH
     from lightning_fabric.plugins.io.torch_io import CheckpointIO -> from scaffold_runtime.plugins import CheckpointIO
     from pytorch_lightning.utilities.cli import LightningCLI -> from scaffold_runtime.cli import LightningCLI
+    {"class_path": "lightning.pytorch.loggers.CSVLogger"} -> {"class_path": "scaffold_runtime.loggers.CSVLogger"}
+    'é', 'pytorch_lightning.Trainer' -> 'é', 'scaffold_runtime.Trainer'
     from lightning_fabric.a import MPSAccelerator -> from scaffold_runtime.accelerators import MPSAccelerator
     from pytorch_lightning.utilities.apex import rank_zero_info -> from scaffold_runtime.utilities import rank_zero_info
 """  # "/" is a new line
@@ -38,6 +40,7 @@ KEPT = [
     "import lightning_of_mine.pytorch",
     "from .lightning import Net",
     "x = 'import lightning'",
+    "log('lightning.pytorch'), 'see lightning.Trainer', r'lightning.Trainer'",
     "lightning = 1\nlightning.nothing",
     "text = ('%s'\n% 1)",
 ]
@@ -46,6 +49,7 @@ ABSENT = {
     "from lightning.fabric.utilities.cloud_io import get_filesystem": " Write `fsspec.core.url_to_fs(path)[0]`.",
     "from lightning.pytorch.core.saving import _load": "_load. Write `torch.load(path)`.",
     "from lightning.pytorch.a import Timer, x": "there is no `x` of lightning.pytorch.a here.",
+    "x = 'lightning.pytorch.callbacks.Spike'": "there is no scaffold_runtime.callbacks.Spike.",
     "import lightning_fabric": "there is no scaffold_runtime.fabric.",
     "import lightning as L\nL.Fabric()": "there is no scaffold_runtime.Fabric.",
     "import lightning.pytorch as pl\npl.callbacks.Spike.x": "there is no scaffold_runtime.callbacks.Spike.",
