@@ -24,6 +24,7 @@ from scaffold_runtime.accelerators import Accelerator
 from scaffold_runtime.errors import (
     MisconfigurationException,
     RankFailed,
+    StepError,
     check_choice,
     leave_to_launcher,
 )
@@ -254,9 +255,11 @@ class DistributedStrategy(Strategy):
         return reduced / dist.get_world_size(group) if mean else reduced
 
     def all_gather(self, data: Any, group: Any = None, sync_grads: bool = False) -> Any:
-        debugs = self._calls is not None
-        if self._alone(f"all_gather of {_shapes(data)}" if debugs else "all_gather"):
+        shapes = _shapes(data)
+        if self._alone(f"all_gather of {shapes}"):
             return data
+        if group is None and not torch.is_grad_enabled():
+            _check_alike(self.gather(shapes))
 
         def gather(tensor: Tensor) -> Tensor:
             source = tensor if sync_grads else tensor.detach()
@@ -322,6 +325,16 @@ class DistributedStrategy(Strategy):
 def _shapes(data: Any) -> str:
     tensors = (each for each in tree_leaves(data) if isinstance(each, Tensor))
     return ", ".join(f"{each.dtype} {'x'.join(map(str, each.shape))}" for each in tensors)
+
+
+def _check_alike(shapes: list[str]) -> None:
+    """Gloo would abort one process, and NCCL wait: where data is evaluated, processes differ in how much they have."""
+    if len(set(shapes)) > 1:
+        each = ", ".join(f"{shape} in process {rank}" for rank, shape in enumerate(shapes))
+        raise StepError(
+            f"all_gather got tensors of different shapes: {each}. No sample is evaluated twice, so processes may have "
+            "different numbers of them: `self.trainer.strategy.gather(x)` gives a list with what each of them has."
+        )
 
 
 def send_first(tensors: Iterable[Tensor]) -> None:

@@ -72,6 +72,9 @@ class Strategy(abc.ABC):
     accelerator = Moved("`trainer.accelerator`")
     batch_to_device = Moved("`module.transfer_batch_to_device(batch, device, dataloader_idx)`")
     save_checkpoint = Moved("`trainer.save_checkpoint(path)`")
+    connect = Moved(
+        "`trainer.validate(module, loader)` or `fit`, after which `save_checkpoint` saves"
+    )
 
     @property
     def is_global_zero(self) -> bool:

@@ -21,6 +21,8 @@ from scaffold_runtime import Callback
 from scaffold_runtime.errors import RankFailed, leave_to_launcher
 from scaffold_runtime.strategies.watch import Watch
 
+from .conftest import note, notes
+
 PLACES = (
     "setup",
     "on_train_start",
@@ -178,6 +180,25 @@ def test_the_debug_mode_names_gathered_tensors_of_different_shapes(
     monkeypatch.setenv("SCAFFOLD_DEBUG_COLLECTIVES", "1")
     with pytest.raises(RankFailed, match=r"all_gather of torch.float32 [32]x2` .* [23]x2`"):
         ddp(callbacks=Uneven()).fit(regression(), make_loader(8))
+
+
+def test_an_evaluation_that_gathers_different_numbers_is_told_how(
+    regression: Any, make_loader: Any, ddp: Any, tmp_path: Path
+) -> None:
+    class Uneven(Callback):
+        def __init__(self, gather: str) -> None:
+            self.gather = gather
+
+        def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+            rows = torch.ones(3 - trainer.global_rank, 2)
+            if self.gather == "all":
+                pl_module.all_gather(rows)
+            note(tmp_path, "rows", [len(part) for part in trainer.strategy.gather(rows)])
+
+    with pytest.raises(RankFailed, match=r"3x2 in process 0, torch.float32 2x2 in process 1\. No"):
+        ddp(callbacks=Uneven("all")).validate(regression(), make_loader(4))
+    ddp(callbacks=Uneven("lists")).validate(regression(), make_loader(4))
+    assert notes(tmp_path, "rows") == [[3, 2], [3, 2]]
 
 
 def test_the_debug_mode_leaves_good_runs_alone(
