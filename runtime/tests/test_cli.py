@@ -187,6 +187,19 @@ def test_hooks_run_in_order() -> None:
     assert seen == ["before classes False", "after classes True", "before fit 0", "after fit 2"]
 
 
+def test_a_subclass_may_run_a_subcommand_itself() -> None:
+    """As public command lines compile their model."""
+
+    class Compiles(LightningCLI):
+        def fit(self, model: Any, **options: Any) -> None:
+            assert options.keys() >= {"datamodule", "ckpt_path"}
+            self.trainer.fit(torch.compile(model, backend="eager"), **options)
+            self.compiled = True
+
+    made = cli("fit", kind=Compiles)
+    assert made.compiled and made.trainer.global_step == 2
+
+
 def test_a_trainer_class_and_its_defaults() -> None:
     class Mine(Trainer):
         pass

@@ -310,14 +310,15 @@ class LightningCLI:
     # -- running ----------------------------------------------------------------------------------
 
     def _run_subcommand(self, subcommand: str) -> None:
-        """Run it, with its `before_` and `after_` hooks; `self.returned` is what it returned."""
+        """Run it, with its `before_` and `after_` hooks, or the method of that name that a subclass has in its place;
+        `self.returned` is what it returned."""
         getattr(self, f"before_{subcommand}", lambda: None)()
         section, method = self._section(self.config_init), getattr(self.trainer, subcommand)
         names = inspect.signature(method).parameters.keys() - self.subcommands()[subcommand]
         options = {name: section[name] for name in names if name in section}
         if self.datamodule is not None:
             options["datamodule"] = self.datamodule
-        self.returned = method(self.model, **options)
+        self.returned = getattr(self, subcommand, method)(model=self.model, **options)
         getattr(self, f"after_{subcommand}", lambda: None)()
 
 
