@@ -27,10 +27,15 @@ CLASS = re.compile(r"(?:pytorch_lightning|lightning)(?:\.\w+)*\.[A-Z]\w*")
 MAGIC = re.compile(r"^(\s*)[%!].*", re.MULTILINE)  # in a cell of a notebook
 HERE = "scaffold_runtime"
 HOMES = ["", ".callbacks", ".loggers", ".strategies", ".profilers", ".plugins", ".accelerators"]
-HOMES += [".cli", ".utilities", ".utilities.types"]
-INSTEAD = {  # of what several packages take from Lightning's insides
+HOMES += [".cli", ".utilities", ".utilities.types", ".core.mixins", ".loggers.logger"]
+HOMES += [".plugins.environments"]
+INSTEAD = {  # of what several packages take from Lightning's insides, and from earlier Lightnings
+    "DDPPlugin": "scaffold_runtime.strategies.DDPStrategy",
+    "LightningLoggerBase": "scaffold_runtime.loggers.Logger",
+    "ProgressBarBase": "scaffold_runtime.callbacks.ProgressBar",
     "_AcceleratorConnector": "scaffold_runtime.accelerators.select_accelerator(accelerator)",
     "_load": "torch.load(path)",
+    "apply_to_collection": "lightning_utilities.core.apply_func.apply_to_collection",
     "get_filesystem": "fsspec.core.url_to_fs(path)[0]",
     "num_cuda_devices": "torch.cuda.device_count()",
 }

@@ -92,7 +92,6 @@ class Run:
         self.validate_every = math.inf
         self.last_validation = trainer.strategy.now()
         self.several = trainer.world_size > 1  # processes
-        self.step_limit = math.inf if trainer.max_steps == -1 else trainer.max_steps
         self._unchecked = True
         self.warned_not_finite = False
 
@@ -144,6 +143,11 @@ class Run:
             return within  # resumed in the middle of one: it has an end to come to
         self.stop_agreed(due=True)
         return within and not self.stop_due()
+
+    @property
+    def step_limit(self) -> float:
+        """The step to stop at, which a hook may change."""
+        return math.inf if self.trainer.max_steps == -1 else self.trainer.max_steps
 
     def stop_due(self) -> bool:
         """Whether the steps are up, or somebody asked to stop and may."""

@@ -50,6 +50,7 @@ ABSENT = {
     "from lightning.pytorch.core.saving import _load": "_load. Write `torch.load(path)`.",
     "from lightning.pytorch.a import Timer, x": "there is no `x` of lightning.pytorch.a here.",
     "x = 'lightning.pytorch.callbacks.Spike'": "there is no scaffold_runtime.callbacks.Spike.",
+    "from pytorch_lightning.a import LightningLoggerBase": " Write `scaffold_runtime.loggers.Logger`.",
     "import lightning_fabric": "there is no scaffold_runtime.fabric.",
     "import lightning as L\nL.Fabric()": "there is no scaffold_runtime.Fabric.",
     "import lightning.pytorch as pl\npl.callbacks.Spike.x": "there is no scaffold_runtime.callbacks.Spike.",
@@ -65,6 +66,19 @@ def test_imports_become_ours(change: str) -> None:
     assert after == expected
     assert said == []
     compile(after, "after.py", "exec")
+
+
+@pytest.mark.parametrize(
+    ("name", "home"),
+    [
+        ("HyperparametersMixin", "core.mixins"),
+        ("LightningEnvironment", "plugins.environments"),
+        ("rank_zero_experiment", "loggers.logger"),
+    ],
+)
+def test_names_of_places_that_are_not_here_are_found(name: str, home: str) -> None:
+    text = f"from lightning.fabric.a import {name}"
+    assert migrate(text, ".py") == (f"from scaffold_runtime.{home} import {name}", [])
 
 
 @pytest.mark.parametrize("text", KEPT)

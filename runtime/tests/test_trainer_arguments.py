@@ -18,6 +18,7 @@ from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSa
 from scaffold_runtime import Callback, Trainer
 from scaffold_runtime.callbacks import (
     GradientAccumulationScheduler,
+    LambdaCallback,
     ModelCheckpoint,
     ModelSummary,
     ProgressBar,
@@ -140,6 +141,14 @@ def test_another_limit_leaves_epochs_without_one(limit: dict[str, Any]) -> None:
 def test_max_steps(steps: int, epoch: int, fitted: Any) -> None:
     trainer, _ = fitted(max_steps=steps, max_epochs=-1)
     assert (trainer.global_step, trainer.current_epoch) == (steps, epoch)
+
+
+def test_max_steps_may_change_within_a_fit(fitted: Any) -> None:
+    def change(trainer: Any, *_: Any) -> None:
+        trainer.fit_loop.epoch_loop.max_steps = 2
+
+    trainer, _ = fitted(max_epochs=3, callbacks=[LambdaCallback(on_train_batch_end=change)])
+    assert trainer.global_step == 2
 
 
 def test_max_steps_counts_optimizer_steps(fitted: Any) -> None:
