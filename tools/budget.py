@@ -19,19 +19,19 @@ ROOT = Path(__file__).parent.parent
 # raise them only with a reason.
 BUDGETS = {
     "runtime/scaffold_runtime": {
-        "files": 5206,
-        "callbacks": 2565,
-        "strategies": 2069,
-        "cli": 1357,
-        "checkpoint": 1285,
-        "loggers": 752,
-        "trainer": 735,
+        "files": 5242,
+        "callbacks": 2576,
+        "strategies": 2083,
+        "cli": 1359,
+        "checkpoint": 1298,
+        "loggers": 753,
+        "trainer": 743,
         "loops": 585,
         "profilers": 431,
         "tuner": 86,
         "names": 356,  # of Lightning: core, demos, plugins, utilities
     },
-    "scaffold": {"files": 3148},
+    "scaffold": {"files": 3143},
 }
 NAMES = ("core", "demos", "plugins", "utilities")
 FILE_GOAL, FUNCTION_GOAL = 250, 50
