@@ -46,7 +46,7 @@ class Metrics:
         self.bar_values: dict[str, Scalar] = {}
         self.batch: Any = None
         self.reduce: Callable[..., Tensor] | None = None  # over processes, where several
-        self.alone = ""  # the stage whose steps may fail in one process: no other must wait there
+        self.alone: set[str] = set()  # stages in whose steps no process may wait for another
         self.first = True  # whether this is the first of the processes
         self.eval_steps = False  # whether an evaluation step logs with `on_step`
         self.seen: dict[str, int] = {}  # batches such steps have seen, by stage and loader
@@ -68,6 +68,10 @@ class Metrics:
         self._scope = (stage, in_batch, loader)
         self._loaders = loaders
         self._active = self.scopes.setdefault(self._scope, {})
+
+    def in_step_alone(self) -> bool:
+        """Whether a step runs in which no process may wait for another."""
+        return self._active is not None and self._scope[1] and self._scope[0] in self.alone
 
     def leave(self, where: str) -> None:
         """From now on logging is an error, because we are `where`."""
@@ -146,7 +150,7 @@ class Metrics:
             )
         entry = old or self._new_entry(name, value, options)  # an old one is from a checkpoint
         entry.options = options
-        entry.synced = options[5] and self.reduce is not None and self._scope[0] != self.alone
+        entry.synced = options[5] and self.reduce is not None and self._scope[0] not in self.alone
         active[name] = entry
         return entry
 
@@ -322,7 +326,7 @@ class Metrics:
     def reset(self) -> None:
         """A new run begins: no name is known, nothing was logged."""
         self.scopes.clear()
-        self.seen, self.eval_steps, self.alone = {}, False, ""
+        self.seen, self.eval_steps, self.alone = {}, False, set()
         self.validated = set()
         self._told = False
         self.forget()

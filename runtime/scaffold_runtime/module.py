@@ -462,6 +462,12 @@ class LightningModule(WithHyperparameters, DataHooks, nn.Module):
     def all_gather(self, data: Any, group: Any = None, sync_grads: bool = False) -> Any:
         """Tensors and numbers of all processes, stacked along a new first dimension; tensors as they are with
         one process."""
+        if self._metrics is not None and self._metrics.in_step_alone():
+            raise StepError(
+                "all_gather was called in a step where processes have different numbers of batches, or take some "
+                "again, so one would wait for ever. Keep what is to be gathered, and gather it when the epoch ends: "
+                "`self.trainer.strategy.gather(x)` gives a list."
+            )
         on_device = partial(torch.as_tensor, device=self.device)
         tensors = tree_map_only((Tensor, bool, int, float), on_device, data)
         return self.trainer.strategy.all_gather(tensors, group, sync_grads)

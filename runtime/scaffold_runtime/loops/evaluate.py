@@ -10,6 +10,7 @@ from scaffold_runtime.combined import TAKE_AGAIN, loader_length
 from scaffold_runtime.errors import warn
 from scaffold_runtime.loops.stages import batches_of, hooks_of, not_training, step_of
 from scaffold_runtime.seed import isolate_rng
+from scaffold_runtime.sharding import uneven
 
 if TYPE_CHECKING:
     from scaffold_runtime.run import Run
@@ -30,6 +31,8 @@ def evaluate(run: Run, stage: str, at_most: int | None = None) -> list[dict[str,
     loaders = len(lengths)
     step = step_of(run, stage, loaders)
     run.evaluated = 0
+    if run.several and any(map(uneven, run.feed.eval_loaders(stage))):
+        metrics.alone.add(stage)
     with not_training(run, stage):
         metrics.enter(stage, in_batch=False)
         hooks.start()

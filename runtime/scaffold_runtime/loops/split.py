@@ -34,7 +34,7 @@ def splitting(run: Run, closure: bool) -> Step:
             f'Trainer(accumulate_grad_batches="auto") cannot take a step again where {why}. '
             "Give a number of batches, and the loader a smaller batch size."
         )
-    run.metrics.alone = "train"
+    run.metrics.alone.add("train")  # a step may fail in one process
 
     def step(batch: Any, index: int, last: bool) -> tuple[Any, bool]:
         while (done := _attempt(run, batch, index)) is None:

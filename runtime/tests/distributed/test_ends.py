@@ -201,6 +201,26 @@ def test_an_evaluation_that_gathers_different_numbers_is_told_how(
     assert notes(tmp_path, "rows") == [[3, 2], [3, 2]]
 
 
+@pytest.mark.parametrize("gathers", [False, True])
+def test_no_process_waits_in_steps_of_an_uneven_evaluation(
+    gathers: bool, regression: Any, make_loader: Any, ddp: Any
+) -> None:
+    """Of three batches the first process has two."""
+
+    class InSteps(Callback):
+        def on_validation_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
+            pl_module.log("seen", 1.0, on_step=True, on_epoch=True, sync_dist=True)
+            if gathers:
+                pl_module.all_gather(torch.ones(2))
+
+    trainer = ddp(callbacks=InSteps())
+    refused = pytest.raises(RankFailed, match="different numbers of batches")
+    with refused if gathers else nullcontext():
+        trainer.validate(regression(), make_loader(3))
+        assert trainer.callback_metrics["seen_epoch"] == 1.0
+    ddp(callbacks=InSteps()).validate(regression(), make_loader(4))
+
+
 def test_the_debug_mode_leaves_good_runs_alone(
     regression: Any, make_loader: Any, ddp: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
