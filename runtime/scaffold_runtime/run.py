@@ -144,15 +144,10 @@ class Run:
         self.stop_agreed(due=True)
         return within and not self.stop_due()
 
-    @property
-    def step_limit(self) -> float:
-        """The step to stop at, which a hook may change."""
-        return math.inf if self.trainer.max_steps == -1 else self.trainer.max_steps
-
     def stop_due(self) -> bool:
         """Whether the steps are up, or somebody asked to stop and may."""
         asked = self.stop_agreed() and self.may_stop()
-        return asked or self.progress.step >= self.step_limit
+        return asked or -1 < self.trainer.max_steps <= self.progress.step
 
     def stop_agreed(self, due: bool = False) -> bool:
         """Whether all processes know that one of them was asked to stop, other than by a signal."""
@@ -230,7 +225,7 @@ class Run:
                     break
             if self.signals.received or self.signals.agreed:
                 self.signals.leave_if_asked(self)
-        if trainer.should_stop or stop or progress.step >= self.step_limit:
+        if trainer.should_stop or stop or -1 < trainer.max_steps <= progress.step:
             self.stopping = self.stop_due()
 
     def end_epoch(self, outputs: Any) -> None:
