@@ -19,14 +19,14 @@ ROOT = Path(__file__).parent.parent
 # raise them only with a reason.
 BUDGETS = {
     "runtime/scaffold_runtime": {
-        "files": 5242,
+        "files": 5251,
         "callbacks": 2576,
         "strategies": 2083,
         "cli": 1359,
         "checkpoint": 1298,
         "loggers": 753,
         "trainer": 743,
-        "loops": 585,
+        "loops": 588,
         "profilers": 431,
         "tuner": 86,
         "names": 356,  # of Lightning: core, demos, plugins, utilities
