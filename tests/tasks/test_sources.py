@@ -740,6 +740,8 @@ def test_a_model_and_conversations_of_ones_own(load, tmp_path, rank):
     trainer = Trainer(max_epochs=1, accelerator="cpu", default_root_dir=tmp_path, logger=False)
     trainer.fit(made, module)
     assert max(len(tokens) for tokens, _ in module.train.items) == 64
+    kept = [part for item in module.train.items for part in item]
+    assert not any(map(torch.is_tensor, kept))  # which workers that are not forked cannot take
     trainer.save_checkpoint(tmp_path / "one.ckpt")
     export.export(str(tmp_path / "one.ckpt"), tmp_path / "result")
     network = AutoModelForCausalLM.from_pretrained(tmp_path / "result")

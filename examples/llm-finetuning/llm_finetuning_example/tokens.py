@@ -27,7 +27,9 @@ class Answers(Dataset[Item]):
         whole = [item_of(chat, tokenizer) for chat in chats]
         self.cut = sum(len(tokens) > longest for tokens, _ in whole)
         items = [(tokens[:longest], labels[:longest]) for tokens, labels in whole]
-        self.items = [item for item in items if (item[1] != IGNORED).any()]
+        kept = [item for item in items if (item[1] != IGNORED).any()]
+        # a tensor takes an open file of a worker that is not forked, an array none
+        self.items: list[Any] = [tuple(part.numpy() for part in item) for item in kept]
         self.lost = len(whole) - len(self.items)
 
     def __len__(self) -> int:
@@ -105,8 +107,11 @@ def written(chat: Chat, count: int, tokenizer: Any, **options: bool) -> str:
 
 def pad(items: list[Item]) -> dict[str, Any]:
     """A batch of the longest's length: input_ids, attention_mask and labels."""
-    batch: dict[str, Any] = padded([tokens for tokens, _ in items], "right")
-    batch["labels"] = pad_sequence([labels for _, labels in items], True, IGNORED)
+    tokens, labels = (
+        [torch.as_tensor(item[part]) for item in items] for part in (0, 1)
+    )
+    batch: dict[str, Any] = padded(tokens, "right")
+    batch["labels"] = pad_sequence(labels, True, IGNORED)
     batch["answer_tokens"] = int((batch["labels"][:, 1:] != IGNORED).sum())
     return batch
 
