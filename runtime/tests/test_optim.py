@@ -604,7 +604,7 @@ def test_a_toggled_block_that_raises_leaves_gradients_syncing(
         said: list[bool] = []
 
         def training_step(self, batch: Any, batch_idx: int) -> None:
-            prepared = replace(self.trainer.prepared, set_syncing=self.said.append)
+            prepared = replace(self.trainer._run.prepared, set_syncing=self.said.append)
             monkeypatch.setattr(self.trainer._run, "prepared", prepared)
             with suppress(KeyError), self.optimizers().toggle_model(sync_grad=False):
                 raise KeyError

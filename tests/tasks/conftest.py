@@ -2,14 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
+EXAMPLE = Path(__file__).parents[2] / "examples" / "blank" / "pyproject.toml"
+NOT_FOLLOWED = """
+[[tool.mypy.overrides]]
+module = ["mlflow.*", "onnx.*", "wandb.*"]
+follow_imports = "skip"
+"""
 
-@pytest.fixture(scope="session", autouse=True)
-def types_of_libraries(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """mypy reads torch once for all projects, not twenty seconds in each."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MYPY_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "mypy"))
-        yield
+
+@pytest.fixture(scope="session")
+def mypy(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], str]:
+    """mypy as strict as it can be, as a project sets it up. It reads torch once for all folders, not twenty seconds in
+    each, which takes the same settings in all of them; and libraries of loggers never."""
+    place = tmp_path_factory.mktemp("mypy")
+    config = place / "pyproject.toml"
+
+    def check(folder: Path) -> str:
+        own = folder / "pyproject.toml"
+        config.write_text((own if own.exists() else EXAMPLE).read_text() + NOT_FOLLOWED)
+        words = ["mypy", "--strict", f"--cache-dir={place}", f"--config-file={config}", "."]
+        command = [sys.executable, "-m", *words]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+        return done.stdout + done.stderr
+
+    return check

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ast
+import json
 import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,11 +23,13 @@ TWO_BATCHES = [
     "--trainer.limit_val_batches=1",
     "--trainer.check_val_every_n_epoch=1",
 ]
-NOT_FOLLOWED = """
-[[tool.mypy.overrides]]
-module = ["mlflow.*", "onnx.*", "wandb.*"]
-follow_imports = "skip"
+EACH = """
+import json, runpy, sys
+for words in json.loads(sys.argv[1]):
+    sys.argv = ["train.py", *words]
+    runpy.run_path("train.py", run_name="__main__")
 """
+Mypy = Callable[[Path], str]
 SHARED = ("images.py", "pictures.py", "augment.py", "score.py", "fold.py")
 
 
@@ -72,17 +76,13 @@ def test_formatted_and_linted(project: Path) -> None:
 
 
 @pytest.mark.slow
-def test_typed(project: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """As strictly as mypy can, its tests included; libraries are read once, those of loggers never."""
-    place = tmp_path_factory.getbasetemp() / "mypy"
-    place.mkdir(exist_ok=True)
-    config = place / "pyproject.toml"
-    config.write_text((project / "pyproject.toml").read_text() + NOT_FOLLOWED)
-    run(project, "-m", "mypy", "--strict", f"--cache-dir={place}", f"--config-file={config}", ".")
+def test_typed(project: Path, mypy: Mypy) -> None:
+    """Its tests, too."""
+    assert "Success: no issues" in mypy(project)
 
 
 @pytest.mark.slow
-def test_a_misspelt_name_is_a_type_error(tmp_path: Path) -> None:
+def test_a_misspelt_name_is_a_type_error(tmp_path: Path, mypy: Mypy) -> None:
     """`import scaffold_runtime as L` imports names when they are used, and hides none from type checkers."""
     (tmp_path / "names.py").write_text(
         "import scaffold_runtime as L\n"
@@ -92,10 +92,9 @@ def test_a_misspelt_name_is_a_type_error(tmp_path: Path) -> None:
         "L.callbacks.EarlyStoping('loss')\n"
         "L.strategies.FSDPStrategi()\n"
     )
-    command = [sys.executable, "-m", "mypy", "--strict", "names.py"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert re.findall(r"names.py:(\d+): .*; maybe", done.stdout) == ["4", "5", "6"], done.stdout
-    assert "Found 3 errors" in done.stdout
+    said = mypy(tmp_path)
+    assert re.findall(r"names.py:(\d+): .*; maybe", said) == ["4", "5", "6"], said
+    assert "Found 3 errors" in said
 
 
 def test_what_draws_is_imported_when_it_draws(project: Path) -> None:
@@ -146,22 +145,17 @@ def test_two_batches_then_resumed_then_every_command(project: Path) -> None:
     """Run as a person would, warnings being errors."""
     first = run(project, "-W", "error", "train.py", *TWO_BATCHES)
     assert "run folder" in first
-    # OneCycleLR is planned for a number of steps and refuses more: there is nothing to add to it.
-    longer = "OneCycleLR" not in (project / "my_exp" / "model.py").read_text()
-    again = ["--ckpt_path=last", f"--trainer.max_epochs={1 + longer}"]
-    assert ("Epoch 2/2" in run(project, "train.py", "fit", *TWO_BATCHES, *again)) == longer
-    run(project, "train.py", "test", "--ckpt_path=last", "--trainer.limit_test_batches=1")
-    predicted = run(
-        project, "train.py", "predict", "--ckpt_path=last", "--trainer.limit_predict_batches=1"
-    )
-    assert "predictions written to" in predicted
+    again = ["--ckpt_path=last", "--trainer.max_epochs=2"]
+    assert "Epoch 2/2" in run(project, "train.py", "fit", *TWO_BATCHES, *again)
 
-
-@pytest.mark.slow
-def test_trains_where_no_validation_runs(project: Path) -> None:
-    """There is nothing to set beside the baseline of the task then."""
-    never = "--trainer.check_val_every_n_epoch=2"
-    assert "run folder" in run(project, "train.py", *TWO_BATCHES[:3], never)
+    # In one process, so that libraries are imported once; at last training without validation, where there is nothing
+    # to set beside the baseline of the task.
+    test = ["test", "--ckpt_path=last", "--trainer.limit_test_batches=1"]
+    predict = ["predict", "--ckpt_path=last", "--trainer.limit_predict_batches=1"]
+    never = [*TWO_BATCHES[:3], "--trainer.check_val_every_n_epoch=2"]
+    printed = run(project, "-c", EACH, json.dumps([test, predict, never]))
+    assert "predictions written to" in printed
+    assert "run folder" in printed.rpartition("predictions written to")[2]
 
 
 @pytest.mark.parametrize("name", SHARED)

@@ -17,7 +17,8 @@ class Samples(Callback):
         if not trainer.loggers:
             return
         data: Any = trainer.datamodule
-        prompts = prompts_of(pad(data.val.items[: self.count]))
+        first = range(min(self.count, len(data.val)))
+        prompts = prompts_of(pad([data.val[n] for n in first]))
         prompts = move_data_to_device(prompts, pl_module.device)
         # Everywhere: each process may hold a part of the model.
         answers = pl_module(prompts, self.new_tokens)

@@ -28,7 +28,7 @@ class Answers(Dataset[Item]):
         self.cut = sum(len(tokens) > longest for tokens, _ in whole)
         items = [(tokens[:longest], labels[:longest]) for tokens, labels in whole]
         kept = [item for item in items if (item[1] != IGNORED).any()]
-        # a tensor takes an open file of a worker that is not forked, an array none
+        # Arrays: each tensor takes an open file of a worker that is not forked.
         self.items: list[Any] = [tuple(part.numpy() for part in item) for item in kept]
         self.lost = len(whole) - len(self.items)
 
@@ -36,7 +36,8 @@ class Answers(Dataset[Item]):
         return len(self.items)
 
     def __getitem__(self, index: int) -> Item:
-        return self.items[index]
+        tokens, labels = self.items[index]
+        return torch.from_numpy(tokens), torch.from_numpy(labels)
 
     @cached_property
     def answer_length(self) -> float:
@@ -107,11 +108,8 @@ def written(chat: Chat, count: int, tokenizer: Any, **options: bool) -> str:
 
 def pad(items: list[Item]) -> dict[str, Any]:
     """A batch of the longest's length: input_ids, attention_mask and labels."""
-    tokens, labels = (
-        [torch.as_tensor(item[part]) for item in items] for part in (0, 1)
-    )
-    batch: dict[str, Any] = padded(tokens, "right")
-    batch["labels"] = pad_sequence(labels, True, IGNORED)
+    batch: dict[str, Any] = padded([tokens for tokens, _ in items], "right")
+    batch["labels"] = pad_sequence([labels for _, labels in items], True, IGNORED)
     batch["answer_tokens"] = int((batch["labels"][:, 1:] != IGNORED).sum())
     return batch
 
