@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 # raise them only with a reason.
 BUDGETS = {
     "runtime/scaffold_runtime": {
-        "files": 5251,
+        "files": 5254,
         "callbacks": 2576,
         "strategies": 2083,
         "cli": 1359,

@@ -164,7 +164,8 @@ class RunFolder:
 
 def settings_of(run: RunFolder) -> dict[str, str]:
     """What a run was made with, by the names of the command line, without what names the run's own folder."""
-    found = flat(run.config or run.parsed("hparams.yaml", yaml.safe_load), ".")
+    whole = (run.folder / "config.yaml").exists()  # hyperparameters have other names
+    found = flat(run.config if whole else run.parsed("hparams.yaml", yaml.safe_load), ".")
     named = {re.sub(r"\.(init_args|class_path)\b", "", name): str(v) for name, v in found.items()}
     named["commit"] = run.facts.get("environment", {}).get("commit", "")
     own = run.folder.as_posix()
@@ -172,14 +173,16 @@ def settings_of(run: RunFolder) -> dict[str, str]:
 
 
 def differing(runs: list[RunFolder]) -> dict[str, list[str]]:
-    """The settings that are not the same in all runs, each with a value per run."""
+    """The settings that are not the same in all runs, each with a value per run, or nothing where it is not known."""
     settings = [settings_of(run) for run in runs]
+    known = [each for each in settings if each.keys() != {"commit"}]
     names = sorted(
         {name for each in settings for name in each},
         key=lambda name: (name.startswith("callbacks."), name),
     )
     columns = {name: [each.get(name, "") for each in settings] for name in names}
-    return {name: column for name, column in columns.items() if len(set(column)) > 1}
+    differ = {name for name in names if len({each.get(name, "") for each in known}) > 1}
+    return {name: column for name, column in columns.items() if name in differ}
 
 
 def read_curves(path: Path) -> Curves:

@@ -73,10 +73,16 @@ def test_the_best_comes_first_with_what_is_special_about_it(runs, capsys):
 
 
 def test_a_damaged_run_is_a_row_too(runs, capsys):
+    """Nothing is known of its settings, so the others do not differ from them."""
     (runs / "version_0" / "config.yaml").write_text("lr: [1\n")
+    (runs / "version_0" / "hparams.yaml").write_text("lr: 0.1\n")
     with pytest.warns(UserWarning, match="version_0/config.yaml is left out, as it cannot be read"):
         _, *rows, _ = printed(capsys, runs)
-    assert [row[0] for row in rows] == ["version_1", "version_0", "folds_0/fold_0"]
+    assert [[row[0], *row[6:]] for row in rows] == [
+        ["version_1"],
+        ["version_0"],
+        ["folds_0/fold_0", "model.lr=0.1", "seed=3"],
+    ]
 
 
 def test_what_only_a_training_takes_of_a_checkpoint_is_no_setting(runs, capsys):
