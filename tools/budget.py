@@ -19,11 +19,11 @@ ROOT = Path(__file__).parent.parent
 # raise them only with a reason.
 BUDGETS = {
     "runtime/scaffold_runtime": {
-        "files": 5254,
+        "files": 5252,
         "callbacks": 2576,
-        "strategies": 2083,
-        "cli": 1359,
-        "checkpoint": 1298,
+        "strategies": 2081,
+        "cli": 1358,
+        "checkpoint": 1294,
         "loggers": 753,
         "trainer": 743,
         "loops": 588,

@@ -27,9 +27,8 @@ _SUBMODULES = {
     "plugins", "profilers", "strategies", "tuner", "utilities",
 }  # fmt: skip
 
-if (
-    TYPE_CHECKING
-):  # without `__getattr__`, so that type checkers and editors know `L.callbacks` and refuse `L.Trianer`
+# Type checkers and editors see no `__getattr__`, and so know `L.callbacks` and refuse `L.Trianer`.
+if TYPE_CHECKING:
     from scaffold_runtime import accelerators as accelerators
     from scaffold_runtime import callbacks as callbacks
     from scaffold_runtime import cli as cli

@@ -136,6 +136,12 @@ def said_elsewhere(error: BaseException | None) -> bool:
     return getattr(error, "said_elsewhere", False)
 
 
+def noted(error: BaseException, note: str) -> BaseException:
+    """`error`, to be printed with a line more; `add_note` came with Python 3.11."""
+    vars(error)["__notes__"] = [*getattr(error, "__notes__", ()), note]
+    return error
+
+
 def how_to_install(error: BaseException) -> str:
     """A line for a package that is not there; nothing for any other error."""
     absent = isinstance(error, ModuleNotFoundError) and error.name and "." not in error.name

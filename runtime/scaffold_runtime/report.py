@@ -176,13 +176,10 @@ def differing(runs: list[RunFolder]) -> dict[str, list[str]]:
     """The settings that are not the same in all runs, each with a value per run, or nothing where it is not known."""
     settings = [settings_of(run) for run in runs]
     known = [each for each in settings if each.keys() != {"commit"}]
-    names = sorted(
-        {name for each in settings for name in each},
-        key=lambda name: (name.startswith("callbacks."), name),
-    )
-    columns = {name: [each.get(name, "") for each in settings] for name in names}
-    differ = {name for name in names if len({each.get(name, "") for each in known}) > 1}
-    return {name: column for name, column in columns.items() if name in differ}
+    names = {name for each in known for name in each}
+    differ = [name for name in names if len({each.get(name, "") for each in known}) > 1]
+    differ.sort(key=lambda name: (name.startswith("callbacks."), name))
+    return {name: [each.get(name, "") for each in settings] for name in differ}
 
 
 def read_curves(path: Path) -> Curves:

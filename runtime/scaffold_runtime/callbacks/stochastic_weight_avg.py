@@ -107,8 +107,7 @@ class StochasticWeightAveraging(Callback):
         self._latest_epoch = epoch
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not trainer._live().ended:
-            # Resumed where nothing was left to train.
+        if not trainer._live().ended:  # resumed where nothing was left to train
             self.on_train_end(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -134,8 +134,7 @@ class WeightAveraging(Callback):
             current.copy_(average)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not trainer._live().ended:
-            # Resumed where nothing was left to train.
+        if not trainer._live().ended:  # resumed where nothing was left to train
             self.on_train_end(trainer, pl_module)
 
     def _swap(self, pl_module: LightningModule) -> None:

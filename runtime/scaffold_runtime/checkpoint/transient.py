@@ -60,16 +60,12 @@ def restore_transient(module: nn.Module, state: dict[str, Any] | None) -> None:
 
 def fill_buffers(module: nn.Module, kept: Mapping[str, Any]) -> None:
     """Buffers that training fills, and that are None or empty before: make them as they are in `kept`."""
-    empty = [
-        (part, key, plain_name(f"{name}.{key}".lstrip(".")))
-        for name, part in module.named_modules()
-        for key, buffer in part._buffers.items()
-        if buffer is None or not buffer.numel()
-    ]
-    values = {plain_name(name): value for name, value in kept.items()} if empty else {}
-    for part, key, name in empty:
-        if (value := values.get(name)) is not None:
-            part._buffers[key] = value.clone()
+    values = {plain_name(name): value for name, value in kept.items()}
+    for name, part in module.named_modules():
+        for key, buffer in part._buffers.items():
+            value = values.get(plain_name(f"{name}.{key}".lstrip(".")))
+            if value is not None and (buffer is None or not buffer.numel()):
+                part._buffers[key] = value.clone()
 
 
 def metric_parts(module: nn.Module) -> dict[str, Any]:

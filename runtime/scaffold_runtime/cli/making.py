@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from scaffold_runtime.cli.sources import ConfigError, Sources
-from scaffold_runtime.errors import MisconfigurationException, how_to_install
+from scaffold_runtime.errors import MisconfigurationException, how_to_install, noted
 from scaffold_runtime.hparams import WithHyperparameters
 
 
@@ -32,8 +32,7 @@ def blaming(key: str, arguments: Iterable[str], sources: Sources) -> Iterator[No
         where = f"{full}{sources.of(full) or sources.of(key) * (full not in sources.options)}"
         if isinstance(error, (MisconfigurationException, ImportError)):
             raise ConfigError(f"{where}: {error}{how_to_install(error)}") from error
-        notes: Any = error  # Python 3.10 keeps a note, too, only it does not show it
-        notes.__notes__ = [*getattr(error, "__notes__", ()), f"while making {where}"]
+        noted(error, f"while making {where}")
         raise
 
 

@@ -27,6 +27,7 @@ from scaffold_runtime.errors import (
     StepError,
     check_choice,
     leave_to_launcher,
+    noted,
 )
 from scaffold_runtime.signals import STOP, code_of
 from scaffold_runtime.strategies.agreement import Agreement
@@ -52,7 +53,7 @@ from scaffold_runtime.strategies.launch import (
 )
 from scaffold_runtime.strategies.meeting import meet
 from scaffold_runtime.strategies.strategy import Strategy
-from scaffold_runtime.strategies.watch import Watch, is_consequence, noted, rank_failed, text_of
+from scaffold_runtime.strategies.watch import Watch, is_consequence, rank_failed, text_of
 
 METHODS = ("popen", "spawn", "fork", "forkserver")
 # With gloo, too, as torch does by itself: what lies in main memory need not go by way of a GPU, and wait for it.

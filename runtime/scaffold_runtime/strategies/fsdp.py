@@ -33,12 +33,12 @@ from scaffold_runtime.errors import (
     MisconfigurationException,
     check_choice,
     did_you_mean,
+    noted,
 )
 from scaffold_runtime.precision import Precision
 from scaffold_runtime.strategies.distributed import DistributedStrategy, send_first
 from scaffold_runtime.strategies.router import StepRouter
 from scaffold_runtime.strategies.strategy import Prepared, unwrapped
-from scaffold_runtime.strategies.watch import noted
 
 ROUTER = "_fsdp_router"
 # Whether whole weights are freed after forward, and whether there are several copies of them.

@@ -121,12 +121,6 @@ class Watch:
         os._exit(1)
 
 
-def noted(error: BaseException, note: str) -> BaseException:
-    """`error`, to be printed with a line more; `add_note` came with Python 3.11."""
-    vars(error)["__notes__"] = [*getattr(error, "__notes__", ()), note]
-    return error
-
-
 def text_of(error: BaseException) -> str:
     return "".join(traceback.format_exception(error)).rstrip()
 
