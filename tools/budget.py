@@ -19,14 +19,14 @@ ROOT = Path(__file__).parent.parent
 # raise them only with a reason.
 BUDGETS = {
     "runtime/scaffold_runtime": {
-        "files": 5252,
+        "files": 5249,
         "callbacks": 2576,
-        "strategies": 2081,
+        "strategies": 2084,
         "cli": 1358,
         "checkpoint": 1294,
         "loggers": 753,
         "trainer": 743,
-        "loops": 588,
+        "loops": 593,
         "profilers": 431,
         "tuner": 86,
         "names": 356,  # of Lightning: core, demos, plugins, utilities

@@ -71,11 +71,11 @@ class Metrics:
 
     def in_step_alone(self) -> bool:
         """Whether a step runs in which no process may wait for another."""
-        return self._active is not None and self._scope[1] and self._scope[0] in self.alone
+        return self._scope[1] and self._scope[0] in self.alone
 
-    def leave(self, where: str) -> None:
+    def leave(self, where: str, scope: tuple[str, bool, int] | None = None) -> None:
         """From now on logging is an error, because we are `where`."""
-        self._active = None
+        self._active, self._scope = None, scope or (self._scope[0], False, 0)
         self._where = where
         self.batch = None
 
@@ -134,7 +134,8 @@ class Metrics:
                 return
             value = number(name, value)
         if entry.on_step:
-            entry.last = self._reduced(value, entry.reduction) if entry.synced else value
+            synced = entry.synced and not self.in_step_alone()
+            entry.last = self._reduced(value, entry.reduction) if synced else value
             entry.fresh = True
         if entry.on_epoch:
             entry.accumulate(value, self._batch_size() if batch_size is None else batch_size)
@@ -150,7 +151,7 @@ class Metrics:
             )
         entry = old or self._new_entry(name, value, options)  # an old one is from a checkpoint
         entry.options = options
-        entry.synced = options[5] and self.reduce is not None and self._scope[0] not in self.alone
+        entry.synced = options[5] and self.reduce is not None
         active[name] = entry
         return entry
 

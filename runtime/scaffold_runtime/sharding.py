@@ -98,13 +98,6 @@ class EveryNth:
         return (len(self.items) + extra) // self.step
 
 
-def uneven(loader: Any) -> bool:
-    """Whether processes get different numbers of its batches to evaluate."""
-    parts = (getattr(loader, name, None) for name in ("batch_sampler", "sampler"))
-    every = (p for p in parts if isinstance(p, EveryNth) and hasattr(p.items, "__len__"))
-    return any(len(part.items) % part.step for part in every)
-
-
 def unshuffled(source: Any, stage: str) -> Any:
     """A loader, or a combined one, that gives its samples in order, and so the same first batches each time."""
     if isinstance(source, CombinedLoader):

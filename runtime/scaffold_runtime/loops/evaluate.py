@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import math
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from scaffold_runtime.combined import TAKE_AGAIN, loader_length
 from scaffold_runtime.errors import warn
 from scaffold_runtime.loops.stages import batches_of, hooks_of, not_training, step_of
 from scaffold_runtime.seed import isolate_rng
-from scaffold_runtime.sharding import uneven
 
 if TYPE_CHECKING:
     from scaffold_runtime.run import Run
 
 
-def evaluate(run: Run, stage: str, at_most: int | None = None) -> list[dict[str, Any]]:
+def evaluate(run: Run, stage: str, at_most: float = math.inf) -> list[dict[str, Any]]:
     """Run `stage` ("validation" or "test") and return the metrics, one dict per loader.
 
     model_eval -> start -> epoch_start -> per batch: to device, batch_start, step, batch_end ->
@@ -31,16 +29,14 @@ def evaluate(run: Run, stage: str, at_most: int | None = None) -> list[dict[str,
     loaders = len(lengths)
     step = step_of(run, stage, loaders)
     run.evaluated = 0
-    if run.several and any(map(uneven, run.feed.eval_loaders(stage))):
-        metrics.alone.add(stage)
     with not_training(run, stage):
         metrics.enter(stage, in_batch=False)
         hooks.start()
         hooks.epoch_start()
-        for position, batches, loader_args in batches_of(run, stage):
+        for position, batches, loader_args in batches_of(run, stage, at_most):
             metrics.enter(stage, True, position, loaders)
             index = -1
-            for index, batch in enumerate(islice(batches, at_most)):
+            for index, batch in enumerate(batches):
                 if run.several or run.signals.received:
                     run.signals.leave_evaluation(run)
                 metrics.batch = batch = run.to_device(batch, position)
@@ -77,7 +73,7 @@ def sanity_check(run: Run) -> None:
         run.trainer.stage = "sanity"
         try:
             run.hooks.on_sanity_check_start()
-            evaluate(run, "validation", None if steps == -1 else steps)
+            evaluate(run, "validation", math.inf if steps == -1 else steps)
             run.hooks.on_sanity_check_end()
         finally:
             run.trainer.stage = None

@@ -20,11 +20,13 @@ def predict(run: Run, keep: bool) -> list[Any] | None:
     loaders = len(run.feed.evaluated("predict"))
     step = step_of(run, "predict", loaders)
     kept: list[list[Any]] = [[] for _ in range(loaders)]
-    run.metrics.leave("while predicting, where outputs are returned instead")
+    where = "while predicting, where outputs are returned instead"
+    run.metrics.leave(where)
     with not_training(run, "predict"):
         hooks.start()
         hooks.epoch_start()
         for position, batches, loader_args in batches_of(run, "predict"):
+            run.metrics.leave(where, ("predict", True, position))
             for index, batch in enumerate(batches):
                 batch = run.to_device(batch, position)
                 for call in hooks.batch_start:
@@ -34,6 +36,7 @@ def predict(run: Run, keep: bool) -> list[Any] | None:
                     call(outputs, batch, index, *loader_args)
                 if keep:
                     kept[position].append(in_main_memory(outputs, run.trainer.device))
+        run.metrics.leave(where)
         hooks.epoch_end()
         hooks.end()
     if not keep:

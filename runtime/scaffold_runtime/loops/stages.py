@@ -28,13 +28,19 @@ def hooks_of(run: Run, stage: str) -> SimpleNamespace:
     return SimpleNamespace(**{part: getattr(run.hooks, f"on_{stage}_{part}") for part in parts})
 
 
-def batches_of(run: Run, stage: str) -> Iterator[tuple[int, Iterable[Any], tuple[int, ...]]]:
+def batches_of(
+    run: Run, stage: str, at_most: float = math.inf
+) -> Iterator[tuple[int, Iterable[Any], tuple[int, ...]]]:
     """For each loader: its number, its batches, and what hooks get of the number where there are several."""
+    strategy, alone = run.trainer.strategy, run.metrics.alone
     loaders, lengths = run.feed.evaluated(stage), run.feed.lengths_of(stage)
+    lengths = [min(length, at_most) for length in lengths]
     streams = [loader_length(loader) == math.inf for loader, _ in loaders]  # may end before a limit
     known = [math.inf if stream else n for stream, n in zip(streams, lengths, strict=True)]
+    of_each = strategy.gather(known)
+    (alone.discard if all(own == known for own in of_each) else alone.add)(stage)
     # Now, and not before: a hook may have put other weights and buffers in place, as averages are.
-    with run.trainer.strategy.evaluating(run.module, known):
+    with strategy.evaluating(run.module, of_each):
         for position, ((_, iterable), length) in enumerate(zip(loaders, lengths, strict=True)):
             batches = iterable if length == math.inf else islice(iterable, int(length))
             yield position, batches, (position,) if len(loaders) > 1 else ()

@@ -99,10 +99,12 @@ class DDPStrategy(DistributedStrategy):
             wrapped.register_comm_hook(self._comm_state, self._comm_hook)
         return wrapped
 
-    def evaluating(self, module: nn.Module, batches: list[float]) -> AbstractContextManager[Any]:
+    def evaluating(
+        self, module: nn.Module, of_each: list[list[float]]
+    ) -> AbstractContextManager[Any]:
         if not self._alone("evaluating"):
             send_first(self._shared(module))
-        return super().evaluating(module, batches)
+        return super().evaluating(module, of_each)
 
     def _shared(self, module: nn.Module) -> list[Tensor]:
         """Buffers, such as running statistics, that are to be those of the first process in all."""

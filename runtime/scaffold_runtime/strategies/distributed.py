@@ -209,12 +209,11 @@ class DistributedStrategy(Strategy):
         if self._watch is not None:
             self._watch.close()
 
-    def evaluating(self, module: nn.Module, batches: list[float]) -> AbstractContextManager[Any]:
-        if self.divider is None:
-            return nullcontext()
-        of_each = self.gather(batches)
+    def evaluating(
+        self, module: nn.Module, of_each: list[list[float]]
+    ) -> AbstractContextManager[Any]:
         even = math.inf not in of_each[0] and all(own == of_each[0] for own in of_each)
-        return nullcontext() if even else self.unevenly(module, of_each)
+        return nullcontext() if even or self.divider is None else self.unevenly(module, of_each)
 
     def unevenly(
         self, module: nn.Module, of_each: list[list[float]]

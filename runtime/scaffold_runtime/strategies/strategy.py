@@ -137,8 +137,10 @@ class Strategy(abc.ABC):
         """Inside a fit: ask the module for its optimizers and schedulers anew, as when layers were unfrozen."""
         trainer.make_optimizers()
 
-    def evaluating(self, module: nn.Module, batches: list[float]) -> AbstractContextManager[Any]:
-        """The scope of an evaluation, over so many batches of each loader; all processes enter it."""
+    def evaluating(
+        self, module: nn.Module, of_each: list[list[float]]
+    ) -> AbstractContextManager[Any]:
+        """The scope of an evaluation, over so many batches of each process's loaders; all processes enter it."""
         return nullcontext()
 
     def whole(self, state: Any) -> Any:

@@ -219,6 +219,25 @@ def test_no_process_waits_in_steps_of_an_uneven_evaluation(
         trainer.validate(regression(), make_loader(3))
         assert trainer.callback_metrics["seen_epoch"] == 1.0
     ddp(callbacks=InSteps()).validate(regression(), make_loader(4))
+    ddp(callbacks=InSteps(), limit_val_batches=1).validate(regression(), make_loader(3))
+
+
+def test_no_process_waits_in_steps_of_an_uneven_prediction(
+    regression: Any, make_loader: Any, ddp: Any, tmp_path: Path
+) -> None:
+    """Of three batches the first process has two; when the epoch ends all may wait for all."""
+
+    class Gathers(Callback):
+        def on_predict_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
+            pl_module.all_gather(torch.ones(2))
+
+        def on_predict_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+            note(tmp_path, "shape", list(pl_module.all_gather(torch.ones(2)).shape))
+
+    with pytest.raises(RankFailed, match="different numbers of batches"):
+        ddp(callbacks=Gathers()).predict(regression(), make_loader(3))
+    ddp(callbacks=Gathers()).predict(regression(), make_loader(4))
+    assert notes(tmp_path, "shape") == [[2, 2], [2, 2]]
 
 
 def test_the_debug_mode_leaves_good_runs_alone(
