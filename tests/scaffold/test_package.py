@@ -33,7 +33,7 @@ def say_so() -> None:
 def test_no_second_package_is_started(project):
     replace_everywhere()
     for words in (
-        ("add", "callback", "throughput"),
+        ("add", "callback", "prediction-writer"),
         ("add", "module", "resnet"),
         ("add", "callback", "mine", "--custom"),
     ):
@@ -53,8 +53,8 @@ def test_update_goes_on_with_the_new_name(project):
     assert ran.code == 0, ran.err
     assert not list(Path().rglob("*.new"))
     assert "MINE = 1" in Path("two/model.py").read_text()
-    assert project("add", "callback", "throughput").code == 0
-    assert Path("two/throughput.py").is_file()
+    assert project("add", "callback", "prediction-writer").code == 0
+    assert Path("two/prediction_writer.py").is_file()
     own = project("diff").out
     assert "Your changes: 1 file\n" in own
     assert "+MINE = 1" in own

@@ -35,7 +35,6 @@ SENSELESS = {
     ("language-model", "gradient-accumulation-schedule"): "its configuration accumulates already",
     ("llm-finetuning", "backbone-finetuning"): WHOLE,
     ("reinforcement-learning", "backbone-finetuning"): "there is no backbone",
-    ("reinforcement-learning", "throughput"): "what it validates with is no batch",
     ("text-classification", "backbone-finetuning"): "there is no backbone",
 }
 DRIVER = """

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from scaffold_runtime.checks import check_logs
+from scaffold_runtime.data import batch_size_of
 from scaffold_runtime.hooks import Callback
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ class ThroughputMonitor(Callback):
     and, on known devices, `mfu`: the share of the peak that is used. Pauses for validation are left out.
 
     Args:
-        batch_size_fn: the number of samples in a batch.
+        batch_size_fn: the number of samples in a batch; the first dimension of its first tensor by default.
         length_fn: the number of items (tokens, ...) in a batch.
         window_size: batches over which rates are taken.
         separator: between the parts of a name.
@@ -116,7 +117,7 @@ class ThroughputMonitor(Callback):
 
     def __init__(
         self,
-        batch_size_fn: Callable[[Any], int],
+        batch_size_fn: Callable[[Any], int] = batch_size_of,
         length_fn: Callable[[Any], int] | None = None,
         window_size: int = 100,
         separator: str = "/",

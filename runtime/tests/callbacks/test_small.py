@@ -343,7 +343,7 @@ def test_throughput_is_what_the_clock_says() -> None:
 def test_throughput_is_logged_per_stage(regression, make_loader, make_trainer, recorder) -> None:
     module = regression()
     module.flops_per_batch = 1000
-    monitor = ThroughputMonitor(lambda batch: len(batch[0]), lambda batch: batch[0].numel())
+    monitor = ThroughputMonitor(length_fn=lambda batch: batch[0].numel())
     trainer = make_trainer(logger=recorder, log_every_n_steps=2, max_epochs=2, callbacks=monitor)
 
     trainer.fit(module, make_loader(6), make_loader(4))
