@@ -24,7 +24,7 @@ BUDGETS = {
         "strategies": 2084,
         "cli": 1358,
         "checkpoint": 1294,
-        "loggers": 753,
+        "loggers": 772,
         "trainer": 743,
         "loops": 593,
         "profilers": 431,

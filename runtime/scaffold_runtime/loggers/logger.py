@@ -19,6 +19,9 @@ from scaffold_runtime.hparams import as_mapping
 from scaffold_runtime.plain import opened
 from scaffold_runtime.ranks import rank_zero_only
 
+# Options of ModelCheckpoint that go along with a checkpoint which is sent.
+OPTIONS = ("monitor", "mode", "save_last", "save_top_k", "save_weights_only", "every_n_train_steps")
+
 
 class Logger(abc.ABC):
     """Takes numbers and hyperparameters of a run. Subclass it to bring your own."""
@@ -240,8 +243,8 @@ class ServiceLogger(RunLogger):
         self._checkpoints: Any = None
 
     @abc.abstractmethod
-    def send_checkpoint(self, file: Path, best: bool) -> None:
-        """Send a file that is new or changed; `best` says whether it is the best so far."""
+    def send_checkpoint(self, file: Path, aliases: list[str], about: dict[str, Any]) -> None:
+        """Send a file that is new or changed, "latest" or also "best"; its score is in `about`."""
 
     def decide_version(self, version: int | str) -> None:
         if isinstance(version, str):  # a number is that of a folder
@@ -262,12 +265,24 @@ class ServiceLogger(RunLogger):
             self._send_checkpoints(self._checkpoints)
 
     def _send_checkpoints(self, callback: Any) -> None:
-        kept = {callback.last_model_path, callback.best_model_path, *callback.best_k_models}
-        for path in sorted(kept - {""}):
-            file = Path(path)
-            if file.exists() and self._sent.get(path) != file.stat().st_mtime:
-                self.send_checkpoint(file, best=path == callback.best_model_path)
-                self._sent[path] = file.stat().st_mtime
+        last, best = callback.last_model_path, callback.best_model_path
+        scores = {
+            last: callback.current_score,
+            best: callback.best_model_score,
+            **callback.best_k_models,
+        }
+        written = {path: os.stat(path).st_mtime for path in scores if os.path.exists(path)}
+        options = {name: getattr(callback, name) for name in OPTIONS}
+        for path in sorted(written, key=written.__getitem__):  # the newest last, to be "latest"
+            if self._sent.get(path) != written[path]:
+                score = None if scores[path] is None else float(scores[path])
+                about = {
+                    "score": score,
+                    "original_filename": Path(path).name,
+                    "ModelCheckpoint": options,
+                }
+                self.send_checkpoint(Path(path), ["latest", "best"][: 1 + (path == best)], about)
+                self._sent[path] = written[path]
 
 
 def run_name(version: int | str | None) -> str:

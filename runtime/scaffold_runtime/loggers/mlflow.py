@@ -116,7 +116,11 @@ class MLFlowLogger(ServiceLogger):
         noted = note.read_text(encoding="utf-8").strip() if note and note.exists() else ""
         if noted:
             return noted
-        tags = {str(k): str(v) for k, v in self._tags.items()}
+        from mlflow.tracking.context.registry import (
+            resolve_tags,
+        )  # who, from which script and commit
+
+        tags = resolve_tags({str(k): str(v) for k, v in self._tags.items()})
         with _first_contact():
             run = self._client.create_run(self.experiment_id, tags=tags, run_name=self._run_name)
         if note is not None:
@@ -191,8 +195,11 @@ class MLFlowLogger(ServiceLogger):
         super().finalize(status)
         self.experiment.set_terminated(self.run_id, ENDED.get(status, status.upper()))
 
-    def send_checkpoint(self, file: Path, best: bool) -> None:
-        self.experiment.log_artifact(self.run_id, str(file), f"model/checkpoints/{file.stem}")
+    def send_checkpoint(self, file: Path, aliases: list[str], about: dict[str, Any]) -> None:
+        client, run_id, folder = self.experiment, self.run_id, file.stem
+        client.log_artifact(run_id, str(file), folder)
+        client.log_text(run_id, str(aliases), f"{folder}/aliases.txt")
+        client.log_dict(run_id, about, f"{folder}/metadata.yaml")
 
 
 @contextmanager

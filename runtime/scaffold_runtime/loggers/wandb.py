@@ -213,12 +213,12 @@ class WandbLogger(ServiceLogger):
 
     # -- checkpoints ------------------------------------------------------------------------------
 
-    def send_checkpoint(self, file: Path, best: bool) -> None:
+    def send_checkpoint(self, file: Path, aliases: list[str], about: dict[str, Any]) -> None:
         name = self._checkpoint_name or f"model-{self.version}"
-        artifact = _wandb().Artifact(name, type="model")
+        artifact = _wandb().Artifact(name, type="model", metadata=about)
         add = artifact.add_dir if file.is_dir() else artifact.add_file
         add(str(file), name="model.ckpt", policy=self._policy)
-        self.experiment.log_artifact(artifact, aliases=["latest", "best"] if best else ["latest"])
+        self.experiment.log_artifact(artifact, aliases=aliases)
 
     @staticmethod
     def download_artifact(

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
 from scaffold_runtime.callbacks import ModelCheckpoint
 from scaffold_runtime.errors import MisconfigurationException
@@ -368,7 +369,35 @@ def test_mlflow_marks_a_failed_run_and_keeps_checkpoints(
         trainer.fit(Failing(), make_loader(2))
 
     assert client.get_run(logger.run_id).info.status == "FAILED"
-    assert [p.name for p in Path("artifacts").rglob("*.ckpt")] == ["epoch=0.ckpt"]
+    run = client.get_run(logger.run_id)
+    assert {"mlflow.user", "mlflow.source.name"} <= set(run.data.tags)
+    (sent,) = Path("artifacts").rglob("epoch=0/epoch=0.ckpt")
+    assert sent.with_name("aliases.txt").read_text() == "['latest', 'best']"
+    about = yaml.safe_load(sent.with_name("metadata.yaml").read_text())
+    assert about["score"] is None
+    assert about["ModelCheckpoint"]["save_top_k"] == 1
+
+
+def test_the_newest_checkpoint_is_sent_last(
+    configured, make_loader, make_trainer, store, monkeypatch
+) -> None:
+    """W&B's "latest" is what was sent last, and "epoch=10" sorts before "epoch=9"."""
+    sent = []
+    monkeypatch.setattr(
+        MLFlowLogger, "send_checkpoint", lambda self, *arguments: sent.append(arguments)
+    )
+    keeper = ModelCheckpoint("saved", "{epoch}", monitor="loss", save_top_k=11)
+    make_trainer(
+        logger=MLFlowLogger("exp", tracking_uri=store, log_model=True),
+        max_epochs=11,
+        callbacks=keeper,
+        enable_checkpointing=True,
+    ).fit(configured(), make_loader(2))
+
+    assert [file.stem for file, _, _ in sent] == [f"epoch={n}" for n in range(11)]
+    best = [file for file, aliases, _ in sent if "best" in aliases]
+    assert best == [Path(keeper.best_model_path)]
+    assert [about["score"] for _, _, about in sent] == list(keeper.best_k_models.values())
 
 
 # -- secrets --------------------------------------------------------------------------------------
