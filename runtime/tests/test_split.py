@@ -217,6 +217,10 @@ def test_processes_agree(limited: Any, make_loader: Any, tmp_path: Path) -> None
         )  # fmt: skip
 
     class Synced(limited):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("mark", torch.zeros(3))  # DDP sends buffers before a forward
+
         def training_step(self, batch: Any, batch_idx: int) -> Any:
             outputs = super().training_step(batch, batch_idx)
             self.log("step", outputs["loss"], sync_dist=True)

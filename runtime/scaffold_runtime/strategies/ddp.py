@@ -61,14 +61,15 @@ class DDPStrategy(DistributedStrategy):
         self._arguments = kwargs
         self._wrapped: DistributedDataParallel | None = None
 
-    def prepare(
-        self, module: nn.Module, optimizers: list[Optimizer], precision: Precision
-    ) -> Prepared:
+    def prepare(self, module: Any, optimizers: list[Optimizer], precision: Precision) -> Prepared:
         automatic = getattr(module, "automatic_optimization", True)
         trains = bool(optimizers) and any(p.requires_grad for p in module.parameters())
         if not (trains and automatic):
             return self._by_hand(module, precision, trains)
         self._wrapped = wrapped = self._wrap(StepRouter(module))
+        if module.trainer.accumulate_grad_batches == "auto":
+            # A process may come to a forward again, and would wait there for buffers that nobody sends.
+            wrapped.require_forward_param_sync = False
         frozen = [p for p in module.parameters() if not p.requires_grad]
 
         def backward(loss: Tensor, run_backward: Callable[[Tensor], None]) -> None:
