@@ -86,16 +86,29 @@ def set_rng_state(state: dict[str, Any]) -> None:
         torch.mps.set_rng_state(state["mps"])
 
 
-def drawing_alike(call: Callable[[], Any]) -> Callable[[], Any]:
-    """A call for a new process, which begins there with the random numbers of here."""
+def computing_alike(call: Callable[[], Any]) -> Callable[[], Any]:
+    """A call for a new process, which begins there with the random numbers and torch's switches of here."""
     state = rng_state()
     state.pop("cuda", None)  # of the GPU of here
-    return partial(_call, torch.initial_seed(), state, call)
+    in_matrices = (
+        torch.backends.cuda.matmul.fp32_precision
+    )  # torch's older name for it may refuse to be read
+    switches = (
+        torch.get_deterministic_debug_mode(),
+        torch.backends.cudnn.benchmark,
+        {"tf32": "high", "bf16": "medium"}.get(in_matrices, "highest"),
+    )
+    return partial(_call, torch.initial_seed(), state, switches, call)
 
 
-def _call(seed: int, state: dict[str, Any], call: Callable[[], Any]) -> Any:
+def _call(
+    seed: int, state: dict[str, Any], switches: tuple[int, bool, str], call: Callable[[], Any]
+) -> Any:
     torch.manual_seed(seed)  # GPUs, which are not in use yet
     set_rng_state(state)
+    deterministic, torch.backends.cudnn.benchmark, in_matrices = switches
+    torch.set_deterministic_debug_mode(deterministic)
+    torch.set_float32_matmul_precision(in_matrices)
     return call()
 
 

@@ -30,7 +30,7 @@ import torch
 import torch.distributed as dist
 
 from scaffold_runtime.errors import MisconfigurationException, RankFailed
-from scaffold_runtime.seed import drawing_alike
+from scaffold_runtime.seed import computing_alike
 from scaffold_runtime.signals import CODES, Signals, code_of, leave
 from scaffold_runtime.strategies.environments import OURS, Place, SLURMEnvironment, number_in
 from scaffold_runtime.strategies.watch import ASKED, FAILED, GRACE, rank_failed
@@ -303,7 +303,7 @@ def _start(
     method: str, here: list[Place], name: str, call: Callable[[], Any], folder: Path
 ) -> Children:
     context: Any = multiprocessing.get_context(method)
-    call = drawing_alike(call)
+    call = computing_alike(call)
     works: list[Any] = [call] * len(here)
     if method != "fork":  # a file, and not an argument, which torch would put into shared memory
         works = [folder / f"call-{number}" for number in range(len(here))]

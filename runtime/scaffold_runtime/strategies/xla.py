@@ -22,7 +22,7 @@ from scaffold_runtime.accelerators import Accelerator, xla
 from scaffold_runtime.empty import materialize
 from scaffold_runtime.errors import MisconfigurationException
 from scaffold_runtime.precision import Precision
-from scaffold_runtime.seed import drawing_alike
+from scaffold_runtime.seed import computing_alike
 from scaffold_runtime.strategies.launch import failed_in, save_call
 from scaffold_runtime.strategies.strategy import Prepared, Strategy, unwrapped
 
@@ -212,7 +212,7 @@ def run_in_processes(call: Callable[[], Any]) -> Any:
     """Run `call` in a process per device and return what the first one's returned."""
     folder = Path(tempfile.mkdtemp(prefix="scaffold-"))
     try:
-        save_call(drawing_alike(call), folder / "call", "xla")
+        save_call(computing_alike(call), folder / "call", "xla")
         xla().launch(_enter, args=(str(folder),))
         return torch.load(folder / "returned", weights_only=False)  # our own process wrote it
     except Exception as error:

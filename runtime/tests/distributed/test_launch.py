@@ -84,7 +84,6 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.slow
 def draw() -> list[float]:
     """What this process draws, from all processes."""
     torch.distributed.init_process_group("gloo")
@@ -103,6 +102,27 @@ def test_new_processes_begin_with_the_random_numbers_of_here(method: str) -> Non
     assert drawn == [expected.tolist()] * 2
 
 
+def switches() -> tuple[int, bool, str]:
+    """How torch computes here: which algorithms, and with how many bits matrices are multiplied."""
+    mode, benchmark = torch.get_deterministic_debug_mode(), torch.backends.cudnn.benchmark
+    return mode, benchmark, torch.get_float32_matmul_precision()
+
+
+def test_new_processes_compute_as_is_said_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A trainer, or the user, set torch's switches in this process only."""
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
+    usual = switches()
+    torch.set_deterministic_debug_mode("warn")
+    torch.set_float32_matmul_precision("high")
+    try:
+        there = run_in_processes("spawn", places(1, 1, 0), switches, timedelta(seconds=60))
+    finally:
+        torch.set_deterministic_debug_mode(usual[0])
+        torch.set_float32_matmul_precision(usual[2])
+    assert there == (1, True, "high") != usual
+
+
+@pytest.mark.slow
 def test_spawned_processes_bring_back_what_they_made(tmp_path: Path) -> None:
     """Weights, counters, metrics, callbacks, predictions; and what cannot be sent is named."""
     (tmp_path / "train.py").write_text(SPAWN)
