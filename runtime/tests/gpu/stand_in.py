@@ -11,6 +11,7 @@ import hashlib
 import os
 import subprocess
 import sys
+import warnings
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -87,6 +88,16 @@ def install() -> Any:
             here = torch.device("cuda", gpu.stand_in_device())
             return super().__new__(cls, here if device is None else device)
 
+    said: list[str] = []
+
+    def set_sync_debug_mode(mode: int) -> None:
+        if not said:  # as torch does, once
+            said.append(
+                "Synchronization debug mode is a prototype feature and does not yet detect all"
+            )
+            warnings.warn(said[0], stacklevel=2)
+        gpu.stand_in_refuse(mode)
+
     def memory_stats(device: Any = None) -> dict[str, int]:
         found = {"current": gpu.stand_in_allocated(), "peak": gpu.stand_in_peak()}
         return {f"allocated_bytes.all.{name}": value for name, value in found.items()}
@@ -106,7 +117,7 @@ def install() -> Any:
     c._cuda_init = lambda: None
     c._cuda_getDevice, c._cuda_setDevice = gpu.stand_in_device, gpu.stand_in_set_device
     c._cuda_getCurrentRawStream = lambda index: 0
-    c._cuda_set_sync_debug_mode = gpu.stand_in_refuse
+    c._cuda_set_sync_debug_mode = set_sync_debug_mode
     c._cuda_get_sync_debug_mode = gpu.stand_in_refuses
     c._cuda_synchronize = lambda: c._accelerator_synchronizeDevice(gpu.stand_in_device())
     c._cuda_emptyCache = lambda: None
@@ -124,6 +135,7 @@ def install() -> Any:
         "memory_stats": memory_stats,
         "max_memory_allocated": lambda device=None: gpu.stand_in_peak(),
         "memory_allocated": lambda device=None: gpu.stand_in_allocated(),
+        "_sleep": lambda cycles: None,
         "get_device_name": lambda device=None: "stand-in GPU",
         "get_device_capability": lambda device=None: (9, 0),
         "is_bf16_supported": lambda including_emulation=True: True,
