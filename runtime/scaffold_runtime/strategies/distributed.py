@@ -133,6 +133,8 @@ class DistributedStrategy(Strategy):
 
     def open(self) -> None:
         self._failed = self._left = False
+        if self.root_device.type == "cuda":  # another run may have been on another one
+            torch.cuda.set_device(self.root_device)
         if not dist.is_initialized():
             self._connect()
         # A name of its own: torchrun's store outlives a restart, and with it what was written there.
@@ -149,8 +151,6 @@ class DistributedStrategy(Strategy):
     def _connect(self) -> None:
         complete_variables(self.environment)
         rank, size, timeout = self.global_rank, self.world_size, self.timeout
-        if self.root_device.type == "cuda":
-            torch.cuda.set_device(self.root_device)
         # The launcher's store is there already, so a failed start is noticed.
         if OURS in os.environ:
             self._watcher().open()

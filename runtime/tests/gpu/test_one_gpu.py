@@ -288,6 +288,27 @@ def test_devices_are_chosen_and_refused(on_gpu: Any) -> None:
         find_usable_cuda_devices(count + 1)
 
 
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_each_run_is_on_its_own_gpu(regression: Any, make_loader: Any, on_gpu: Any) -> None:
+    """Also one of a trainer whose processes have met, after another was on another GPU."""
+    found: list[int] = []
+
+    class Noting(regression):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            found.append(torch.cuda.current_device())
+            return super().training_step(batch, batch_idx)
+
+    second = on_gpu(devices=[1], strategy="ddp")
+    try:
+        for trainer in (second, on_gpu(devices=[0]), second):
+            trainer.max_epochs = trainer.current_epoch + 1
+            trainer.fit(Noting(), make_loader(1))
+    finally:
+        torch.distributed.destroy_process_group()
+        torch.cuda.set_device(0)
+    assert found == [1, 0, 1]
+
+
 def test_a_copy_waits_for_nothing_and_is_waited_for() -> None:
     device = torch.device("cuda", 0)
     side, host = SideStream(device), torch.arange(1 << 22, dtype=torch.float32).pin_memory()
