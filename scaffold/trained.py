@@ -13,8 +13,12 @@ COOKIE = re.compile(r"\A((?:[ \t\f]*(?:#.*)?\n)??)[ \t\f]*#.*coding[:=][ \t]*[-\
 
 
 def trained(root: Path) -> dict[str, tuple[str, str]]:
+    return named_in_script(_bytes(root / "train.py"))
+
+
+def named_in_script(script: bytes) -> dict[str, tuple[str, str]]:
     """Module and name of what `run(Model, Data)` in `train.py` gets, by `model` and `data`."""
-    tree = _parsed(root / "train.py")
+    tree = _parsed(script)
     meant = dict(_bound(tree, "train", "train"))
     for call in ast.walk(tree):
         if isinstance(call, ast.Call) and _full(call.func, meant).startswith("scaffold_runtime."):
@@ -59,7 +63,7 @@ def _home(root: Path, module: str, name: str) -> tuple[Path, str]:
         path, package = root / f"{origin.replace('.', '/')}.py", origin.rpartition(".")[0]
         if not path.is_file():
             path, package = path.with_suffix("") / "__init__.py", origin
-        tree = _parsed(path)
+        tree = _parsed(_bytes(path))
         if any(isinstance(node, ast.ClassDef) and node.name == own for node in ast.walk(tree)):
             return path, package
         place = dict(_bound(tree, origin, package)).get(own, "")
@@ -95,12 +99,20 @@ def _full(node: ast.expr, meant: dict[str, str]) -> str:
     return f"{meant.get(head, head)}{dot}{rest}" if head.isidentifier() else ""
 
 
-def _parsed(path: Path) -> ast.Module:
-    """Empty where there is no such file, or it is not Python."""
+def _parsed(code: bytes) -> ast.Module:
+    """Empty where it is not Python."""
     try:
-        return ast.parse(_read(path) if path.is_file() else "")
-    except (OSError, ValueError, SyntaxError, RecursionError, LookupError):
+        return ast.parse(code)
+    except (ValueError, SyntaxError, RecursionError, LookupError):
         return ast.Module([], [])
+
+
+def _bytes(path: Path) -> bytes:
+    """Empty where no file can be read."""
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
 
 
 def _read(path: Path) -> str:

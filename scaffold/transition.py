@@ -23,6 +23,7 @@ from scaffold.merge import has_markers
 from scaffold.plan import Conflict, Plan, Verb, decide, is_in_crlf, make_plan
 from scaffold.project import Project, state_files
 from scaffold.render import paths, render
+from scaffold.trained import named_in_script
 
 ALIKE = 0.6
 PENDING = ".scaffold/work/pending.json"
@@ -70,6 +71,12 @@ def propose(
     homes = _homes(base, target, disk, renamed)
     plan = make_plan(base, disk, target, renamed, homes, crlf=is_in_crlf(base, disk))
     package.check_package(project, plan)
+    script = plan.changes.get("train.py")
+    names = named_in_script(script.data) if script else {}
+    if (
+        names and names != answers.trained
+    ):  # other classes from now on, and other files name them, too
+        return propose(project, replace(answers, trained=names), catalogue, restore)
     return Proposal(project.root, plan, disk, state_files(answers, plan.lock, disk))
 
 

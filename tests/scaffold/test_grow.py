@@ -12,7 +12,7 @@ import black
 import pytest
 import yaml
 
-from scaffold.catalogue import Catalogue
+from scaffold.catalogue import Catalogue, packaged
 from scaffold.length import formatted
 from scaffold.merge import merge
 
@@ -308,11 +308,9 @@ def test_the_templates_side_comes_in_the_line_ends_of_the_file(project, generati
 
 def test_a_moved_file_is_no_home_of_another_that_was_deleted(scaffold, monkeypatch):
     """Early stopping and checkpoints have configs that are alike, and a task's metric is in both."""
-    from scaffold import catalogue
-
     assert scaffold("new", "my-exp", "--no-git").code == 0
     monkeypatch.chdir("my-exp")
-    shutil.copytree(catalogue.packaged().root, "../templates")
+    shutil.copytree(packaged().root, "../templates")
     for config in Path("../templates/features/callback").rglob("*.yaml.jinja"):
         config.write_text(config.read_text().replace("monitor:", "watched:"))
     newer = Catalogue(Path("../templates").absolute(), "0.1.0+1")
@@ -324,6 +322,24 @@ def test_a_moved_file_is_no_home_of_another_that_was_deleted(scaffold, monkeypat
     assert "best.yaml" in ran.out
     assert "watched: val_acc" in Path("best.yaml").read_text()
     assert "ModelCheckpoint" in Path("best.yaml").read_text()
+
+
+def test_what_names_the_classes_names_those_that_come(scaffold, monkeypatch):
+    """The notebook imports what `train.py` trains, which newer templates may call otherwise."""
+    now = Catalogue(packaged().root, "0.0.9")
+    monkeypatch.setattr("scaffold.cli.packaged", lambda: now)
+    words = ("new", "my-exp", "--no-git", "--task", "blank", "--extras", "notebook")
+    assert scaffold(*words).code == 0
+    monkeypatch.chdir("my-exp")
+    shutil.copytree(now.root, "../templates")
+    for file in filter(Path.is_file, Path("../templates/tasks/blank").rglob("*")):
+        file.write_text(re.sub(r"\bModel\b", "OtherModel", file.read_text()))
+    newer = Catalogue(Path("../templates").absolute(), "0.1.0")
+    monkeypatch.setattr("scaffold.change.packaged", lambda: newer)
+    assert scaffold("update").code == 0
+    assert "import OtherModel" in Path("train.py").read_text()
+    assert "import OtherModel" in Path("notebooks/train.ipynb").read_text()
+    assert "Nothing to do" in scaffold("update").out
 
 
 def test_moved_by_the_user_and_renamed_by_the_template(project, generation):
