@@ -51,10 +51,13 @@ def _feature(kind: str, name: str, catalogue: Catalogue) -> Part:
 
 def _check_current(project: Project, catalogue: Catalogue) -> None:
     """Other templates are a change of their own, with its own report, conflicts and undo."""
-    if project.answers.version != catalogue.version:
+    of, now = project.answers.version, catalogue.version
+    if of == now and not catalogue.released:
+        plan = update(project, catalogue).plan
+        of += " and older templates" * bool(plan.changes or plan.conflicts)
+    if of != now:
         raise ScaffoldError(
-            f"the project is of version {project.answers.version}, this is {catalogue.version}\n"
-            "run `scaffold update` first"
+            f"the project is of version {of}, this is {now}\nrun `scaffold update` first"
         )
 
 

@@ -70,8 +70,8 @@ def own_changes(project: Project) -> list[Difference]:
 
 def coming_changes(project: Project, catalogue: Catalogue) -> list[Difference]:
     """What `update` would do; nothing is rendered where the version is the same."""
-    others = project.answers.template or catalogue.plugins  # whose versions nobody knows
-    if project.answers.version == catalogue.version and not others:
+    known = catalogue.released and not catalogue.plugins and not project.answers.template
+    if project.answers.version == catalogue.version and known:
         return []
     from scaffold.grow import update
 

@@ -699,6 +699,24 @@ def test_newer_templates_come_by_update_only(project, generation, words, dry):
     assert "return x**3" in Path("my_exp/blocks.py").read_text()
 
 
+def test_templates_of_a_checkout_are_newer_without_another_version(scaffold, monkeypatch):
+    assert scaffold("new", "my-exp", "--no-git").code == 0
+    monkeypatch.chdir("my-exp")
+    shutil.copytree(packaged().root, "../templates")
+    append("../templates/project/README.md.jinja", "Newer.\n")
+    newer = Catalogue(Path("../templates").absolute(), released=False)
+    for module in ("cli", "change"):
+        monkeypatch.setattr(f"scaffold.{module}.packaged", lambda: newer)
+    before = files()
+    for words in (("add", "callback", "ema"), ("remove", "logger", "csv")):
+        ran = scaffold(*words)
+        assert (ran.code, "older templates" in ran.err, files()) == (1, True, before)
+    assert "+Newer." in scaffold("diff").out
+    assert scaffold("update").code == 0
+    assert "No changes" in scaffold("diff").out
+    assert scaffold("add", "callback", "ema").code == 0
+
+
 def test_a_thousand_own_files_and_a_moved_one(project, generation):
     for number in range(1000):
         Path("own", str(number % 10)).mkdir(parents=True, exist_ok=True)
