@@ -147,9 +147,9 @@ def from_yaml(data: bytes) -> Answers:
         if missing := [key for key in NEEDED if key not in said]:
             raise ScaffoldError(f"`.scaffold/answers.yml` has no `{missing[0]}:`\n{MEND}")
         listed = said.pop("features")
-        features = _by_kind(listed)
+        features = _by_kind(listed if isinstance(listed, list) else ())
         schema = int(said.pop("schema", SCHEMA))
-        texts = {key: str(said.pop(key)) for key in TEXTS if key in said}
+        texts = {key: str(said.pop(key) or "") for key in TEXTS if key in said}
         own = dict(said.pop("template_answers", {}))
         answers = Answers(features=features, template_answers=own, other=said, trained={}, **texts)
         check_name(answers.name)
@@ -181,11 +181,12 @@ def _own(answers: Answers) -> dict[str, Any]:
     return {"template": template, "template_answers": said}
 
 
-def _check_features(listed: Iterable[Any]) -> None:
+def _check_features(listed: Any) -> None:
     """What cannot be read is not off: that would delete its files."""
-    if isinstance(listed, str):
-        entry = f"`features` is `{one_line(listed)}`, not a list"
-        raise ScaffoldError(f"`.scaffold/answers.yml`: {entry}\nwrite it below, as `- kind/name`")
+    if not isinstance(listed, list):
+        entry = f"`features` is `{one_line(str(listed))}`, not a list"
+        how = "write each below, as `- kind/name`, or `features: []` where none is on"
+        raise ScaffoldError(f"`.scaffold/answers.yml`: {entry}\n{how}")
     for each in map(str, listed):
         kind, _, name = each.partition("/")
         if kind not in KINDS or not name:

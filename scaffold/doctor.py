@@ -24,7 +24,7 @@ from scaffold.merge import mistake, parses
 from scaffold.names import one_line
 from scaffold.package import is_gone
 from scaffold.project import Project, check_plain, open_project
-from scaffold.runtime import OLDEST, requirements
+from scaffold.runtime import requirements
 
 OLDEST_PYTHON, OLDEST_TORCH, LEAST_DISK = (3, 10), (2, 9), 2**30
 PROBE = """
@@ -153,7 +153,7 @@ def of_runtime(project: Project, probe: dict[str, Any]) -> Iterator[Finding]:
     fix = f"pip install {needed}"
     if "runtime" not in probe:
         yield to_fix(f"scaffold-runtime: {probe.get('runtime_error', 'unknown')}", fix)
-    elif numbers(probe["runtime"]) < OLDEST:
+    elif numbers(probe["runtime"])[:2] < numbers(project.answers.version)[:2]:
         yield to_fix(f"scaffold-runtime {probe['runtime']} is older than the templates", fix)
     else:
         yield Finding("ok", f"scaffold-runtime {probe['runtime']}")

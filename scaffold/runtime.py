@@ -10,7 +10,6 @@ from scaffold.files import File, Tree, read_tree
 from scaffold.names import one_line
 
 DISTRIBUTION, PACKAGE, VENDORED = "scaffold-runtime", "scaffold_runtime", "vendored"
-OLDEST = (0, 1)  # the oldest runtime that the templates work with
 NEEDS = (  # what the runtime itself depends on, for a project that holds a copy of it
     "jsonargparse[signatures]>=4.53",
     "numpy>=1.24",
@@ -53,7 +52,10 @@ def check_runtime(runtime: str) -> str:
         series = __version__.rpartition(".")[0]  # that these templates are written for
         if not re.fullmatch(rf"{re.escape(series)}(\.\w+)*", runtime):
             fits = requirements("")[0]
-            raise ScaffoldError(f"--runtime {one_line(runtime)}: these templates need {fits}")
+            raise ScaffoldError(
+                f"--runtime {one_line(runtime)}: these templates need {fits}\n"
+                'choose one of these, or by --runtime "" whichever is the newest'
+            )
         return runtime
     folder = Path(os.path.expanduser(runtime)).resolve()  # which leaves a user there is not
     if not (folder / PACKAGE).is_dir():

@@ -75,6 +75,18 @@ def test_troubles_of_the_environment(project, machine, changes, what, fix):
     assert fix in ran.out
 
 
+def test_a_runtime_of_before_the_update(project, machine, monkeypatch):
+    """The requirement of the project says so, but nobody has installed it anew."""
+    monkeypatch.setattr("scaffold.answers.__version__", "0.2.0")
+    answers = Path(".scaffold/answers.yml")
+    answers.write_text(answers.read_text().replace("version: 0.1.0", "version: 0.2.0", 1))
+    machine()
+    ran = project("doctor")
+    assert (ran.code, "scaffold-runtime 0.1.0 is older than the templates" in ran.out) == (1, True)
+    machine(runtime="0.2.0")
+    assert project("doctor").code == 0
+
+
 def test_a_strategy_that_the_runtime_refuses(project, machine):
     project("add", "strategy", "fsdp")
     machine(strategies=["single_device", "ddp"])

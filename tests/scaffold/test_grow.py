@@ -854,7 +854,15 @@ def test_what_was_formatted_before_is_not_formatted_again(scaffold, monkeypatch)
         ("\n- callbacks/ema", "`features` has `callbacks/ema`\n  write kind/name, where a kind is"),
         ("\n- ema", "`features` has `ema`\n"),
         ("\n- callback/", "`features` has `callback/`\n"),
-        (" callback/ema", "`features` is `callback/ema`, not a list\n  write it below, as `- kind"),
+        (
+            " callback/ema",
+            "`features` is `callback/ema`, not a list\n  write each below, as `- kind",
+        ),
+        (
+            "",
+            "`features` is `None`, not a list\n  write each below, as `- kind/name`, or `features: []`",
+        ),
+        (" {callback: ema}", "`features` is `{'callback': 'ema'}`, not a list\n"),
     ],
 )
 def test_a_feature_that_is_written_wrongly_is_not_off(project, features, says):

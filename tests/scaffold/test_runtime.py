@@ -88,6 +88,27 @@ def test_a_version_that_the_templates_do_not_fit_is_refused(scaffold, version):
     assert scaffold("new", "other", "--runtime", version).code == 1
 
 
+def test_a_pinned_one_that_newer_templates_do_not_fit_is_said(scaffold):
+    scaffold("new", "my-exp", "--no-git", "--runtime", "0.1.0")
+    os.chdir("my-exp")
+    answers = Path(".scaffold/answers.yml")
+    answers.write_text(answers.read_text().replace("runtime: 0.1.0", "runtime: 0.0.7"))
+    ran = scaffold("update")
+    assert (ran.code, "these templates need scaffold-runtime>=0.1,<0.2" in ran.err) == (1, True)
+    assert "scaffold-runtime==0.1.0" in dependencies()
+    assert scaffold("update", "--runtime", "").code == 0
+    assert "scaffold-runtime>=0.1,<0.2" in dependencies()
+
+
+def test_an_answer_of_nothing_is_none(scaffold):
+    scaffold("new", "my-exp", "--no-git")
+    os.chdir("my-exp")
+    answers = Path(".scaffold/answers.yml")
+    answers.write_text(answers.read_text().replace("runtime: ''", "runtime:"))
+    assert scaffold("update").code == 0
+    assert "scaffold-runtime>=0.1,<0.2" in dependencies()
+
+
 @pytest.mark.parametrize("version", ["0.1", "0.1.0rc1", "0.1.3.post1"])
 def test_a_version_in_the_range_is_taken(scaffold, version):
     scaffold("new", "my-exp", "--no-git", "--runtime", version)
