@@ -109,9 +109,8 @@ def update(
     answers = replace(project.answers, version=catalogue.version)
     if runtime is not None:
         answers = replace(answers, runtime=check_runtime(runtime))
-    elif answers.runtime[
-        :1
-    ].isdigit():  # pinned, maybe to one that newer templates do not work with
+    elif answers.runtime[:1].isdigit():
+        # Pinned, maybe to one that newer templates do not work with.
         check_runtime(answers.runtime)
     if ref and not answers.template:
         raise ScaffoldError("--ref is for projects made with `--template`")

@@ -73,9 +73,8 @@ def propose(
     package.check_package(project, plan)
     script = plan.changes.get("train.py")
     names = named_in_script(script.data) if script else {}
-    if (
-        names and names != answers.trained
-    ):  # other classes from now on, and other files name them, too
+    if names and names != answers.trained:
+        # Other classes from now on, and other files name them, too.
         return propose(project, replace(answers, trained=names), catalogue, restore)
     return Proposal(project.root, plan, disk, state_files(answers, plan.lock, disk))
 

@@ -90,9 +90,8 @@ def computing_alike(call: Callable[[], Any]) -> Callable[[], Any]:
     """A call for a new process, which begins there with the random numbers and torch's switches of here."""
     state = rng_state()
     state.pop("cuda", None)  # of the GPU of here
-    in_matrices = (
-        torch.backends.cuda.matmul.fp32_precision
-    )  # torch's older name for it may refuse to be read
+    # torch's older name for it may refuse to be read.
+    in_matrices = torch.backends.cuda.matmul.fp32_precision
     switches = (
         torch.get_deterministic_debug_mode(),
         torch.backends.cudnn.benchmark,
