@@ -73,11 +73,11 @@ REFERENCE = {
 
 def hooks_page() -> str:
     lines = [
-        "# The hooks, in order",
+        "# Hooks, in order",
         "",
-        "Every hook, in the order they are first called in a fit (evaluation and prediction below it), with its",
-        "arguments after the trainer and the module, and who may implement it. A callback's hook runs before the",
-        "module's of the same name; callbacks that save checkpoints run last.",
+        "Every hook of `Callback`, `LightningModule` and `LightningDataModule`, in the order in which a fit first calls",
+        "them; those of evaluation and prediction follow. The second column leaves out the `trainer` and `pl_module`",
+        "that callbacks get first. Each hook runs for callbacks, then the module, then callbacks that save checkpoints.",
         "",
         "| hook | arguments | implemented by |",
         "|---|---|---|",
