@@ -150,14 +150,15 @@ def page(results: dict[str, Result]) -> str:
     lines = [
         "# Gallery",
         "",
-        "`scaffold new NAME --task TASK`. Each task trains on data that need no download. The numbers are of",
-        "trainings with the default configuration, the best validation of each: of three with different seeds the",
-        "median and the range, of a longer one itself. Beside them stands what the task prints in their place without",
-        "this model, in the training of the median. A training takes the seconds of one core where nothing else runs;",
-        "the other seconds were on the clock of a machine of two cores with other work on them, so they are too many.",
-        "`make gallery` trains everything and makes this page, and fails where a number is not as good as stated.",
+        "The fourteen tasks of `scaffold new NAME --task TASK`, and what each reaches with its default configuration.",
         "",
-        "| task | what | stated | reached | beside it | seconds of one core | on the clock | other data |",
+        "No task downloads its data. \"Reached\" is the best validation value of a run: the median and range over three",
+        "seeds, or of one run if it takes long. \"Baseline\" is what the task prints for comparison: the same metric without",
+        "this model, from the median run. CPU seconds are of one core; wall seconds were measured on a busy machine with",
+        "two cores, so they are too high. `make gallery` trains all tasks, writes this page, and fails if a value misses",
+        "its goal.",
+        "",
+        "| task | what | goal | reached | baseline | CPU seconds | wall seconds | other data |",
         "|---|---|---|---|---|---|---|---|",
     ]
     tasks = packaged().tasks
@@ -174,13 +175,13 @@ def page(results: dict[str, Result]) -> str:
         lines.append(f"| {name} | {tasks[name].description} | {' | '.join(map(str, cells))} |")
     lines += [
         "",
-        "Finetuning is compared with training from scratch for as many steps, and was better with each of six seeds.",
-        "Given more steps, training from scratch catches up: what a network knows saves steps here. Adapters",
-        "(`--model.rank 4`) were better with two of the six only: a network this small leaves them little to save.",
+        "`finetune` is compared with training from scratch for the same number of steps, and was better with each of six",
+        "seeds. With more steps, training from scratch catches up: pretraining saves steps here. LoRA adapters",
+        "(`--model.rank 4`) were better with only two of the six: a network this small leaves them little to save.",
         "",
-        "The language model that llm-finetuning begins with knows which day comes after which, and was never asked.",
-        "The first training makes it, in ten seconds more. At the end 9 in 10 answers are right to the last letter",
-        "(`val_exact`); of adapters (`--model.rank 16`) 8 in 10, with a `val_loss` of 0.034 to 0.036.",
+        "The language model that `llm-finetuning` starts from knows which date follows which, but has not learned to answer",
+        "questions. The first run pretrains it, which takes ten more seconds. At the end 9 in 10 answers are exactly right",
+        "(`val_exact`); with adapters (`--model.rank 16`) 8 in 10, with a `val_loss` of 0.034 to 0.036.",
     ]
     for name in results:
         if (DOCS / "gallery" / f"{name}.png").exists():
