@@ -1,3 +1,3 @@
-"""Write a small PyTorch project, and keep it connected to its templates."""
+"""Generate a small PyTorch project, and update it from its templates later."""
 
 __version__ = "0.1.0"

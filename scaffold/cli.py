@@ -14,7 +14,7 @@ from scaffold.errors import ScaffoldError
 from scaffold.names import check_name, pick
 
 app = typer.Typer(
-    help="Write a small PyTorch project, and keep it connected to its templates.",
+    help="Generate a small PyTorch project, and update it from its templates later.",
     epilog="Start with `scaffold new my-exp`",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -28,16 +28,16 @@ def _option(text: str, complete: Any = None) -> Any:
 
 
 Text = str | None
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, write nothing")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be done, write nothing")]
 Conflicts = Annotated[
-    str, _option("Where both changed a line: markers, mine or template", complete.policies)
+    str, _option("How to resolve conflicts: markers, mine or template", complete.policies)
 ]
-Json = Annotated[bool, typer.Option("--json", help="Answer in JSON")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON")]
 KindArgument = Annotated[
     str, typer.Argument(help="callback, logger, strategy or extra", autocompletion=complete.kinds)
 ]
 NameArgument = Annotated[
-    str, typer.Argument(help="As `scaffold list` shows it", autocompletion=complete.names)
+    str, typer.Argument(help="As shown by `scaffold list`", autocompletion=complete.names)
 ]
 
 
@@ -74,26 +74,28 @@ def scaffold(
 @app.command(epilog="Example: `scaffold new my-exp --callbacks early-stopping --loggers csv`")
 def new(
     name: Annotated[
-        str, typer.Argument(help="Of the folder, or `.`; `my-exp` has package `my_exp`")
+        str, typer.Argument(help="The folder, or `.`; the package of `my-exp` is `my_exp`")
     ],
-    task: Annotated[Text, _option("What to train", complete.tasks)] = None,
+    task: Annotated[Text, _option("The kind of project", complete.tasks)] = None,
     callbacks: Annotated[Text, _option("Comma-separated, or `none`", several("callback"))] = None,
     loggers: Annotated[Text, _option("Comma-separated, or `none`", several("logger"))] = None,
-    strategy: Annotated[Text, _option("How to use several devices", several("strategy"))] = None,
+    strategy: Annotated[
+        Text, _option("For several devices: ddp, fsdp, ...", several("strategy"))
+    ] = None,
     extras: Annotated[Text, _option("Comma-separated", several("extra"))] = None,
     author: Annotated[Text, _option("Your name")] = None,
     description: Annotated[Text, _option("One line")] = None,
-    runtime: Annotated[str, _option("A folder, a version, or `vendored`: a copy of it")] = "",
+    runtime: Annotated[str, _option("A version, a folder, or `vendored`: a copy of it")] = "",
     template: Annotated[
-        str, _option("A Copier template of your own: a folder or a git address, with @ref")
+        str, _option("A Copier template of your own: a folder or a git URL, with @ref")
     ] = "",
-    data: Annotated[list[str] | None, _option("An answer for that template, as key=value")] = None,
-    defaults: Annotated[bool, typer.Option("--defaults", help="Ask nothing")] = False,
-    no_git: Annotated[bool, typer.Option("--no-git", help="Start no repository")] = False,
+    data: Annotated[list[str] | None, _option("An answer for `--template`, as key=value")] = None,
+    defaults: Annotated[bool, typer.Option("--defaults", help="Ask no questions")] = False,
+    no_git: Annotated[bool, typer.Option("--no-git", help="Create no git repository")] = False,
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """Write a new project into the folder NAME, or into this one if that is `.`."""
+    """Generate a new project in the folder NAME; `.` is the current one."""
     from scaffold import create, git, wizard
     from scaffold.choose import choose, choose_own
 
@@ -138,12 +140,12 @@ def add(
         ),
     ],
     name: NameArgument,
-    custom: Annotated[bool, typer.Option("--custom", help="A stub of your own, with test")] = False,
+    custom: Annotated[bool, typer.Option("--custom", help="Start your own, with test")] = False,
     conflict: Conflicts = "",
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """Switch one feature on, or start one of your own."""
+    """Switch a feature on, or start one of your own."""
     from scaffold import grow, stubs
     from scaffold.project import open_project
 
@@ -164,7 +166,7 @@ def remove(
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """Switch one feature off; what you edited is kept."""
+    """Switch a feature off; files that you edited stay."""
     from scaffold import grow
     from scaffold.project import open_project
 
@@ -177,15 +179,15 @@ def remove(
 
 @app.command(epilog="Example: `scaffold update --dry-run`")
 def update(
-    ref: Annotated[str, _option("For a template of your own: the version to go to")] = "",
+    ref: Annotated[str, _option("For a template of your own: the git ref to update to")] = "",
     runtime: Annotated[
-        Text, _option("Link the runtime otherwise: a folder, a version, `vendored`")
+        Text, _option("Change the runtime: a version, a folder, or `vendored`")
     ] = None,
     conflict: Conflicts = "",
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """Move the project to the templates of this version."""
+    """Merge the templates of the installed version with your edits."""
     from scaffold import grow
     from scaffold.project import open_project
 
@@ -198,7 +200,7 @@ def update(
 
 @app.command(epilog="Example: `scaffold undo`")
 def undo(conflict: Conflicts = "", dry_run: DryRun = False, as_json: Json = False) -> None:
-    """Take back the last change; undo twice to have it again."""
+    """Take back the last change; a second undo redoes it."""
     from scaffold import grow
 
     change(
@@ -210,7 +212,7 @@ def undo(conflict: Conflicts = "", dry_run: DryRun = False, as_json: Json = Fals
 
 @app.command(epilog="Example: `scaffold resolve`")
 def resolve(dry_run: DryRun = False, as_json: Json = False) -> None:
-    """Close a change whose conflicts you have edited away."""
+    """Finish a change after you have resolved its conflicts."""
     from scaffold.journal import alone
     from scaffold.project import find_root
     from scaffold.transition import PENDING, check_nothing_pending
@@ -226,7 +228,7 @@ def resolve(dry_run: DryRun = False, as_json: Json = False) -> None:
 
 @app.command("list", epilog="Example: `scaffold list --json`")
 def list_(as_json: Json = False) -> None:
-    """Show what there is and what is on."""
+    """List the available features, and which are on."""
     from scaffold import look
 
     console.listed(look.features(packaged(), Path.cwd()), as_json)
@@ -254,12 +256,12 @@ def diff(as_json: Json = False) -> None:
 @app.command(epilog="Example: `scaffold doctor`")
 def doctor(
     rebuild: Annotated[
-        bool, typer.Option("--rebuild", help="Make the lock anew, after a merge in git")
+        bool, typer.Option("--rebuild", help="Rebuild answers and lock after a git merge")
     ] = False,
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """Find what is wrong with the environment or the project, and say the fix."""
+    """Find problems of the environment or the project, and say how to fix them."""
     from scaffold.doctor import examine
     from scaffold.project import find_root
 
