@@ -6,7 +6,8 @@ import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
-from functools import partial
+from functools import cache, partial
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -130,15 +131,18 @@ class NoData(LightningDataModule):
 def move_data_to_device(batch: Any, device: torch.device | str) -> Any:
     """Move everything in `batch` that can move to `device`; the structure stays.
 
-    Tensors are moved to GPUs without blocking where the memory is pinned, objects with a `to` method by it.
+    Tensors are moved to GPUs without blocking where the memory is pinned, objects with a `to` method by it, without
+    blocking where that takes `non_blocking`.
     """
     # What is not waited for on its way to the CPU may be read before it is there.
     free = torch.device(device).type not in ("cpu", "mps")
 
     def move(leaf: Any) -> Any:
-        if isinstance(leaf, torch.Tensor):
-            return leaf.to(device, non_blocking=free)
-        moved = leaf.to(device) if _can_move(leaf) else leaf
+        if not can_move(leaf):
+            return leaf
+        kind: Any = type(leaf)
+        freely = {"non_blocking": True} if free and _goes_freely(kind) else {}
+        moved = leaf.to(device, **freely)
         return leaf if moved is None else moved  # a `to` that moves its object in place
 
     return map_leaves(batch, move)
@@ -156,7 +160,7 @@ def map_leaves(
 
     Containers are mappings, lists, tuples (named ones too) and dataclasses that have no `to` of their own.
     """
-    if isinstance(batch, torch.Tensor) or _can_move(batch) or is_leaf(batch):
+    if isinstance(batch, torch.Tensor) or can_move(batch) or is_leaf(batch):
         return change(batch)
     if isinstance(batch, Mapping):
         changed: Any = {key: map_leaves(value, change, is_leaf) for key, value in batch.items()}
@@ -200,8 +204,18 @@ def evaluation_mode(module: nn.Module) -> Iterator[None]:
             part.training = training
 
 
-def _can_move(thing: Any) -> bool:
+def can_move(thing: Any) -> bool:
+    """Whether it has a `to` of its own."""
     return hasattr(thing, "to") and not isinstance(thing, type)
+
+
+@cache
+def _goes_freely(kind: Any) -> bool:
+    """Whether its `to` takes `non_blocking`, as that of tensors does, and of the batches of transformers."""
+    try:
+        return issubclass(kind, torch.Tensor) or "non_blocking" in signature(kind.to).parameters
+    except (TypeError, ValueError, AttributeError):  # written in C, or the object's own
+        return False
 
 
 def batch_size_of(batch: Any) -> int:

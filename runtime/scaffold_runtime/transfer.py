@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from scaffold_runtime.data import convert_floats, map_leaves, move_data_to_device
+from scaffold_runtime.data import can_move, convert_floats, map_leaves, move_data_to_device
 
 if TYPE_CHECKING:
     from scaffold_runtime.run import Run
@@ -69,16 +69,19 @@ class SideStream:
             self._steps.popleft().synchronize()
 
         def move(leaf: Any) -> Any:
+            if not can_move(leaf):
+                return leaf
             dense = isinstance(leaf, torch.Tensor) and leaf.layout is torch.strided
-            if not dense or leaf.device.type != "cpu":  # `record_stream` knows no others
-                return move_data_to_device(leaf, self._device)
-            with self._module.stream(self._stream):
-                moved = leaf.to(self._device, non_blocking=True)
+            if not dense or leaf.is_nested or leaf.device.type != "cpu":
+                with self._module.stream(computing):  # `record_stream` knows no others
+                    return move_data_to_device(leaf, self._device)
+            moved = leaf.to(self._device, non_blocking=True)
             if moved.device.type != "cpu":  # its memory is free when that stream is done with it
                 moved.record_stream(computing)
             return moved
 
-        moved = map_leaves(batch, move)
+        with self._module.stream(self._stream):
+            moved = map_leaves(batch, move)
         computing.wait_stream(self._stream)
         return moved
 

@@ -49,6 +49,17 @@ def test_tensors_travel_on_the_side_stream_and_the_rest_on_the_one_that_computes
     assert torch.cpu.current_stream() is computing is not side._stream
 
 
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors is in prototype")
+def test_tensors_of_many_lengths_travel_on_the_stream_that_computes() -> None:
+    """Torch cannot record for them that another stream uses their memory."""
+    side = SideStream(CPU)
+    nested = torch.nested.nested_tensor([torch.ones(2), torch.zeros(3)])
+    Watched.seen.clear()
+    moved = side.move([nested.as_subclass(Watched), torch.ones(1)])
+    assert [part.numel() for part in moved[0].unbind()] == [2, 3]
+    assert Watched.seen == [(torch.cpu.current_stream(), {})]
+
+
 def test_a_host_far_ahead_waits_for_the_oldest_step(monkeypatch: pytest.MonkeyPatch) -> None:
     """Or the batches of all steps that it is ahead by would lie on the device."""
     said: list[tuple[str, int]] = []

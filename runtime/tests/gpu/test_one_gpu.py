@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.data import default_collate
 
 from scaffold_runtime import Callback, seed_everything
 from scaffold_runtime.accelerators import find_usable_cuda_devices
@@ -120,6 +122,24 @@ def test_nothing_waits_for_the_device(
         enable_progress_bar=True,
         log_every_n_steps=5,
     ).fit(dropping(), make_loader(20, pin_memory=True))
+
+
+class Encoding(list[Tensor]):
+    """A batch that moves itself, as those of transformers do."""
+
+    def to(self, device: Any, *, non_blocking: bool = False) -> Encoding:
+        return Encoding(part.to(device, non_blocking=non_blocking) for part in self)
+
+    def pin_memory(self) -> Encoding:
+        return Encoding(part.pin_memory() for part in self)
+
+
+def test_no_batch_that_moves_itself_waits(
+    regression: Any, make_loader: Any, on_gpu: Any, recorder: Any
+) -> None:
+    loader = make_loader(20, pin_memory=True, collate_fn=lambda rows: Encoding(default_collate(rows)))  # fmt: skip
+    on_gpu(callbacks=NoWaiting(), logger=recorder).fit(regression(), loader)
+    assert len(recorder.values("loss")) == 20 and all(map(math.isfinite, recorder.values("loss")))
 
 
 def test_a_step_that_reads_a_number_waits(regression: Any, make_loader: Any, on_gpu: Any) -> None:
