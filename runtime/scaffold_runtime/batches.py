@@ -20,6 +20,7 @@ from torch.utils.data import (
     default_collate,
 )
 from torch.utils.data._utils.collate import collate_tensor_fn, default_collate_fn_map
+from torch.utils.data._utils.pin_memory import pin_memory
 
 Fetch = Callable[[Iterable[Any]], Any]
 """The indices of a batch -> the batch."""
@@ -36,14 +37,18 @@ def made_here(loader: Any) -> bool:
         isinstance(loader, DataLoader)
         and all(getattr(type(loader), name) is getattr(DataLoader, name) for name in MECHANISM)
         and loader.batch_sampler is not None
-        and not (loader.num_workers or loader.pin_memory or loader.timeout)
+        and not (loader.num_workers or loader.timeout)
+        and (
+            not loader.pin_memory or torch.cuda.is_available()
+        )  # elsewhere torch says that it does not pin
         and not isinstance(loader.dataset, (IterableDataset, MapDataPipe))
     )
 
 
 def make_batches(loader: DataLoader[Any], indices: Iterable[Any]) -> Iterator[Any]:
     """The batches of a loader that are `made_here`, for these indices."""
-    return map(_fetch(loader.dataset, loader.collate_fn), indices)
+    batches = map(_fetch(loader.dataset, loader.collate_fn), indices)
+    return map(pin_memory, batches) if loader.pin_memory else batches
 
 
 def draw_seed(loader: DataLoader[Any]) -> Tensor:

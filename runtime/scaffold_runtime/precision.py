@@ -122,6 +122,8 @@ class ScaledPrecision(AutocastPrecision):
     ) -> Any:
         """Let the optimizer step, with what it was `given`, and return what it does."""
         returned = self.scaler.step(optimizer, **given)
+        # Also where it was left out since gradients overflowed: a scheduler steps then, and torch would warn.
+        vars(optimizer)["_opt_called"] = True
         self._unscaled.discard(id(optimizer))
         if not self._unscaled:  # an update would forget of the others that they are
             self.scaler.update()

@@ -386,6 +386,22 @@ def test_a_module_that_keeps_its_optimizer_can_be_copied(
     assert pickle.loads(pickle.dumps(module.kept)).param_groups[0]["lr"] == module.lr
 
 
+def test_a_first_step_that_overflows_comes_before_its_scheduler(
+    configured: Any, make_loader: Any, make_trainer: Any
+) -> None:
+    """The scaler left it out, which is no order in which anybody wrote things: torch would warn of it."""
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**40)
+
+    def configure(module: Any) -> Any:
+        optimizer = SGD(module.parameters(), lr=0.1)
+        return [optimizer], [{"scheduler": StepLR(optimizer, 1), "interval": "step"}]
+
+    module = configured(configure)
+    before = module.net[0].weight.clone()
+    make_trainer(plugins=MixedPrecision("16-mixed", "cpu", scaler)).fit(module, make_loader(1))
+    assert torch.equal(module.net[0].weight, before) and scaler.get_scale() < 2.0**40
+
+
 @pytest.mark.parametrize("precision", ["32-true", "16-mixed"])
 def test_skipped_batches_step_nothing(
     precision: str, regression: Any, make_loader: Any, make_trainer: Any

@@ -13,6 +13,7 @@ from torch.utils.data import default_collate
 
 from scaffold_runtime import Callback, seed_everything
 from scaffold_runtime.accelerators import find_usable_cuda_devices
+from scaffold_runtime.batches import made_here, make_batches
 from scaffold_runtime.callbacks import (
     BackboneFinetuning,
     DeviceStatsMonitor,
@@ -85,6 +86,15 @@ def test_the_gpu_computes_what_the_cpu_does(
     assert told.values("val_loss") == pytest.approx(recorder.values("val_loss"), rel=1e-4)
     assert there.device.type == "cpu"  # weights do not stay on the GPU after a run
     assert {p.device.type for p in trainer.predict(there, make_loader(2))} == {"cpu"}
+
+
+def test_pinned_batches_are_taken_at_once(make_loader: Any) -> None:
+    """As those that are not pinned; bit for bit what torch's own iterator gives."""
+    loader = make_loader(3, pin_memory=True)
+    assert made_here(loader)
+    for ours, torchs in zip(make_batches(loader, loader.batch_sampler), loader, strict=True):
+        assert all(part.is_pinned() for part in (*ours, *torchs))
+        assert all(map(torch.equal, ours, torchs))
 
 
 class NoWaiting(Callback):
