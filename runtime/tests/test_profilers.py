@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch.autograd.profiler_util import EventList
 
 from scaffold_runtime import Callback
 from scaffold_runtime.callbacks import LambdaCallback
@@ -183,6 +185,23 @@ def test_pytorch_writes_a_trace_that_chrome_reads(
     for name in ("backward", "optimizer.step", "aten::addmm", "Linear: net.0"):
         assert name in names
     assert "aten::addmm" in capsys.readouterr().out
+
+
+def test_a_run_on_the_cpu_of_a_machine_with_gpus_is_profiled_there(
+    regression: Any, make_loader: Any, make_trainer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else its report would be sorted by the time of a GPU that does nothing."""
+    sorted_by: list[Any] = []
+    table = EventList.table
+
+    def noted(events: EventList, **how: Any) -> str:
+        sorted_by.append(how["sort_by"])
+        return table(events, **how)
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(EventList, "table", noted)
+    make_trainer(profiler=PyTorchProfiler(filename="report")).fit(regression(), make_loader())
+    assert sorted_by == ["self_cpu_time_total"]
 
 
 def test_pytorch_takes_its_own_schedule_and_report(regression, make_loader, make_trainer) -> None:

@@ -62,13 +62,14 @@ class PyTorchProfiler(Profiler):
         self._table_kwargs, self._profiler_kwargs = table_kwargs or {}, profiler_kwargs
         self._recording = ExitStack()
         self._profile: Any = None
-        self._report = ""
+        self._report, self._on_gpu = "", False
         self._marks: list[tuple[str, record_function]] = []
 
     # -- a run ------------------------------------------------------------------------------------
 
     def attach(self, run: Run) -> None:
         self.dirpath = self.dirpath or Path(run.trainer.log_dir)
+        self._on_gpu = run.trainer.device.type == "cuda"
         super().attach(run)
         if self._record_module_names:
             self._mark_parts(run.module)
@@ -90,7 +91,7 @@ class PyTorchProfiler(Profiler):
 
     def _arguments(self) -> dict[str, Any]:
         activities = [ProfilerActivity.CPU]
-        if torch.cuda.is_available():
+        if self._on_gpu:
             activities.append(ProfilerActivity.CUDA)
         return {
             "activities": activities,
@@ -104,7 +105,7 @@ class PyTorchProfiler(Profiler):
     def _take(self, recorded: Any) -> None:
         """A recording is complete: keep its table, write its trace."""
         averages = recorded.key_averages(group_by_input_shape=self._group_by_input_shapes)
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = "cuda" if self._on_gpu else "cpu"
         key = self._sort_by_key or f"self_{device}_time_total"
         arguments = {"sort_by": key, "row_limit": self._row_limit, **self._table_kwargs}
         self._report = averages.table(**arguments)
