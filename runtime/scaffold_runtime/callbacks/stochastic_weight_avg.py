@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.optim.swa_utils import SWALR, get_swa_avg_fn
+from torch.optim.swa_utils import SWALR
 
 from scaffold_runtime.checks import check_whole
 from scaffold_runtime.errors import MisconfigurationException, check_choice, warn
@@ -64,7 +64,7 @@ class StochasticWeightAveraging(Callback):
         check_choice(self, "annealing_strategy", annealing_strategy, "cos", "linear")
         self._swa_lrs, self._swa_epoch_start = swa_lrs, swa_epoch_start
         self._annealing_epochs, self._annealing_strategy = annealing_epochs, annealing_strategy
-        self._avg_fn, self._device = avg_fn or get_swa_avg_fn(), device
+        self._avg_fn, self._device = avg_fn or _mean, device
         self._average: list[Tensor] | None = None
         self._count = 0
         self._latest_epoch = -1
@@ -167,6 +167,11 @@ class StochasticWeightAveraging(Callback):
         """Here and not in `state_dict`, which is copied before each validation."""
         if self._average is not None and "callbacks" in checkpoint:
             checkpoint["callbacks"][self.state_key]["average"] = self._average
+
+
+def _mean(average: Tensor, current: Tensor, count: Tensor) -> Tensor:
+    """With one value more; not torch's function, which cannot be sent to new processes."""
+    return average + (current - average) / (count + 1)
 
 
 def refresh_batch_norm(trainer: Trainer, pl_module: LightningModule) -> None:

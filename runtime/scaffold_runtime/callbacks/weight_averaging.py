@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache, partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -224,7 +225,8 @@ class EMAWeightAveraging(WeightAveraging):
         update_starting_at_epoch: int | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(device, use_buffers, multi_avg_fn=get_ema_multi_avg_fn(decay), **kwargs)
+        _ema(decay)  # refuses what is no share
+        super().__init__(device, use_buffers, multi_avg_fn=partial(_move, decay), **kwargs)
         self.update_every_n_steps = update_every_n_steps
         self.update_starting_at_step = update_starting_at_step
         self.update_starting_at_epoch = update_starting_at_epoch
@@ -236,6 +238,14 @@ class EMAWeightAveraging(WeightAveraging):
             return begun and every > 0 and step_idx % every == 0
         first = self.update_starting_at_epoch
         return epoch_idx is not None and first is not None and epoch_idx >= first
+
+
+_ema = cache(get_ema_multi_avg_fn)
+
+
+def _move(decay: float, *lists: Any) -> None:
+    """torch's function, which is made inside another, at the top of a module: it is sent to new processes."""
+    _ema(decay)(*lists)
 
 
 class _Counter:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,11 @@ def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
 
 def close(one: dict[str, Any], other: dict[str, Any]) -> bool:
     return all(torch.allclose(one[k], other[k], atol=1e-6) for k in one)
+
+
+@pytest.mark.parametrize("callback", [EMAWeightAveraging(), StochasticWeightAveraging(0.1)])
+def test_can_be_sent_to_new_processes(callback: Any) -> None:
+    pickle.loads(pickle.dumps(callback))
 
 
 @pytest.fixture
