@@ -19,19 +19,19 @@ ROOT = Path(__file__).parent.parent
 # raise them only with a reason.
 BUDGETS = {
     "runtime/scaffold_runtime": {
-        "files": 5249,
-        "callbacks": 2577,
+        "files": 5278,
+        "callbacks": 2584,
         "strategies": 2084,
         "cli": 1358,
         "checkpoint": 1294,
         "loggers": 772,
         "trainer": 743,
         "loops": 593,
-        "profilers": 431,
+        "profilers": 432,
         "tuner": 86,
         "names": 356,  # of Lightning: core, demos, plugins, utilities
     },
-    "scaffold": {"files": 3143},
+    "scaffold": {"files": 3166},
 }
 NAMES = ("core", "demos", "plugins", "utilities")
 FILE_GOAL, FUNCTION_GOAL = 250, 50
