@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 # raise them only with a reason.
 BUDGETS = {
     "runtime/scaffold_runtime": {
-        "files": 5278,
+        "files": 5276,
         "callbacks": 2584,
         "strategies": 2084,
         "cli": 1358,

@@ -38,9 +38,8 @@ def made_here(loader: Any) -> bool:
         and all(getattr(type(loader), name) is getattr(DataLoader, name) for name in MECHANISM)
         and loader.batch_sampler is not None
         and not (loader.num_workers or loader.timeout)
-        and (
-            not loader.pin_memory or torch.cuda.is_available()
-        )  # elsewhere torch says that it does not pin
+        # Without a GPU torch says itself that it does not pin.
+        and (not loader.pin_memory or torch.cuda.is_available())
         and not isinstance(loader.dataset, (IterableDataset, MapDataPipe))
     )
 
