@@ -263,7 +263,7 @@ class DistributedStrategy(Strategy):
 
         def gather(tensor: Tensor) -> Tensor:
             source = tensor if sync_grads else tensor.detach()
-            gathered: Tensor = Gathered.apply(source, group)  # type: ignore[no-untyped-call]
+            gathered: Tensor = Gathered.apply(source, group)  # type: ignore[no-untyped-call,unused-ignore]
             return gathered
 
         return tree_map_only(Tensor, gather, data)

@@ -313,7 +313,8 @@ def _policy(given: Any) -> MixedPrecisionPolicy:
         return given or MixedPrecisionPolicy()
     if isinstance(given, str):  # inputs are converted where autocast does it
         return MixedPrecisionPolicy(TRAVELS[given], torch.float32, cast_forward_inputs=False)
-    return MixedPrecisionPolicy(given.param_dtype, given.reduce_dtype)
+    # The FSDP before averages in the format of the weights if told no other; its successor until torch 2.14 only.
+    return MixedPrecisionPolicy(given.param_dtype, given.reduce_dtype or given.param_dtype)
 
 
 def _meaning(sharding_strategy: Any) -> tuple[bool, bool]:

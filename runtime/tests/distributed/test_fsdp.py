@@ -180,6 +180,11 @@ def test_an_unknown_format_is_refused(given: Any) -> None:
 SIXTEEN, THIRTY_TWO = torch.bfloat16, torch.float32
 
 
+def test_gradients_travel_as_weights_do_where_the_fsdp_before_has_them_so() -> None:
+    given = FSDPStrategy(mixed_precision=MixedPrecision(SIXTEEN))
+    assert given._policy == MixedPrecisionPolicy(SIXTEEN, SIXTEEN)
+
+
 @pytest.mark.parametrize(
     ("precision", "policy", "travels", "given"),
     [
