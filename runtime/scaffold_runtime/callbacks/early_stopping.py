@@ -104,13 +104,18 @@ class EarlyStopping(Callback):
             self._check_on_train_epoch_end = trainer.validates_each_epoch
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not trainer._live().resumed:
+        reason = self.stopping_reason
+        if not trainer._live().resumed or reason is EarlyStoppingReason.NOT_STOPPED:
             return
-        # The checkpoint was saved after the decision to stop.
-        if self.stopping_reason is EarlyStoppingReason.PATIENCE_EXHAUSTED:
-            trainer.should_stop = self.wait_count >= self.patience
-        elif self.stopping_reason is not EarlyStoppingReason.NOT_STOPPED:
+        # The checkpoint was saved after the decision to stop, which more patience takes back.
+        if reason is not EarlyStoppingReason.PATIENCE_EXHAUSTED or self.wait_count >= self.patience:
             trainer.should_stop = True
+            self._log_info(
+                trainer,
+                f"EarlyStopping: {self.monitor} had ended this run already. Best value: {self.best_score:.4g}. "
+                f"To go on, remove this callback or, if it was the patience of {self.patience}, raise that.",
+                self.log_rank_zero_only,
+            )
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._check_on_train_epoch_end and not self._should_skip_check(trainer):

@@ -120,12 +120,14 @@ def test_a_resumed_run_goes_on_counting(train) -> None:
     assert float(stop.best_score) == 1.0 and stop.wait_count == 3
 
 
-def test_a_run_that_was_stopped_stays_stopped(train) -> None:
+def test_a_run_that_was_stopped_stays_stopped_and_says_so(train, capsys) -> None:
     first = train(EarlyStopping("score", patience=1), [1.0, 2.0])
     first.save_checkpoint("end.ckpt")
+    capsys.readouterr()
     second = train(EarlyStopping("score", patience=1), [0.0], ckpt_path="end.ckpt")
 
     assert first.current_epoch == second.current_epoch == 2
+    assert "score had ended this run already. Best value: 1. To go on" in capsys.readouterr().out
 
 
 def test_a_monitor_that_nothing_logs_is_refused(regression, make_loader, make_trainer) -> None:
