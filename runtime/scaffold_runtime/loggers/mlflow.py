@@ -116,10 +116,9 @@ class MLFlowLogger(ServiceLogger):
         noted = note.read_text(encoding="utf-8").strip() if note and note.exists() else ""
         if noted:
             return noted
-        from mlflow.tracking.context.registry import (
-            resolve_tags,
-        )  # who, from which script and commit
+        from mlflow.tracking.context.registry import resolve_tags
 
+        # With MLflow's own: who, from which script and commit.
         tags = resolve_tags({str(k): str(v) for k, v in self._tags.items()})
         with _first_contact():
             run = self._client.create_run(self.experiment_id, tags=tags, run_name=self._run_name)
