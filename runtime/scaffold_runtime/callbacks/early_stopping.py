@@ -104,18 +104,13 @@ class EarlyStopping(Callback):
             self._check_on_train_epoch_end = trainer.validates_each_epoch
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        reason = self.stopping_reason
-        if not trainer._live().resumed or reason is EarlyStoppingReason.NOT_STOPPED:
-            return
+        reasons, why = EarlyStoppingReason, self.stopping_reason
         # The checkpoint was saved after the decision to stop, which more patience takes back.
-        if reason is not EarlyStoppingReason.PATIENCE_EXHAUSTED or self.wait_count >= self.patience:
+        patient = why is reasons.PATIENCE_EXHAUSTED and self.wait_count < self.patience
+        if trainer._live().resumed and why is not reasons.NOT_STOPPED and not patient:
             trainer.should_stop = True
-            self._log_info(
-                trainer,
-                f"EarlyStopping: {self.monitor} had ended this run already. Best value: {self.best_score:.4g}. "
-                f"To go on, remove this callback or, if it was the patience of {self.patience}, raise that.",
-                self.log_rank_zero_only,
-            )
+            said = f"EarlyStopping: {self.monitor} had ended this run. Remove it, or raise a patience that ran out."
+            self._log_info(trainer, said, self.log_rank_zero_only)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._check_on_train_epoch_end and not self._should_skip_check(trainer):
