@@ -90,24 +90,17 @@ def computing_alike(call: Callable[[], Any]) -> Callable[[], Any]:
     """A call for a new process, which begins there with the random numbers and torch's switches of here."""
     state = rng_state()
     state.pop("cuda", None)  # of the GPU of here
-    # torch's older name for it may refuse to be read.
-    in_matrices = torch.backends.cuda.matmul.fp32_precision
-    switches = (
-        torch.get_deterministic_debug_mode(),
-        torch.backends.cudnn.benchmark,
-        {"tf32": "high", "bf16": "medium"}.get(in_matrices, "highest"),
-    )
+    bits = torch.backends.cuda.matmul.fp32_precision  # its older name may refuse to be read
+    switches = (torch.get_deterministic_debug_mode(), torch.backends.cudnn.benchmark, bits)
     return partial(_call, torch.initial_seed(), state, switches, call)
 
 
-def _call(
-    seed: int, state: dict[str, Any], switches: tuple[int, bool, str], call: Callable[[], Any]
-) -> Any:
+def _call(seed: int, state: dict[str, Any], switches: Any, call: Callable[[], Any]) -> Any:
     torch.manual_seed(seed)  # GPUs, which are not in use yet
     set_rng_state(state)
-    deterministic, torch.backends.cudnn.benchmark, in_matrices = switches
+    deterministic, torch.backends.cudnn.benchmark, bits = switches
     torch.set_deterministic_debug_mode(deterministic)
-    torch.set_float32_matmul_precision(in_matrices)
+    torch.set_float32_matmul_precision({"tf32": "high", "bf16": "medium"}.get(bits, "highest"))
     return call()
 
 
