@@ -1,4 +1,4 @@
-"""Train with `python train.py`; what it does is in `configs/` and in `--help`."""
+"""Train with `python train.py`; settings are in `configs/`, options in `--help`."""
 
 from scaffold_runtime.cli import run
 

@@ -17,10 +17,10 @@ class DataModule(LightningDataModule):
         self.options: dict = {"num_workers": num_workers, "pin_memory": pin_memory}
 
     def prepare_data(self) -> None:
-        """Download or convert here: this runs once, and keeps nothing in `self`."""
+        """Download or convert here. Runs once per machine; do not assign to `self`."""
 
     def setup(self, stage: str) -> None:
-        # read your data here: any Dataset with a length will do
+        # create your data sets here: any map-style Dataset
         chance = torch.Generator().manual_seed(self.seed)
         inputs = torch.randn(512, self.features, generator=chance)
         dataset = TensorDataset(inputs, inputs.sum(dim=1, keepdim=True))

@@ -23,7 +23,7 @@ Item = tuple[Tensor, int]
 
 
 def split_images(source: str, path: str, seed: int) -> list:
-    """Images to train, validate and test with; MNIST and CIFAR-10 say what to test."""
+    """Training, validation and test images; MNIST and CIFAR-10 have test sets."""
     same_split = torch.Generator().manual_seed(seed)
     if source in ("digits", "folder"):
         whole = read_digits() if source == "digits" else ImageFolder(Path(path))
@@ -38,7 +38,7 @@ def split_images(source: str, path: str, seed: int) -> list:
 
 
 class Images(Dataset[Item]):
-    """Images in memory: bytes (N, C, H, W), given as numbers from 0 to 1."""
+    """Images in memory: uint8 (N, C, H, W), returned as floats from 0 to 1."""
 
     def __init__(self, images: np.ndarray, labels: np.ndarray) -> None:
         self.images, self.labels = torch.tensor(images), labels.tolist()
@@ -53,7 +53,7 @@ class Images(Dataset[Item]):
 
 
 class ImageFolder(Dataset[Item]):
-    """One folder per class. Images are opened when they are needed."""
+    """One folder per class. Images are read when needed."""
 
     def __init__(self, folder: Path) -> None:
         found = sorted(each for each in folder.glob("*/") if each.is_dir())
@@ -97,7 +97,7 @@ def read_mnist(folder: Path, train: bool) -> Images:
 
 
 def read_idx(file: Path) -> np.ndarray:
-    """An array in MNIST's format: 0, 0, type, rank, the sizes, then the bytes."""
+    """An array in MNIST's IDX format: 0, 0, type, rank, the sizes, then the bytes."""
     data = read(file)
     rank = data[3] if data[:3] == b"\0\0\x08" else 0
     shape = np.frombuffer(data[4:][: 4 * rank], ">u4").tolist()

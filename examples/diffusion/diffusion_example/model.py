@@ -1,4 +1,4 @@
-"""Learns which noise was added to an image; without it, bit by bit, one appears."""
+"""A diffusion model: predicts the noise in an image, and removes it step by step."""
 
 import math
 
@@ -9,7 +9,7 @@ from torch.nn.functional import interpolate, mse_loss
 
 
 class Block(nn.Module):
-    """Two convolutions beside the image; the time shifts what is between them."""
+    """A residual block of two convolutions, with a shift that depends on the time."""
 
     def __init__(self, channels: int, width: int, times: int) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ class Diffusion(LightningModule):
         return self.backbone(images, times)
 
     def signal(self, times: Tensor) -> Tensor:
-        """The share of an image that is left (N, 1, 1, 1), in squares."""
+        """The remaining signal power of an image (N, 1, 1, 1), alpha-bar of DDPM."""
         return (0.01 + 0.98 * torch.cos(times * math.pi / 2) ** 2)[:, None, None, None]
 
     def step(self, images: Tensor) -> Tensor:

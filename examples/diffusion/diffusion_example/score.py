@@ -1,4 +1,4 @@
-"""Good samples: a classifier of real images is sure of each, and sees all classes."""
+"""Inception score of samples, by a small classifier trained on real images."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class SampleScore(Callback):
-    """Logs `val_score` of samples: from 1 up to the number of classes."""
+    """Logs `val_score`, the inception score: from 1 up to the number of classes."""
 
     def __init__(self, count: int = 500) -> None:
         self.count = count
@@ -33,12 +33,12 @@ class SampleScore(Callback):
             )
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
-        """At the start: averaged weights, if there are any, are in place only now."""
+        """In this hook, since averaged weights (EMA) are in place only now."""
         self.samples = pl_module.sample(self.count).cpu()
         self.log("val_score", self.score(trainer, self.samples), prog_bar=True)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if "val_score" not in trainer.callback_metrics:  # no validation has run
+        if "val_score" not in trainer.callback_metrics:  # validation never ran
             return
         data: Any = trainer.datamodule
         ours = float(trainer.callback_metrics["val_score"])
@@ -51,7 +51,7 @@ class SampleScore(Callback):
         save_picture(trainer, grid(self.samples), "samples")
 
     def score(self, trainer: Trainer, images: Tensor) -> float:
-        """exp of the mean divergence between one image's classes and those of all."""
+        """exp of the mean KL divergence from the mean class probabilities."""
         if self.classifier is None:
             data: Any = trainer.datamodule
             real, labels = whole(data.train)
@@ -69,7 +69,7 @@ def whole(part: Dataset) -> tuple[Tensor, Tensor]:
 
 
 def grid(images: Tensor, side: int = 8) -> "Figure":
-    from matplotlib.figure import Figure  # here, as it takes long to import
+    from matplotlib.figure import Figure  # imported here, since that takes long
 
     figure = Figure(figsize=(5, 5), layout="constrained")
     places = figure.subplots(side, side).flat

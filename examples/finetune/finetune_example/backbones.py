@@ -1,4 +1,4 @@
-"""Networks that know something, and small additions to them."""
+"""Pretrained backbones, and LoRA adapters for them."""
 
 from typing import Any
 
@@ -24,7 +24,7 @@ def digits_backbone() -> nn.Sequential:
 
 
 def make_backbone(name: str) -> tuple[nn.Module, int]:
-    """A network from images (N, 1, H, W) to features, and how many these are."""
+    """A backbone for images (N, 1, H, W), and the number of its features."""
     try:
         return find_backbone(name)
     except ModuleNotFoundError as error:
@@ -55,7 +55,7 @@ def find_backbone(name: str) -> tuple[nn.Module, int]:
 
 
 class ToPhotos(nn.Module):
-    """Grey images as what networks for photos expect: 3 x 224 x 224, around 0."""
+    """Grey images as ImageNet networks expect them: 3 x 224 x 224, normalized."""
 
     def forward(self, images: Tensor) -> Tensor:
         return (interpolate(images.expand(-1, 3, -1, -1), 224) - 0.45) / 0.225
@@ -71,7 +71,7 @@ class Pooled(nn.Module):
 
 
 class LoRA(nn.Module):
-    """A frozen layer, and beside it a narrow one that starts as nothing."""
+    """A frozen layer plus a low-rank one that starts at zero (LoRA)."""
 
     def __init__(self, layer: nn.Linear | nn.Conv2d, rank: int) -> None:
         super().__init__()
@@ -92,7 +92,7 @@ class LoRA(nn.Module):
 
 
 def add_adapters(network: nn.Module, rank: int) -> None:
-    """Freeze a network, and put adapters beside its convolutions and linear layers."""
+    """Freeze a network, and add adapters to its convolutions and linear layers."""
     network.requires_grad_(False)
     for name, layer in list(network.named_children()):
         if isinstance(layer, (nn.Linear, nn.Conv2d)):
@@ -102,7 +102,7 @@ def add_adapters(network: nn.Module, rank: int) -> None:
 
 
 def load_backbone(network: nn.Module, path: str) -> None:
-    """Take weights from a file; adapters beside the layers stay as they are."""
+    """Load weights from a file; adapters stay as they are."""
     own = network.state_dict()
     for name, weight in torch.load(path, weights_only=True).items():
         plain = name in own

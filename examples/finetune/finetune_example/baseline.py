@@ -1,4 +1,4 @@
-"""What the same network learns from the few images alone."""
+"""A baseline: the same network trained from scratch on the few images."""
 
 from typing import Any
 
@@ -8,12 +8,12 @@ from finetune_example.model import FineTuned
 
 
 class FromScratch(Callback):
-    """Trains it as long, and prints its accuracy beside the fine-tuned one's."""
+    """Trains it for as many steps, and prints its accuracy and the finetuned one's."""
 
     def on_fit_end(self, trainer: Trainer, pl_module: Any) -> None:
         if pl_module.hparams.backbone != "digits" or trainer.world_size > 1:
             return
-        if "val_acc" not in trainer.callback_metrics:  # no validation has run
+        if "val_acc" not in trainer.callback_metrics:  # validation never ran
             return
         data: Any = trainer.datamodule
         scratch = Trainer(

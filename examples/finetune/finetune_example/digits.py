@@ -1,4 +1,4 @@
-"""Digits in two halves: 0 to 4 with all their images, 5 to 9 with few to learn from."""
+"""Digits in two halves: 0 to 4 for pretraining, 5 to 9 with few training images."""
 
 import torch
 from sklearn.datasets import load_digits
@@ -19,7 +19,7 @@ def known_digits() -> TensorDataset:
 
 
 def split_new_digits(shots: int, seed: int) -> list[TensorDataset]:
-    """Images of 5 to 9: `shots` of each to train on, the rest halved."""
+    """Images of 5 to 9: `shots` of each for training, the rest halved."""
     images, labels = read_digits()
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
     of_class = [order[labels[order] == digit] for digit in range(5, 10)]

@@ -30,7 +30,7 @@ class FineTuned(LightningModule):
                 f"the data have {found} classes, and the model has "
                 f"{self.hparams.classes}: set model.classes to {found}."
             )
-        if stage == "fit" and self.hparams.pretrained:  # there since `prepare_data`
+        if stage == "fit" and self.hparams.pretrained:  # written by `prepare_data`
             load_backbone(self.backbone, self.hparams.pretrained)
 
     def forward(self, images: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""How the backbone comes to know something: it learns to tell the digits 0 to 4."""
+"""Pretraining of the backbone: it learns to classify the digits 0 to 4."""
 
 import os
 from pathlib import Path
@@ -28,11 +28,11 @@ class Pretraining(LightningModule):
 
 
 def pretrain(data: Dataset, file: str) -> None:
-    """Train a backbone to tell digits, unless that was done before."""
+    """Pretrain a backbone on digits, unless that was done before."""
     path = Path(file)
     if path.exists():
         return
-    with isolate_rng():  # what comes later does not depend on whether this was needed
+    with isolate_rng():  # later random numbers must not depend on whether this ran
         torch.manual_seed(0)
         model = Pretraining()
         trainer = Trainer(max_epochs=15, accelerator="cpu", barebones=True)
@@ -40,4 +40,4 @@ def pretrain(data: Dataset, file: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(f".{os.getpid()}")
     torch.save(model.backbone.state_dict(), partial)
-    partial.replace(path)  # never half of it
+    partial.replace(path)  # written atomically

@@ -1,4 +1,4 @@
-"""A new head first, then what it stands on, each layer slower than the one after it."""
+"""Trains a new head first, then the backbone, earlier layers more slowly."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ class Unfreeze(BaseFinetuning):
         self.at_epoch, self.slower = at_epoch, slower
 
     def freeze_before_training(self, pl_module: Any) -> None:
-        if not pl_module.hparams.rank:  # adapters bring a frozen backbone
+        if not pl_module.hparams.rank:  # with adapters the backbone stays frozen
             self.freeze(pl_module.backbone, train_bn=False)
 
     def finetune_function(

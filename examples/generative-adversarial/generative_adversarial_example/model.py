@@ -1,4 +1,4 @@
-"""A generator draws images from noise, a critic tells them from real ones."""
+"""A GAN: a generator makes images from noise, a critic tells them from real ones."""
 
 import torch
 from scaffold_runtime import LightningModule

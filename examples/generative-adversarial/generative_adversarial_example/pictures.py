@@ -1,4 +1,4 @@
-"""Pictures of a run: PNG files in its folder, and in TensorBoard where that is on."""
+"""Pictures of a run: PNG files in its folder, and in TensorBoard if that is on."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def save_picture(trainer: Trainer, figure: "Figure", name: str) -> None:
-    """Write `pictures/<name>.png`, from the first process of a run that is logged."""
+    """Write `pictures/<name>.png`, on rank 0 of a run that has a logger."""
     if not trainer.is_global_zero or not trainer.loggers:
         return
     folder = Path(trainer.log_dir, "pictures")

@@ -1,4 +1,4 @@
-"""Which class was taken for which, as a picture."""
+"""A picture of the confusion matrix."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from image_classification_example.pictures import save_picture
 
 
 class ConfusionMatrix(Callback):
-    """Counts in each validation; the picture of the last one stays."""
+    """Counts in each validation, and draws the last one."""
 
     def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
         data, classes = trainer.datamodule, pl_module.hparams.classes
@@ -51,9 +51,9 @@ class ConfusionMatrix(Callback):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         gathered = pl_module.all_gather(self.counts.to(pl_module.device)).cpu()
         counts = gathered.view(-1, *self.counts.shape).sum(0)  # of all processes
-        if not counts.any():  # no validation has run
+        if not counts.any():  # validation never ran
             return
-        from matplotlib.figure import Figure  # here, as it takes long to import
+        from matplotlib.figure import Figure  # imported here, since that takes long
 
         figure = Figure(figsize=(5, 5), layout="constrained")
         axes = figure.subplots()

@@ -22,7 +22,7 @@ class ImageDataModule(LightningDataModule):
         self.options: dict = {"num_workers": num_workers, "pin_memory": pin_memory}
 
     def prepare_data(self) -> None:
-        split(*self.images)  # once per machine: are the files there, and whole?
+        split(*self.images)  # checks the files, once per machine
 
     def setup(self, stage: str) -> None:
         self.train, self.val, self.test = split(*self.images)

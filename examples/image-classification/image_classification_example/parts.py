@@ -1,4 +1,4 @@
-"""Images to train on, to validate with and to test once; of several folds, one."""
+"""Training, validation and test images, of one fold if there are several."""
 
 from torch.utils.data import Subset
 

@@ -20,7 +20,7 @@ class MaskDataModule(LightningDataModule):
         self.options: dict = {"num_workers": num_workers, "pin_memory": pin_memory}
 
     def prepare_data(self) -> None:
-        split_masks(*self.masks)  # once per machine: are the files there, in pairs?
+        split_masks(*self.masks)  # checks the files, once per machine
 
     def setup(self, stage: str) -> None:
         self.train, self.val, self.test = split_masks(*self.masks)

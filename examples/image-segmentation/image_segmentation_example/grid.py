@@ -1,4 +1,4 @@
-"""What was found, beside what is there."""
+"""A picture of predictions and truth."""
 
 from typing import Any
 
@@ -9,13 +9,13 @@ from image_segmentation_example.pictures import save_picture
 
 
 class MaskGrid(Callback):
-    """Rows of images, true masks and predicted masks, of the validation part."""
+    """Rows of images, true masks and predicted masks, of the validation set."""
 
     def __init__(self, count: int = 8) -> None:
         self.count = count
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        from matplotlib.figure import Figure  # here, as it takes long to import
+        from matplotlib.figure import Figure  # imported here, since that takes long
 
         data: Any = trainer.datamodule
         count = min(self.count, len(data.val))

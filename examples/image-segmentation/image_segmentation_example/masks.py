@@ -14,14 +14,14 @@ Item = tuple[Tensor, Tensor]
 
 
 def split_masks(source: str, size: int, seed: int) -> list:
-    """Images with masks to train, validate and test with."""
+    """Training, validation and test images with masks."""
     same_split = torch.Generator().manual_seed(seed)
     data = Shapes(size, seed) if source == "shapes" else MaskFolder(Path(source), size)
     return random_split(data, [0.7, 0.15, 0.15], same_split)
 
 
 class Shapes(Dataset[Item]):
-    """Bright discs and boxes to find, thin lines to ignore, in noise."""
+    """Bright discs and boxes to segment, thin lines to ignore, in noise."""
 
     def __init__(self, size: int, seed: int, count: int = 800) -> None:
         self.size, self.seed, self.count = size, seed, count
@@ -89,5 +89,5 @@ class MaskFolder(Dataset[Item]):
 
 
 def to_tensor(image: Image.Image) -> Tensor:
-    """Numbers from 0 to 1, (1, height, width)."""
+    """Floats from 0 to 1, (1, height, width)."""
     return torch.tensor(np.array(image))[None] / 255

@@ -1,4 +1,4 @@
-"""A U-Net: down to see the whole, up to see where, with bridges between."""
+"""A U-Net: an encoder, a decoder, and skip connections between them."""
 
 import torch
 from scaffold_runtime import LightningModule
@@ -21,7 +21,7 @@ def block(channels: int, width: int) -> nn.Sequential:
 
 
 class UNet(nn.Module):
-    """Scores (N, 1, H, W) of images (N, 1, H, W), of at least 4 x 4 pixels."""
+    """Logits (N, 1, H, W) of images (N, 1, H, W), of at least 4 x 4 pixels."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -44,10 +44,10 @@ def join(small: Tensor, large: Tensor) -> Tensor:
 
 
 def overlap(scores: Tensor, masks: Tensor) -> Tensor:
-    """Dice of each image: 1 where the pixels found are the pixels asked for."""
+    """Dice score of each image: 1 if predicted and true pixels are the same."""
     found = (scores > 0).float()
     both, either = (found * masks).sum((1, 2, 3)), (found + masks).sum((1, 2, 3))
-    return (2 * both + 1) / (either + 1)  # nothing to find and nothing found is right
+    return (2 * both + 1) / (either + 1)  # 1 if both masks are empty
 
 
 class Segmenter(LightningModule):

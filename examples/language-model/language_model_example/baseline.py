@@ -1,4 +1,4 @@
-"""What one would try first: how often does each byte follow each other one?"""
+"""A baseline: a bigram model, which counts how often one byte follows another."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ class Bigram(Callback):
     """Prints the bits per byte of a bigram model beside the network's."""
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if "val_bpb" not in trainer.callback_metrics:  # no validation has run
+        if "val_bpb" not in trainer.callback_metrics:  # validation never ran
             return
         data: Any = trainer.datamodule
         bits = bigram_bits(data.train.text, data.val.text)

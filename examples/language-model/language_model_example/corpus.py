@@ -1,4 +1,4 @@
-"""Text in one piece: written once, mapped into memory by every process."""
+"""All text in one file: written once, memory-mapped by every process."""
 
 import os
 import random
@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 
 def files_of(source: str) -> list[Path]:
-    """The modules of Python's standard library, or all files of a folder."""
+    """Modules of Python's standard library, or all files in a folder."""
     if source == "stdlib":
         return sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))
     files = sorted(path for path in Path(source).rglob("*") if path.is_file())
@@ -26,7 +26,7 @@ def files_of(source: str) -> list[Path]:
 
 
 def write_corpus(source: str, cache: str, seed: int) -> Path:
-    """Put all files into one, in an order of chance, unless that was done before."""
+    """Concatenate all files, in random order, unless that was done before."""
     files = files_of(source)
     sizes = [
         (str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files
@@ -37,19 +37,19 @@ def write_corpus(source: str, cache: str, seed: int) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(f".{os.getpid()}")
         partial.write_bytes(b"\n".join(file.read_bytes() for file in files))
-        partial.replace(path)  # never half of it
+        partial.replace(path)  # written atomically
     return path
 
 
 def read_corpus(source: str, cache: str, seed: int) -> list[np.ndarray]:
-    """Bytes to train, validate and test with, on disk until they are needed."""
+    """Training, validation and test bytes, on disk until needed."""
     corpus = np.memmap(write_corpus(source, cache, seed), np.uint8, "r")
     held_out = len(corpus) // 50
     return np.split(corpus, [len(corpus) - 2 * held_out, len(corpus) - held_out])
 
 
 class Windows(Dataset[tuple[Tensor, Tensor]]):
-    """Pieces of `context` bytes, each with the bytes that come one later."""
+    """Pieces of `context` bytes, each with its targets: the same, one byte later."""
 
     def __init__(self, text: np.ndarray, context: int) -> None:
         self.text, self.context = text, context

@@ -1,4 +1,4 @@
-"""A small GPT that reads and writes bytes."""
+"""A small byte-level GPT."""
 
 import math
 
@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy, scaled_dot_product_attention
 
 
 class Block(nn.Module):
-    """Look back, then think; both are added to what was there."""
+    """A transformer block: causal self-attention, then an MLP, both residual."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -99,7 +99,7 @@ class LanguageModel(LightningModule):
 
     @torch.no_grad()
     def generate(self, tokens: Tensor, length: int, temperature: float = 0.8) -> Tensor:
-        """Go on after `tokens` (batch, time) with `length` bytes, drawn one by one."""
+        """Generate `length` bytes after `tokens` (batch, time), sampled one by one."""
         for _ in range(length):
             scores = self(tokens[:, -self.hparams.context :])[:, -1]
             chances = (scores.float() / temperature).softmax(dim=1)

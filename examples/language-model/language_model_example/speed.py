@@ -1,4 +1,4 @@
-"""Tokens per second, and MFU: the share of the device's peak that training uses."""
+"""Tokens per second, and model FLOPs utilization (MFU)."""
 
 import time
 from typing import Any
@@ -16,7 +16,7 @@ class Speed(ThroughputMonitor):
         if not trainer.loggers:
             return
         super().setup(trainer, pl_module, stage)
-        # No data sheet: the best that this device shows.
+        # Measured, not from a data sheet.
         if self.available_flops is None:
             self.available_flops = measured_peak(trainer.device)
 
@@ -27,7 +27,7 @@ class Speed(ThroughputMonitor):
         batch: list[torch.Tensor],
         batch_idx: int,
     ) -> None:
-        """Forward and backward are six operations per weight and token."""
+        """Forward and backward take six FLOPs per weight and token."""
         weights = sum(weight.numel() for weight in pl_module.parameters())
         pl_module.flops_per_batch = 6 * weights * tokens_of(batch)
 
@@ -41,7 +41,7 @@ def tokens_of(batch: list[torch.Tensor]) -> int:
 
 
 def measured_peak(device: torch.device, size: int = 1024) -> float:
-    """Operations per second of a large matrix product."""
+    """Peak FLOPs per second, measured by a large matrix product."""
     matrix = torch.rand(size, size, device=device)
     seconds = []
     for _ in range(10):

@@ -1,6 +1,6 @@
-"""What to begin with where there is nothing: a small Llama that has read the calendar.
+"""A base model to start from: a small Llama, pretrained on text of the calendar.
 
-It knows which day comes next, and was never asked.
+It can continue a list of dates, but has not learned to answer questions.
 """
 
 import os
@@ -43,7 +43,7 @@ class Reader(LightningModule):
 
 
 def make_base(folder: str, steps: int = 300) -> None:
-    """Write a model and its tokenizer, which reads bytes, unless they are there."""
+    """Write a model and its byte-level tokenizer, unless they exist."""
     from transformers import ByT5Tokenizer, LlamaConfig, LlamaForCausalLM
     from transformers.utils.logging import disable_progress_bar
 
@@ -63,7 +63,7 @@ def make_base(folder: str, steps: int = 300) -> None:
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    with isolate_rng():  # what comes later does not depend on whether this was needed
+    with isolate_rng():  # later random numbers must not depend on whether this ran
         torch.manual_seed(0)
         network = LlamaForCausalLM(config)
         texts = [tokenizer(page)["input_ids"] for page in pages(BATCH * steps)]
@@ -76,4 +76,4 @@ def make_base(folder: str, steps: int = 300) -> None:
     partial = path.with_name(f"{path.name}.{os.getpid()}")
     for each in (network, tokenizer):
         each.save_pretrained(partial)
-    partial.replace(path)  # never half of it
+    partial.replace(path)  # written atomically

@@ -1,4 +1,4 @@
-"""What the model knew before it was trained."""
+"""A baseline: the loss before training."""
 
 from typing import Any
 
@@ -6,9 +6,9 @@ from scaffold_runtime import Callback, LightningModule, Trainer
 
 
 class Before(Callback):
-    """Prints, beside the loss at the end, the one of the check before training.
+    """Prints the final loss, and the one of the sanity check before training.
 
-    That one sees all batches where `num_sanity_val_steps` is -1.
+    The sanity check sees all batches if `num_sanity_val_steps` is -1.
     """
 
     loss: float | None = None

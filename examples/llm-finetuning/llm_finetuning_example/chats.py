@@ -19,7 +19,7 @@ class Chat(NamedTuple):
 
 
 def split_chats(source: str, seed: int) -> list[list[Chat]]:
-    """Conversations to train, validate and test with; none is in two of them."""
+    """Training, validation and test conversations, without overlap."""
     chats = read_calendar() if source == "calendar" else read_jsonl(source)
     chats = list({str(chat.messages): chat for chat in chats}.values())
     if len(chats) < 10:
@@ -57,10 +57,10 @@ def read_jsonl(source: str) -> list[Chat]:
 
 
 def messages_of(line: bytes) -> list[Message]:
-    """What is said in a line of a file.
+    """The messages in a line of a file.
 
     Raises:
-        ValueError: if it is no conversation with an answer.
+        ValueError: if it is not a conversation with an answer.
     """
     try:
         row = json.loads(line)

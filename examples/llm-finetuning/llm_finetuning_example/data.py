@@ -21,7 +21,7 @@ class ChatDataModule(LightningDataModule):
         self.options |= {"batch_size": batch_size, "collate_fn": pad}
 
     def prepare_data(self) -> None:
-        split_chats(*self.chats)  # once per machine: is the file there, and whole?
+        split_chats(*self.chats)  # checks the file, once per machine
 
     def setup(self, stage: str) -> None:
         parts = encode(split_chats(*self.chats), self.max_tokens, self.trainer)

@@ -1,4 +1,4 @@
-"""The calendar: pages of it to read, and questions about it."""
+"""The calendar: text for pretraining, and questions about it."""
 
 import random
 from datetime import date, timedelta
@@ -13,13 +13,13 @@ def in_words(number: int) -> str:
 
 
 def pages(count: int) -> list[str]:
-    """Days that follow each other, a line for each."""
+    """Consecutive days, one per line."""
     starts = random.Random(0).choices(range(DAYS), k=count)
     return ["\n".join(in_words(start + day) for day in range(4)) for start in starts]
 
 
 def questions(count: int) -> list[tuple[str, str]]:
-    """Different ones, each with its answer."""
+    """Distinct questions, each with its answer."""
     days = random.Random(0).sample(range(DAYS), count)
     return [
         (f"Which day comes after {in_words(day)}?", in_words(day + 1)) for day in days

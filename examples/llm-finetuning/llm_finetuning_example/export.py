@@ -1,4 +1,4 @@
-"""The result, for transformers and peft."""
+"""Export for transformers and peft."""
 
 import os
 from pathlib import Path
@@ -23,10 +23,10 @@ class Export(Callback):
 
 
 def export(checkpoint: str, folder: Path, merge: bool = True) -> None:
-    """Write the model of a checkpoint, in the format of numbers it began with.
+    """Write the model of a checkpoint, in the dtype of the base model.
 
-    Where adapters were trained, they are added to the model, or else written alone:
-    peft puts them beside the model they were trained with.
+    Adapters are merged into the model, or written alone, for peft to load onto the
+    base model they were trained with.
     """
     from transformers import AutoConfig
 

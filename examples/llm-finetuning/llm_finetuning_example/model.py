@@ -1,4 +1,4 @@
-"""A language model that learns to answer: the loss is of the answers alone."""
+"""A language model that learns to answer: the loss is on answer tokens only."""
 
 from typing import Any
 
@@ -43,7 +43,7 @@ class Assistant(LightningModule):
         self.network = load_network(name, rank, recompute, self.tokenizer)
 
     def forward(self, prompts: dict[str, Tensor], new_tokens: int) -> list[str]:
-        """The most likely answers, to prompts that are padded at the left."""
+        """Greedy answers to left-padded prompts."""
         tokens = self.network.generate(
             input_ids=prompts["input_ids"],
             attention_mask=prompts["attention_mask"],
@@ -54,7 +54,7 @@ class Assistant(LightningModule):
         return self.tokenizer.batch_decode(answers, skip_special_tokens=True)
 
     def read(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
-        """The loss and the number of all tokens of answers; which answers are right."""
+        """The summed loss and the number of answer tokens; which answers are right."""
         known = {key: batch[key] for key in ("input_ids", "attention_mask")}
         logits = self.network(**known, use_cache=False).logits[:, :-1]
         labels = batch["labels"][:, 1:]
@@ -66,7 +66,7 @@ class Assistant(LightningModule):
         return loss, asked.sum(), right
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        """Each token counts the same, in whatever batch, window or process it is."""
+        """All tokens of an accumulation window, of all ranks, have the same weight."""
         loss, tokens, right = self.read(batch)
         self.log("train_loss", loss / tokens, prog_bar=True)
         data: Any = self.trainer.datamodule

@@ -1,4 +1,4 @@
-"""What is trained: a model of transformers, or adapters beside its layers (LoRA)."""
+"""The network: a transformers model, with LoRA adapters if asked for."""
 
 import warnings
 from pathlib import Path
@@ -9,7 +9,7 @@ from scaffold_runtime.errors import MisconfigurationException
 from scaffold_runtime.utilities.rank_zero import rank_zero_only
 from torch import nn
 
-# For a tokenizer without a chat template; what is exported has it, too.
+# For tokenizers without a chat template; exported with the model.
 PLAIN = (
     "{{ bos_token }}{% for message in messages %}### {{ message.role }}\n"
     "{{ message.content }}{{ eos_token if message.role == 'assistant' }}\n\n"
@@ -26,13 +26,13 @@ def load_tokenizer(name: str) -> Any:
 
 
 def load_network(name: str, rank: int, recompute: bool, tokenizer: Any) -> Any:
-    """Weights that are trained have 32 bits, frozen ones the format they come in."""
+    """Trained weights have 32 bits, frozen ones keep the dtype they are stored in."""
     from transformers import AutoModelForCausalLM
 
     kept = "auto" if rank else torch.float32
     network = found(AutoModelForCausalLM, name, dtype=kept).train()
     end_answers(network.generation_config, tokenizer)
-    if recompute:  # the newer name of transformers 5, or the older
+    if recompute:  # the name in transformers 5, or the older one
         older = network.gradient_checkpointing_enable
         getattr(network, "activation_checkpointing_enable", older)()
     return add_adapters(network, rank) if rank else network
@@ -57,7 +57,7 @@ def found(kind: Any, name: str, **options: Any) -> Any:
 
 
 def end_answers(generation: Any, tokenizer: Any) -> None:
-    """Let answers end with the token that ends them in the chat template, too."""
+    """Also stop generation at the token that ends answers in the chat template."""
     said = [{"role": role, "content": "x"} for role in ("user", "assistant")]
     text = tokenizer.apply_chat_template(said, tokenize=False)
     special = tokenizer.added_tokens_decoder
@@ -89,6 +89,6 @@ def trained(module: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def usual_lr(network: Any, rank: int) -> float:
-    """Small models bear larger ones; adapters ten times those of whole models."""
+    """Small models tolerate higher learning rates; adapters ten times higher ones."""
     width = network.config.get_text_config().hidden_size
     return (0.8 if rank else 0.08) / width

@@ -1,4 +1,4 @@
-"""What the model answers, epoch by epoch."""
+"""Answers of the model after each epoch."""
 
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ class Samples(Callback):
         first = range(min(self.count, len(data.val)))
         prompts = prompts_of(pad([data.val[n] for n in first]))
         prompts = move_data_to_device(prompts, pl_module.device)
-        # Everywhere: each process may hold a part of the model.
+        # On all ranks, since each may hold a shard of the model.
         answers = pl_module(prompts, self.new_tokens)
         if not trainer.is_global_zero:
             return

@@ -1,4 +1,4 @@
-"""Conversations as tokens, of which those of the answers count."""
+"""Tokenized conversations; only answer tokens have labels."""
 
 from functools import cached_property
 from os.path import commonprefix
@@ -13,14 +13,14 @@ from torch.utils.data import Dataset
 from llm_finetuning_example.chats import Chat
 from llm_finetuning_example.network import load_tokenizer
 
-IGNORED = -100  # the label of what is no answer
+IGNORED = -100  # label of tokens that are not in an answer
 Item = tuple[Tensor, Tensor]
 
 
 class Answers(Dataset[Item]):
-    """Conversations as tokens and labels, cut where they are too long.
+    """Conversations as tokens and labels, truncated if too long.
 
-    Those that have no answer before the cut are left out.
+    Those without an answer before the cut are left out.
     """
 
     def __init__(self, chats: list[Chat], tokenizer: Any, longest: int) -> None:
@@ -28,7 +28,7 @@ class Answers(Dataset[Item]):
         self.cut = sum(len(tokens) > longest for tokens, _ in whole)
         items = [(tokens[:longest], labels[:longest]) for tokens, labels in whole]
         kept = [item for item in items if (item[1] != IGNORED).any()]
-        # Arrays: each tensor takes an open file of a worker that is not forked.
+        # Arrays, since each tensor takes a file descriptor in spawned workers.
         self.items: list[Any] = [tuple(part.numpy() for part in item) for item in kept]
         self.lost = len(whole) - len(self.items)
 
@@ -41,7 +41,7 @@ class Answers(Dataset[Item]):
 
     @cached_property
     def answer_length(self) -> float:
-        """Tokens of answers in a conversation, in the mean."""
+        """Mean number of answer tokens per conversation."""
         count = sum(int((labels != IGNORED).sum()) for _, labels in self.items)
         return count / len(self)
 
@@ -78,7 +78,7 @@ def item_of(chat: Chat, tokenizer: Any) -> Item:
 
 
 def pieces(chat: Chat, tokenizer: Any) -> list[tuple[str, bool]]:
-    """Its text, cut where answers begin and end: each piece, and whether it is one."""
+    """Its text, split at answers: each piece, and whether it is an answer."""
     found: list[tuple[str, bool]] = []
     done = ""
     for place, message in enumerate(chat.messages):
@@ -94,7 +94,7 @@ def pieces(chat: Chat, tokenizer: Any) -> list[tuple[str, bool]]:
 
 
 def written(chat: Chat, count: int, tokenizer: Any, **options: bool) -> str:
-    """The first `count` messages, as the chat template of the tokenizer has them."""
+    """The first `count` messages, formatted by the tokenizer's chat template."""
     from jinja2 import TemplateError
 
     messages = chat.messages[:count]
@@ -107,7 +107,7 @@ def written(chat: Chat, count: int, tokenizer: Any, **options: bool) -> str:
 
 
 def pad(items: list[Item]) -> dict[str, Any]:
-    """A batch of the longest's length: input_ids, attention_mask and labels."""
+    """A batch padded to the longest: input_ids, attention_mask and labels."""
     batch: dict[str, Any] = padded([tokens for tokens, _ in items], "right")
     batch["labels"] = pad_sequence([labels for _, labels in items], True, IGNORED)
     batch["answer_tokens"] = int((batch["labels"][:, 1:] != IGNORED).sum())
@@ -115,7 +115,7 @@ def pad(items: list[Item]) -> dict[str, Any]:
 
 
 def prompts_of(batch: dict[str, Any]) -> dict[str, Tensor]:
-    """What comes before the last answers, ending together."""
+    """The prompts before the last answers, left-padded."""
     prompts = []
     for tokens, labels in zip(batch["input_ids"], batch["labels"], strict=True):
         end = int((labels != IGNORED).nonzero()[-1])

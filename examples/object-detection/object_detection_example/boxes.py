@@ -1,4 +1,4 @@
-"""Between boxes and maps: a map has a cell for every four pixels.
+"""Conversion between boxes and maps, which have a cell per 4 x 4 pixels.
 
 Things are at peaks of a map per class, and at a peak four more maps say how far away
 the sides of the box are (Zhou et al., Objects as Points, arXiv:1904.07850; distances
@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import max_pool2d
 
-STRIDE = 4  # pixels of a cell
+STRIDE = 4  # pixels per cell
 
 
 def heat_of(things: Tensor, classes: int, side: int) -> Tensor:
-    """Maps (N, classes, side, side) of things (N, K, 5): 1 at a centre, less beside."""
+    """Heat maps (N, classes, side, side) of things (N, K, 5): 1 at each centre."""
     column, row = centres(things, side).unbind(-1)
     away = torch.arange(side, device=things.device)
     widths = ((things[..., 3:] - things[..., 1:3]) / STRIDE / 6).clamp(min=0.4)
@@ -21,7 +21,7 @@ def heat_of(things: Tensor, classes: int, side: int) -> Tensor:
     y = (away - row[..., None]) / widths[..., 1:]
     heat = (-(x[..., None, :] ** 2 + y[..., None] ** 2) / 2).exp()
     maps = heat.new_zeros(len(things), classes + 1, side, side)
-    kinds = things[..., 0].long() % (classes + 1)  # rows of no thing go into the last
+    kinds = things[..., 0].long() % (classes + 1)  # padding rows go into the last
     kinds = kinds[..., None, None].expand_as(heat)
     return maps.scatter_reduce(1, kinds, heat, "amax")[:, :-1]
 
@@ -51,7 +51,7 @@ def overlap(boxes: Tensor, others: Tensor) -> Tensor:
 
 
 def find(heat: Tensor, distances: Tensor, most: int = 50) -> Tensor:
-    """The surest peaks of scores: class, box, and how sure, (N, most, 6)."""
+    """The highest peaks of the scores: class, box and confidence, (N, most, 6)."""
     chance = heat.sigmoid()
     peaks = chance * (chance == max_pool2d(chance, 3, stride=1, padding=1))
     side = heat.shape[-1]

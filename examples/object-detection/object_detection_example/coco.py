@@ -1,4 +1,4 @@
-"""Images and boxes in COCO's form: FOLDER/annotations.json and FOLDER/images/."""
+"""Images and boxes in COCO format: FOLDER/annotations.json and FOLDER/images/."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 
 class CocoFolder(Dataset[tuple[Tensor, Tensor]]):
-    """Images are opened and brought to one size when they are needed."""
+    """Images are read and resized when needed."""
 
     def __init__(self, folder: Path, size: int) -> None:
         self.folder, self.size = folder, size
@@ -50,7 +50,7 @@ class CocoFolder(Dataset[tuple[Tensor, Tensor]]):
 
 
 def read_annotations(file: Path) -> tuple[tuple[str, ...], list[tuple[str, list]]]:
-    """The names of classes; of each image the file, and boxes with their class."""
+    """Names of classes; for each image the file, and its boxes with classes."""
     if not file.is_file():
         raise MisconfigurationException(
             f"there is no {file}: set data.source to digits, or to a folder with "
@@ -66,7 +66,7 @@ def read_annotations(file: Path) -> tuple[tuple[str, ...], list[tuple[str, list]
                 raise ValueError(f"there is no category {thing['category_id']}")
             x, y, width, height = map(float, thing["bbox"])
             box = [numbers[thing["category_id"]], x, y, x + width, y + height]
-            if not thing.get("iscrowd"):  # which is a box around many
+            if not thing.get("iscrowd"):  # `iscrowd`: a box around many
                 items[thing["image_id"]][1].append(box)
     except (KeyError, TypeError, ValueError) as error:
         raise MisconfigurationException(

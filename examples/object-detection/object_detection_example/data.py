@@ -20,7 +20,7 @@ class SceneDataModule(LightningDataModule):
         self.options: dict = {"num_workers": num_workers, "pin_memory": pin_memory}
 
     def prepare_data(self) -> None:
-        split_scenes(*self.scenes)  # once per machine: are the files there, and whole?
+        split_scenes(*self.scenes)  # checks the files, once per machine
 
     def setup(self, stage: str) -> None:
         parts, self.names = split_scenes(*self.scenes)

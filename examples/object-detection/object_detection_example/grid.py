@@ -1,4 +1,4 @@
-"""What was found, beside what is there."""
+"""A picture of predictions and truth."""
 
 from typing import Any
 
@@ -11,13 +11,13 @@ from object_detection_example.pictures import save_picture
 
 
 class BoxGrid(Callback):
-    """Images: above with the boxes that are there, below with those found."""
+    """Images: above with true boxes, below with predicted boxes."""
 
     def __init__(self, count: int = 8, sure: float = 0.3) -> None:
         self.count, self.sure = count, sure
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        from matplotlib.figure import Figure  # here, as it takes long to import
+        from matplotlib.figure import Figure  # imported here, since that takes long
 
         data: Any = trainer.datamodule
         count = min(self.count, len(data.val))

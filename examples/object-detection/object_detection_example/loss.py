@@ -1,4 +1,4 @@
-"""What is wrong with maps: centres missed or imagined, and boxes that do not fit."""
+"""The loss: focal loss of centres, and overlap of boxes."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""A detector without anchors: maps of centres, and of distances to the sides."""
+"""An anchor-free detector: maps of centres, and of distances to the sides."""
 
 import torch
 from scaffold_runtime import LightningModule
@@ -9,7 +9,7 @@ from object_detection_example.boxes import find
 from object_detection_example.loss import detection_loss
 from object_detection_example.precision import BINS, count_hits, mean_average_precision
 
-RARE = 4  # lowers all scores at first, since there is nothing in most cells
+RARE = 4  # initial bias: most cells are empty
 
 
 def block(channels: int, width: int, stride: int = 1) -> nn.Sequential:

@@ -1,20 +1,20 @@
-"""Mean average precision: how many of the boxes found are right, the surest first."""
+"""Mean average precision (mAP) of predicted boxes."""
 
 import torch
 from torch import Tensor
 
 from object_detection_example.boxes import overlap
 
-BINS = 100  # of how sure a box is
+BINS = 100  # bins of confidence
 
 
 def count_hits(
     found: Tensor, things: Tensor, classes: int, least: float = 0.5
 ) -> Tensor:
-    """Per class and bin (3, classes, BINS): found rightly, found, there. They add up.
+    """Counts (3, classes, BINS): true positives, predictions, true boxes; additive.
 
-    A thing (N, K, 5) is found by the surest box (N, most, 6) that is of its class and
-    overlaps it by `least`.
+    A thing (N, K, 5) is matched by the most confident box (N, most, 6) of its class
+    whose IoU with it is at least `least`.
     """
     counts = found.new_zeros(3, classes, BINS)
     free, rows = things[..., 0] >= 0, torch.arange(len(found), device=found.device)
@@ -35,7 +35,7 @@ def count_hits(
 
 
 def mean_average_precision(counts: Tensor) -> Tensor:
-    """From counts (..., 3, classes, BINS); those of several processes are added."""
+    """From counts (..., 3, classes, BINS), summed over processes."""
     right, said, there = counts.reshape(-1, *counts.shape[-3:]).sum(0)
     right, said = (each.flip(1).cumsum(1) for each in (right, said))
     precision = (right / said.clamp(min=1)).flip(1).cummax(1).values.flip(1)

@@ -1,7 +1,7 @@
-"""Where images with boxes come from: digits on a canvas, or files in COCO's form.
+"""Where images with boxes come from: digits on a canvas, or files in COCO format.
 
 An item is an image (3, size, size) from 0 to 1, and the things in it (most, 5): of each
-the class and its box (left, top, right, bottom) in pixels. Rows of -1 fill it up.
+the class and its box (left, top, right, bottom) in pixels, padded with rows of -1.
 """
 
 import random
@@ -18,11 +18,11 @@ from torch.utils.data import Dataset, random_split
 from object_detection_example.coco import CocoFolder
 
 Item = tuple[Tensor, Tensor]
-COUNTS = (1000, 200, 200)  # scenes to train, validate and test with
+COUNTS = (1000, 200, 200)  # number of training, validation and test scenes
 
 
 def split_scenes(source: str, size: int, seed: int) -> tuple[list, tuple[str, ...]]:
-    """Images to train, validate and test with, and the names of the classes."""
+    """Training, validation and test images, and the names of the classes."""
     if size % 4 or size < 32:
         raise MisconfigurationException(
             f"data.size is {size}: give a multiple of 4, at least 32."
@@ -35,7 +35,7 @@ def split_scenes(source: str, size: int, seed: int) -> tuple[list, tuple[str, ..
 
 
 class Scenes(Dataset[Item]):
-    """One to four handwritten digits on a noisy ground; each part has its own."""
+    """One to four handwritten digits on a noisy background, different in each split."""
 
     names = tuple("0123456789")
     most = 4
@@ -73,7 +73,7 @@ class Scenes(Dataset[Item]):
         things: Tensor,
         chance: random.Random,
     ) -> tuple[int, int, int, int] | None:
-        """Put a digit where none is yet; its box, or None where no place was found."""
+        """Put a digit where none is yet; its box, or None if there is no room."""
         side = chance.randint(14, 26)
         ink = (
             np.array(Image.fromarray(digit.astype(np.uint8)).resize((side, side))) / 255

@@ -34,7 +34,7 @@ class CartPoleDataModule(LightningDataModule):
         return Played(policy, self.played_in, h.steps, h.passes, h.rounds, h.batch_size)
 
     def val_dataloader(self) -> list[list[Environments]]:
-        h = self.hparams  # one loader, of one batch: other environments to play in
+        h = self.hparams  # one loader with one batch: new environments
         return [[make_environments(h.environment, 32, h.seed + 1000)]]
 
     test_dataloader = predict_dataloader = val_dataloader

@@ -1,4 +1,4 @@
-"""Many environments side by side, each started anew when it ends."""
+"""Vectorized environments, each reset when its episode ends."""
 
 import warnings
 from typing import Any, Protocol
@@ -12,15 +12,15 @@ class Environments(Protocol):
     count: int
 
     def reset(self) -> Tensor:
-        """What is seen in each (N, sees)."""
+        """Observations (N, sees)."""
         ...
 
     def step(self, actions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Seen next (N, sees), rewards, whether it failed, whether the time was up."""
+        """Next observations (N, sees), rewards, terminated, truncated."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
-        """Where play stands."""
+        """The state of all episodes."""
         ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
@@ -71,7 +71,7 @@ class CartPole:
 
 
 class Gymnasium:
-    """Environments of that library, where it is installed."""
+    """Environments of gymnasium, if it is installed."""
 
     def __init__(self, name: str, count: int, seed: int) -> None:
         try:
@@ -91,7 +91,7 @@ class Gymnasium:
         return torch.as_tensor(seen, dtype=torch.float32)
 
     def state_dict(self) -> dict[str, Any]:
-        return {}  # that library cannot say where play stands
+        return {}  # gymnasium cannot save the state of an episode
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         warnings.warn(

@@ -8,7 +8,7 @@ from reinforcement_learning_example.play import mean_return
 
 
 class PolicyGradient(LightningModule):
-    """Makes likelier what went better than expected, in small steps (PPO)."""
+    """Proximal policy optimization (PPO)."""
 
     def __init__(
         self,
@@ -32,7 +32,7 @@ class PolicyGradient(LightningModule):
         )
 
     def forward(self, seen: Tensor) -> tuple[Tensor, Tensor]:
-        """Scores of actions (N, actions), and the return to expect (N,)."""
+        """Logits of actions (N, actions), and values (N,): the expected return."""
         seen = seen.to(self.device)
         return self.policy(seen), self.value(seen)[:, 0]
 

@@ -1,4 +1,4 @@
-"""Playing: what the policy does becomes the data it learns from."""
+"""Rollouts: the policy plays, and learns from what it did."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -11,9 +11,9 @@ from reinforcement_learning_example.environments import Environments
 
 
 class Played(IterableDataset[list[Tensor]]):
-    """Batches of what was seen, done, how likely that was, its advantage, its return.
+    """Batches of observations, actions, log-probabilities, advantages and returns.
 
-    Before each round the policy plays with the weights it has by then.
+    Each round begins with a rollout by the current policy.
     """
 
     def __init__(
@@ -29,7 +29,7 @@ class Played(IterableDataset[list[Tensor]]):
         self.passes, self.rounds, self.batch_size = passes, rounds, batch_size
         self.seen: Tensor | None = None
         self.played: list[Tensor] = []
-        self.parts: list[Tensor] = []  # of what was played, still to learn from
+        self.parts: list[Tensor] = []  # batches of the rollout, still to learn from
 
     def __len__(self) -> int:
         played = self.steps * self.environments.count
@@ -84,10 +84,10 @@ def advantages(
     discount: float = 0.99,
     trace: float = 0.95,
 ) -> Tensor:
-    """How much better than expected each action (steps, N) turned out (GAE)."""
+    """Generalized advantage estimation (GAE) of actions (steps, N)."""
     gains, gain = torch.zeros_like(values), torch.zeros_like(next_value)
     for step in range(len(rewards) - 1, -1, -1):
-        # where the time was up, play would have gone on as well as before
+        # truncated episodes are bootstrapped with the value
         after = torch.where(late[step], values[step], next_value * ~failed[step])
         surprise = rewards[step] + discount * after - values[step]
         gain = surprise + discount * trace * gain * ~(failed[step] | late[step])
@@ -99,7 +99,7 @@ def advantages(
 def mean_return(
     policy: nn.Module, environments: Environments, longest: int = 500
 ) -> Tensor:
-    """Of one whole play in each environment, always choosing the likeliest action."""
+    """Return of one episode per environment, with greedy actions."""
     seen = environments.reset()
     total, playing = torch.zeros(len(seen)), torch.ones(len(seen))
     for _ in range(longest):

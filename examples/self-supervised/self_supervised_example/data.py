@@ -5,7 +5,7 @@ from self_supervised_example.images import split_images
 
 
 class ImageDataModule(LightningDataModule):
-    """Images in three parts: to train on, to validate with, to test once."""
+    """Images, split into training, validation and test sets."""
 
     def __init__(
         self,
@@ -22,7 +22,7 @@ class ImageDataModule(LightningDataModule):
         self.options: dict = {"num_workers": num_workers, "pin_memory": pin_memory}
 
     def prepare_data(self) -> None:
-        split_images(*self.images)  # once per machine: are the files there, and whole?
+        split_images(*self.images)  # checks the files, once per machine
 
     def setup(self, stage: str) -> None:
         self.train, self.val, self.test = split_images(*self.images)

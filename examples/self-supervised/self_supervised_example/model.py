@@ -7,7 +7,7 @@ from self_supervised_example.augment import augment
 
 
 class SimCLR(LightningModule):
-    """Learns to recognise an image by a changed copy of it, among all others."""
+    """SimCLR: learns to match two augmented views of an image, among all others."""
 
     def __init__(
         self,
@@ -31,7 +31,7 @@ class SimCLR(LightningModule):
         self.head = nn.Sequential(nn.ReLU(), nn.Linear(128, 64))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Features (N, 128); what the head makes of them is for training only."""
+        """Features (N, 128); the projection head is for training only."""
         return self.backbone(images)
 
     def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
@@ -52,10 +52,10 @@ class SimCLR(LightningModule):
         return loss
 
     def view(self, images: Tensor) -> Tensor:
-        """Changed copies as points on a sphere (N, 64); to train, of all processes."""
+        """Normalized projections of views (N, 64); in training, of all processes."""
         noisy = augment(images, turn=0.4, shift=0.3) + 0.1 * torch.randn_like(images)
         points = normalize(self.head(self(noisy)), dim=1)
-        if not self.training:  # then processes have batches of different sizes
+        if not self.training:  # processes may have batches of different sizes
             return points
         return self.all_gather(points, sync_grads=True).flatten(0, -2)
 

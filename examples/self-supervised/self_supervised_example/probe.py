@@ -1,4 +1,4 @@
-"""What a linear classifier reads from features."""
+"""Linear probe: a linear classifier on the features."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 
 class LinearProbe(Callback):
-    """Logs `val_probe_acc`: labels of a few training images, accuracy on validation."""
+    """Logs `val_probe_acc`: fitted on a few training labels, accuracy on validation."""
 
     def __init__(self, labels_per_class: int = 10) -> None:
         self.labels_per_class = labels_per_class
@@ -24,7 +24,7 @@ class LinearProbe(Callback):
         self.log("val_probe_acc", accuracy, prog_bar=True)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if "val_probe_acc" not in trainer.callback_metrics:  # no validation has run
+        if "val_probe_acc" not in trainer.callback_metrics:  # validation never ran
             return
         pixels = self.accuracy(trainer.datamodule, nn.Flatten())
         ours = float(trainer.callback_metrics["val_probe_acc"])

@@ -1,4 +1,4 @@
-"""What one would try first: gradient boosting, on the same rows."""
+"""A baseline: gradient boosting, on the same rows."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from torch.utils.data import TensorDataset
 
 
 class GradientBoosting(Callback):
-    """Prints its score beside the model's: R2 of a regression, accuracy of classes."""
+    """Prints its score and the model's: R2 in a regression, else accuracy."""
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.compare(trainer, "val")
@@ -17,7 +17,7 @@ class GradientBoosting(Callback):
         self.compare(trainer, "test")
 
     def compare(self, trainer: Trainer, stage: str) -> None:
-        if f"{stage}_score" not in trainer.callback_metrics:  # no validation has run
+        if f"{stage}_score" not in trainer.callback_metrics:  # validation never ran
             return
         data: Any = trainer.datamodule
         score = float(trainer.callback_metrics[f"{stage}_score"])
@@ -36,4 +36,4 @@ def boosting_score(train: TensorDataset, held_out: TensorDataset) -> float:
     guess = boosting.predict(inputs)
     if goals.dtype.kind == "i":
         return float((guess == goals).mean())
-    return 1 - float(((guess - goals) ** 2).mean())  # goals spread by 1
+    return 1 - float(((guess - goals) ** 2).mean())  # targets have unit variance

@@ -1,4 +1,4 @@
-"""Columns as numbers. What is learned for it is learned from the rows to train on."""
+"""Encodes columns as numbers; fitted on the training rows only."""
 
 from collections.abc import Iterator
 
@@ -7,13 +7,13 @@ import torch
 from pandas.api.types import is_bool_dtype, is_numeric_dtype
 from torch import Tensor
 
-COMMON = 10  # rows to train on that have a word, for the word to be an input
+COMMON = 10  # training rows that must have a value, for it to be an input
 
 
 class Encoder:
-    """Numbers become their distance from the mean; a gap becomes the median, and an
-    input says where gaps were. A word becomes an input, as does a gap among words;
-    those that are not common share one, and what was never seen is with them."""
+    """Numeric columns are standardized; missing values become the median, and an
+    extra input marks them. Text columns are one-hot encoded, missing values included;
+    rare and unseen values share one input."""
 
     def __init__(self, known: pandas.DataFrame) -> None:
         numbers = finite(known[[name for name in known if holds_numbers(known[name])]])
@@ -50,13 +50,13 @@ def holds_numbers(column: pandas.Series) -> bool:
 
 
 def finite(numbers: pandas.DataFrame) -> pandas.DataFrame:
-    """Whatever is infinite is a gap."""
+    """Infinite values count as missing."""
     values = numbers.astype("float64")
     return values.where(values.abs() < float("inf"))
 
 
 def spelled(column: pandas.Series) -> pandas.Series:
-    """Words as text, a gap as none."""
+    """Values as text, missing ones as an empty string."""
     return column.astype(object).where(column.notna(), "").astype(str)
 
 

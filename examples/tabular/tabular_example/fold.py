@@ -1,4 +1,4 @@
-"""Cross validation: which rows of one fold are trained on, and which are validated."""
+"""Cross validation: the training and validation rows of one fold."""
 
 from collections.abc import Sequence
 
@@ -12,10 +12,10 @@ def one_fold(
     fold: int | None,
     folds: int,
 ) -> tuple[list[int], list[int]]:
-    """Rows that were shuffled, shared out anew: each is validated in one of the folds.
+    """Training and validation rows of a fold: each row is validated in one fold.
 
-    Each fold has about as many of each class, or of low and high numbers, as any other.
-    Without a fold they stay as they are. `labels` are those of all rows.
+    Folds are stratified by class, or by the size of the number to predict. Without
+    a fold the rows stay as they are. `labels` are those of all rows.
     """
     rows = [*train, *val]
     if fold is None:
@@ -25,7 +25,7 @@ def one_fold(
             f"data.fold is {fold} and data.folds {folds}: of {len(rows)} rows there "
             f"can be 2 to {len(rows)} folds, the first of which is 0."
         )
-    rows.sort(key=lambda row: labels[row])  # in one class as they were
+    rows.sort(key=lambda row: labels[row])  # stable: shuffled within a class
     held_out = {*range(fold, len(rows), folds)}
     rest = [row for place, row in enumerate(rows) if place not in held_out]
     return rest, [rows[place] for place in sorted(held_out)]

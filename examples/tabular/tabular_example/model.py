@@ -8,7 +8,7 @@ from torch.nn.functional import cross_entropy, mse_loss
 
 
 class TabularModel(LightningModule):
-    """Predicts a number, or the scores of classes; sizes that are 0 are the table's."""
+    """Predicts a number, or logits of classes; sizes of 0 are taken from the data."""
 
     def __init__(
         self, features: int = 0, classes: int = 0, width: int = 32, lr: float = 2e-3

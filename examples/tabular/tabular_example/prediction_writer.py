@@ -1,4 +1,4 @@
-"""Writes what `predict_step` returns: a file per process, and a table of numbers."""
+"""Writes what `predict_step` returns: a file per process, and a CSV table."""
 
 import csv
 import os
@@ -15,11 +15,11 @@ from torch.utils.data import Subset
 
 
 class PredictionWriter(BasePredictionWriter):
-    """A file holds `predictions`, batch by batch, and `rows`: which samples of the data
-    these are, in a list for each loader. Several processes share out the batches.
+    """Each rank writes `predictions`, batch by batch, and `rows`: the indices of their
+    samples in the data set, in a list per loader.
 
-    Numbers (batch,) or (batch, columns) of one loader are in predictions.csv, too,
-    those of all processes, in the order of the data. See `table`.
+    Predictions (batch,) or (batch, columns) of a single loader are also written to
+    predictions.csv, from all ranks and in the order of the data set. See `table`.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class PredictionWriter(BasePredictionWriter):
         batch_indices: Any,
     ) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        for old in self.folder.glob("rank_*.pt"):  # of an earlier run in more processes
+        for old in self.folder.glob("rank_*.pt"):  # of a run with more processes
             if int(old.stem.removeprefix("rank_")) >= trainer.world_size:
                 old.unlink(missing_ok=True)
         written = {"predictions": predictions, "rows": batch_indices}
@@ -69,11 +69,11 @@ class PredictionWriter(BasePredictionWriter):
 
 
 def table(data: Any, rows: list[int], predictions: Tensor) -> Iterator[list[Any]]:
-    """A header, then for each sample its id, what is predicted, the probability of each
-    class, and the truth if it is known.
+    """A header, then for each sample its id, the prediction, the probability of each
+    class, and the true value if it is known.
 
-    A data set may say `ids` and `labels` of its samples, `names` of classes, and what
-    the first two `columns` are called. Samples without ids have their numbers.
+    A data set may define `ids` and `labels` of its samples, `names` of classes, and
+    `columns`, the names of the first two columns. Without ids, row numbers are used.
     """
     whole = data
     while isinstance(whole, Subset):
@@ -98,7 +98,7 @@ def table(data: Any, rows: list[int], predictions: Tensor) -> Iterator[list[Any]
 
 
 def of_each(data: Any, name: str, otherwise: Any = None) -> Any:
-    """What a data set says of each sample, also where it is a part of another."""
+    """An attribute of a data set that has one value per sample, also of a Subset."""
     if isinstance(data, Subset):
         whole = of_each(data.dataset, name, otherwise)
         return None if whole is None else [whole[row] for row in data.indices]
@@ -106,5 +106,5 @@ def of_each(data: Any, name: str, otherwise: Any = None) -> Any:
 
 
 def shown(number: Any) -> Any:
-    """As many digits as a float of 32 bits has."""
+    """Rounded to the precision of float32."""
     return f"{number:.7g}" if isinstance(number, float) else number

@@ -1,4 +1,4 @@
-"""Rows to train on, to validate with and to test with, as data sets of tensors."""
+"""Training, validation and test rows, as tensor data sets."""
 
 from typing import Any
 
@@ -25,7 +25,7 @@ def split_table(
     fold: int | None,
     folds: int,
 ) -> list[Any]:
-    """With a file to `test`, all rows of the source are to train and validate with."""
+    """With a file to `test`, all rows of the source are for training and validation."""
     table = read_labelled(source, target, id)
     goal = Target(source, table[target], classify)
     order = torch.randperm(len(table), generator=torch.Generator().manual_seed(seed))
@@ -58,8 +58,8 @@ def check(stage: str, parts: list[Any], encoder: Encoder, target: str) -> None:
 def data_set(
     rows: pandas.DataFrame, source: str, encoder: Encoder, goal: Target, id: str | None
 ) -> Any:
-    """Inputs, and goals if they are known. For whoever writes predictions it has more:
-    `ids`, true `labels`, `names` of classes, and what `columns` are called."""
+    """Inputs, and targets if known. For the prediction writer it also has `ids`, true
+    `labels`, `names` of classes, and the names of the first two `columns`."""
     made: Any = TensorDataset(encoder(rows))
     if goal.name in rows:
         labels = goal.values(source, rows[goal.name])
@@ -75,5 +75,5 @@ def data_set(
 
 
 def sizes(parts: list[Any]) -> tuple[int, int, tuple[float, float]]:
-    """How many inputs; how many classes, or 0; mean and spread of the goals."""
+    """Number of inputs; of classes, or 0; mean and standard deviation of targets."""
     return parts[0].tensors[0].shape[1], len(parts[0].names), parts[0].units

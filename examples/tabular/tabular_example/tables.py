@@ -17,7 +17,7 @@ SHIPPED = {
 
 
 def read_labelled(source: str, target: str, id: str | None) -> pandas.DataFrame:
-    """The table to train on."""
+    """The training table."""
     table = read(source, [id] if id else [])
     if len(table) < 10:
         raise MisconfigurationException(f"{source} has {len(table)} rows: too few.")
@@ -35,7 +35,7 @@ def read_labelled(source: str, target: str, id: str | None) -> pandas.DataFrame:
 def read_like(
     source: str, table: pandas.DataFrame, beside: list[str], test: str
 ) -> pandas.DataFrame:
-    """Rows to predict, with the inputs of `table`; those `beside` are target and id."""
+    """Rows to predict, with the inputs of `table`; `beside` are target and id."""
     inputs = table.drop(columns=beside)
     text = [name for name in inputs if not holds_numbers(inputs[name])]
     written = [name for name in text if not is_bool_dtype(inputs[name])]
@@ -53,7 +53,7 @@ def read_like(
 
 
 def read(source: str, text: Iterable[str] = ()) -> pandas.DataFrame:
-    """A table; columns in `text` stay as written, such as ids that begin with 0."""
+    """A table; columns in `text` are read as text, such as ids that begin with 0."""
     if source in SHIPPED:
         return SHIPPED[source](as_frame=True).frame
     if not source.endswith((".csv", ".parquet")):
@@ -77,7 +77,7 @@ def read(source: str, text: Iterable[str] = ()) -> pandas.DataFrame:
 
 
 def separator(source: str) -> str:
-    """A comma, unless the first line has none, and semicolons or tabs instead."""
+    """A comma, unless the first line has semicolons or tabs and no comma."""
     with Path(source).open(encoding="utf-8", errors="replace") as file:
         names = file.readline()
     return "," if "," in names else max(",;\t", key=names.count)
@@ -104,7 +104,7 @@ def check_ids(source: str, table: pandas.DataFrame, id: str | None = None) -> No
 
 
 def check_numbers(source: str, name: str, column: pandas.Series) -> None:
-    """Refuses a few words among numbers: read as words, the numbers were of no use."""
+    """An error for text in a numeric column, which would make all of it text."""
     given = column.dropna()
     odd = given[pandas.to_numeric(given, errors="coerce").isna()]
     if 0 < len(odd) < len(given) / 10:

@@ -9,8 +9,8 @@ from tabular_example.encode import holds_numbers, spelled
 
 
 class Target:
-    """Classes are 0, 1, ... in the order of their `names`; numbers are trained on in
-    `units`, mean and spread, of the rows to train on."""
+    """Classes are 0, 1, ... in the order of their `names`; numbers are standardized by
+    `units`, the mean and standard deviation of the training rows."""
 
     def __init__(self, source: str, column: pandas.Series, classify: bool) -> None:
         gaps = column.isna()

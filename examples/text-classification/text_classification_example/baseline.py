@@ -1,4 +1,4 @@
-"""What one would try first: naive Bayes over the words."""
+"""A baseline: naive Bayes over words."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from sklearn.pipeline import make_pipeline
 
 
 class NaiveBayes(Callback):
-    """Prints its macro-F1 beside the model's."""
+    """Prints its macro-F1 and the model's."""
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.compare(trainer, "val")
@@ -19,7 +19,7 @@ class NaiveBayes(Callback):
         self.compare(trainer, "test")
 
     def compare(self, trainer: Trainer, stage: str) -> None:
-        if f"{stage}_f1" not in trainer.callback_metrics:  # no validation has run
+        if f"{stage}_f1" not in trainer.callback_metrics:  # validation never ran
             return
         data: Any = trainer.datamodule
         held_out = getattr(data, stage)

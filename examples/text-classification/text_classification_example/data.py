@@ -21,7 +21,7 @@ class TextDataModule(LightningDataModule):
         self.options: dict = {"num_workers": num_workers, "pin_memory": pin_memory}
 
     def prepare_data(self) -> None:
-        split_lines(*self.lines)  # once per machine: is the file there, and whole?
+        split_lines(*self.lines)  # checks the file, once per machine
 
     def setup(self, stage: str) -> None:
         self.train, self.val, self.test = split_lines(*self.lines)

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset, Sampler
 from text_classification_example.fold import one_fold
 
 MODULES = "argparse ast datetime decimal doctest pathlib subprocess tarfile".split()
-LONGEST = 120  # bytes of a line that are read
+LONGEST = 120  # maximum bytes per line
 Item = tuple[Tensor, int]
 Line = tuple[int, str, int]  # row, text, class
 
@@ -23,7 +23,7 @@ Line = tuple[int, str, int]  # row, text, class
 class Lines(Dataset[Item]):
     """Texts with classes; an item is the bytes of a text (1 to 256) and a class.
 
-    The rows of a file that they are of are their `ids`.
+    `ids` are their row numbers in the file.
     """
 
     def __init__(self, lines: list[Line], names: list[str]) -> None:
@@ -41,13 +41,13 @@ class Lines(Dataset[Item]):
 
 
 def pad(items: list[Item]) -> list[Tensor]:
-    """A batch: bytes (batch, longest) with 0 after the end, and classes."""
+    """A batch: bytes (batch, longest), padded with 0, and classes."""
     texts = pad_sequence([text for text, _ in items], batch_first=True)
     return [texts, torch.tensor([label for _, label in items])]
 
 
 class Buckets(Sampler[list[int]]):
-    """Batches of like lengths, so that little is padded; new ones each epoch."""
+    """Batches of similar length, so that padding is short; new ones each epoch."""
 
     def __init__(self, lengths: list[int], batch_size: int) -> None:
         self.lengths, self.batch_size = lengths, batch_size
@@ -56,7 +56,7 @@ class Buckets(Sampler[list[int]]):
         return -(-len(self.lengths) // self.batch_size)
 
     def __iter__(self) -> Iterator[list[int]]:
-        noise = (torch.rand(len(self.lengths)) * 8).tolist()  # near ones mix
+        noise = (torch.rand(len(self.lengths)) * 8).tolist()  # mixes similar lengths
         order = sorted(range(len(noise)), key=lambda i: self.lengths[i] + noise[i])
         starts = torch.randperm(len(self)).tolist()
         for start in starts:
@@ -64,7 +64,7 @@ class Buckets(Sampler[list[int]]):
 
 
 def split_lines(source: str, seed: int, fold: int | None, folds: int) -> list[Lines]:
-    """Lines to train, validate and test with; no text is in two of them."""
+    """Training, validation and test lines, without overlap."""
     lines, names = read_stdlib() if source == "stdlib" else read_csv(source)
     random.Random(seed).shuffle(lines)
     count, labels = len(lines), [label for _, _, label in lines]
@@ -74,7 +74,7 @@ def split_lines(source: str, seed: int, fold: int | None, folds: int) -> list[Li
 
 
 def read_stdlib() -> tuple[list[Line], list[str]]:
-    """Lines of at least 20 letters that stand in one of the modules only."""
+    """Lines of at least 20 letters that occur in only one of the modules."""
     seen: dict[str, set[int]] = {}
     for label, module in enumerate(MODULES):
         for line in module_text(module).splitlines():
@@ -87,7 +87,7 @@ def read_stdlib() -> tuple[list[Line], list[str]]:
 
 
 def module_text(name: str) -> str:
-    """Some versions of Python have a folder where others have a file."""
+    """Its source; in some versions of Python it is a folder, in others a file."""
     folder = Path(sysconfig.get_path("stdlib"))
     files = [folder / f"{name}.py", *sorted((folder / name).glob("*.py"))]
     return "\n".join(

@@ -1,16 +1,16 @@
-"""Macro-F1: how well each class is found, all classes counting the same."""
+"""Macro-F1: the F1 score averaged over classes."""
 
 import torch
 from torch import Tensor
 
 
 def f1_counts(predicted: Tensor, labels: Tensor, classes: int) -> Tensor:
-    """Per class (3, classes): found rightly, said, there. Counts of batches add up."""
+    """Counts (3, classes): true positives, predictions, labels; additive."""
     kinds = predicted[predicted == labels], predicted, labels
     return torch.stack([each.bincount(minlength=classes) for each in kinds]).float()
 
 
 def macro_f1(counts: Tensor) -> Tensor:
-    """From counts (..., 3, classes); those of several processes are added first."""
+    """From counts (..., 3, classes), summed over processes."""
     right, said, there = counts.reshape(-1, 3, counts.shape[-1]).sum(dim=0)
     return (2 * right / (said + there).clamp(min=1)).mean()

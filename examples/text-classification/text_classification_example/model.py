@@ -8,7 +8,7 @@ from text_classification_example.metrics import f1_counts, macro_f1
 
 
 class TextClassifier(LightningModule):
-    """Looks for short patterns of bytes, anywhere in a text."""
+    """A convolutional network over bytes, with max pooling over the text."""
 
     def __init__(self, classes: int = 8, width: int = 128, lr: float = 3e-3) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class TextClassifier(LightningModule):
             )
 
     def forward(self, texts: Tensor) -> Tensor:
-        """Scores (batch, classes) of bytes (batch, time); padding, 0, never wins."""
+        """Logits (batch, classes) of bytes (batch, time); padding (0) is masked."""
         padding = (texts == 0)[:, None]
         embedded = self.embedding(texts).transpose(1, 2)
         found = [pattern(embedded).relu() for pattern in self.patterns]

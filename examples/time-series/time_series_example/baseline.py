@@ -1,4 +1,4 @@
-"""What one would try first: as one season ago."""
+"""A baseline: the seasonal naive forecast, same as one season ago."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from torch.utils.data import TensorDataset
 
 
 class SeasonalNaive(Callback):
-    """Prints its mean absolute error beside the model's."""
+    """Prints its mean absolute error and the model's."""
 
     def __init__(self, season: int = 12) -> None:
         self.season = season
@@ -20,7 +20,7 @@ class SeasonalNaive(Callback):
         self.compare(trainer, "test")
 
     def compare(self, trainer: Trainer, stage: str) -> None:
-        if f"{stage}_mae" not in trainer.callback_metrics:  # no validation has run
+        if f"{stage}_mae" not in trainer.callback_metrics:  # validation never ran
             return
         data: Any = trainer.datamodule
         windows: TensorDataset = getattr(data, stage)
@@ -31,6 +31,6 @@ class SeasonalNaive(Callback):
 
 
 def seasonal(known: Tensor, horizon: int, season: int) -> Tensor:
-    """The last season of each row (windows, history), over and over."""
+    """The last season of each row (windows, history), repeated."""
     season = min(season, known.shape[1])
     return known[:, -season:].repeat(1, horizon // season + 1)[:, :horizon]

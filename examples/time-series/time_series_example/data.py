@@ -21,7 +21,7 @@ class SeriesDataModule(LightningDataModule):
         self.options: dict = {"num_workers": num_workers, "pin_memory": pin_memory}
 
     def prepare_data(self) -> None:
-        split_windows(*self.series)  # once per machine: is the file there, and whole?
+        split_windows(*self.series)  # checks the file, once per machine
 
     def setup(self, stage: str) -> None:
         self.train, self.val, self.test = split_windows(*self.series)

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 
 class Forecaster(LightningModule):
-    """Says what comes next, in units of how the known values spread."""
+    """Forecasts a series, normalized by mean and deviation of the input window."""
 
     def __init__(
         self, history: int = 36, horizon: int = 12, width: int = 64, lr: float = 2e-3

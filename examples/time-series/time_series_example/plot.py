@@ -1,4 +1,4 @@
-"""A forecast, and what happened."""
+"""A picture of the forecast and the true values."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from time_series_example.pictures import save_picture
 
 class ForecastPlot(Callback):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        from matplotlib.figure import Figure  # here, as it takes long to import
+        from matplotlib.figure import Figure  # imported here, since that takes long
 
         data: Any = trainer.datamodule
         known, future = data.val[-1]

@@ -1,4 +1,4 @@
-"""Where series come from: statsmodels, or a CSV file; and how they are cut."""
+"""Where series come from: statsmodels, or a CSV file; and how they are split."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from torch.utils.data import TensorDataset
 
 def read_series(source: str, column: str) -> Tensor:
     """The values, oldest first."""
-    # Weekly since 1958; months without a measurement are between others.
+    # Weekly since 1958; months without a measurement are interpolated.
     if source == "co2":
         months = datasets.co2.load_pandas().data["co2"].resample("MS").mean()
         values = months.interpolate()
@@ -50,9 +50,9 @@ def read_column(source: str, column: str) -> pandas.Series:
 def split_windows(
     source: str, column: str, history: int, horizon: int
 ) -> list[TensorDataset]:
-    """Windows to train, validate and test with, from old to new.
+    """Training, validation and test windows, from old to new.
 
-    What is asked for in one part is not in another; what is known may be.
+    Forecast values of one split are in no other; input values may be.
     """
     series = read_series(source, column)
     windows = len(series) - history - horizon + 1
