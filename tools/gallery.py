@@ -152,11 +152,11 @@ def page(results: dict[str, Result]) -> str:
         "",
         "The fourteen tasks of `scaffold new NAME --task TASK`, and what each reaches with its default configuration.",
         "",
-        "No task downloads its data. \"Reached\" is the best validation value of a run: the median and range over three",
-        "seeds, or of one run if it takes long. \"Baseline\" is what the task prints for comparison: the same metric without",
-        "this model, from the median run. CPU seconds are of one core; wall seconds were measured on a busy machine with",
-        "two cores, so they are too high. `make gallery` trains all tasks, writes this page, and fails if a value misses",
-        "its goal.",
+        'No task downloads its data. "Reached" is the best validation value of a run: the median and range over',
+        'three seeds, or of one run if it takes long. "Baseline" is what the task prints for comparison: the same',
+        "metric without this model, from the median run. CPU seconds are of one core; wall seconds were measured",
+        "on a busy machine with two cores, so they are too high. `make gallery` trains all tasks, writes this",
+        "page, and fails if a value misses its goal.",
         "",
         "| task | what | goal | reached | baseline | CPU seconds | wall seconds | other data |",
         "|---|---|---|---|---|---|---|---|",
@@ -175,13 +175,15 @@ def page(results: dict[str, Result]) -> str:
         lines.append(f"| {name} | {tasks[name].description} | {' | '.join(map(str, cells))} |")
     lines += [
         "",
-        "`finetune` is compared with training from scratch for the same number of steps, and was better with each of six",
-        "seeds. With more steps, training from scratch catches up: pretraining saves steps here. LoRA adapters",
-        "(`--model.rank 4`) were better with only two of the six: a network this small leaves them little to save.",
+        "`finetune` is compared with training from scratch for the same number of steps, and was better with each",
+        "of six seeds. With more steps, training from scratch catches up: pretraining saves steps here. LoRA",
+        "adapters (`--model.rank 4`) were better with only two of the six: a network this small leaves them",
+        "little to save.",
         "",
-        "The language model that `llm-finetuning` starts from knows which date follows which, but has not learned to answer",
-        "questions. The first run pretrains it, which takes ten more seconds. At the end 9 in 10 answers are exactly right",
-        "(`val_exact`); with adapters (`--model.rank 16`) 8 in 10, with a `val_loss` of 0.034 to 0.036.",
+        "The language model that `llm-finetuning` starts from knows which date follows which, but has not learned",
+        "to answer questions. The first run pretrains it, which takes ten more seconds. At the end 9 in 10",
+        "answers are exactly right (`val_exact`); with adapters (`--model.rank 16`) 8 in 10, with a `val_loss` of",
+        "0.034 to 0.036.",
     ]
     for name in results:
         if (DOCS / "gallery" / f"{name}.png").exists():

@@ -75,9 +75,10 @@ def hooks_page() -> str:
     lines = [
         "# Hooks, in order",
         "",
-        "Every hook of `Callback`, `LightningModule` and `LightningDataModule`, in the order in which a fit first calls",
-        "them; those of evaluation and prediction follow. The second column leaves out the `trainer` and `pl_module`",
-        "that callbacks get first. Each hook runs for callbacks, then the module, then callbacks that save checkpoints.",
+        "Every hook of `Callback`, `LightningModule` and `LightningDataModule`, in the order in which a fit first",
+        "calls them; those of evaluation and prediction follow. The second column leaves out the `trainer` and",
+        "`pl_module` that callbacks get first. Each hook runs for callbacks, then the module, then callbacks that",
+        "save checkpoints.",
         "",
         "| hook | arguments | implemented by |",
         "|---|---|---|",
