@@ -19,12 +19,12 @@ ROOT = Path(__file__).parent.parent
 # raise them only with a reason.
 BUDGETS = {
     "runtime/scaffold_runtime": {
-        "files": 5276,
+        "files": 5270,
         "callbacks": 2584,
         "strategies": 2084,
         "cli": 1358,
         "checkpoint": 1294,
-        "loggers": 772,
+        "loggers": 770,
         "trainer": 743,
         "loops": 593,
         "profilers": 432,
