@@ -152,7 +152,7 @@ def test_nothing_is_read_before_it_has_come_to_the_cpu() -> None:
 
     class Asked(Tensor):
         def to(self, *arguments: Any, **options: Any) -> Any:
-            asked.append(options["non_blocking"])
+            asked.append(options.get("non_blocking", False))
             return super().to(*arguments, **options)
 
     for device in ("cpu", "mps:0", torch.device("meta")):
