@@ -3,6 +3,7 @@ peak that is."""
 
 from __future__ import annotations
 
+import re
 import time
 from collections import deque
 from collections.abc import Callable
@@ -230,6 +231,6 @@ def get_available_flops(device: torch.device, dtype: torch.dtype) -> float | Non
     if device.type != "cuda":
         return None
     name = torch.cuda.get_device_name(device).lower()
-    known = next((peaks for chip, peaks in PEAKS.items() if chip in name), {})
+    known = next((peaks for chip, peaks in PEAKS.items() if re.search(rf"\b{chip}\b", name)), {})
     fast = dtype is torch.float32 and torch.backends.cuda.matmul.fp32_precision == TF32
     return known.get(TF32 if fast else dtype, known.get(dtype))

@@ -20,7 +20,7 @@ from scaffold_runtime.callbacks import (
     ThroughputMonitor,
     Timer,
 )
-from scaffold_runtime.callbacks.throughput_monitor import Throughput
+from scaffold_runtime.callbacks.throughput_monitor import Throughput, get_available_flops
 from scaffold_runtime.errors import MisconfigurationException
 
 
@@ -338,6 +338,22 @@ def test_throughput_is_what_the_clock_says() -> None:
     assert "mfu" not in values
     throughput.reset()
     assert throughput.compute() == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "peak"),
+    [
+        ("NVIDIA A100-SXM4-80GB", 312e12),
+        ("NVIDIA H100 PCIe", 756e12),
+        ("NVIDIA H100 80GB HBM3", 989e12),
+        ("NVIDIA L40S", 362e12),
+        ("NVIDIA RTX A1000", None),
+        ("NVIDIA T400", None),
+    ],
+)
+def test_peaks_are_of_the_chip_that_is_named(name, peak, monkeypatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)
+    assert get_available_flops(torch.device("cuda"), torch.bfloat16) == peak
 
 
 def test_throughput_is_logged_per_stage(regression, make_loader, make_trainer, recorder) -> None:
