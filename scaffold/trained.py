@@ -110,7 +110,7 @@ def _parsed(code: bytes) -> ast.Module:
 def _bytes(path: Path) -> bytes:
     """Empty where no file can be read."""
     try:
-        return path.read_bytes()
+        return path.read_bytes() if path.is_file() else b""  # a pipe would be read for ever
     except OSError:
         return b""
 
