@@ -4,7 +4,7 @@ import ast
 import re
 import tokenize
 from collections.abc import Iterable, Iterator
-from importlib.util import resolve_name
+from importlib.util import decode_source, resolve_name
 from pathlib import Path
 
 from scaffold.errors import ScaffoldError
@@ -102,7 +102,7 @@ def _full(node: ast.expr, meant: dict[str, str]) -> str:
 def _parsed(code: bytes) -> ast.Module:
     """Empty where it is not Python."""
     try:
-        return ast.parse(code)
+        return ast.parse(decode_source(code))
     except (ValueError, SyntaxError, RecursionError, LookupError):
         return ast.Module([], [])
 
