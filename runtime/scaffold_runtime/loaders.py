@@ -15,8 +15,9 @@ from torch.utils.data import DataLoader
 from scaffold_runtime.batches import MadeHere, made_here, replacing
 from scaffold_runtime.combined import TAKE_AGAIN, CombinedLoader, flatten, is_loader, loader_length
 from scaffold_runtime.errors import CheckpointError, MisconfigurationException, StepError, warn
-from scaffold_runtime.positions import Part, StaysOn, drop, generators_of, put_random, put_states
+from scaffold_runtime.positions import Part, drop, generators_of, put_random, put_states
 from scaffold_runtime.seed import raw_rng, rng_state
+from scaffold_runtime.workers import StaysOn, start
 
 Limit = int | float
 _NOTHING = object()
@@ -216,7 +217,7 @@ class Passing:
         self._batches: Any = lambda: None
 
     def __iter__(self) -> Iterator[Any]:
-        batches: Iterator[Any] = iter(self._loader)
+        batches = start(self._loader)
         self._batches = weakref.ref(batches)
         return batches
 

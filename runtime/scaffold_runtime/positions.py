@@ -9,7 +9,6 @@ seeded by (seed, pass, index), so their augmentation does not depend on what a w
 from __future__ import annotations
 
 import random
-import signal
 import zlib
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -23,9 +22,9 @@ from scaffold_runtime.batches import draw_seed, made_here, make_batches, replaci
 from scaffold_runtime.compare import digest
 from scaffold_runtime.errors import warn
 from scaffold_runtime.seed import rng_state, set_rng_state
+from scaffold_runtime.workers import StaysOn, start
 
 ODD = 0x9E3779B97F4A7C15  # spreads consecutive numbers over all 64 bits
-GRACE = 30  # seconds, as long as SLURM waits between SIGTERM and SIGKILL
 BITS = 2**64 - 1
 
 
@@ -115,7 +114,7 @@ class Part:
             return make_batches(self.iterable, self.cursor)
         if not self.persistent:
             self.close()
-        self._opened = iter(self.iterable)
+        self._opened = start(self.iterable)
         return self._opened  # type: ignore[no-any-return] # whatever a loader gives
 
     def close(self) -> None:
@@ -326,21 +325,6 @@ class SeededStream(Seeded, IterableDataset[Any]):
         seed_sample(self._seed & BITS, info.id if info is not None else 0)
         self.__dict__["_seed"] += self._stride
         return iter(self.dataset)
-
-
-class StaysOn:
-    """What a worker does first. SIGTERM is often sent to all processes of a job; torch lets it end workers at
-    once, and training could not come to the step at which it saves. Ours go on for `GRACE` seconds.
-    """
-
-    def __init__(self, prepare: Any) -> None:
-        self.prepare = prepare  # the user's own worker_init_fn
-
-    def __call__(self, worker: int) -> None:
-        if hasattr(signal, "alarm"):
-            signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(GRACE))
-        if self.prepare is not None:
-            self.prepare(worker)
 
 
 def seed_sample(seed: int, index: Any) -> None:

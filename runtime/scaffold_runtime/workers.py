@@ -1,0 +1,53 @@
+"""Workers of a DataLoader, and what Python starts beside them: a signal to all processes of a job is left to the one
+that trains, which saves at its next step."""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+GRACE = 30  # seconds, as long as SLURM waits between SIGTERM and SIGKILL
+SERVER = "scaffold_runtime.server"
+
+
+def start(loader: Any) -> Iterator[Any]:
+    """Begin a pass over a loader, with its workers where it has some."""
+    workers = getattr(loader, "num_workers", 0)
+    context = getattr(loader, "multiprocessing_context", None) or multiprocessing
+    if workers and context.get_start_method() == "forkserver":
+        _protect_server()
+    return iter(loader)
+
+
+def _protect_server() -> None:
+    """Let the server that forks workers, and the tracker of what they share, outlive such a signal."""
+    from multiprocessing import forkserver, resource_tracker  # not on Windows
+
+    server: Any = forkserver._forkserver
+    if SERVER not in server._preload_modules:
+        server.set_forkserver_preload([*server._preload_modules, SERVER])
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1, signal.SIGUSR2])
+    try:
+        resource_tracker.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+class StaysOn:
+    """What a worker does first. Ctrl-C and SLURM signal all processes of a job; a worker that ended, as torch lets it
+    at SIGTERM, would keep training from the step at which it saves. Ours go on, after SIGTERM for `GRACE` seconds.
+    """
+
+    def __init__(self, prepare: Any) -> None:
+        self.prepare = prepare  # the user's own worker_init_fn
+
+    def __call__(self, worker: int) -> None:
+        if sys.platform != "win32":
+            for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
+                signal.signal(number, signal.SIG_IGN)
+            signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(GRACE))
+        if self.prepare is not None:
+            self.prepare(worker)

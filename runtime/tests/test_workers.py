@@ -1,0 +1,66 @@
+"""Workers of a DataLoader that are not forked: Python 3.14's way on Linux, and everywhere else before."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TRAIN = """
+import os, sys, time, torch
+from torch.utils.data import DataLoader, Dataset
+from scaffold_runtime import LightningModule, Trainer
+from scaffold_runtime.callbacks import ModelCheckpoint
+
+class Slow(Dataset):
+    def __len__(self):
+        return 40
+
+    def __getitem__(self, index):
+        if index == 20:
+            os.kill(0, int(sys.argv[1]))
+        time.sleep(0.05)
+        return torch.ones(1)
+
+class Model(LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.net = torch.nn.Linear(1, 1)
+
+    def training_step(self, batch, batch_idx):
+        return self.net(batch).sum()
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+if __name__ == "__main__":
+    data = DataLoader(Slow(), 4, num_workers=2, multiprocessing_context="forkserver")
+    Trainer(accelerator="cpu", max_epochs=1, logger=False, callbacks=[ModelCheckpoint("kept")],
+            enable_progress_bar=False).fit(Model(), data)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, -2), (signal.SIGTERM, 143), (signal.SIGUSR1, 143)]
+)
+def test_a_signal_to_all_processes_is_left_to_the_one_that_trains(
+    tmp_path: Path, number: int, code: int
+) -> None:
+    (tmp_path / "train.py").write_text(TRAIN)
+    done = subprocess.run(
+        [sys.executable, "train.py", str(int(number))],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        start_new_session=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == code, done.stderr
+    assert (tmp_path / "kept/interrupted.ckpt").exists()
+    assert "resource_tracker" not in done.stderr
