@@ -217,6 +217,8 @@ def test_others_take_the_id_of_wandb(configured, make_loader, make_trainer) -> N
     assert Path("logs/exp/run7/metrics.csv").exists()
 
 
+# wandb 0.31 itself writes tables so.
+@pytest.mark.filterwarnings("ignore:codecs.open:DeprecationWarning")
 def test_wandb_takes_tables_and_images(configured, make_loader, make_trainer) -> None:
     logger = WandbLogger(save_dir="logs", offline=True)
     logger.log_table("table", columns=["a", "b"], data=[[1, 2]], step=3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import os
 import pickle
 import signal
@@ -35,6 +36,8 @@ def _child(function: Callable[[], Any], answer: Any) -> NoReturn:
     code = 1
     try:
         os.setpgid(0, 0)
+        # As in a process that multiprocessing forks; the server that forks for its parent is not its own.
+        multiprocessing.set_start_method("fork", force=True)
         result = (True, function())
         code = 0
     except SystemExit as error:
