@@ -9,17 +9,37 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+from scaffold_runtime.errors import MisconfigurationException
+
 GRACE = 30  # seconds, as long as SLURM waits between SIGTERM and SIGKILL
 SERVER = "scaffold_runtime.server"
 
 
 def start(loader: Any) -> Iterator[Any]:
-    """Begin a pass over a loader, with its workers where it has some."""
+    """Begin a pass over a loader, with its workers where it has some.
+
+    Raises:
+        MisconfigurationException: if it cannot be sent to them, or the script trains where they only import it.
+    """
     workers = getattr(loader, "num_workers", 0)
     context = getattr(loader, "multiprocessing_context", None) or multiprocessing
     if workers and context.get_start_method() == "forkserver":
         _protect_server()
-    return iter(loader)
+    try:
+        return iter(loader)
+    except Exception as error:
+        if workers and "pickle" in str(error):
+            raise MisconfigurationException(
+                "workers that are not forked, as from Python 3.14 on and on macOS and Windows, are sent the data set "
+                f"and what their DataLoader calls, and something in them cannot be pickled ({error}). Define classes "
+                "and functions at the top of a module, or use num_workers=0."
+            ) from error
+        if workers and isinstance(error, (ConnectionError, EOFError)):
+            raise MisconfigurationException(
+                "the process that starts the workers of a DataLoader ended; what it printed stands above. It imports "
+                'the script: is what the script does below `if __name__ == "__main__":`?'
+            ) from error
+        raise
 
 
 def _protect_server() -> None:

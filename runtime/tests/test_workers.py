@@ -6,9 +6,16 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from forking import forked
+from torch.utils.data import DataLoader
+
+from scaffold_runtime.errors import MisconfigurationException
+from scaffold_runtime.workers import start
 
 TRAIN = """
 import os, sys, time, torch
@@ -64,3 +71,31 @@ def test_a_signal_to_all_processes_is_left_to_the_one_that_trains(
     assert done.returncode == code, done.stderr
     assert (tmp_path / "kept/interrupted.ckpt").exists()
     assert "resource_tracker" not in done.stderr
+
+
+class Ended:
+    """A loader whose server ended while it began, as where the script trains whoever imports it."""
+
+    num_workers, multiprocessing_context = 1, None
+
+    def __iter__(self) -> Iterator[Any]:
+        raise ConnectionResetError
+
+
+def test_a_server_that_ends_is_told() -> None:
+    with pytest.raises(MisconfigurationException, match='below `if __name__ == "__main__":`'):
+        start(Ended())
+
+
+@pytest.mark.filterwarnings("ignore:Got pickle error")
+def test_what_workers_cannot_be_sent_is_told() -> None:
+    loader: Any = DataLoader(
+        [1], num_workers=1, collate_fn=lambda batch: batch, multiprocessing_context="spawn"
+    )
+
+    def life() -> str:
+        with pytest.raises(MisconfigurationException, match="at the top of a module") as caught:
+            start(loader)
+        return str(caught.value)
+
+    assert "<lambda>" in forked(life)
