@@ -29,7 +29,7 @@ def xla(part: str = "") -> Any:
 
 
 class Accelerator(abc.ABC):
-    """A kind of hardware. Subclass it to bring your own; those below are final."""
+    """A kind of hardware. Subclass it to write your own; those below are final."""
 
     name: str
 

@@ -64,10 +64,10 @@ class DataHooks:
 
 
 class LightningDataModule(WithHyperparameters, DataHooks):
-    """All about the data of an experiment: get it, split it, batch it.
+    """The data of an experiment: get it, split it, batch it.
 
-    `prepare_data` runs once (download, tokenize; keep no state), `setup(stage)` in every process
-    (split, build datasets); then the trainer asks for the loaders it needs.
+    `prepare_data` runs once per machine (download, tokenize; keep no state), `setup(stage)` in every process
+    (split, build datasets); then the trainer calls `train_dataloader` etc. for the loaders it needs.
     """
 
     CHECKPOINT_HYPER_PARAMS_KEY = "datamodule_hyper_parameters"
@@ -81,7 +81,7 @@ class LightningDataModule(WithHyperparameters, DataHooks):
         return {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take back what `state_dict` returned."""
+        """Restore what `state_dict` returned."""
 
     def on_exception(self, exception: BaseException) -> None:
         """Something was raised; it is raised again after this."""

@@ -28,7 +28,7 @@ def hook_names(base: type) -> tuple[str, ...]:
 
 
 class Callback:
-    """Something that happens beside training. Override the hooks you need, ignore the rest.
+    """Code that runs at given points of training. Override the hooks you need.
 
     Each hook receives the trainer and the module first. State to be saved in checkpoints goes
     through `state_dict` and `load_state_dict`, under `state_key`. `self.log` and `self.log_dict`
@@ -55,7 +55,7 @@ class Callback:
         return {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take back what `state_dict` returned."""
+        """Restore what `state_dict` returned."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """A fit, validate, test or predict begins; `stage` is its name."""
@@ -102,10 +102,10 @@ class Callback:
     def on_before_backward(
         self, trainer: Trainer, pl_module: LightningModule, loss: Tensor
     ) -> None:
-        """The loss is about to be differentiated."""
+        """Before backward of the loss."""
 
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Gradients have been added."""
+        """After backward: gradients are there."""
 
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer

@@ -62,7 +62,7 @@ class LightningModule(WithHyperparameters, DataHooks, nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights."""
         for tensors in (self.parameters(), self.buffers()):
             for tensor in tensors:
                 return tensor.device
@@ -70,7 +70,7 @@ class LightningModule(WithHyperparameters, DataHooks, nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The format of the first floating point weight."""
+        """The dtype of the first floating point weight."""
         for parameter in self.parameters():
             if parameter.is_floating_point():
                 return parameter.dtype
@@ -93,12 +93,12 @@ class LightningModule(WithHyperparameters, DataHooks, nn.Module):
 
     @property
     def global_rank(self) -> int:
-        """Which of all processes this one is."""
+        """Rank of this process among all."""
         return self._trainer.global_rank if self._trainer is not None else 0
 
     @property
     def local_rank(self) -> int:
-        """Which of the processes on this machine this one is."""
+        """Rank of this process on its machine."""
         return self._trainer.local_rank if self._trainer is not None else 0
 
     @property
@@ -181,10 +181,10 @@ class LightningModule(WithHyperparameters, DataHooks, nn.Module):
         """Gradients are about to be cleared."""
 
     def on_before_backward(self, loss: Tensor) -> None:
-        """The loss is about to be differentiated."""
+        """Before backward of the loss."""
 
     def on_after_backward(self) -> None:
-        """Gradients have been added."""
+        """After backward: gradients are there."""
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Gradients are complete and unscaled, not yet clipped."""
@@ -309,10 +309,10 @@ class LightningModule(WithHyperparameters, DataHooks, nn.Module):
     ) -> None:
         """Log a scalar: a number, a one-element tensor, or a torchmetrics Metric.
 
-        In `training_step` and batch hooks the default is `on_step`, elsewhere `on_epoch`; with both,
+        In `training_step` and batch hooks the default is `on_step=True`, elsewhere `on_epoch=True`; with both,
         `name_step` and `name_epoch` are written. Epoch values are reduced with `reduce_fx` ("mean",
         "sum", "min", "max"), means weighted by `batch_size` (taken from the batch if not given).
-        The value is not read here: nothing waits for the device until a log step is due.
+        The value stays on the device until the next log step, so nothing waits for the device.
 
         Raises:
             MisconfigurationException: where logging is not possible, or if the same name is logged
@@ -356,7 +356,7 @@ class LightningModule(WithHyperparameters, DataHooks, nn.Module):
             )
 
     def print(self, *args: Any, **kwargs: Any) -> None:
-        """Print from the first process only, without tearing the progress bar."""
+        """Print on rank 0 only, without breaking the progress bar."""
         self.trainer.print(*args, **kwargs)
 
     # -- optimization ---------------------------------------------------------------------------
@@ -372,11 +372,11 @@ class LightningModule(WithHyperparameters, DataHooks, nn.Module):
         return (made[0] if len(made) == 1 else made) if made else None
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
-        """Differentiate the loss; override it to do so in another way."""
+        """Run backward on the loss; override it to do so in another way."""
         loss.backward(*args, **kwargs)
 
     def manual_backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
-        """In manual optimization, call this instead of `loss.backward()`: it scales and fires hooks."""
+        """In manual optimization, call this instead of `loss.backward()`: it scales the loss and calls hooks."""
         if self.automatic_optimization:
             raise MisconfigurationException(
                 "`manual_backward` is for manual optimization: set `self.automatic_optimization = False` "

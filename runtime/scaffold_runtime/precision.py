@@ -14,7 +14,7 @@ from scaffold_runtime.errors import MisconfigurationException
 
 
 class Precision:
-    """How numbers are stored and computed: as they are, with 32 bits. Derive from it for another way."""
+    """Precision of weights and arithmetic: 32-true. Subclass it for another."""
 
     precision: str = "32-true"
     dtype: torch.dtype = torch.float32  # of weights and inputs
@@ -57,11 +57,11 @@ class Precision:
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back what `state_dict` returned."""
+        """Restore what `state_dict` returned."""
 
 
 class TruePrecision(Precision):
-    """Weights, inputs and arithmetic in one other format: 64-true, bf16-true, 16-true."""
+    """Weights, inputs and arithmetic in another dtype: 64-true, bf16-true, 16-true."""
 
     converts_inputs = True
 
@@ -81,7 +81,7 @@ class TruePrecision(Precision):
 
 
 class AutocastPrecision(Precision):
-    """Weights in 32 bits, arithmetic in 16 where torch finds it safe: bf16-mixed."""
+    """Mixed precision by autocast: weights in 32 bits, arithmetic in 16 where torch finds it safe: bf16-mixed."""
 
     def __init__(self, precision: str, dtype: torch.dtype, device: torch.device) -> None:
         self.precision = precision
@@ -94,7 +94,7 @@ class AutocastPrecision(Precision):
 
 
 class ScaledPrecision(AutocastPrecision):
-    """The same in float16, the loss scaled against underflow: 16-mixed."""
+    """The same in float16, with a gradient scaler against underflow: 16-mixed."""
 
     scales = True
 
@@ -134,7 +134,7 @@ class ScaledPrecision(AutocastPrecision):
         return self.scaler.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back what `state_dict` returned."""
+        """Restore what `state_dict` returned."""
         self.scaler.load_state_dict(state)
 
 

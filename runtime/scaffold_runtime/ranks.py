@@ -1,4 +1,4 @@
-"""Things only the first process does, for code that runs before or beside a Trainer."""
+"""Things only rank 0 does, for code that runs before or beside a Trainer."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def rank() -> int:
 
 
 class _RankZeroOnly:
-    """Call a function in the first process only; elsewhere return `default`. `rank_zero_only.rank` is which this is."""
+    """Call a function on rank 0 only; elsewhere return `default`. `rank_zero_only.rank` is which this is."""
 
     def __init__(self) -> None:
         self.__qualname__ = "rank_zero_only"
@@ -50,30 +50,30 @@ def rank_prefixed_message(message: str, rank: int | None) -> str:
 
 @rank_zero_only
 def rank_zero_info(*args: Any, **kwargs: Any) -> None:
-    """Log at level INFO, from the first process only."""
+    """Log at level INFO, on rank 0 only."""
     log.info(*args, **kwargs)
 
 
 @rank_zero_only
 def rank_zero_debug(*args: Any, **kwargs: Any) -> None:
-    """Log at level DEBUG, from the first process only."""
+    """Log at level DEBUG, on rank 0 only."""
     log.debug(*args, **kwargs)
 
 
 @rank_zero_only
 def rank_zero_warn(message: str, stacklevel: int = 4, **kwargs: Any) -> None:
-    """Warn, from the first process only."""
+    """Warn, on rank 0 only."""
     warnings.warn(message, stacklevel=stacklevel - 1, **kwargs)
 
 
 @rank_zero_only
 def rank_zero_deprecation(message: str, stacklevel: int = 5, **kwargs: Any) -> None:
-    """Warn that something will go away, from the first process only."""
+    """Warn that something will go away, on rank 0 only."""
     warnings.warn(message, DeprecationWarning, stacklevel=stacklevel - 2, **kwargs)
 
 
 class WarningCache(set[str]):
-    """Says each message once, in the first process only."""
+    """Says each message once, on rank 0 only."""
 
     def warn(self, message: str, stacklevel: int = 5, **kwargs: Any) -> None:
         """Warn, unless it was said."""

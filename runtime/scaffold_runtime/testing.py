@@ -93,18 +93,18 @@ def check_resume(
     seed: int = 0,
     **arguments: Any,
 ) -> None:
-    """Train without a stop, then `trials` times with stops at random batches, and compare every step and the
-    end.
+    """Train once uninterrupted, then `trials` times with interruptions at random batches, and compare every step
+    and the final state.
 
     Args:
         make: makes the module, and its data module or training loader, afresh.
         folder: where checkpoints and logs go.
         trials: how many runs are interrupted, each at one to three random places.
-        seed: decides where, and seeds each run.
+        seed: seeds the interruptions and each run.
         arguments: of the Trainer; keep the run short.
 
     Raises:
-        ResumeError: naming the first step, and what of it, that differs.
+        ResumeError: naming the first step, and the part of the state, that differs.
     """
     choose = random.Random(seed)
     reference, end = train(make, Path(folder) / "unbroken", seed, **arguments)

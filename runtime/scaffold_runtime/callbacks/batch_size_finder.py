@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 
 class BatchSizeFinder(Callback):
-    """Search the largest batch size that does not run out of memory, and go on with it. Afterwards weights,
-    random numbers and data are where they were; a resumed run takes the size found before.
+    """Search the largest batch size that does not run out of memory, and train with it. Weights, random
+    numbers and data are restored after the search; a resumed run takes the size found before.
 
     The module or data module must build its loaders with the attribute `batch_arg_name`.
 
@@ -29,7 +29,7 @@ class BatchSizeFinder(Callback):
         init_val: the first size.
         max_trials: how many sizes are tried.
         batch_arg_name: the attribute that holds the batch size.
-        margin: in "binsearch", the share by which the result is lowered, to be safe.
+        margin: in "binsearch", the fraction by which the result is lowered, to be safe.
         max_val: the largest size tried.
 
     Raises:

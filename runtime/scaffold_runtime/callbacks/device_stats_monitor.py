@@ -14,17 +14,17 @@ if TYPE_CHECKING:
 
 
 class DeviceStatsMonitor(Callback):
-    """Log what the accelerator says about its device at the start and end of batches, at log steps.
+    """Log statistics of the device (memory, utilization) at the start and end of batches, at log steps.
 
-    Names are `DeviceStatsMonitor.on_train_batch_start/...`; memory is in bytes, load in percent.
+    Names are `DeviceStatsMonitor.on_train_batch_start/...`; memory is in bytes, utilization in percent.
 
     Args:
-        cpu_stats: log processor and memory load too; None does so only where the device is the CPU.
+        cpu_stats: log CPU and memory utilization too; None does so only if the device is the CPU.
         filter_keys: log only these; None logs all there are (on CUDA, more than a hundred).
 
     Raises:
         MisconfigurationException: if the trainer has no logger.
-        MissingExtra: if the load is wanted and `psutil` is not installed.
+        MissingExtra: if `cpu_stats` are logged and `psutil` is not installed.
     """
 
     def __init__(

@@ -40,7 +40,7 @@ class EarlyStopping(Callback):
         stopping_threshold: stop at once when `monitor` is better than this.
         divergence_threshold: stop at once when `monitor` is worse than this.
         check_on_train_epoch_end: check at the end of training epochs and not after validation.
-        log_rank_zero_only: say why it stopped from the first process only.
+        log_rank_zero_only: say why it stopped on rank 0 only.
 
     Raises:
         MisconfigurationException: if `mode` is unknown, or `monitor` is missing at a check.

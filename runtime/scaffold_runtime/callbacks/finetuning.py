@@ -27,7 +27,7 @@ def multiplicative(epoch: int) -> float:
 
 
 class BaseFinetuning(Callback, abc.ABC):
-    """Freeze parts of a model before training, and unfreeze them as training goes on.
+    """Freeze parts of a model before training, and unfreeze them later.
 
     Override `freeze_before_training` (with `self.freeze`) and `finetune_function` (with
     `self.unfreeze_and_add_param_group`). `configure_optimizers` should take only the parameters that require
@@ -109,7 +109,7 @@ class BaseFinetuning(Callback, abc.ABC):
 
     @staticmethod
     def flatten_modules(modules: Modules) -> list[nn.Module]:
-        """All modules inside that have parameters of their own or no parts."""
+        """All submodules that have parameters of their own or no submodules."""
         if isinstance(modules, nn.ModuleDict):
             modules = modules.values()
         if isinstance(modules, nn.Module) and not isinstance(modules, Iterable):
@@ -136,7 +136,7 @@ class BaseFinetuning(Callback, abc.ABC):
 
     @staticmethod
     def freeze_module(module: nn.Module) -> None:
-        """Freeze the parameters of this one module, not of its parts."""
+        """Freeze the parameters of this module, not those of its submodules."""
         _set_own(module, False)
 
     @staticmethod
@@ -183,17 +183,17 @@ class BaseFinetuning(Callback, abc.ABC):
 
 
 class BackboneFinetuning(BaseFinetuning):
-    """Keep `self.backbone` of the module frozen at first, then train it at a rising learning rate.
+    """Freeze `self.backbone` of the module at first, then train it with a rising learning rate.
 
     Args:
         unfreeze_backbone_at_epoch: the epoch (from 0) in which it is unfrozen.
-        lambda_func: from the epoch, the factor by which the backbone's rate changes each epoch after that.
-        backbone_initial_ratio_lr: its first rate, as a share of the current one.
-        backbone_initial_lr: its first rate, in place of that share.
-        should_align: never let its rate rise above the current one.
+        lambda_func: of the epoch: the factor by which the backbone's learning rate changes each later epoch.
+        backbone_initial_ratio_lr: its first learning rate, as a fraction of the current one.
+        backbone_initial_lr: its first learning rate, in place of that fraction.
+        should_align: never let its learning rate rise above the current one.
         initial_denom_lr: accepted for code that moves over; a first rate is always given.
         train_bn: train its batch norm layers, too.
-        verbose: print both rates each epoch.
+        verbose: print both learning rates each epoch.
         rounding: digits printed.
 
     Raises:

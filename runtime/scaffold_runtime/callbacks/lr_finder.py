@@ -88,18 +88,18 @@ class LRFinder:
 
 
 class LearningRateFinder(Callback):
-    """Search a learning rate before training, and train with it. Afterwards weights, random numbers and data are
-    where they were; a resumed run takes the rate found before.
+    """Search a learning rate before training, and train with it. Weights, random numbers and data are restored
+    after the search; a resumed run takes the learning rate found before.
 
     Override `on_train_epoch_start` and call `lr_find` there to search again later on.
 
     Args:
-        min_lr: the first rate.
-        max_lr: the last rate.
+        min_lr: the first learning rate.
+        max_lr: the last learning rate.
         num_training_steps: how many steps the search takes.
-        mode: "exponential" or "linear": how the rate rises.
+        mode: "exponential" or "linear": how the learning rate rises.
         early_stop_threshold: stop when the loss is this many times its best; None for never.
-        update_attr: set the rate found on the module, and in its optimizer.
+        update_attr: set the learning rate found on the module, and in its optimizer.
         attr_name: the attribute to set; `lr` or `learning_rate` if not given.
 
     Raises:

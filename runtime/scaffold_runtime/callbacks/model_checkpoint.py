@@ -50,8 +50,8 @@ class ModelCheckpoint(Checkpoint):
     Args:
         dirpath: the folder; `checkpoints` in the run folder if not given.
         filename: the name, with metrics in braces: "{epoch}-{val_loss:.2f}"; "{epoch}-{step}" if not given.
-        monitor: the logged name that decides which are best; None keeps the newest.
-        verbose: say when one is saved.
+        monitor: the logged metric that decides which are best; None keeps the newest.
+        verbose: print a line when one is saved.
         save_last: also keep `last.ckpt`, a copy of the newest ("link" makes it a symbolic link), or what training ends
             with where none was due.
         save_top_k: how many to keep: 1, more, -1 for all, 0 for none.
@@ -59,13 +59,13 @@ class ModelCheckpoint(Checkpoint):
         save_weights_only: leave out optimizers and everything else needed to resume.
         mode: "min" or "max": which way `monitor` is better.
         auto_insert_metric_name: write "epoch=3-step=40" and not "3-40".
-        every_n_train_steps: save every so many optimizer steps.
-        train_time_interval: save every so often, at the next batch.
-        every_n_epochs: save every so many epochs; the default is every one.
+        every_n_train_steps: save every N optimizer steps.
+        train_time_interval: save after this much time, at the next batch.
+        every_n_epochs: save every N epochs; the default is every epoch.
         save_on_train_epoch_end: save at the end of training epochs and not after validation.
-        enable_version_counter: add -v1, -v2, ... where a name is taken; otherwise write over it. A resumed
-            run writes over its own.
-        async_save: copy the state and write it beside training. An error is raised at the next batch, and
+        enable_version_counter: add -v1, -v2, ... if a name is taken; otherwise overwrite it. A resumed
+            run overwrites its own.
+        async_save: copy the state and write it while training goes on. An error is raised at the next batch, and
             training does not end before the last file is written.
 
     Raises:

@@ -38,7 +38,7 @@ class WriteInterval(str, Enum):
 class BasePredictionWriter(Callback):
     """Write predictions: override `write_on_batch_end`, `write_on_epoch_end`, or both.
 
-    Use it with `trainer.predict(..., return_predictions=False)` where predictions do not fit in memory.
+    Use it with `trainer.predict(..., return_predictions=False)` if predictions do not fit in memory.
 
     Args:
         write_interval: "batch", "epoch" or "batch_and_epoch": which of the two is called.

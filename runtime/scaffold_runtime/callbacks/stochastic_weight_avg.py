@@ -25,14 +25,14 @@ Average = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 class StochasticWeightAveraging(Callback):
     """From `swa_epoch_start` on, move the learning rate to `swa_lrs` and average the weights at the start of
-    every epoch. After the last epoch the module holds the average; batch norm statistics are taken anew for it in
+    every epoch. After the last epoch the module holds the average; batch norm statistics are recomputed for it in
     one pass over the training data.
 
     Args:
         swa_lrs: the learning rate to move to; a list for several parameter groups.
-        swa_epoch_start: the epoch, counted from 1, or a share of `max_epochs` (a float from 0 to 1).
-        annealing_epochs: how many epochs the move takes.
-        annealing_strategy: "cos" or "linear": the shape of the move.
+        swa_epoch_start: the epoch, counted from 1, or a fraction of `max_epochs` (a float from 0 to 1).
+        annealing_epochs: how many epochs the change takes.
+        annealing_strategy: "cos" or "linear": the shape of the change.
         avg_fn: from (average, current value, count) to the new average; the mean if None.
         device: where the average is kept; the module's device if None.
 

@@ -104,12 +104,12 @@ class ThroughputMonitor(Callback):
     """Log throughput at log steps: `train/device/samples_per_sec` and the like.
 
     Set `flops_per_batch` on the module (`measure_flops` counts them) to have operations per second
-    and, on known devices, `mfu`: the share of the peak that is used. Pauses for validation are left out.
+    and, on known devices, `mfu`: model FLOPs utilization. Time of validation is left out.
 
     Args:
         batch_size_fn: the number of samples in a batch; the first dimension of its first tensor by default.
         length_fn: the number of items (tokens, ...) in a batch.
-        window_size: batches over which rates are taken.
+        window_size: number of batches that rates are computed over.
         separator: between the parts of a name.
 
     Raises:

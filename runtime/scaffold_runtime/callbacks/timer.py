@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 class Timer(Callback):
     """Measure training, validation and testing, and stop training after `duration`.
 
-    Time already trained is saved in checkpoints, so a resumed run stops where it should.
+    The time trained so far is saved in checkpoints, so that it counts in a resumed run.
 
     Args:
         duration: "DD:HH:MM:SS", a timedelta, or a dict of its arguments; None for no limit.
         interval: "step" or "epoch": when the limit is checked.
-        verbose: say so when the limit is reached.
+        verbose: print a line when the limit is reached.
 
     Raises:
         MisconfigurationException: if an argument is wrong.

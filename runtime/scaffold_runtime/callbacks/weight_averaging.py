@@ -29,7 +29,7 @@ class WeightAveraging(Callback):
     the module holds after training; the weights being trained are saved beside it, so that a resumed run
     goes on exactly.
 
-    Override `should_update` to choose when the average takes in the current weights; by default, after
+    Override `should_update` to choose when the average is updated; by default, after
     every optimizer step.
 
     Args:
@@ -208,8 +208,8 @@ class EMAWeightAveraging(WeightAveraging):
     Args:
         device: where the average is kept; the trainer's device if None.
         use_buffers: average buffers too, instead of copying them.
-        decay: how much of the average stays at an update.
-        update_every_n_steps: update after every so many optimizer steps; 0 for never.
+        decay: the weight of the old average in an update.
+        update_every_n_steps: update after every N optimizer steps; 0 for never.
         update_starting_at_step: the first step (from 0) after which to update.
         update_starting_at_epoch: update at the end of epochs from this one on.
         kwargs: passed to torch's `AveragedModel`.

@@ -66,7 +66,7 @@ class SaveConfigCallback(Callback):
             self._save(trainer, pl_module, stage)
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Override this to save `self.config` elsewhere too. Runs in the first process only."""
+        """Override this to save `self.config` elsewhere too. Runs on rank 0 only."""
 
     def _save(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if self.already_saved or not trainer.is_global_zero:

@@ -25,7 +25,7 @@ class CSVLogger(FolderLogger):
         name: the experiment; "" puts runs directly into `save_dir`.
         version: the run; the next free number if not given.
         prefix: put before every name.
-        flush_logs_every_n_steps: rows held back before they are written.
+        flush_logs_every_n_steps: rows buffered before they are written.
     """
 
     def __init__(

@@ -24,7 +24,7 @@ OPTIONS = ("monitor", "mode", "save_last", "save_top_k", "save_weights_only", "e
 
 
 class Logger(abc.ABC):
-    """Takes numbers and hyperparameters of a run. Subclass it to bring your own."""
+    """Records metrics and hyperparameters of a run. Subclass it to write your own."""
 
     failed: bool = False  # set by `attempt`, so that a broken logger is reported once
     told: bool = False  # whether somebody said which run this is
@@ -42,11 +42,11 @@ class Logger(abc.ABC):
 
     @abc.abstractmethod
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Take numbers of one step. They are plain floats; `step` is the x axis."""
+        """Record metrics of one step. They are plain floats; `step` is the x axis."""
 
     @abc.abstractmethod
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """Take the hyperparameters of the run: a dict or Namespace."""
+        """Record the hyperparameters of the run: a dict or Namespace."""
 
     @property
     def save_dir(self) -> str | None:
@@ -72,7 +72,7 @@ class Logger(abc.ABC):
         """Take the graph of the model, where the logger can show one."""
 
     def save(self) -> None:
-        """Write out what is held back."""
+        """Flush what is buffered."""
 
     def finalize(self, status: str) -> None:
         """The run ended: "success" or "failed"."""

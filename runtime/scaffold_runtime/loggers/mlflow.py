@@ -40,7 +40,7 @@ class MLFlowLogger(ServiceLogger):
         log_model: store checkpoints as artifacts: False, True (at the end), or "all" (as they are saved).
         prefix: put before every name.
         artifact_location: where the experiment's artifacts go, if it is made.
-        run_id: a run to go on with.
+        run_id: a run to continue.
         synchronous: wait until each record is stored.
 
     Raises:

@@ -22,8 +22,8 @@ class TensorBoardLogger(FolderLogger):
         save_dir: the folder under which experiments are kept.
         name: the experiment; "" puts runs directly into `save_dir`.
         version: the run; the next free number if not given.
-        log_graph: write the model's graph; the module needs `example_input_array`.
-        default_hp_metric: write a placeholder metric beside hyperparameters, so that they show up.
+        log_graph: log the model's graph; the module needs `example_input_array`.
+        default_hp_metric: log a placeholder metric with the hyperparameters, so that they show up.
         prefix: put before every name.
         sub_dir: a folder inside the run folder for the event files.
         kwargs: passed to torch's SummaryWriter.

@@ -10,7 +10,7 @@ from scaffold_runtime.checkpoint.io import read_checkpoint, remove, write_checkp
 
 
 class CheckpointIO(abc.ABC):
-    """How checkpoints get to files and back. Subclass it for another way, and pass it: `Trainer(plugins=MyIO())`.
+    """How checkpoints are written and read. Subclass it for another way, and pass it: `Trainer(plugins=MyIO())`.
 
     Runs look for checkpoints in folders, so `save_checkpoint` must leave a file at `path`. Checkpoints in parts, which
     FSDP writes when it is asked to, are written and read in their own way.
@@ -56,7 +56,7 @@ class TorchCheckpointIO(CheckpointIO):
 
 
 class AsyncCheckpointIO(CheckpointIO):
-    """Write checkpoints beside training: what `ModelCheckpoint(async_save=True)` does, for all of them.
+    """Write checkpoints while training goes on: what `ModelCheckpoint(async_save=True)` does, for all of them.
 
     Args:
         checkpoint_io: how they are written; the usual way if None.

@@ -20,7 +20,7 @@ class AdvancedProfiler(Profiler):
     Args:
         dirpath: where the report is written; printed if neither this nor `filename` is given.
         filename: the report's name, without its ending.
-        line_count_restriction: how many functions are shown: a number (int) or a share (float).
+        line_count_restriction: how many functions are shown: a number (int) or a fraction (float).
         dump_stats: write each action's statistics to a `.prof` file, too, for tools that show them.
     """
 

@@ -25,7 +25,7 @@ LOGGING = ("log", "take_epoch")  # of the metrics, which outlive a run
 
 
 class Profiler(abc.ABC):
-    """Measures named actions. Subclass it with `start`, `stop` and `summary` to bring your own.
+    """Measures named actions. Subclass it with `start`, `stop` and `summary` to write your own.
 
     Args:
         dirpath: where the report is written; printed if neither this nor `filename` is given.

@@ -23,7 +23,7 @@ BATCH_ENDS = {"validation_step", "test_step", "predict_step"}  # in training, a 
 
 
 class PyTorchProfiler(Profiler):
-    """Profile operators on processor and GPU over a few batches, and write a Chrome trace.
+    """Profile operators on CPU and GPU over a few batches, and write a Chrome trace.
 
     The trace goes to `dirpath`, or into the run folder: open it in chrome://tracing or ui.perfetto.dev. By
     default one batch is skipped, one warms up and three are recorded.
@@ -32,10 +32,10 @@ class PyTorchProfiler(Profiler):
         dirpath: where report and trace are written.
         filename: the report's name, without its ending.
         group_by_input_shapes: group operators by the shapes of their inputs, too.
-        emit_nvtx: mark operators for NVIDIA's own profiler instead (run under `nsys profile`).
+        emit_nvtx: emit NVTX ranges for NVIDIA's profiler instead (run under `nsys profile`).
         export_to_chrome: write the trace.
         row_limit: rows of the report; -1 for all.
-        sort_by_key: the column the report is sorted by; total device or processor time if None.
+        sort_by_key: the column the report is sorted by; total device or CPU time if None.
         record_module_names: mark which module operators ran in.
         table_kwargs: passed to the table of torch's profiler.
         profiler_kwargs: passed to `torch.profiler.profile`: `schedule`, `activities`, `profile_memory`, ...

@@ -48,7 +48,7 @@ class _Running:
 
 
 class SimpleProfiler(Profiler):
-    """Time every hook and every phase of the engine, and say where a training step went.
+    """Time every hook and every phase of the engine, and show where a training step spends its time.
 
     Args:
         dirpath: where the report is written; printed if neither this nor `filename` is given.

@@ -24,16 +24,16 @@ SPARSE, DENSE = 1, 2  # kinds of gradients; 0 is none
 
 
 class DDPStrategy(DistributedStrategy):
-    """Train a copy of the model in each process.
+    """Train a replica of the model in each process (DistributedDataParallel).
 
     Args:
         accelerator: accepted for code that moves over; the trainer says.
         parallel_devices: accepted for code that moves over; the trainer says.
         ddp_comm_state: the state of `ddp_comm_hook`.
-        ddp_comm_hook: how gradients travel: see `torch.distributed.algorithms.ddp_comm_hooks`.
+        ddp_comm_hook: how gradients are communicated: see `torch.distributed.algorithms.ddp_comm_hooks`.
         ddp_comm_wrapper: wraps the hook, for instance `fp16_compress_wrapper`.
-        process_group_backend: "nccl", "gloo" or another; what fits the device if not given.
-        timeout: after which a process that does not answer counts as lost.
+        process_group_backend: "nccl", "gloo" or another; by default what fits the device.
+        timeout: of collectives, after which a process counts as lost.
         start_method: "popen", "spawn" or "fork".
         **kwargs: arguments of `torch.nn.parallel.DistributedDataParallel`: `find_unused_parameters`,
             `static_graph`, `gradient_as_bucket_view`, `bucket_cap_mb`, `broadcast_buffers`.

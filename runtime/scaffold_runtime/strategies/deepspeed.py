@@ -40,27 +40,27 @@ NEEDED = ("deepspeed", "scaffold-runtime[deepspeed]", "strategy='deepspeed'")
 
 
 class DeepSpeedStrategy(DistributedStrategy):
-    """Train with DeepSpeed's engine. It accumulates, clips, scales and steps, as the trainer's arguments say.
+    """Train with DeepSpeed's ZeRO. Its engine accumulates, clips, scales and steps, as set on the Trainer.
 
     Args:
         accelerator: accepted for code that moves over; the trainer says.
-        zero_optimization: divide states at all; False is stage 0.
-        stage: what is divided: 1 optimizer states, 2 gradients too, 3 weights too.
+        zero_optimization: shard at all; False is stage 0.
+        stage: of ZeRO: 1 shards optimizer states, 2 gradients too, 3 weights too.
         offload_optimizer: keep optimizer states on `offload_optimizer_device`.
         offload_parameters: keep weights on `offload_params_device`; stage 3 only.
         offload_optimizer_device: "cpu" or "nvme".
         offload_params_device: "cpu" or "nvme".
         nvme_path: the folder for what is offloaded to "nvme".
         pin_memory: keep what is offloaded in pinned memory.
-        allgather_bucket_size: elements that travel together when weights are gathered.
-        reduce_bucket_size: elements that travel together when gradients are reduced.
-        logging_batch_size_per_gpu: what DeepSpeed's speed messages count with.
+        allgather_bucket_size: elements per collective when weights are gathered.
+        reduce_bucket_size: elements per collective when gradients are reduced.
+        logging_batch_size_per_gpu: the batch size for DeepSpeed's throughput messages.
         config: DeepSpeed's own configuration, a dict or the path of a JSON file, in place of the arguments
             above. What the trainer decides (accumulation, clipping, precision) may be left out or "auto".
         exclude_frozen_parameters: leave frozen weights out of checkpoints.
         parallel_devices: accepted for code that moves over; the trainer says.
-        process_group_backend: "nccl", "gloo" or another; what fits the device if not given.
-        timeout: after which a process that does not answer counts as lost.
+        process_group_backend: "nccl", "gloo" or another; by default what fits the device.
+        timeout: of collectives, after which a process counts as lost.
 
     Raises:
         MissingExtra: if DeepSpeed is not installed.

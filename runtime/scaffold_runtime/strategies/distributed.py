@@ -69,9 +69,9 @@ class DistributedStrategy(Strategy):
     """Several processes, one per device. Abstract; `ddp` and `fsdp` are final.
 
     Args:
-        process_group_backend: "nccl", "gloo" or another; what fits the device if not given, for GPUs NCCL, and
-            gloo beside it for what lies in main memory.
-        timeout: after which a process that does not answer counts as lost.
+        process_group_backend: "nccl", "gloo" or another; by default what fits the device: for GPUs NCCL, and
+            gloo for tensors in main memory.
+        timeout: of collectives, after which a process counts as lost.
         start_method: "popen" runs the script again for each device; "spawn" and "fork" start processes
             for one call of fit, validate, test or predict.
 

@@ -106,8 +106,8 @@ class SLURMEnvironment(ClusterEnvironment):
     """srun.
 
     Args:
-        auto_requeue: put the job back into the queue when SLURM says that its time is nearly up.
-        requeue_signal: how it says so; SIGUSR1 if None.
+        auto_requeue: requeue the job when SLURM signals that its time limit is near.
+        requeue_signal: that signal; SIGUSR1 if None.
     """
 
     starter, rank, size = "srun", "SLURM_PROCID", "SLURM_NTASKS"

@@ -57,26 +57,26 @@ Policy = Collection[type[nn.Module] | str] | Callable[[nn.Module], bool] | None
 
 
 class FSDPStrategy(DistributedStrategy):
-    """Shard weights, gradients and optimizer states over the processes (`fully_shard`).
+    """Shard weights, gradients and optimizer states over processes: FSDP2, torch's `fully_shard`.
 
     Any strategy and any number of processes can load its checkpoints.
 
     Args:
-        auto_wrap_policy: which submodules are gathered one by one: classes or their names, a function of a module,
+        auto_wrap_policy: which submodules are sharded one by one: classes or their names, a function of a module,
             or one of torch's policies (`size_based_auto_wrap_policy`, `ModuleWrapPolicy`, ...).
-        reshard_after_forward: free whole weights between forward and backward.
-        sharding_strategy: the same in older words: "FULL_SHARD" frees them, "SHARD_GRAD_OP" keeps them;
-            "HYBRID_SHARD" and "_HYBRID_SHARD_ZERO2" do so where each node has a copy of the weights.
-        device_mesh: (copies, parts): how many copies there are, and over how many processes each is divided.
-        mixed_precision: formats for computing and for reducing gradients: a MixedPrecisionPolicy, or a
-            MixedPrecision of the FSDP before. "bf16" or "fp16" has weights travel in 16 bits and gradients in 32,
-            beside the trainer's `bf16-mixed` or `16-mixed`; if not given, weights travel in 32 bits there.
-        state_dict_type: "full" writes checkpoints as one file with whole tensors; "sharded" as a folder in which
-            each process writes its own part. Both can be loaded everywhere.
-        cpu_offload: keep the parts in main memory.
-        activation_checkpointing_policy: which submodules compute their activations again in backward.
-        process_group_backend: "nccl", "gloo" or another; what fits the device if not given.
-        timeout: after which a process that does not answer counts as lost.
+        reshard_after_forward: free gathered weights between forward and backward.
+        sharding_strategy: the same by FSDP1's names: "FULL_SHARD" frees them, "SHARD_GRAD_OP" keeps them;
+            "HYBRID_SHARD" and "_HYBRID_SHARD_ZERO2" likewise, with a replica of the weights on each node.
+        device_mesh: (replicas, shards): the number of replicas, and of processes that each is sharded over.
+        mixed_precision: dtypes for computing and for reducing gradients: a MixedPrecisionPolicy, or FSDP1's
+            MixedPrecision. "bf16" or "fp16" gathers weights in 16 bits and reduces gradients in 32, for the
+            trainer's `bf16-mixed` or `16-mixed`; by default weights are gathered in 32 bits there.
+        state_dict_type: "full" writes checkpoints as one file with full tensors; "sharded" as a folder to which
+            each process writes its shards. Any strategy can load both.
+        cpu_offload: keep the shards in main memory.
+        activation_checkpointing_policy: which submodules recompute their activations in backward.
+        process_group_backend: "nccl", "gloo" or another; by default what fits the device.
+        timeout: of collectives, after which a process counts as lost.
         start_method: "popen", "spawn" or "fork".
     """
 

@@ -14,7 +14,7 @@ from scaffold_runtime.strategies.strategy import Prepared, Strategy, to_main_mem
 
 
 class SingleDeviceStrategy(Strategy):
-    """Train in this process, on one device: the given one, else the trainer's first."""
+    """Train in this process, on one device: the given one, else the first of the trainer."""
 
     def __init__(self, device: torch.device | str | None = None) -> None:
         self._device = device

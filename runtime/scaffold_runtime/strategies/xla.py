@@ -33,9 +33,9 @@ class XLAStrategy(Strategy):
     """Train on one XLA device, or on all of this machine's.
 
     Args:
-        spmd: one process for all devices: XLA divides each batch, and the work, over them. The loader's
-            batch is then that of all devices together. Otherwise `torch_xla.launch` starts a process for each.
-        sync_module_states: begin with the first process's weights in all.
+        spmd: one process for all devices: XLA shards each batch, and the work, over them. The loader's
+            batch size is then the global one. Otherwise `torch_xla.launch` starts a process for each.
+        sync_module_states: start with the weights of rank 0 on all ranks.
         debug: have torch_xla report what compiles anew, and why (`PT_XLA_DEBUG`).
 
     Raises:

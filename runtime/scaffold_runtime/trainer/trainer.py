@@ -76,32 +76,32 @@ class Trainer:
         max_steps: stop after this many optimizer steps; -1 for no limit.
         min_steps: take at least this many optimizer steps.
         max_time: stop after this duration: "DD:HH:MM:SS", a timedelta, or a dict of its arguments.
-        limit_train_batches: batches per epoch: a count (int) or a fraction (float).
+        limit_train_batches: batches per epoch: a number (int) or a fraction (float).
         limit_val_batches: the same for validation.
         limit_test_batches: the same for testing.
         limit_predict_batches: the same for prediction.
-        overfit_batches: train on the same few batches, unshuffled, and validate on as many of the validation's.
-        val_check_interval: validate every so many batches (int), parts of an epoch (float), or a duration.
-        check_val_every_n_epoch: validate every so many epochs; None counts batches across epochs.
-        num_sanity_val_steps: validation batches tried before training; -1 for all.
-        log_every_n_steps: log step values every so many optimizer steps.
-        enable_checkpointing: add a ModelCheckpoint where none is given.
+        overfit_batches: train on the same few batches, unshuffled, and validate on as many validation batches.
+        val_check_interval: validate every N batches (int), every fraction of an epoch (float), or every duration.
+        check_val_every_n_epoch: validate every N epochs; None: `val_check_interval` counts batches across epochs.
+        num_sanity_val_steps: validation batches to run before training (sanity check); -1 for all.
+        log_every_n_steps: log step values every N optimizer steps.
+        enable_checkpointing: add a ModelCheckpoint if none is given.
         enable_progress_bar: show progress.
-        enable_model_summary: print the model's layers before training.
-        accumulate_grad_batches: batches whose gradients are averaged for one optimizer step; "auto" cuts a
-            batch that runs out of memory into parts, with the same gradients.
-        gradient_clip_val: clip gradients at this value; None for no clipping.
+        enable_model_summary: print layers and parameter counts before training.
+        accumulate_grad_batches: batches to accumulate gradients over per optimizer step; "auto" splits a
+            batch that runs out of memory into micro-batches, with the same gradients.
+        gradient_clip_val: clip gradients to this value; None for no clipping.
         gradient_clip_algorithm: "norm" (of all gradients together) or "value" (of each element).
-        deterministic: use deterministic algorithms; "warn" where there is none.
-        benchmark: let cuDNN try which algorithm is fastest.
+        deterministic: use deterministic algorithms; "warn" warns if there is none, in place of an error.
+        benchmark: let cuDNN pick the fastest algorithms (`torch.backends.cudnn.benchmark`).
         inference_mode: validate, test and predict under `torch.inference_mode`.
-        use_distributed_sampler: give each process its own part of the data.
+        use_distributed_sampler: shard the data over processes (DistributedSampler).
         profiler: "simple", "advanced", "pytorch", or a Profiler.
-        detect_anomaly: find the operation that made a NaN in backward. Slow.
-        barebones: everything off that is not training, to measure the loop.
+        detect_anomaly: name the operation that made a NaN in backward. Slow.
+        barebones: switch off everything but training, to measure the loop.
         plugins: a Precision in place of `precision`, a ClusterEnvironment, a CheckpointIO, or several.
-        sync_batchnorm: share batch statistics between processes.
-        reload_dataloaders_every_n_epochs: ask for new loaders every so many epochs.
+        sync_batchnorm: use SyncBatchNorm, which shares batch statistics between processes.
+        reload_dataloaders_every_n_epochs: call `train_dataloader` etc. again every N epochs.
         default_root_dir: where logs and checkpoints go without a logger; the current folder.
         enable_autolog_hparams: log hyperparameters when a run starts.
         model_registry: accepted for code that moves over; there is no registry.
@@ -270,14 +270,14 @@ class Trainer:
             model: what to train.
             train_dataloaders: a loader, a collection of loaders, or a data module.
             val_dataloaders: a loader or a list of them.
-            datamodule: where loaders come from, if not passed.
-            ckpt_path: a checkpoint to begin from: a path, "last" or "best".
+            datamodule: a data module, in place of loaders.
+            ckpt_path: a checkpoint to resume from: a path, "last" or "best".
             weights_only: accepted for code that moves over; loading never runs code from a file.
-            restore: what to take from the checkpoint: "all" resumes its run exactly; "weights", or weights and
-                what "optimizers" remember, begin a new run, with learning rates as configured.
-            restore_keys: with "weights", a pattern for the names of those to take, such as "encoder.*".
-            restore_strict: refuse a checkpoint that lacks one of them, or has others; the module's
-                `strict_loading` if None.
+            restore: what to load from the checkpoint: "all" resumes its run exactly; "weights", or "optimizers"
+                (weights and optimizer states), start a new run, with learning rates as configured.
+            restore_keys: with "weights", a pattern for the names to load, such as "encoder.*".
+            restore_strict: raise an error for missing or unexpected keys; the module's `strict_loading`
+                if None.
             restore_lr: a new learning rate, with "all" or "optimizers".
 
         Raises:
@@ -425,7 +425,7 @@ class Trainer:
         check_stored(run, filepath)
 
     def print(self, *args: Any, **kwargs: Any) -> None:
-        """Print from the first process only, without tearing the progress bar."""
+        """Print on rank 0 only, without breaking the progress bar."""
         if not self.is_global_zero:
             return
         if self.progress_bar_callback is not None:
@@ -435,9 +435,9 @@ class Trainer:
 
     @contextmanager
     def init_module(self, empty_init: bool | None = None) -> Any:
-        """Make tensors on the right device and in the right precision: create a module inside.
+        """A context in which modules are created on the right device and in the right precision.
 
-        With `empty_init` they are not initialised, for weights that are loaded into them. Where a strategy divides
+        With `empty_init` they are not initialised, for weights that are loaded into them. Where a strategy shards
         the weights they have no memory either (torch's "meta" device), until a run gives it to them part by part.
         """
         on_meta = empty_init and self.strategy.divides
@@ -664,7 +664,7 @@ class Trainer:
 
     @property
     def num_sanity_val_batches(self) -> list[float]:
-        """Batches of each validation loader that are tried before training."""
+        """Batches of each validation loader that the sanity check runs."""
         steps = self.num_sanity_val_steps
         return [n if steps == -1 else min(n, steps) for n in self.num_val_batches]
 
@@ -674,7 +674,7 @@ class Trainer:
 
     @property
     def estimated_stepping_batches(self) -> float:
-        """Optimizer steps this fit, or the last, takes in all, for schedulers that must know.
+        """Number of optimizer steps of the whole fit (or the last one), for learning rate schedulers.
 
         Raises:
             MisconfigurationException: before the first fit.
@@ -824,32 +824,32 @@ class Trainer:
 
     @property
     def num_devices(self) -> int:
-        """Devices on each machine."""
+        """Number of devices on each machine."""
         return len(self.device_ids)
 
     @property
     def world_size(self) -> int:
-        """All processes."""
+        """Number of all processes."""
         return self.strategy.world_size
 
     @property
     def global_rank(self) -> int:
-        """Which of all processes this one is."""
+        """Rank of this process among all."""
         return self.strategy.global_rank
 
     @property
     def local_rank(self) -> int:
-        """Which of the processes on this machine this one is."""
+        """Rank of this process on its machine."""
         return self.strategy.local_rank
 
     @property
     def node_rank(self) -> int:
-        """Which of the machines this one is."""
+        """Rank of this machine."""
         return self.strategy.node_rank
 
     @property
     def is_global_zero(self) -> bool:
-        """Whether this is the first of all processes."""
+        """Whether this is rank 0 of all processes."""
         return self.strategy.is_global_zero
 
     # -- places -----------------------------------------------------------------------------------

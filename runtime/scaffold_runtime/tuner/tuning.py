@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 
 class Tuner:
-    """Try things out with a trainer's settings. Nothing is logged or written, the trainer is left as it is, and
-    weights and random numbers are put back; the trainer's callbacks take no part.
+    """Search a learning rate or batch size with a trainer's settings. Nothing is logged or written, the trainer is
+    not changed, weights and random numbers are restored, and the trainer's callbacks are not called.
 
     Args:
         trainer: whose settings are used.
@@ -51,15 +51,15 @@ class Tuner:
             train_dataloaders: a loader, or a data module.
             val_dataloaders: accepted; validation does not matter here.
             dataloaders: accepted; for methods other than "fit", which find no learning rate.
-            datamodule: where loaders come from, if not passed.
+            datamodule: a data module, in place of loaders.
             method: "fit".
-            min_lr: the first rate.
-            max_lr: the last rate.
+            min_lr: the first learning rate.
+            max_lr: the last learning rate.
             num_training: how many steps to take.
             mode: as for `LearningRateFinder`, like the three that follow.
-            early_stop_threshold: the loss at which the search ends, in times of the best.
-            update_attr: whether the module's rate is set to what is found.
-            attr_name: the name of that rate, if it is not `lr` or `learning_rate`.
+            early_stop_threshold: end the search when the loss is this many times its best.
+            update_attr: whether to set the module's learning rate to the one found.
+            attr_name: the attribute to set, if it is not `lr` or `learning_rate`.
 
         Raises:
             MisconfigurationException: if there is not exactly one optimizer, or no such attribute.
@@ -104,7 +104,7 @@ class Tuner:
             init_val: the first size.
             max_trials: how many sizes are tried.
             batch_arg_name: the attribute that holds the size.
-            margin: in "binsearch", the share by which the result is lowered.
+            margin: in "binsearch", the fraction by which the result is lowered.
             max_val: the largest size tried.
 
         Raises:

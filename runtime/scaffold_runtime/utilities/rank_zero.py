@@ -1,4 +1,4 @@
-"""Lightning's place for what only the first process does."""
+"""Lightning's import path for helpers of rank 0."""
 
 from scaffold_runtime.ranks import (
     WarningCache,

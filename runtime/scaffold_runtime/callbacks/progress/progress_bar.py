@@ -38,7 +38,7 @@ class ProgressBar(Callback):
     itself, and alone.
 
     Args:
-        refresh_rate: look at the clock every so many batches; 0 switches the bar off.
+        refresh_rate: check every N batches whether to redraw; 0 switches the bar off.
     """
 
     sanity_check_description: str = "Sanity check"

@@ -34,7 +34,7 @@ class RichProgressBar(ProgressBar):
     """Show progress with rich on a terminal; elsewhere, plain lines as a `ProgressBar` writes.
 
     Args:
-        refresh_rate: look at the clock every so many batches; 0 switches the bar off.
+        refresh_rate: check every N batches whether to redraw; 0 switches the bar off.
         leave: keep the bar of each finished epoch on the screen.
         theme: styles of its parts.
         console_kwargs: passed to `rich.console.Console`.

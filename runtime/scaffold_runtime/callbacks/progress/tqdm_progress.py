@@ -13,7 +13,7 @@ class TQDMProgressBar(ProgressBar):
     """Show progress with tqdm on a terminal and in a notebook; elsewhere, plain lines as a `ProgressBar` writes.
 
     Args:
-        refresh_rate: look at the clock every so many batches; 0 switches the bar off.
+        refresh_rate: check every N batches whether to redraw; 0 switches the bar off.
         process_position: lines left free above the bar, for several runs at once.
         leave: keep the bar of each finished epoch on the screen.
 
