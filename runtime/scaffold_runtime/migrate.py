@@ -1,7 +1,7 @@
-"""`python -m scaffold_runtime.migrate PATH ...`: have code that was written for Lightning import from here.
+"""Change imports of Lightning to imports of scaffold_runtime: `python -m scaffold_runtime.migrate PATH ...`.
 
-It prints what would change in Python files, in notebooks and in class paths of YAML files, and does it with
-`--write`. What the code names and is not here it says, with file and line.
+It shows what would change in Python files, notebooks and class paths of YAML files; `--write` changes them. It
+lists names that do not exist here, with file and line.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The report of a run, one file to look at: `python -m scaffold_runtime.report RUN [RUN ...]` compares runs.
+"""Write the report of a run, or compare several runs: `python -m scaffold_runtime.report RUN [RUN ...]`.
 
-It holds everything it shows: curves, pictures, configuration, environment, timings, checkpoints.
+It is one self-contained HTML file: curves, pictures, configuration, environment, timings, checkpoints.
 """
 
 from __future__ import annotations
@@ -349,7 +349,7 @@ def write_report(folders: list[Path], path: Path) -> Path:
 
 def main(words: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m scaffold_runtime.report", description=__doc__)
-    parser.add_argument("runs", nargs="+", type=Path, help="folders of runs, as runs/version_0")
+    parser.add_argument("runs", nargs="+", type=Path, help="run folders, such as runs/version_0")
     where = "the page; report.html in the run, or beside it for several"
     parser.add_argument("--output", type=Path, help=where)
     given = parser.parse_args(words)

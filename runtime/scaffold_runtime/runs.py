@@ -1,7 +1,7 @@
-"""Runs below a folder as a table, the best first: `python -m scaffold_runtime.runs [FOLDER] [--by METRIC] [--csv]`.
+"""List all runs below a folder, the best first: `python -m scaffold_runtime.runs [FOLDER] [--by METRIC] [--csv]`.
 
-A run is a row: the best value of what checkpoints are chosen by, the other metrics as they were then, and the settings
-in which it is not like most runs.
+Each row has the best monitored value of a run, its other metrics at that step, and the settings that differ from those
+of most runs.
 """
 
 from __future__ import annotations
@@ -127,11 +127,13 @@ def table(runs: list[RunFolder], by: str | None, mode: str, everything: bool) ->
 def main(words: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m scaffold_runtime.runs", description=__doc__)
     parser.add_argument(
-        "folder", nargs="?", default="runs", type=Path, help="where the runs are: runs/"
+        "folder", nargs="?", default="runs", type=Path, help="the folder of runs; runs/ by default"
     )
-    parser.add_argument("--by", help="the metric to sort by: what checkpoints are chosen by")
-    parser.add_argument("--mode", choices=ORDERS, help="whether its lowest or its highest is best")
-    parser.add_argument("--csv", action="store_true", help="all metrics, for a spreadsheet")
+    parser.add_argument("--by", help="the metric to sort by; by default the monitored one")
+    parser.add_argument(
+        "--mode", choices=ORDERS, help="whether its lowest or highest value is best"
+    )
+    parser.add_argument("--csv", action="store_true", help="print all metrics and settings as CSV")
     given = parser.parse_args(words)
     with plain_errors():
         runs = runs_below(given.folder)

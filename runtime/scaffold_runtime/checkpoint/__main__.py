@@ -40,12 +40,12 @@ def show(file: Path) -> int:
 
 
 def verify(file: Path) -> int:
-    """say whether a checkpoint is whole, and holds nothing but tensors and plain values"""
+    """check that a checkpoint is undamaged, and holds only tensors and plain values"""
     return _say(f"{file} is whole: step {read_checkpoint(file).get('global_step')}.")
 
 
 def diff(first: Path, second: Path) -> int:
-    """name the first place where two checkpoints differ"""
+    """show the first difference between two checkpoints"""
     one, other = read_checkpoint(first), read_checkpoint(second)
     found = difference(one, other)
     if found is None:
@@ -58,7 +58,7 @@ def diff(first: Path, second: Path) -> int:
 
 
 def consolidate(source: Path, target: Path) -> int:
-    """write a checkpoint in parts (the first path) as one file (the second)"""
+    """write a sharded checkpoint (the first path) as one file (the second)"""
     checkpoint = with_weights(read_checkpoint(source))
     write_checkpoint(checkpoint, target)
     weights_only = "optimizer_states" not in checkpoint

@@ -64,9 +64,9 @@ class Trainer:
 
     Args:
         accelerator: "auto", "cpu", "gpu", "cuda", "mps", or an Accelerator.
-        strategy: "auto", or a Strategy.
-        devices: how many devices, or which: a count, a list, "0,1", -1 for all, "auto".
-        num_nodes: how many machines.
+        strategy: "auto", "ddp", "fsdp", "deepspeed", "xla", one of their variants, or a Strategy.
+        devices: how many devices, or which: a number, a list, "0,1", -1 for all, "auto".
+        num_nodes: number of machines.
         precision: "32-true", "bf16-mixed", "16-mixed", "64-true", "bf16-true", "16-true", or 16, 32, 64, "bf16".
         logger: True (TensorBoard if installed, else CSV), False, a Logger, or several.
         callbacks: one or several callbacks.
