@@ -130,9 +130,7 @@ def main(words: list[str] | None = None) -> None:
         "folder", nargs="?", default="runs", type=Path, help="the folder of runs; runs/ by default"
     )
     parser.add_argument("--by", help="the metric to sort by; by default the monitored one")
-    parser.add_argument(
-        "--mode", choices=ORDERS, help="whether its lowest or highest value is best"
-    )
+    parser.add_argument("--mode", choices=ORDERS, help="whether its lowest or its highest is best")
     parser.add_argument("--csv", action="store_true", help="print all metrics and settings as CSV")
     given = parser.parse_args(words)
     with plain_errors():
