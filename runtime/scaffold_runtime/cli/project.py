@@ -30,7 +30,7 @@ from scaffold_runtime.trainer import Trainer
 DESCRIPTION = """Train, validate, test or predict; without a command, train.
 `check` builds everything in configs/ without training.
 Values come from the files in configs/, then from --config files, then from options.
---model NAME reads class and arguments from configs/model/NAME.yaml, --data NAME from configs/data/.
+--model NAME takes class and arguments from configs/model/NAME.yaml, --data NAME from configs/data/.
 SCAFFOLD_TRACEBACK=1 shows where an error was raised."""
 
 
