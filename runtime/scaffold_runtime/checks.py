@@ -47,9 +47,9 @@ def check_run(run: Run) -> None:
     _check_state_keys(run.callbacks)
     if run.module._divider not in (None, run.trainer.strategy.divider):
         raise MisconfigurationException(
-            f"the weights of {name} were divided by {run.module._divider} in an earlier run, and this process has a "
-            "part of them. Save a checkpoint there, and go on with a new module: its `load_from_checkpoint` puts "
-            "them together."
+            f"the weights of {name} were sharded by {run.module._divider} in an earlier run, and this process has only "
+            "its shard. Save a checkpoint there, and go on with a new module: its `load_from_checkpoint` puts them "
+            "together."
         )
 
 

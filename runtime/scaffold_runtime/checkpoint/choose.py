@@ -84,7 +84,7 @@ class Restore:
             raise CheckpointError("the checkpoint holds weights only: use restore='weights'.")
         if ENGINE in checkpoint or run.trainer.strategy.owns_state:
             raise CheckpointError(
-                "optimizer states cannot be taken alone from or into DeepSpeed, which divides them: use "
+                "optimizer states cannot be taken alone from or into DeepSpeed, which shards them: use "
                 "restore='weights', or resume with the same stage and number of processes."
             )
         states, groups = checkpoint["optimizer_states"], _groups(run.optimizers)

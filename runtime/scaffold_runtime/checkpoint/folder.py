@@ -141,7 +141,7 @@ class Part:
         while missing := [rank for rank in range(self.size) if not self.file(rank).exists()]:
             if time.monotonic() > until:
                 raise CheckpointError(
-                    f"cannot write the checkpoint {self.folder}: the parts of processes {missing} did not "
+                    f"cannot write the checkpoint {self.folder}: the shards of ranks {missing} did not "
                     f"appear within {seconds:g} s. Do all machines see this folder?"
                 )
             time.sleep(POLL)
@@ -204,11 +204,11 @@ def read_parts(folder: Path, map_location: Any = "cpu") -> dict[str, Any]:
         file = folder / name
         if file.is_symlink() or not file.is_file() or file.stat().st_size != size:
             raise _damaged(
-                folder, f"its part {name} is missing or not of the size it was written with"
+                folder, f"its shard {name} is missing or not of the size it was written with"
             )
         part = read_checkpoint(file, map_location)
         if part.pop(PART, None) != [name.split("-")[1], rank, len(named)]:
-            raise _damaged(folder, f"its part {name} belongs to another checkpoint")
+            raise _damaged(folder, f"its shard {name} belongs to another checkpoint")
         parts.append(part)
     whole: dict[str, Any] = {}
     for key, value in parts[0].items():

@@ -102,7 +102,7 @@ class TensorBoardLogger(FolderLogger):
         if not self._log_graph or sample is None:
             return
         if divider := getattr(model, "_divider", None):  # torch does not trace what gathers weights
-            warn(f"TensorBoardLogger: no graph is logged, since {divider} divides the weights.")
+            warn(f"TensorBoardLogger: no graph is logged, since {divider} shards the weights.")
             return
         sample = move_data_to_device(sample, getattr(model, "device", "cpu"))
         with evaluation_mode(model), torch.no_grad(), warnings.catch_warnings():

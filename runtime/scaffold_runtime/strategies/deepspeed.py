@@ -286,7 +286,7 @@ def bring_to(dtype: torch.dtype, parameters: Iterable[Any]) -> None:
         if own.is_floating_point() and own.dtype != dtype:
             if own is not parameter:
                 raise MisconfigurationException(
-                    f"the weights were divided as {own.dtype} in an earlier run, and this one computes in {dtype}. "
+                    f"the weights were sharded as {own.dtype} in an earlier run, and this one computes in {dtype}. "
                     "Use the same precision, or take a new module and the weights of a checkpoint."
                 )
             parameter.data = own.data.to(dtype)

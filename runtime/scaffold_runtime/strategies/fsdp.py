@@ -50,7 +50,7 @@ STRATEGIES = {
 }
 TRAVELS = {"bf16": torch.bfloat16, "fp16": torch.float16}
 CALLED_APART = (
-    "FSDP has divided these weights, and what was called, outside a step, does not gather them. Call the "
+    "FSDP has sharded these weights, and what was called outside a step does not gather them. Call the "
     "LightningModule itself, or name the class that is called in auto_wrap_policy, too; all processes must call it."
 )
 Policy = Collection[type[nn.Module] | str] | Callable[[nn.Module], bool] | None
@@ -118,9 +118,9 @@ class FSDPStrategy(DistributedStrategy):
             self._shape = copies, parts = self._wanted or (num_nodes, len(devices))
             if copies * parts != processes or copies < 2:
                 raise MisconfigurationException(
-                    f"FSDPStrategy cannot keep {copies} copies of the weights, each divided over {parts} of the "
-                    f"{processes} processes. Give device_mesh=(copies, parts), whose product is "
-                    "the number of processes, with 2 copies at least."
+                    f"FSDPStrategy cannot keep {copies} replicas of the weights, each sharded over {parts} of the "
+                    f"{processes} processes. Give device_mesh=(replicas, shards), whose product is "
+                    "the number of processes, with at least 2 replicas."
                 )
         super().attach(accelerator, devices, num_nodes)
 
@@ -226,7 +226,7 @@ class FSDPStrategy(DistributedStrategy):
     def whole(self, state: Any) -> Any:
         if self._failed:
             raise CheckpointError(
-                "the other processes are gone, and their parts of the weights too."
+                "the other processes are gone, and their shards of the weights too."
             )
 
         def gathered(part: DTensor) -> Tensor:
@@ -269,7 +269,7 @@ def _check_shared(module: nn.Module, parts: list[nn.Module]) -> None:
             other, home = found.setdefault(parameter, (name, homes.get(layer)))
             if home is not homes.get(layer):
                 raise MisconfigurationException(
-                    f"auto_wrap_policy divides {other} and {name} apart, which share a weight: leave out what names "
+                    f"auto_wrap_policy wraps {other} and {name} separately, which share a weight: leave out what names "
                     "the one or the other."
                 )
 
@@ -321,7 +321,7 @@ def _meaning(sharding_strategy: Any) -> tuple[bool, bool]:
     name = getattr(sharding_strategy, "name", str(sharding_strategy)).upper()
     if name not in STRATEGIES:
         raise MisconfigurationException(
-            f"FSDPStrategy(sharding_strategy={name!r}): choose {', '.join(map(repr, STRATEGIES))}. Where nothing is "
-            "to be divided, strategy='ddp' is the one."
+            f"FSDPStrategy(sharding_strategy={name!r}): choose {', '.join(map(repr, STRATEGIES))}. To shard "
+            "nothing, use strategy='ddp'."
         )
     return STRATEGIES[name]

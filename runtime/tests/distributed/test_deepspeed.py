@@ -212,7 +212,7 @@ def test_weights_of_one_file_are_taken_by_divided_layers(tmp_path: Path) -> None
     assert found["parameters"] == [65, 65, 65]
     assert found["meta"]
     assert ["torch.float32" in found["refused"][0], len(found["refused"])] == [True, 3]
-    assert all("were divided" in refused for refused in found["refused"])
+    assert all("were sharded" in refused for refused in found["refused"])
 
 
 @pytest.mark.timeout(200)

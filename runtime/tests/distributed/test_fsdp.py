@@ -320,7 +320,7 @@ def test_a_divided_module_is_refused_elsewhere(tmp_path: Path) -> None:
     """It is divided in the processes that trained it, which may train it on."""
     program = tmp_path / "two.py"
     program.write_text(TWO_RUNS)
-    for strategy, said in (("fsdp", ""), ("ddp", "were divided by FSDP in an earlier run")):
+    for strategy, said in (("fsdp", ""), ("ddp", "were sharded by FSDP in an earlier run")):
         command = [sys.executable, str(program), strategy]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60)
         assert (done.returncode, said in done.stderr) == (1 if said else 0, True), done.stderr

@@ -269,7 +269,7 @@ def test_tensorboard_graph_of_a_module_elsewhere(regression, make_trainer) -> No
     logger.log_graph(module, torch.ones(2, 4))
     drawn = module.forwards
     module._divider = "FSDP"
-    with pytest.warns(match="no graph is logged, since FSDP divides the weights"):
+    with pytest.warns(match="no graph is logged, since FSDP shards the weights"):
         logger.log_graph(module, torch.ones(2, 4))
     assert module.forwards == drawn > 0
 
