@@ -335,7 +335,7 @@ def test_layers_that_share_a_weight_are_one_part(
             self.net = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 1))
             self.net[1].weight = self.net[0].weight
 
-    with pytest.raises(RankFailed, match=r"net.0 and net.1 apart, which share a weight"):
+    with pytest.raises(RankFailed, match=r"net.0 and net.1 separately, which share a weight"):
         fsdp(options={"auto_wrap_policy": {nn.Linear}}).fit(Tied(), make_loader(4))
     for policy in ({nn.Sequential}, lambda layer: getattr(layer, "out_features", 0) == 1):
         fsdp(options={"auto_wrap_policy": policy}).fit(Tied(), make_loader(4))
