@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 # raise them only with a reason.
 BUDGETS = {
     "runtime/scaffold_runtime": {
-        "files": 5323,
+        "files": 5327,
         "callbacks": 2585,
         "strategies": 2084,
         "cli": 1358,

@@ -6,13 +6,14 @@ import abc
 import contextlib
 import gc
 import os
+import sys
 from glob import glob
 from importlib.util import find_spec
 from typing import Any
 
 import torch
 
-from scaffold_runtime.errors import MisconfigurationException
+from scaffold_runtime.errors import MisconfigurationException, warn
 from scaffold_runtime.extras import require
 
 # Whether there are GPUs is asked of the system: asked of CUDA itself, no process could be forked any more.
@@ -148,15 +149,24 @@ def select_accelerator(choice: str | Accelerator) -> Accelerator:
     )
 
 
+def interactive() -> bool:
+    """Whether this is a notebook or an interactive session, whose program cannot be started again."""
+    return hasattr(sys, "ps1") or "ipykernel" in sys.modules
+
+
 def parse_devices(devices: int | str | list[int], accelerator: Accelerator) -> list[int]:
     """Turn the Trainer's `devices` argument into device indices.
 
-    Accepts a count (`2`), indices (`[0, 3]`, `"0,3"`), and everything there is (`-1`, `"auto"`).
+    Accepts a count (`2`), indices (`[0, 3]`, `"0,3"`), and everything there is (`-1`, `"auto"`); "auto" is one GPU
+    in a notebook, where more need processes forked before CUDA is used.
 
     Raises:
         MisconfigurationException: for anything else, or for devices this machine lacks.
     """
     found = accelerator.auto_device_count()
+    if devices == "auto" and found > 1 and accelerator.name == "cuda" and interactive():
+        warn(f"one of {found} GPUs is used, since this is a notebook; devices={found} uses all.")
+        return [0]
     wanted = _device_indices(devices, found)
     beyond = [index for index in wanted if index >= found and accelerator.name != "cpu"]
     if not wanted or beyond or len(set(wanted)) < len(wanted):

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from scaffold_runtime.accelerators import Accelerator
+from scaffold_runtime.accelerators import Accelerator, interactive
 from scaffold_runtime.errors import MisconfigurationException, did_you_mean
 from scaffold_runtime.lazy import imported_when_used
 from scaffold_runtime.strategies.ddp import DDPStrategy
@@ -95,7 +94,7 @@ def select_strategy(
 
 def _named(choice: str, accelerator: Accelerator, devices: int) -> Strategy:
     if choice == "auto":
-        several = "ddp_notebook" if hasattr(sys, "ps1") or "ipykernel" in sys.modules else "ddp"
+        several = "ddp_notebook" if interactive() else "ddp"
         choice = "single_device" if devices == 1 else several
         choice = "xla" if accelerator.name == "tpu" else choice
     if choice not in STRATEGIES:

@@ -29,6 +29,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from scaffold_runtime.accelerators import interactive
 from scaffold_runtime.errors import MisconfigurationException, RankFailed
 from scaffold_runtime.seed import computing_alike
 from scaffold_runtime.signals import CODES, Signals, code_of, leave
@@ -165,7 +166,7 @@ def check_script(here: list[Place]) -> None:
     Raises:
         MisconfigurationException: in a notebook or an interactive session.
     """
-    if len(here) > 1 and (hasattr(sys, "ps1") or "ipykernel" in sys.modules):
+    if len(here) > 1 and interactive():
         raise MisconfigurationException(
             "strategy='ddp' runs your script again for each device, and here is no script. "
             "In a notebook or an interactive session use strategy='ddp_notebook'."

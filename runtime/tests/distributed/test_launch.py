@@ -176,6 +176,15 @@ def test_devices_in_all_forms(devices: Any, found: list[int]) -> None:
     assert parse_devices(devices, Four()) == found
 
 
+def test_a_notebook_takes_one_gpu_unless_more_are_asked_for(monkeypatch: Any) -> None:
+    """As with Lightning: CUDA is often in use there already, and then no process can be forked."""
+    monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)
+    monkeypatch.setattr(Four, "name", "cuda")
+    with pytest.warns(UserWarning, match="devices=4 uses all"):
+        assert parse_devices("auto", Four()) == [0]
+    assert parse_devices(-1, Four()) == parse_devices(4, Four()) == [0, 1, 2, 3]
+
+
 @pytest.mark.parametrize(
     "devices", [0, "0", [], [4], 5, [1, 1], "1,x", "all", -2, True, [-1], [1.5], None]
 )
