@@ -45,12 +45,12 @@ class Part:
         return self
 
 
-TEXT, TEXTS = (str, "text"), (list, "a list of texts, as [a, b]")
+TEXT, TEXTS = (str, "a string"), (list, "a list of strings, such as [a, b]")
 SHAPES: Mapping[str, tuple[type, str]] = {  # what may be written in such a file
     **dict.fromkeys(("description", "monitor", "mode", "model", "data", "imports"), TEXT),
     **dict.fromkeys(("requirements", "needs", "features"), TEXTS),
     "default": (bool, "true or false"),
-    "trainer": (dict, "a mapping, as {max_epochs: 3}"),
+    "trainer": (dict, "a mapping, such as {max_epochs: 3}"),
 }
 
 

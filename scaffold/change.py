@@ -59,7 +59,7 @@ def _policy(manner: Manner) -> "Policy":
     from scaffold.wizard import on_terminal
 
     if manner.conflict:
-        choice = pick(manner.conflict, POLICIES, "way to end a conflict")
+        choice = pick(manner.conflict, POLICIES, "way to resolve a conflict")
         return lambda path, conflict: choice
     if on_terminal() and not manner.as_json:
         return ask_each

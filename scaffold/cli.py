@@ -67,7 +67,7 @@ def scaffold(
         Path.cwd()
     except FileNotFoundError:
         raise ScaffoldError(
-            "this folder is gone, also by `scaffold remove`; go to another"
+            "this folder was deleted, perhaps by `scaffold remove`; cd to another"
         ) from None
 
 
@@ -103,18 +103,18 @@ def new(
     target = Path.cwd() if here else Path.cwd() / name
     if here:
         name = target.name
-        check_name(name, "rename this folder, or make one in it by `scaffold new my-exp`")
+        check_name(name, "rename this folder, or create one in it with `scaffold new my-exp`")
     check_name(name)
     ask = wizard.on_terminal() and not (defaults or as_json)
     if not dry_run:
         create.clear(target)
     kept = create.check_target(target)
     if data and not template:
-        raise ScaffoldError("--data answers the questions of a template: name it by --template")
+        raise ScaffoldError("--data answers a template's questions: name it with --template")
     flags = {"callback": callbacks, "logger": loggers, "strategy": strategy, "extra": extras}
     flags |= {"task": task, "author": author, "description": description}
     if template and (runtime or any(flag is not None for flag in flags.values())):
-        raise ScaffoldError("a template of your own has its own questions: answer them by --data")
+        raise ScaffoldError("a template of your own has its own questions: answer them with --data")
     if template:
         answers = choose_own(name, template, data or [], catalogue, ask=ask)
     else:
@@ -204,7 +204,7 @@ def undo(conflict: Conflicts = "", dry_run: DryRun = False, as_json: Json = Fals
     from scaffold import grow
 
     change(
-        "Took back the last change",
+        "Undid the last change",
         lambda root, _: grow.undo(root),
         Manner(conflict, dry_run, as_json, while_pending=True),
     )
@@ -249,7 +249,7 @@ def diff(as_json: Json = False) -> None:
     except ScaffoldError as error:
         if not project.answers.template:
             raise
-        console.warn(f"what `update` would change cannot be said: {error}")
+        console.warn(f"cannot show what `update` would change: {error}")
     console.compared(own, coming, as_json)
 
 
@@ -271,7 +271,7 @@ def doctor(
         from scaffold.rebuild import rebuild as make
 
         manner = Manner("", dry_run, as_json, while_pending=True)
-        change("Made the lock anew", make, manner)
+        change("Rebuilt the lock", make, manner)
         return console.merging(unmerged(root), as_json)
     findings = examine(root, packaged())
     console.examined(findings, as_json)

@@ -56,7 +56,7 @@ def reporting(*, done: bool) -> Iterator[None]:
     except OSError as error:
         if not done:
             raise
-        warn(f"it is done, but what was done cannot be printed: {_reason(error)}")
+        warn(f"done, but the report cannot be printed: {_reason(error)}")
 
 
 def _print(text: str, *, err: bool = False, colour: bool | None = None) -> None:
@@ -98,7 +98,7 @@ def warn(text: str) -> None:
 
 def misplaced(project: Path, paths: Iterable[str]) -> None:
     for path, fix in out_of_place(project, paths).items():
-        warn(f"`{path}` does nothing here: {fix}")
+        warn(f"`{path}` has no effect here: {fix}")
 
 
 def fail(error: Exception, *, as_json: bool) -> None:
@@ -197,21 +197,21 @@ def _gathered(said: "list[tuple[str, Verb, str]]") -> Iterator[tuple[str, str, s
 def resolved(as_json: bool) -> None:
     if as_json:
         return say_json({"pending": []})
-    return say("No conflict is open")
+    return say("No open conflicts")
 
 
 def merging(paths: list[str], as_json: bool) -> None:
     """What is left to do in git after a merge."""
     if paths and not as_json:
         how = "`git commit`, in a rebase `git rebase --continue`"
-        say(f"end the merge: look at `git status`, then `git add -A` and {how}")
+        say(f"finish the merge: check `git status`, then `git add -A` and {how}")
 
 
 def listed(features: "list[Feature]", as_json: bool) -> None:
     if as_json:
         return say_json({"features": [vars(feature) for feature in features]})
     if not features:
-        say("No features: they belong to our own template, and this project has another")
+        say("No features: they belong to the built-in templates, and this project has its own")
     for kind, group in groupby(features, key=lambda feature: feature.kind):
         say(kind, bold=True)
         parts = list(group)

@@ -52,10 +52,10 @@ def needs_install(answers: Answers, catalogue: Catalogue) -> bool:
 def check_target(target: Path) -> list[str]:
     """What is there already and stays: the files that a repository begins with."""
     if target.is_symlink() or (target.exists() and not target.is_dir()):
-        raise ScaffoldError(f"`{target.name}` exists here and is not a folder; choose another name")
+        raise ScaffoldError(f"`{target.name}` exists and is not a folder; choose another name")
     place = target if target.is_dir() else target.parent
     if not os.access(place, os.W_OK):
-        raise ScaffoldError(f"cannot write in {place}: it is read-only for you")
+        raise ScaffoldError(f"cannot write to {place}: you have no write permission")
     found = {path.name for path in target.iterdir()} - BESIDE if target.is_dir() else set()
     if others := sorted(each for each in found if not _begins(target / each)):
         raise ScaffoldError(
@@ -85,7 +85,7 @@ def write_new(tree: Tree, target: Path) -> None:
         shutil.rmtree(staging, ignore_errors=True)
         if isinstance(error, OSError) and target.exists():  # and holds something
             raise ScaffoldError(
-                f"`{target.name}` was made meanwhile; nothing was written"
+                f"`{target.name}` was created in the meantime; nothing was written"
             ) from None
         raise
     finally:
@@ -97,7 +97,7 @@ def write_new(tree: Tree, target: Path) -> None:
 def _write_into(tree: Tree, target: Path) -> None:
     """Beside what is there, by a journal: a folder that is used has no other name to be written under."""
     if (target / LOCK).exists():
-        raise ScaffoldError(f"`{target.name}` became a project meanwhile; nothing was written")
+        raise ScaffoldError(f"`{target.name}` has become a project; nothing was written")
     seen = Disk(target)
     seen.seen.update(dict.fromkeys(tree))  # none of it was there when the user was asked
     with alone(target):

@@ -29,7 +29,7 @@ class Odd(Enum):
 
     LINK = "a link"
     FOLDER = "a folder"
-    SPECIAL = "no regular file"  # a pipe would be read for ever
+    SPECIAL = "not a regular file"  # a pipe would be read for ever
     BLOCKED = "behind a link or a file"
 
 

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 AT_THE_TOP = {
-    ".github/workflows/ci.yml": "GitHub runs those of {top} alone: move it to .github/workflows/{name}.yml there, "
+    ".github/workflows/ci.yml": "GitHub only runs those of {top}: move it to .github/workflows/{name}.yml there, "
     "with `defaults: {{run: {{working-directory: {here}}}}}` in it",
-    ".pre-commit-config.yaml": "pre-commit reads that of {top} alone: move it there, "
-    "where one serves all projects, or with `files: ^{here}/` this one",
+    ".pre-commit-config.yaml": "pre-commit only reads the one of {top}: move it there, "
+    "as one for all projects, or with `files: ^{here}/` for this one",
 }
 
 

@@ -35,7 +35,7 @@ def add(project: Project, kind: str, name: str, catalogue: Catalogue) -> Proposa
     for path in owned:
         if disk.get(path) is Odd.BLOCKED:
             what = f"`{disk.blocker(path)}` is a link or a file"
-            raise ScaffoldError(f"cannot write `{path}`: {what}\nmake it a folder of the project")
+            raise ScaffoldError(f"cannot write `{path}`: {what}\nreplace it by a folder")
     return propose(project, answers, catalogue, [path for path in owned if not disk.get(path)])
 
 
@@ -46,7 +46,7 @@ def _feature(kind: str, name: str, catalogue: Catalogue) -> Part:
     except ScaffoldError as error:
         if kind not in ("callback", "logger") or name in catalogue.features[kind]:
             raise
-        raise ScaffoldError(f"{error} (`--custom` begins one of your own)") from None
+        raise ScaffoldError(f"{error} (`--custom` starts one of your own)") from None
 
 
 def _check_current(project: Project, catalogue: Catalogue) -> None:
@@ -54,10 +54,10 @@ def _check_current(project: Project, catalogue: Catalogue) -> None:
     of, now = project.answers.version, catalogue.version
     if of == now and not catalogue.released:
         plan = update(project, catalogue).plan
-        of += " and older templates" * bool(plan.changes or plan.conflicts)
+        of += " with older templates" * bool(plan.changes or plan.conflicts)
     if of != now:
         raise ScaffoldError(
-            f"the project is of version {of}, this is {now}\nrun `scaffold update` first"
+            f"the project is from scaffold {of}, but this is {now}\nrun `scaffold update` first"
         )
 
 
@@ -69,7 +69,7 @@ def remove(project: Project, kind: str, name: str, catalogue: Catalogue) -> Prop
     _check_current(project, catalogue)
     catalogue.feature(kind, name)
     if name not in answers.on(kind):
-        raise ScaffoldError(f"{kind} `{name}` is not on; `scaffold list` shows what is")
+        raise ScaffoldError(f"{kind} `{name}` is already off; `scaffold list` shows what is on")
     if needing := [part for part in answers.parts(catalogue) if f"{kind}/{name}" in part.needs]:
         said = " and ".join(f"{part.kind} `{part.name}`" for part in needing)
         raise ScaffoldError(f"{said} need{'s' * (len(needing) == 1)} {kind} `{name}`")
@@ -81,7 +81,7 @@ def _remove_lost(project: Project, answers: Answers, catalogue: Catalogue) -> Pr
     if answers.version == catalogue.version and not answers.lost(catalogue):
         return propose(project, answers, catalogue)
     check_merged(project)
-    note = "its files go with `scaffold update`, but those that you edited"
+    note = "`scaffold update` deletes its files, except those that you edited"
     plan = Plan(dict(project.lock), said=[(ANSWERS, "update", note)])
     return Proposal(project.root, plan, Disk(project.root), {ANSWERS: File(to_yaml(answers))})
 
@@ -90,7 +90,7 @@ def _check_feature(project: Project, kind: str, name: str, catalogue: Catalogue)
     """What the user began with `add ... --custom` is not ours to delete, and what the task brought no feature."""
     folder = {"callback": "callbacks", "logger": "loggers", "module": "model", "datamodule": "data"}
     path = f"configs/{folder.get(kind)}/{package_name(name)}.yaml"
-    ours, delete = catalogue.features.get(kind, {}), f"delete `{path}`, and it is off"
+    ours, delete = catalogue.features.get(kind, {}), f"delete `{path}` to switch it off"
     if name not in ours and isinstance(Disk(project.root).get(path), File):
         if path not in project.lock:
             raise ScaffoldError(f"{kind} `{name}` is your own: {delete}")
@@ -98,7 +98,7 @@ def _check_feature(project: Project, kind: str, name: str, catalogue: Catalogue)
             raise ScaffoldError(f"{kind} `{name}` comes with the task: {delete}")
     if kind in folder and kind not in catalogue.features:
         raise ScaffoldError(
-            f"there is no {kind} `{one_line(name)}`: `{one_line(path)}` is not there"
+            f"there is no {kind} `{one_line(name)}`: `{one_line(path)}` does not exist"
         )
 
 
@@ -123,7 +123,7 @@ def update(
         said = f"Updated from `{public(address)}`{f' at `{at_which}`' if at_which else ''}"
         proposal = replace(proposal, headline=said)
     if at and not ref:
-        note = f"the template stays at `{at}`; `scaffold update --ref` goes to another"
+        note = f"the template stays at `{at}`; `scaffold update --ref` moves to another"
         proposal.plan.said.append((ANSWERS, "keep", note))
     return proposal
 

@@ -42,7 +42,7 @@ def alone(root: Path, *, dry_run: bool = False) -> Iterator[None]:
         try:
             hold(held.fileno())  # where there are no locks, the journal alone must do
         except OSError:
-            raise ScaffoldError("another `scaffold` is at work here, try again") from None
+            raise ScaffoldError("another `scaffold` is running here, try again") from None
         recover(root)
         yield
 
@@ -50,7 +50,7 @@ def alone(root: Path, *, dry_run: bool = False) -> Iterator[None]:
 def check_whole(root: Path) -> None:
     """For what only looks: half a change is neither what was nor what will be."""
     if (root / WORK / "journal.json").exists():
-        raise ScaffoldError("a change was cut short\n`scaffold resolve` takes it back")
+        raise ScaffoldError("a change was interrupted\n`scaffold resolve` rolls it back")
 
 
 def hold(descriptor: int) -> bool:
@@ -114,7 +114,7 @@ def _changes(wanted: Mapping[str, File | None], seen: Disk, now: Disk) -> Iterat
 
 
 def _meanwhile(path: str) -> ScaffoldError:
-    return ScaffoldError(f"`{path}` was changed meanwhile; nothing was written, try again")
+    return ScaffoldError(f"`{path}` was changed in the meantime; nothing was written, try again")
 
 
 def _put(root: Path, change: Change) -> None:
@@ -167,11 +167,11 @@ def _unpacked(data: bytes) -> list[Change]:
         rows = [(str(path), _as_file(old), _as_file(new)) for path, old, new in json.loads(data)]
     except (ValueError, TypeError, LookupError):
         raise ScaffoldError(
-            f"a journal in `{WORK.as_posix()}/` is damaged\n"
-            "look at what `git diff` says, then delete that folder"
+            f"the journal in `{WORK.as_posix()}/` is damaged\n"
+            "check `git diff`, then delete that folder"
         ) from None
     if foreign := [path for path, _, _ in rows if not is_safe(path.removeprefix(".scaffold/"))]:
-        raise ScaffoldError(f"a journal in `{WORK.as_posix()}/` names {foreign[0]!r}; delete it")
+        raise ScaffoldError(f"the journal in `{WORK.as_posix()}/` names {foreign[0]!r}; delete it")
     return [Change(*row) for row in rows]
 
 

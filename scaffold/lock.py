@@ -46,8 +46,8 @@ def from_json(data: bytes) -> tuple[Lock, dict[str, str]]:
         entries = {path: _unpacked(path, packed) for path, packed in files.items()}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise ScaffoldError(
-            "`.scaffold/lock.json` cannot be read; after a merge or an edit by hand,\n"
-            "make it anew with `scaffold doctor --rebuild`"
+            "`.scaffold/lock.json` cannot be read, perhaps after a merge or an edit by hand\n"
+            "rebuild it with `scaffold doctor --rebuild`"
         ) from None
     good = {path: entry for path, entry in entries.items() if entry}
     bad = [path for path in entries if path not in good and is_safe(path)]

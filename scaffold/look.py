@@ -53,7 +53,7 @@ def _others(project: Project, kind: str, parts: Mapping[str, Part]) -> Iterator[
         if path not in known:
             brought = path in project.lock
             about = "comes with the task" if brought else "your own"
-            about = "the package that has it is gone" if place.stem in lost else about
+            about = "the package that provides it is gone" if place.stem in lost else about
             yield Feature(kind, place.stem, about, "on" if brought else "yours")
 
 

@@ -36,7 +36,7 @@ class _Loader(yaml.SafeLoader):
     def compose_mapping_node(self, anchor: Any) -> Any:
         node = super().compose_mapping_node(anchor)
         if len({str(key.value) for key, _ in node.value}) < len(node.value):
-            raise ValueError("a key is written twice")
+            raise ValueError("a key occurs twice")
         return node
 
 
@@ -86,7 +86,7 @@ def merge(path: str, base: bytes, mine: bytes, template: bytes) -> Merged:
         merged = min(merged, again, key=lambda each: (each.conflicts, len(each.data)))
     if not merged.conflicts and parses(path, mine) and not parses(path, merged.data):
         marked = _marked(*(_lines(data) for data in plain))
-        merged = Merged(marked, 1, "both changed it, and both changes together cannot be read")
+        merged = Merged(marked, 1, "both changed it, and the merged result does not parse")
     return replace(merged, data=in_style_of(mine, merged.data))
 
 

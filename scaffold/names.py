@@ -33,9 +33,9 @@ def check_name(name: str, hint: str = "try `my-exp`") -> None:
 def check_part(name: str) -> None:
     """Raise one clear line unless `name` can be a module in a project, with a class of that name."""
     if problem := _misspelt(name) or (
-        "it is a keyword of Python" * keyword.iskeyword(class_name(name))
+        "it is a Python keyword" * keyword.iskeyword(class_name(name))
     ):
-        raise ScaffoldError(f"cannot name a part {_shown(name)}: {problem}; try `my-own`")
+        raise ScaffoldError(f"{_shown(name)} cannot be used as a name: {problem}; try `my-own`")
 
 
 def class_name(name: str) -> str:
@@ -58,9 +58,9 @@ def _misspelt(name: str) -> str:
     if not SHAPE.fullmatch(name):
         return "use letters, digits, `-` and `_`, with a letter first and no dash last"
     if keyword.iskeyword(name) or keyword.iskeyword(package):
-        return "it is a keyword of Python"
+        return "it is a Python keyword"
     if package in WINDOWS:
-        return "Windows reserves it"
+        return "Windows reserves that name"
     return ""
 
 
@@ -69,9 +69,9 @@ def _problem(name: str) -> str:
     if problem := _misspelt(name):
         return problem
     if package in sys.stdlib_module_names:
-        return f"it would hide Python's own module `{package}`"
+        return f"it would shadow Python's own module `{package}`"
     if package in IMPORTED:
-        return f"it would hide the package `{package}`"
+        return f"it would shadow the package `{package}`"
     if package in BESIDE_THE_PACKAGE:
         return f"the project has a `{package}` of its own"
     return ""
@@ -82,8 +82,8 @@ def pick(word: str, allowed: list[str], what: str) -> str:
     if word in allowed:
         return word
     near = get_close_matches(word, allowed, n=1)
-    hint = f"did you mean `{near[0]}`?" if near else f"there are: {', '.join(allowed) or 'none'}"
-    raise ScaffoldError(f"there is no {what} `{one_line(word)}`; {hint}")
+    hint = f"did you mean `{near[0]}`?" if near else f"known: {', '.join(allowed) or 'none'}"
+    raise ScaffoldError(f"unknown {what} `{one_line(word)}`; {hint}")
 
 
 def public(text: str) -> str:

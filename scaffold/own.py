@@ -60,7 +60,7 @@ def render_own(source: str, answers: Mapping[str, Any]) -> Tree:
     }
     if unsafe := [path for path in tree if not is_safe(path)]:
         raise ScaffoldError(
-            f"the template wants to write `{one_line(unsafe[0])}`, which is refused"
+            f"the template would write `{one_line(unsafe[0])}`, which is not allowed"
         )
     return tree
 
@@ -103,7 +103,7 @@ def split(source: str) -> tuple[str, str]:
 
 def _clone(address: str, ref: str, folder: Path) -> str:
     if address.startswith("-") or ref.startswith("-"):
-        raise ScaffoldError(f"`{one_line(address)}` is no address of a template")
+        raise ScaffoldError(f"`{one_line(address)}` is not the address of a template")
     words = ["clone", "--quiet", "--no-checkout", "--", address, str(folder)]
     done = git(*words, inside=Path.cwd(), env={"GIT_ALLOW_PROTOCOL": PROTOCOLS, **NEVER_ASK})
     if done is None:
@@ -121,7 +121,7 @@ def _clone(address: str, ref: str, folder: Path) -> str:
         if not done.returncode:
             reason = [f"it has no tag, branch or commit {one_line(ref or 'HEAD')}"]
         raise ScaffoldError(
-            f"cannot get the template {one_line(public(address))}{f' at {one_line(ref)}' if ref else ''}\n"
+            f"cannot fetch the template {one_line(public(address))}{f' at {one_line(ref)}' if ref else ''}\n"
             f"{one_line(public(reason[0])) if reason else 'git failed'}"
         )
     head = git("rev-parse", "HEAD", inside=folder)
@@ -141,14 +141,14 @@ def _checked(text: bytes, name: str) -> dict[str, Any]:
     try:
         node = yaml.compose(text, yaml.SafeLoader)
         if node is not None and _size(node, {}) > MOST_NODES:
-            raise ScaffoldError(f"the template's `{name}` grows beyond all bounds, it is refused")
+            raise ScaffoldError(f"the template's `{name}` is too large with its aliases expanded")
         data = yaml.safe_load(text) or {}
     except (yaml.YAMLError, RecursionError) as error:
         raise ScaffoldError(
             f"the template's `{name}` cannot be used: {one_line(str(error))}"
         ) from None
     if not isinstance(data, dict):
-        raise ScaffoldError(f"the template's `{name}` is no mapping")
+        raise ScaffoldError(f"the template's `{name}` is not a mapping")
     return {str(key): value for key, value in data.items()}
 
 

@@ -36,9 +36,8 @@ def check_package(project: Project, plan: Plan) -> None:
     starts = any(file and path.startswith(f"{package}/") for path, file in plan.changes.items())
     if starts and is_gone(project):
         raise ScaffoldError(
-            f"there is no `{package}/` any more, and this would start a second package\n"
-            "if yours has a new name, write that as `name:` into `.scaffold/answers.yml`, then "
-            "`scaffold update`"
+            f"`{package}/` no longer exists, and this would start a second package\n"
+            "if you renamed it, set `name:` in `.scaffold/answers.yml`, then run `scaffold update`"
         )
 
 
@@ -49,8 +48,8 @@ def renamed(base: Lock, target: Tree, disk: Disk, package: str) -> Lock:
         return base
     if not (disk.root / package).is_dir():
         raise ScaffoldError(
-            f"by its answers the package is `{package}`, but there is no such folder\n"
-            f"rename `{old}/` to that, in your imports too, or put `name:` back"
+            f"`.scaffold/answers.yml` names the package `{package}`, but there is no such folder\n"
+            f"rename `{old}/` to that, in your imports too, or restore `name:`"
         )
     word = re.compile(rb"\b%s\b" % re.escape(old.encode()))
     found = {}

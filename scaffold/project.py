@@ -28,8 +28,8 @@ class Project:
     def check_has_features(self) -> None:
         if self.answers.template:
             raise ScaffoldError(
-                f"the project has a template of its own, {public(self.answers.template)}; "
-                "features are not in it"
+                f"the project uses its own template, {public(self.answers.template)}, "
+                "which has no features"
             )
 
 
@@ -38,10 +38,10 @@ def find_root(start: Path) -> Path:
         if (folder / ANSWERS).is_file():
             return folder
         if (folder / LOCK).is_file():
-            raise ScaffoldError(f"`{ANSWERS}` is gone from {folder}\ntake it from git")
+            raise ScaffoldError(f"`{ANSWERS}` is missing in {folder}\nrestore it from git")
     raise NotAProjectError(
         f"no project here: {start} and the folders above have no `{ANSWERS}`\n"
-        "make one with `scaffold new my-exp`"
+        "create one with `scaffold new my-exp`"
     )
 
 
@@ -50,8 +50,8 @@ def check_plain(root: Path) -> None:
     for path in (".scaffold", ANSWERS, LOCK):
         if (root / path).is_symlink():
             raise ScaffoldError(
-                f"`{path}` is a link, and nothing is written through one\n"
-                "put what it leads to in its place"
+                f"`{path}` is a symbolic link, which is never written through\n"
+                "replace it by what it points to"
             )
 
 
@@ -74,5 +74,5 @@ def _read(path: Path) -> bytes:
     except OSError:
         raise ScaffoldError(
             f"`.scaffold/{path.name}` cannot be read\n"
-            "take it from git, or make it anew with `scaffold doctor --rebuild`"
+            "restore it from git, or rebuild it with `scaffold doctor --rebuild`"
         ) from None

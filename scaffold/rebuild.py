@@ -36,8 +36,8 @@ def rebuild(root: Path, catalogue: Catalogue) -> Proposal:
     answers, notes = _answers(disk)
     if answers.version != catalogue.version:
         raise ScaffoldError(
-            f"the lock is of version {answers.version}, this is {catalogue.version}\n"
-            f'rebuild with that one: pip install "torch-scaffold=={answers.version}"'
+            f"the lock is from scaffold {answers.version}, but this is {catalogue.version}\n"
+            f'rebuild with that version: pip install "torch-scaffold=={answers.version}"'
         )
     locks = _locks(disk)
     known, merged = _known(locks), answers.parts(catalogue)
@@ -74,7 +74,7 @@ def _answers(disk: Disk) -> tuple[Answers, list[Step]]:
         return _merged(base, ours, theirs)
     found = disk.get(ANSWERS)
     if not isinstance(found, File):
-        raise ScaffoldError(f"there is no `{ANSWERS}`, take it from git")
+        raise ScaffoldError(f"`{ANSWERS}` is missing, restore it from git")
     return from_yaml(found.data), []
 
 
@@ -82,7 +82,7 @@ def _merged(base: Answers, ours: Answers, theirs: Answers) -> tuple[Answers, lis
     """Switched on by either branch, and off by none; of a strategy each, that of this branch."""
     if ours.version != theirs.version:
         raise ScaffoldError(
-            f"the branches are of versions {ours.version} and {theirs.version}\n"
+            f"the branches are at versions {ours.version} and {theirs.version}\n"
             "run `scaffold update` on the older one before merging"
         )
     features, notes = {}, list[Step]()
@@ -91,7 +91,7 @@ def _merged(base: Answers, ours: Answers, theirs: Answers) -> tuple[Answers, lis
         on = (one | other) - (before - one) - (before - other)
         if kind in EXCLUSIVE and len(on) > 1:
             name = next(iter(on - one))
-            note = f"{kind} `{next(iter(one))}` of this branch; `scaffold add {kind} {name}` takes the other's"
+            note = f"{kind} `{next(iter(one))}` from this branch; `scaffold add {kind} {name}` takes the other's"
             on, notes = one, [*notes, (ANSWERS, "keep", note)]
         features[kind] = tuple(sorted(on))
     return replace(ours, features=features), notes
@@ -141,7 +141,7 @@ def _repair(plan: Plan, path: str, file: File, both: Sides | None, locks: list[L
         plan.changes[path] = file
         plan.said.append((path, "merge", "both branches"))
     else:
-        plan.said.append((path, "keep", "git's conflict markers are yours to edit"))
+        plan.said.append((path, "keep", "git's conflict markers are yours to resolve"))
 
 
 def _untouched(path: str, both: Sides, locks: list[Lock]) -> bool:

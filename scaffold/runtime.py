@@ -54,14 +54,14 @@ def check_runtime(runtime: str) -> str:
             fits = requirements("")[0]
             raise ScaffoldError(
                 f"--runtime {one_line(runtime)}: these templates need {fits}\n"
-                'choose one of these, or by --runtime "" whichever is the newest'
+                'choose one of these, or the newest with --runtime ""'
             )
         return runtime
     folder = Path(os.path.expanduser(runtime)).resolve()  # which leaves a user there is not
     if not (folder / PACKAGE).is_dir():
         raise ScaffoldError(
-            f"--runtime {one_line(runtime)}: no runtime there\n"
-            "give its folder (the one with `scaffold_runtime/` in it), a version, or `vendored`"
+            f"--runtime {one_line(runtime)}: no runtime found there\n"
+            "give the folder that contains `scaffold_runtime/`, a version, or `vendored`"
         )
     return str(folder)
 

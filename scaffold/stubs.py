@@ -79,7 +79,7 @@ def _configured(disk: Disk, path: str) -> tuple[str, str]:
     text = found.data.decode("utf-8-sig", errors="replace") if isinstance(found, File) else ""
     said = _loaded(text)
     if not isinstance(said or {}, dict):
-        raise ScaffoldError(f"`{path}` does not hold `key: value` lines of YAML; mend it first")
+        raise ScaffoldError(f"`{path}` does not hold `key: value` lines of YAML; fix it first")
     named = str((said or {}).get("class_path", ""))
     arguments = (said.get("init_args") if named else said) or {}
     lines = [line for line in text.splitlines() if not line.startswith(("#", "---"))]
@@ -101,9 +101,9 @@ def _check_free(path: str, name: str, text: str, disk: Disk) -> None:
     """Nothing of the user's is written over, hidden or given two meanings."""
     hiding = (path, path.removesuffix(".py"), f"{path.rpartition('/')[0]}.py")
     if taken := next((each for each in hiding if disk.get(each)), None):
-        raise ScaffoldError(f"`{taken}` exists, choose another name or move it")
+        raise ScaffoldError(f"`{taken}` already exists, choose another name or move it")
     if path.endswith(".py") and names_in(text).count(name) > 1:
-        raise ScaffoldError(f"`{name}` has another meaning in `{path}`, choose another name")
+        raise ScaffoldError(f"`{name}` means something else in `{path}`, choose another name")
 
 
 def _replaced(text: str, words: Mapping[str, str]) -> str:

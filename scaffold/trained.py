@@ -69,7 +69,7 @@ def _home(root: Path, module: str, name: str) -> tuple[Path, str]:
         place = dict(_bound(tree, origin, package)).get(own, "")
     raise ScaffoldError(
         f"there is no `class {name}` in `{module.replace('.', '/')}.py`, or Python cannot read it\n"
-        "import it in `train.py` from the file of this project that holds it, for `run(Model, Data)`"
+        "in `train.py`, import it from the project file that defines it, for `run(Model, Data)`"
     )
 
 

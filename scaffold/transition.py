@@ -30,7 +30,7 @@ PENDING = ".scaffold/work/pending.json"
 SKIPPED = {"__pycache__", "build", "data", "dist", "node_modules", "runs", "venv"}
 LARGEST = 256 * 1024
 WON: dict[str, tuple[Verb, str]] = {
-    "mine": ("keep", "in conflict, stays as you have it"),
+    "mine": ("keep", "in conflict, your version is kept"),
     "template": ("update", "in conflict, now the template's; `scaffold undo` brings yours back"),
 }
 Policy = Callable[[str, Conflict], str]  # path, conflict -> mine, template, markers or fail
@@ -108,7 +108,7 @@ def settle(plan: Plan, policy: Policy) -> list[str]:
     if refused:
         raise ConflictError(
             f"{'; '.join(refused.values())}\n"
-            "nothing was written; say what to do with `--conflict markers|mine|template`",
+            "nothing was written; decide with `--conflict markers|mine|template`",
             list(refused),
         )
     return pending
@@ -136,7 +136,7 @@ def check_nothing_pending(root: Path) -> None:
     if paths := pending_conflicts(root):
         raise ConflictError(
             f"still in conflict: {', '.join(paths)}\n"
-            "edit them and run `scaffold resolve`, or take the change back with `scaffold undo`",
+            "edit them and run `scaffold resolve`, or undo the change with `scaffold undo`",
             paths,
         )
 
@@ -146,7 +146,7 @@ def check_merged(project: Project) -> None:
         own = any(path.startswith(".scaffold/") for path in paths)
         first = "run `scaffold doctor --rebuild`" if own else "edit them"
         raise ConflictError(
-            f"git is merging {', '.join(paths)}\n{first}, then end the merge with `git add` and `git commit`",
+            f"git has conflicts in {', '.join(paths)}\n{first}, then finish the merge with `git add` and `git commit`",
             paths,
         )
 

@@ -165,12 +165,12 @@ def test_what_is_newer_in_a_package_is_shown_and_comes(plugin, scaffold, monkeyp
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("descripton: a", "there is no key `descripton`; did you mean `description`?"),
-        ("kind: a", "there is no key `kind`; there are: "),
+        ("descripton: a", "unknown key `descripton`; did you mean `description`?"),
+        ("kind: a", "unknown key `kind`; known: "),
         ("imports: [requests]", "`imports` must be text, not ['requests']"),
-        ("requirements: requests", "`requirements` must be a list of texts, as [a, b], not 'requests'"),
-        ("needs:", "`needs` must be a list of texts, as [a, b], not None"),
-        ("features: [1]", "`features` must be a list of texts, as [a, b], not [1]"),
+        ("requirements: requests", "`requirements` must be a list of strings, such as [a, b], not 'requests'"),
+        ("needs:", "`needs` must be a list of strings, such as [a, b], not None"),
+        ("features: [1]", "`features` must be a list of strings, such as [a, b], not [1]"),
         ("default: perhaps", "`default` must be true or false, not 'perhaps'"),
         ("- a", "it must hold `key: value` lines"),
         ("a: [", "while parsing a flow node"),

@@ -154,7 +154,7 @@ def test_what_is_done_and_cannot_be_printed_is_no_error(my_exp):
     with open("/dev/full", "wb") as full:
         added, listed = (piped(*w, stdout=full) for w in (["add", "callback", "ema"], ["list"]))
     assert (added.returncode, listed.returncode) == (0, 1)
-    assert added.stderr.startswith(b"note: it is done, but what was done cannot be printed: No sp")
+    assert added.stderr.startswith(b"note: done, but the report cannot be printed: No sp")
     assert listed.stderr == b"error: No space left on device\n"
 
 

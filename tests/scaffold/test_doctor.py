@@ -114,7 +114,7 @@ def test_a_feature_that_is_on_but_not_installed(project, machine):
     ran = project("doctor", "--json")
     assert ran.code == 1
     assert finding(ran, "callback `gone` is on")["fix"].endswith("`scaffold remove callback gone`")
-    assert finding(ran, "disk are free")
+    assert finding(ran, "disk free")
     assert project("remove", "callback", "gone").code == 0
     assert project("doctor").code == 0
 
@@ -141,7 +141,7 @@ def test_an_unresolved_conflict_and_a_change_cut_short(project, machine):
     Path("train.py").write_text("<<<<<<< mine\n")
     ran = project("doctor", "--json")
     assert finding(ran, "train.py")["fix"].endswith("`scaffold resolve`")
-    assert finding(ran, "cut short")["level"] == "fix"
+    assert finding(ran, "interrupted")["level"] == "fix"
 
 
 def test_a_generated_file_that_cannot_be_read_any_more(project, machine):
@@ -164,7 +164,7 @@ def test_low_disk_and_a_run_folder_that_is_read_only(project, machine, monkeypat
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: usage)
     monkeypatch.setattr(doctor.os, "access", lambda *_: False)
     ran = project("doctor", "--json")
-    assert "1 MB" in finding(ran, "disk are free")["what"]
+    assert "1 MB" in finding(ran, "MB of disk left")["what"]
     assert finding(ran, "cannot write")["level"] == "fix"
 
 
@@ -245,11 +245,11 @@ def test_two_branches_that_each_changed_features(scaffold):
     assert "doctor --rebuild" in scaffold("add", "extra", "ci").err
     rebuilt = scaffold("doctor", "--rebuild")
     assert rebuilt.code == 0
-    assert "end the merge: look at `git status`, then `git add -A` and `git commit`" in rebuilt.out
+    assert "finish the merge: check `git status`, then `git add -A` and `git commit`" in rebuilt.out
     assert "`git rebase --continue`" in rebuilt.out
     refused = scaffold("add", "extra", "ci")
     assert refused.code == 2
-    assert "`scaffold doctor --rebuild`, then end the merge" in refused.err
+    assert "`scaffold doctor --rebuild`, then finish the merge" in refused.err
     assert "<<<<<<<" not in Path("pyproject.toml").read_text()
     said = {f["name"]: f["state"] for f in json.loads(scaffold("list", "--json").out)["features"]}
     assert said["tensorboard"] == said["ema"] == said["csv"] == "on"
@@ -266,7 +266,7 @@ def test_conflicts_in_what_a_branch_edited_stay_the_users(scaffold):
     commit("edited")
     git("merge", "one")
     ran = scaffold("doctor", "--rebuild")
-    assert "pyproject.toml  (git's conflict markers are yours to edit)" in ran.out
+    assert "pyproject.toml  (git's conflict markers are yours to resolve)" in ran.out
     assert "<<<<<<<" in Path("pyproject.toml").read_text()
 
 
@@ -287,8 +287,11 @@ def test_in_the_middle_of_a_merge_nothing_is_added(scaffold, machine):
     assert git("merge", "one") == 1
     refused = scaffold("add", "callback", "ema")
     assert refused.code == 2
-    assert "git is merging train.py\n  edit them, then end the merge" in refused.err
-    assert "git add" in finding(scaffold("doctor", "--json"), "git is merging `train.py`")["fix"]
+    assert "git has conflicts in train.py\n  edit them, then finish the merge" in refused.err
+    assert (
+        "git add"
+        in finding(scaffold("doctor", "--json"), "git has a conflict in `train.py`")["fix"]
+    )
     git("checkout", "--ours", "train.py")
     git("add", "train.py")
     assert scaffold("add", "callback", "ema").code == 0

@@ -191,7 +191,7 @@ def test_what_counts_at_the_root_of_the_repository_alone_is_said(scaffold, extra
     os.chdir("mono/packages")
     for words in (("--dry-run",), ()):
         said = scaffold("new", "m1", "--task", "blank", "--extras", extra, *words).err
-        assert f"note: `{path}` does nothing here" in said
+        assert f"note: `{path}` has no effect here" in said
         assert str(top) in said
         assert "packages/m1" in said
         assert (".github/workflows/packages-m1.yml" in said) == (extra == "ci")
@@ -199,10 +199,10 @@ def test_what_counts_at_the_root_of_the_repository_alone_is_said(scaffold, extra
     os.chdir("m2")
     assert "packages/m2" in scaffold("add", "extra", extra).err
     assert scaffold("add", "callback", "ema").err == ""
-    assert f"`{path}` does nothing here" in scaffold("doctor").out
+    assert f"`{path}` has no effect here" in scaffold("doctor").out
     (top / path).parent.mkdir(parents=True, exist_ok=True)
     Path(path).rename(top / path)
-    assert "does nothing here" not in scaffold("doctor").out
+    assert "has no effect here" not in scaffold("doctor").out
 
 
 def test_hooks_that_were_moved_to_the_root_leave_the_locks_of_all_projects_alone(project):

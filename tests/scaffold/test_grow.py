@@ -183,11 +183,11 @@ def test_one_strategy_at_a_time(project):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("add", "callback", "emma"), "did you mean `ema`? (`--custom` begins one of your own)"),
-        (("add", "colour", "red"), "there is no kind `colour`"),
-        (("add", "model", "resnet"), "there is no kind `model`; did you mean `module`?"),
-        (("remove", "callback", "ema"), "is not on"),
-        (("remove", "module", "x"), "no module `x`: `configs/model/x.yaml` is not there"),
+        (("add", "callback", "emma"), "did you mean `ema`? (`--custom` starts one of your own)"),
+        (("add", "colour", "red"), "unknown kind `colour`"),
+        (("add", "model", "resnet"), "unknown kind `model`; did you mean `module`?"),
+        (("remove", "callback", "ema"), "is already off"),
+        (("remove", "module", "x"), "no module `x`: `configs/model/x.yaml` does not exist"),
         (("undo",), "nothing to undo"),
         (("update", "--conflict", "min"), "did you mean `mine`"),
     ],
@@ -285,7 +285,7 @@ def test_a_side_can_be_chosen(project, generation, policy, steps):
 
 @pytest.mark.parametrize(
     ("policy", "said"),
-    [("mine", "stays as you have it"), ("template", "now the template's; `scaffold undo` brings")],
+    [("mine", "your version is kept"), ("template", "now the template's; `scaffold undo` brings")],
 )
 def test_the_report_says_who_won(project, generation, policy, said):
     in_conflict(generation)
@@ -565,7 +565,7 @@ def test_a_folder_that_is_gone_is_said(project, monkeypatch):
     for words in (["list"], ["new", "other"], ["undo"]):
         ran = project(*words)
         assert (ran.code, len(ran.err.splitlines())) == (1, 1)
-        assert "this folder is gone" in ran.err
+        assert "this folder was deleted" in ran.err
 
 
 def lock() -> dict:
@@ -649,7 +649,7 @@ def test_a_project_whose_answers_are_gone_is_one(project, monkeypatch):
     monkeypatch.chdir(here)
     for command in ("list", "doctor", "update"):
         ran = project(command)
-        said = f"error: `.scaffold/answers.yml` is gone from {root}\n  take it from git\n"
+        said = f"error: `.scaffold/answers.yml` is missing in {root}\n  restore it from git\n"
         assert (ran.code, ran.err) == (1, said)
 
 
@@ -658,7 +658,7 @@ def test_answers_that_no_template_knows_say_where_they_stand(project):
     swap(".scaffold/answers.yml", f"task: {task}", "task: nosuch")
     ran = project("update")
     assert ran.code == 1
-    assert "`.scaffold/answers.yml`: there is no task `nosuch`" in ran.err
+    assert "`.scaffold/answers.yml`: unknown task `nosuch`" in ran.err
 
 
 def test_unknown_answers_are_kept(project):
@@ -710,7 +710,7 @@ def test_templates_of_a_checkout_are_newer_without_another_version(scaffold, mon
     before = files()
     for words in (("add", "callback", "ema"), ("remove", "logger", "csv")):
         ran = scaffold(*words)
-        assert (ran.code, "older templates" in ran.err, files()) == (1, True, before)
+        assert (ran.code, "with older templates" in ran.err, files()) == (1, True, before)
     assert "+Newer." in scaffold("diff").out
     assert scaffold("update").code == 0
     assert "No changes" in scaffold("diff").out
@@ -786,7 +786,7 @@ def test_half_a_change_is_not_looked_at(project, words):
     for looks in ((*words, "--dry-run"), ("diff",)):
         ran = project(*looks)
         assert (ran.code, files()) == (1, half)
-        assert "a change was cut short\n  `scaffold resolve` takes it back" in ran.err
+        assert "a change was interrupted\n  `scaffold resolve` rolls it back" in ran.err
     assert project("resolve").code == 0
     assert project("diff").code == 0
 
@@ -851,16 +851,19 @@ def test_what_was_formatted_before_is_not_formatted_again(scaffold, monkeypatch)
 @pytest.mark.parametrize(
     ("features", "says"),
     [
-        ("\n- callbacks/ema", "`features` has `callbacks/ema`\n  write kind/name, where a kind is"),
-        ("\n- ema", "`features` has `ema`\n"),
-        ("\n- callback/", "`features` has `callback/`\n"),
+        (
+            "\n- callbacks/ema",
+            "`features` lists `callbacks/ema`\n  write kind/name, where kind is one of",
+        ),
+        ("\n- ema", "`features` lists `ema`\n"),
+        ("\n- callback/", "`features` lists `callback/`\n"),
         (
             " callback/ema",
-            "`features` is `callback/ema`, not a list\n  write each below, as `- kind",
+            "`features` is `callback/ema`, not a list\n  write each on a line below, as `- kind",
         ),
         (
             "",
-            "`features` is `None`, not a list\n  write each below, as `- kind/name`, or `features: []`",
+            "`features` is `None`, not a list\n  write each on a line below, as `- kind/name`, or `features: []`",
         ),
         (" {callback: ema}", "`features` is `{'callback': 'ema'}`, not a list\n"),
     ],
@@ -885,8 +888,8 @@ def test_a_link_in_place_of_what_is_kept_is_said(project, path):
         assert (ran.code, ran.err.splitlines()) == (
             1,
             [
-                f"error: `{path}` is a link, and nothing is written through one",
-                "  put what it leads to in its place",
+                f"error: `{path}` is a symbolic link, which is never written through",
+                "  replace it by what it points to",
             ],
         )
     assert not Path(".scaffold/work").exists()
@@ -919,16 +922,16 @@ def test_a_feature_that_is_on_but_nowhere_any_more_can_be_removed(project, dropp
     before = files()
     dropped(version, "ema")
     listed = {each["name"]: each for each in json.loads(project("list", "--json").out)["features"]}
-    assert listed["ema"]["description"] == "the package that has it is gone"
+    assert listed["ema"]["description"] == "the package that provides it is gone"
     newer = version != "0.0.1"
     for words in (["update"], *([] if newer else [["add", "callback", "secret"]])):
         ran = project(*words)
         assert ran.code == 1
-        assert "`.scaffold/answers.yml`: there is no callback `ema`" in ran.err
-        assert "install the package that has it, or `scaffold remove callback ema`" in ran.err
+        assert "`.scaffold/answers.yml`: unknown callback `ema`" in ran.err
+        assert "install the package that provides it, or `scaffold remove callback ema`" in ran.err
     ran = project("remove", "callback", "ema")
     assert (ran.code, EMA.exists()) == (0, newer)
-    assert ("its files go with `scaffold update`" in ran.out) is newer
+    assert ("`scaffold update` deletes its files" in ran.out) is newer
     assert project("undo").code == 0
     assert files() == before
     project("remove", "callback", "ema")
@@ -960,7 +963,7 @@ def test_a_pipe_is_not_read(project, generation):
     for path in ("settings.yaml", "train.py", "pipe.py"):
         os.mkfifo(path)
     generation("0.0.2")
-    assert "(no regular file)" in project("diff").out
+    assert "(not a regular file)" in project("diff").out
     assert project("update").code == 0
     assert Path("settings.yaml").is_fifo()
 

@@ -146,7 +146,7 @@ def test_what_was_saved_meanwhile_is_not_overwritten(root):
     seen.get("edit.txt")
     (root / "edit.txt").write_bytes(b"saved by an editor")
     (root / ".scaffold/work").mkdir(parents=True)
-    with pytest.raises(ScaffoldError, match=r"`edit.txt` was changed meanwhile"):
+    with pytest.raises(ScaffoldError, match=r"`edit.txt` was changed in the meantime"):
         journal.write(root, WANTED, seen)
     assert (root / "edit.txt").read_bytes() == b"saved by an editor"
     assert not (root / "new").exists()
@@ -164,7 +164,7 @@ def test_what_is_saved_while_it_writes_is_not_overwritten(root, monkeypatch, pat
         sync(descriptor)
 
     monkeypatch.setattr(os, "fsync", save)
-    with pytest.raises(ScaffoldError, match=rf"`{path}` was changed meanwhile; nothing was"):
+    with pytest.raises(ScaffoldError, match=rf"`{path}` was changed in the meantime; nothing was"):
         change(root)
     assert tree(root) == {**BEFORE, path: saved}
     change(root)

@@ -191,8 +191,8 @@ def test_good_names(name):
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["--callbacks", "none,ema"], "callbacks none,ema: `none` cannot go with others"),
-        (["--data", "a=b"], "--data answers the questions of a template"),
+        (["--callbacks", "none,ema"], "callbacks none,ema: `none` cannot be combined with others"),
+        (["--data", "a=b"], "--data answers a template's questions"),
     ],
 )
 def test_options_that_would_be_ignored_are_refused(scaffold, words, says):
@@ -265,7 +265,7 @@ def test_what_appears_while_it_asks_is_not_written_over(scaffold, there, monkeyp
         patched.setattr(create, "plan_new", slowly)
         ran = scaffold("new", "my-exp")
     assert (ran.code, ran.err) == (
-        1, "error: `train.py` was changed meanwhile; nothing was written, try again\n"
+        1, "error: `train.py` was changed in the meantime; nothing was written, try again\n"
     )  # fmt: skip
     assert os.listdir("my-exp") == ["train.py"]
     assert Path("my-exp/train.py").read_text() == "mine"

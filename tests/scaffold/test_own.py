@@ -158,7 +158,7 @@ def test_other_answers_are_written_into_the_file_of_answers(scaffold, team):
 @pytest.mark.parametrize("words", [("--task", "blank"), ("--extras", "ci"), ("--runtime", "0.1.0")])
 def test_what_chooses_in_our_own_templates_is_refused(scaffold, team, workplace, words):
     ran = scaffold("new", "my-exp", "--template", str(team), *words)
-    assert ran.code == 1 and "answer them by --data" in ran.err
+    assert ran.code == 1 and "answer them with --data" in ran.err
     assert not any(workplace.iterdir())
 
 
@@ -312,7 +312,7 @@ def test_stubs_are_not_for_them_either(scaffold, team):
     scaffold("new", "my-exp", "--template", str(team), "--no-git")
     os.chdir("my-exp")
     for words in (("module", "x"), ("callback", "x", "--custom"), ("callback", "ema")):
-        assert "has a template of its own" in scaffold("add", *words).err
+        assert "uses its own template" in scaffold("add", *words).err
 
 
 def test_your_own_changes_are_shown_when_the_template_is_gone(scaffold, team):
@@ -325,7 +325,7 @@ def test_your_own_changes_are_shown_when_the_template_is_gone(scaffold, team):
     ran = scaffold("diff", "--json")
     assert ran.code == 0
     assert [each["path"] for each in json.loads(ran.out)["own"]] == [edited.name]
-    assert ran.err.startswith("note: what `update` would change cannot be said: cannot get")
+    assert ran.err.startswith("note: cannot show what `update` would change: cannot fetch")
     assert scaffold("update").code == 1
 
 

@@ -39,11 +39,11 @@ def test_no_second_package_is_started(project):
     ):
         ran = project(*words)
         assert ran.code == 1
-        assert "there is no `one/` any more" in ran.err
-        assert "`name:` into `.scaffold/answers.yml`, then `scaffold update`" in ran.err
+        assert "`one/` no longer exists" in ran.err
+        assert "`name:` in `.scaffold/answers.yml`, then run `scaffold update`" in ran.err
         assert not Path("one").exists()
     assert project("add", "callback", "ema").code == 0  # nothing of it lies in the package
-    assert "the package `one/` is not there any more" in project("doctor").out
+    assert "the package `one/` no longer exists" in project("doctor").out
 
 
 def test_update_goes_on_with_the_new_name(project):

@@ -99,7 +99,7 @@ def test_of_two_strategies_the_one_of_this_branch(project):
     ran = project("doctor", "--rebuild")
     assert ran.code == 0
     assert (
-        "strategy `fsdp` of this branch; `scaffold add strategy ddp` takes the other's" in ran.out
+        "strategy `fsdp` from this branch; `scaffold add strategy ddp` takes the other's" in ran.out
     )
     commit("merged")
     assert "strategy/ddp" not in Path(".scaffold/answers.yml").read_text()
@@ -137,7 +137,7 @@ def test_two_strategies_in_the_answers(project):
     ran = project("add", "callback", "ema")
     assert ran.code == 1
     assert (
-        "`.scaffold/answers.yml`: `features` has strategy ddp and fsdp, and one can be on"
+        "`.scaffold/answers.yml`: `features` lists strategy ddp and fsdp, but only one can be on"
         in ran.err
     )
 

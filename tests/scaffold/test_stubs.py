@@ -246,14 +246,17 @@ def test_the_class_keeps_the_case_of_the_name(project, name, becomes):
 )
 def test_a_class_does_not_shadow_what_its_file_uses(project, kind, name):
     ran = project("add", kind, name, "--custom")
-    assert (ran.code, "has another meaning" in ran.err) == (1, True)
+    assert (ran.code, "means something else" in ran.err) == (1, True)
 
 
 def test_a_module_and_a_folder_of_one_name_do_not_hide_each_other(project):
     Path("my_exp/models.py").touch()
-    assert "`my_exp/models.py` exists" in project("add", "module", "x").err
+    assert "`my_exp/models.py` already exists" in project("add", "module", "x").err
     project("add", "datamodule", "x")
-    assert "`my_exp/datamodules` exists" in project("add", "logger", "datamodules", "--custom").err
+    assert (
+        "`my_exp/datamodules` already exists"
+        in project("add", "logger", "datamodules", "--custom").err
+    )
 
 
 @pytest.mark.parametrize(
@@ -272,8 +275,8 @@ def test_one_that_is_there_stays_as_it_is(project):
     Path("my_exp/models/resnet.py").write_text("mine = 1\n")
     assert "exists, choose another name" in project("add", "module", "resnet").err
     assert Path("my_exp/models/resnet.py").read_text() == "mine = 1\n"
-    assert "`my_exp/model.py` exists" in project("add", "callback", "model", "--custom").err
+    assert "`my_exp/model.py` already exists" in project("add", "callback", "model", "--custom").err
 
 
 def test_only_some_kinds_have_stubs(project):
-    assert "there is no stub `strategy`" in project("add", "strategy", "x", "--custom").err
+    assert "unknown stub `strategy`" in project("add", "strategy", "x", "--custom").err
