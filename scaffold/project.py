@@ -50,7 +50,7 @@ def check_plain(root: Path) -> None:
     for path in (".scaffold", ANSWERS, LOCK):
         if (root / path).is_symlink():
             raise ScaffoldError(
-                f"`{path}` is a symbolic link, which is never written through\n"
+                f"`{path}` is a link, which is never written through\n"
                 "replace it by what it points to"
             )
 

@@ -48,8 +48,7 @@ def check_run(run: Run) -> None:
     if run.module._divider not in (None, run.trainer.strategy.divider):
         raise MisconfigurationException(
             f"the weights of {name} were sharded by {run.module._divider} in an earlier run, and this process has only "
-            "its shard. Save a checkpoint there, and go on with a new module: its `load_from_checkpoint` puts them "
-            "together."
+            "its shard. Save a checkpoint there, and load it into a new module by `load_from_checkpoint`."
         )
 
 

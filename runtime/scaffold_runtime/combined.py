@@ -13,7 +13,7 @@ from scaffold_runtime.errors import MisconfigurationException, check_choice
 
 MODES = ("min_size", "max_size_cycle", "max_size", "sequential")
 _GONE = object()  # in the place of a batch
-TAKE_AGAIN = "take what can be iterated over again, such as a list or a DataLoader."
+TAKE_AGAIN = "pass something that can be iterated over again, such as a list or a DataLoader."
 
 
 class CombinedLoader:

@@ -77,7 +77,7 @@ def check_local(owner: str, path: Any) -> None:
     """
     if re.match(r"\w[\w+.-]+://", str(path)):
         raise MisconfigurationException(
-            f"{owner}={str(path)!r}: only files of this machine are written and read. Mount the store, or copy what "
+            f"{owner}={str(path)!r}: only local files can be written and read. Mount the store, or copy what "
             "is saved, in `on_train_end` or a CheckpointIO of your own."
         )
 
@@ -145,7 +145,7 @@ def noted(error: BaseException, note: str) -> BaseException:
 def how_to_install(error: BaseException) -> str:
     """A line for a package that is not there; nothing for any other error."""
     absent = isinstance(error, ModuleNotFoundError) and error.name and "." not in error.name
-    how = "`pip install -e .` brings what pyproject.toml lists; write it there if it is new."
+    how = "`pip install -e .` installs what pyproject.toml lists; add it there if it is new."
     return f"\n  {how}" if absent else ""
 
 
@@ -180,7 +180,7 @@ def plain_errors() -> Iterator[None]:
     except Exception as error:
         if isinstance(error, BrokenPipeError) and _nobody_reads():  # as after `| head`
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is buffered
-            _leave("error: nobody reads what is printed any more, so it ended.", 1)
+            _leave("error: stopped, since nothing reads the output any more.", 1)
         said = _in_one_line(error)
         if said is None:
             _leave_out_engine(error)
@@ -213,7 +213,7 @@ def _in_one_line(error: Exception) -> tuple[str, int] | None:
     if isinstance(error, OSError) and error.filename and _of_runtime(_last_call(error).filename):
         return f"error: {error.filename}: {error.strerror}", 1
     if isinstance(error, OSError) and error.filename is None and error.errno == errno.ENOSPC:
-        return f"error: {_written(error)} has no place: {error.strerror}", 1
+        return f"error: cannot write {_written(error)}: {error.strerror}", 1
     return None
 
 
@@ -221,7 +221,7 @@ def _written(error: OSError) -> str:
     """The file that could not be written, which such an error does not say."""
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     files = [it for f in frames for it in f.f_locals.values() if isinstance(it, io.IOBase)]
-    return str(getattr(files[-1], "name", "a file")) if files else "what is printed or written"
+    return str(getattr(files[-1], "name", "a file")) if files else "the output"
 
 
 def _leave_out_engine(error: Exception) -> None:

@@ -177,7 +177,7 @@ class Feed:
         if len(set(lengths)) > 1 and self.trainer.is_global_zero:
             warn(
                 f"processes have {list(lengths)} training batches: each epoch ends after {min(lengths)}. "
-                "Give each as many to use them all."
+                "Give all the same number to use them all."
             )
         return min(lengths)
 

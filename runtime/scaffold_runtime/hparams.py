@@ -52,8 +52,8 @@ else:
 
 def _refuse(owner: str, method: str, *arguments: Any, **options: Any) -> NoReturn:
     raise MisconfigurationException(
-        f"`{method}` makes a new object and leaves this {owner} as it is: write "
-        f"`model = {owner}.{method}(...)` and go on with what it returns."
+        f"`{method}` creates a new object and leaves this {owner} unchanged: write "
+        f"`model = {owner}.{method}(...)` and use what it returns."
     )
 
 

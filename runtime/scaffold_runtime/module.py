@@ -465,7 +465,7 @@ class LightningModule(WithHyperparameters, DataHooks, nn.Module):
         if self._metrics is not None and self._metrics.in_step_alone():
             raise StepError(
                 "all_gather was called in a step where processes have different numbers of batches, or take some "
-                "again, so one would wait for ever. Keep what is to be gathered, and gather it when the epoch ends: "
+                "again, so one would hang. Keep what is to be gathered, and gather it when the epoch ends: "
                 "`self.trainer.strategy.gather(x)` gives a list."
             )
         on_device = partial(torch.as_tensor, device=self.device)
@@ -534,7 +534,7 @@ def _not_logged(owner: str, trainer: Trainer | None) -> None:
         why = "under Trainer(barebones=True)"
     elif trainer is not None and trainer.fn is not None:
         raise MisconfigurationException(
-            f"`{owner}.log` was called, and that module is a part of the one that runs, which alone can log. Call "
-            "its `log`, or give it to the part: `self.part.log = self.log`."
+            f"`{owner}.log` was called, which is a submodule; only the module that is trained can log. Call "
+            "its `log`, or pass it on: `self.part.log = self.log`."
         )
     warn(f"`{owner}.log` was called {why}, so nothing is logged.")

@@ -79,7 +79,7 @@ def configure(module: LightningModule) -> tuple[list[Optimizer], list[LRSchedule
         if own.isdisjoint(map(id, parameters_of(optimizer))):
             warn(
                 f"the {type(optimizer).__name__} that `configure_optimizers` returned has none of the parameters of "
-                f"{type(module).__name__}, which will not learn. Were its layers made anew after that?"
+                f"{type(module).__name__}, which will not learn. Were its layers replaced after that?"
             )
     return optimizers, schedulers
 
@@ -175,7 +175,7 @@ def _check_scheduler(
     if isinstance(config.scheduler, OneCycleLR) and config.interval == "epoch":
         warn(
             "OneCycleLR is made for interval='step' but steps once per epoch here: "
-            'return {"scheduler": scheduler, "interval": "step"} if that is not meant.'
+            'return {"scheduler": scheduler, "interval": "step"} if that is not intended.'
         )
 
 

@@ -142,7 +142,7 @@ class Part:
             inner = getattr(cursor.sampler, "sampler", cursor.sampler)
             warn(
                 f"the sampler {type(inner).__name__} draws global random numbers as it goes, so the order of "
-                "the rest of this epoch may differ: some samples may come twice and others not. Give the "
+                "the rest of this epoch may differ: some samples may be repeated and others skipped. Give the "
                 "sampler a generator of its own to resume exactly."
             )
         if kept is not None:
@@ -156,7 +156,7 @@ class Part:
         warn(
             f"{type(self.loader).__name__} cannot be positioned: the first {skip} batches of the epoch were "
             "loaded again and dropped. Unless it yields the same batches each time, some samples of this "
-            "epoch come twice and others not. Give it `state_dict` and `load_state_dict` to resume at once "
+            "epoch are repeated and others skipped. Give it `state_dict` and `load_state_dict` to resume at once "
             "and exactly."
         )
 

@@ -125,7 +125,7 @@ class Run:
         if progress.epoch or progress.step:
             trainer.print(
                 f"Nothing is left to train: the {where} is at epoch {progress.epoch} and step {progress.step}, with "
-                f"max_epochs={trainer.max_epochs} and max_steps={trainer.max_steps}. Raise them to go on."
+                f"max_epochs={trainer.max_epochs} and max_steps={trainer.max_steps}. Raise them to train further."
             )
 
     def put_back_rng(self) -> None:
@@ -274,7 +274,7 @@ class Run:
         """
         if self.several:
             raise StepError(
-                "the training loader gave None in the place of a batch. A batch cannot be skipped in one process while "
+                "the training loader gave None instead of a batch. A batch cannot be skipped in one process while "
                 "others wait for its gradients: give another one."
             )
 

@@ -34,7 +34,7 @@ def runs_below(folder: Path) -> list[RunFolder]:
     places = [place for place in found if not place.name.startswith(".")]  # those are other tools'
     if not places:
         raise MisconfigurationException(
-            f"{folder} has no run in it, which would be a folder with a config.yaml or a metrics.csv. "
+            f"{folder} contains no run, that is, no folder with a config.yaml or a metrics.csv. "
             "Name the folder that your runs are in."
         )
     runs = sorted(map(RunFolder, places), key=written)
@@ -152,7 +152,7 @@ def main(words: list[str] | None = None) -> None:
         sys.stdout.write("\n".join(aligned(rows, right)) + "\n")
         if by in known:
             sys.stdout.write(
-                f"{by} is the {ORDERS[mode]} of each run, and what stands beside it is of that step.\n"
+                f"{by} is the {ORDERS[mode]} of each run; the other values are from that step.\n"
             )
 
 

@@ -108,7 +108,7 @@ class Signals:
         # Before training there is nothing new.
         if folder is not None and not trainer.sanity_checking:
             trainer.save_checkpoint(path := Path(folder) / INTERRUPTED)
-            trainer.print(f'saved {os.path.relpath(path)}: ckpt_path="last" goes on from there')
+            trainer.print(f'saved {os.path.relpath(path)}: ckpt_path="last" resumes from there')
         if number == self._slurm.requeue_signal and self._slurm.auto_requeue:
             trainer.strategy.first_does(requeue)
         leave(number, quietly=not trainer.is_global_zero)

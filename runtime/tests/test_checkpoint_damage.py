@@ -271,7 +271,7 @@ def test_last_falls_back_with_one_warning_and_a_path_never_does(
         file = tmp_path / f"step={step}.ckpt"
         file.write_bytes(file.read_bytes()[:-100])
     with pytest.warns(
-        UserWarning, match=r"step=6\.ckpt.*step=4\.ckpt.*Going on from .*step=2\.ckpt"
+        UserWarning, match=r"step=6\.ckpt.*step=4\.ckpt.*Resuming from .*step=2\.ckpt"
     ) as seen:
         trainer().fit(regression(), make_loader(6), ckpt_path="last")
     assert len(seen) == 1

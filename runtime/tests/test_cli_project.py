@@ -410,7 +410,7 @@ def test_a_checkpoint_of_what_was_chosen(choice: Path, capsys: pytest.CaptureFix
     assert torch.equal(cli.model.layer.weight, trained.model.layer.weight)
     assert "model with width=2," in capsys.readouterr().out
     said = fails(choice, capsys, "test", "--ckpt_path=best")
-    assert "Wide, not of the model of the script; choose it by --model NAME" in said
+    assert "Wide, not by the model of the script; choose it with --model NAME" in said
 
 
 @pytest.mark.parametrize(
@@ -483,7 +483,7 @@ def test_help_of_one_class(project: Path, capsys: pytest.CaptureFixture[str]) ->
         ("model.yaml", "lr:\n\tx: 3\n", "configs/model.yaml, line 2: YAML is indented with spaces"),
         ("model.yaml", "- lr\n", "configs/model.yaml holds a list"),
         ("model.yaml", "lr:\n", "model.lr (in configs/model.yaml): `lr` is empty: expected float, got null"),
-        ("model.yaml", "1: 2\n", "configs/model.yaml: the key 1 is no name"),
+        ("model.yaml", "1: 2\n", "configs/model.yaml: the key 1 is not a string"),
         ("callbacks/early_stopping.yaml", f"class_path: {CALLBACKS}.EarlyStopping\ninit_args: [loss]\n",
          "configs/callbacks/early_stopping.yaml: `init_args` must hold `key: value` lines"),
         ("model.yaml", "lr: 1\n# again\nlr: 2\n",
@@ -525,7 +525,7 @@ def test_a_wrong_file_is_named(
         ("mine_3", "from torch import nothing", "mine_3 cannot be imported: ImportError: cannot import name 'nothing'"),
         ("mine_4", "import nowhere", "there is no module `nowhere`.\n"),
         ("mine_5", "class Mine(Callback):\n    def __init__(self): import nowhere",
-         "No module named 'nowhere'\n  `pip install -e .` brings what"),
+         "No module named 'nowhere'\n  `pip install -e .` installs what"),
     ],
 )  # fmt: skip
 def test_a_class_whose_module_is_broken_is_named(
@@ -759,7 +759,7 @@ def test_which_checkpoint_is_the_best_or_the_last_is_said(
 @pytest.mark.parametrize(
     ("call", "what"),
     [
-        ("raise OSError(28, 'No space left on device')", "what is printed or written"),
+        ("raise OSError(28, 'No space left on device')", "the output"),
         pytest.param(
             "__import__('pathlib').Path('/dev/full').write_text('x')",
             "/dev/full",
@@ -774,7 +774,7 @@ def test_output_that_nobody_takes_is_one_line(call: str, what: str) -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 1
-    assert f"error: {what} has no place: No space left on device" in done.stderr
+    assert f"error: cannot write {what}: No space left on device" in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 
@@ -798,7 +798,7 @@ with plain_errors():
             process.stdout.close()
             process.stdin.close()
             said = process.stderr.read()
-            assert said == "error: nobody reads what is printed any more, so it ended.\n"
+            assert said == "error: stopped, since nothing reads the output any more.\n"
         else:
             said = process.communicate()[1]
             assert "Traceback" in said and "BrokenPipeError" in said
@@ -876,7 +876,7 @@ def test_check_makes_everything_and_leaves_nothing(
 
     train(project, "check")
 
-    assert capsys.readouterr().out == "configs: 4 ways to run, all can be made\n"
+    assert capsys.readouterr().out == "configs: 4 ways to run, all can be created\n"
     assert files_below(project) == before
 
 
@@ -1046,7 +1046,7 @@ def test_another_rate_than_the_run_had_is_said_and_how_to_have_it(
     more = ["--ckpt_path=last", "--trainer.max_epochs=3"]
     capsys.readouterr()
     train(project, *more, "--model.lr=0.25")
-    note = "the run of the checkpoint had model.lr=0.5; now 0.25; its optimizer goes on with its own rate (--restore_lr"
+    note = "the run of the checkpoint had model.lr=0.5; now 0.25; its optimizer keeps its own rate (--restore_lr"
     assert note in capsys.readouterr().out
     train(project, *more, "--model.lr=0.25")
     assert "the run of the checkpoint" not in capsys.readouterr().out

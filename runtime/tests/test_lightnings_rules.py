@@ -858,9 +858,9 @@ def test_addresses_are_not_made_into_folders(
 ) -> None:
     trainer = make_trainer()
     trainer.fit(regression(), make_loader(1))
-    with pytest.raises(MisconfigurationException, match="only files of this machine"):
+    with pytest.raises(MisconfigurationException, match="only local files can be"):
         use(trainer)
-    with pytest.raises(MisconfigurationException, match="only files of this machine"):
+    with pytest.raises(MisconfigurationException, match="only local files can be"):
         trainer.fit(regression(), make_loader(1), ckpt_path="s3://bucket/a.ckpt")
     assert not list(Path().iterdir())
 

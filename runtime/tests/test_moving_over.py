@@ -497,7 +497,7 @@ def test_an_own_save_keeps_the_rest(
     )
     assert checkpoint.written == 2
     assert (tmp_path / "last.ckpt").is_symlink()
-    with pytest.warns(match="async_save is without effect"):
+    with pytest.warns(match="async_save has no effect"):
         Loud(async_save=True)
 
 

@@ -358,7 +358,7 @@ def test_a_real_signal_to_a_real_project(
     out, err = ended(process, 15)
     assert process.returncode == CODES[number], err
     assert len(list(tmp_path.rglob(INTERRUPTED))) == 1
-    assert f'{INTERRUPTED}: ckpt_path="last" goes on from there' in out
+    assert f'{INTERRUPTED}: ckpt_path="last" resumes from there' in out
     if number == signal.SIGINT:
         assert err.rstrip().endswith("interrupted")
     resumed, err = ended(project(tmp_path, "", 0, workers, "--ckpt_path=last"), 60)

@@ -573,7 +573,7 @@ def test_averaging_of_weights_stepped_by_hand_with_batch_norm(
             optimizer.step()
 
     averaging = StochasticWeightAveraging(swa_lrs=0.01, swa_epoch_start=1)
-    with pytest.warns(UserWarning, match="not taken anew"):
+    with pytest.warns(UserWarning, match="not recomputed"):
         make_trainer(max_epochs=3, callbacks=averaging).fit(ByHand(), make_loader(3))
 
 

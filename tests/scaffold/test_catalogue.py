@@ -167,7 +167,7 @@ def test_what_is_newer_in_a_package_is_shown_and_comes(plugin, scaffold, monkeyp
     [
         ("descripton: a", "unknown key `descripton`; did you mean `description`?"),
         ("kind: a", "unknown key `kind`; known: "),
-        ("imports: [requests]", "`imports` must be text, not ['requests']"),
+        ("imports: [requests]", "`imports` must be a string, not ['requests']"),
         ("requirements: requests", "`requirements` must be a list of strings, such as [a, b], not 'requests'"),
         ("needs:", "`needs` must be a list of strings, such as [a, b], not None"),
         ("features: [1]", "`features` must be a list of strings, such as [a, b], not [1]"),

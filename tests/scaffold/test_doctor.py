@@ -92,7 +92,7 @@ def test_a_strategy_that_the_runtime_refuses(project, machine):
     machine(strategies=["single_device", "ddp"])
     ran = project("doctor")
     assert ran.code == 1
-    assert "strategy `fsdp`: the installed scaffold-runtime cannot" in " ".join(ran.out.split())
+    assert "strategy `fsdp`: the installed scaffold-runtime does not" in " ".join(ran.out.split())
     assert "scaffold remove strategy fsdp" in ran.out
     machine(strategies=["single_device", "ddp", "fsdp"])
     assert project("doctor").code == 0
@@ -197,7 +197,7 @@ def test_configs_that_cannot_be_made(project):
     Path("my_exp/model.py").write_text("import no_such_package\n")
     (found,) = of_configs()
     assert found.what == "configs: my_exp/model.py, line 1: No module named 'no_such_package'"
-    assert found.fix.startswith("`pip install -e .` brings what pyproject.toml lists")
+    assert found.fix.startswith("`pip install -e .` installs what pyproject.toml lists")
     Path("my_exp/model.py").write_text("import torch\n\ndef (\n")
     (found,) = of_configs()
     assert "my_exp/model.py, line 3: SyntaxError" in found.what

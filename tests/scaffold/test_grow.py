@@ -428,7 +428,7 @@ def test_a_key_that_both_added_at_other_places_is_a_conflict():
     mine, template = base.replace(b"  b: 1\n", b"  e: 1\n  b: 1\n"), base + b"  e: 2\n"
     assert merge("x.txt", base, mine, template).conflicts == 0
     assert merge("x.yaml", base, mine, template).conflicts == 1
-    assert "cannot be read" in merge("x.yaml", base, mine, template).note
+    assert "does not parse" in merge("x.yaml", base, mine, template).note
 
 
 def mode(path: str | Path) -> int:
@@ -693,7 +693,7 @@ def test_newer_templates_come_by_update_only(project, generation, words, dry):
     generation("0.0.2")
     ran = project(*words, *dry)
     assert (ran.code, files()) == (1, before)
-    assert "of version 0.0.1, this is 0.0.2\n  run `scaffold update` first" in ran.err
+    assert "from scaffold 0.0.1, but this is 0.0.2\n  run `scaffold update` first" in ran.err
     assert project("update").code == 0
     assert project(*words).code == 0
     assert "return x**3" in Path("my_exp/blocks.py").read_text()
@@ -888,7 +888,7 @@ def test_a_link_in_place_of_what_is_kept_is_said(project, path):
         assert (ran.code, ran.err.splitlines()) == (
             1,
             [
-                f"error: `{path}` is a symbolic link, which is never written through",
+                f"error: `{path}` is a link, which is never written through",
                 "  replace it by what it points to",
             ],
         )

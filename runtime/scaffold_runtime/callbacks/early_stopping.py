@@ -109,7 +109,7 @@ class EarlyStopping(Callback):
         patient = why is reasons.PATIENCE_EXHAUSTED and self.wait_count < self.patience
         if trainer._live().resumed and why is not reasons.NOT_STOPPED and not patient:
             trainer.should_stop = True
-            said = f"EarlyStopping: {self.monitor} had ended this run. Remove it, or raise a patience that ran out."
+            said = f"EarlyStopping: {self.monitor} had stopped this run. Remove it, or raise a patience that ran out."
             self._log_info(trainer, said, self.log_rank_zero_only)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

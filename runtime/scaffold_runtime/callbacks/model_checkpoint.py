@@ -162,7 +162,7 @@ class ModelCheckpoint(Checkpoint):
         if self.async_save and overridden("_save_checkpoint", self, ModelCheckpoint):
             warn(
                 f"{type(self).__name__} has a `_save_checkpoint` of its own, which writes within training: async_save "
-                "is without effect."
+                "has no effect."
             )
         check_choice(self, "save_last", self.save_last, None, True, False, "link")
         for name in ("every_n_train_steps", "every_n_epochs"):
@@ -216,7 +216,7 @@ class ModelCheckpoint(Checkpoint):
         else:
             warn(
                 f"ModelCheckpoint now saves into {self.dirpath}, and not into {state_dict['dirpath']} as the run it "
-                "goes on from: of its checkpoints there, only the best is remembered, and none is removed."
+                "resumes: of its checkpoints there, only the best is remembered, and none is removed."
             )
 
     @property
@@ -243,7 +243,7 @@ class ModelCheckpoint(Checkpoint):
         fresh = stage == "fit" and not trainer.progress.batches and trainer.ckpt_path is None
         if fresh and self.best_model_path and trainer.is_global_zero:
             warn(
-                "this ModelCheckpoint comes from another trainer, and goes on with what was best there, "
+                "this ModelCheckpoint comes from another trainer, and keeps what was best there, "
                 f"{self.best_model_path}: make one for each trainer."
             )
 

@@ -181,8 +181,8 @@ def refresh_batch_norm(trainer: Trainer, pl_module: LightningModule) -> None:
         return
     if not pl_module.automatic_optimization:
         warn(
-            "running statistics of batch norm were not taken anew for the averaged weights: `training_step` steps "
-            "the optimizers itself. `torch.optim.swa_utils.update_bn(loader, model)` takes them."
+            "running statistics of batch norm were not recomputed for the averaged weights: `training_step` steps "
+            "the optimizers itself. `torch.optim.swa_utils.update_bn(loader, model)` does that."
         )
         return
     run, momenta = trainer._live(), [layer.momentum for layer in layers]

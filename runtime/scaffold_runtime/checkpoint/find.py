@@ -163,7 +163,7 @@ def read_newest_good(trainer: Trainer, resumes: bool) -> tuple[Path, dict[str, A
             reasons.append(f"{file} was saved when training failed, in the middle of a step.")
         else:
             if reasons:
-                warn(f"{' '.join(reasons)} Going on from {file}.")
+                warn(f"{' '.join(reasons)} Resuming from {file}.")
             return file, checkpoint
     if passed:
         return passed.get("torn") or passed["bare"]

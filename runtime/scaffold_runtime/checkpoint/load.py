@@ -56,7 +56,7 @@ def read_for_run(run: Run, ckpt_path: str | None) -> dict[str, Any] | None:
     if run.fn == "fit" and checkpoint.get("torn") and trainer.is_global_zero:
         warn(
             f"{path} was saved when training failed, in the middle of a step (or under FSDP, where one takes several "
-            "batches), so what follows is not exactly what would have followed. A checkpoint saved between steps "
+            "batches), so the resumed run will not be bit-identical. A checkpoint saved between steps "
             "resumes exactly."
         )
     version = _version_of(path, trainer.runs_dir) if run.fn == "fit" else None
@@ -110,7 +110,7 @@ def object_from_checkpoint(
         made = cls(**arguments)
     except TypeError as error:
         raise CheckpointError(
-            f"cannot make a {cls.__name__} from {path}: {error}. Pass what is missing as a "
+            f"cannot create a {cls.__name__} from {path}: {error}. Pass what is missing as a "
             "keyword argument, and none that `__init__` does not take."
         ) from error
     if is_module:

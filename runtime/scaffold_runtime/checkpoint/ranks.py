@@ -35,7 +35,7 @@ def own_part(trainer: Trainer, checkpoint: dict[str, Any]) -> dict[str, Any]:
     if under_way and trainer.is_global_zero:
         warn(
             f"the checkpoint was saved in the middle of an epoch by {len(ranks)} process(es), and there are "
-            f"{trainer.world_size} now: this epoch begins anew."
+            f"{trainer.world_size} now: this epoch starts over."
         )
     if progress:
         progress["batches"] -= progress["batch"]

@@ -93,7 +93,7 @@ def check_stored(run: Run, path: Any) -> None:
     """
     if run.left_out:
         raise CheckpointError(
-            f"{run.left_out[0]} All else was saved to {path}, and training can go on from there."
+            f"{run.left_out[0]} All else was saved to {path}, and training can resume from there."
         )
 
 
@@ -156,7 +156,7 @@ def restore_objects(run: Run, checkpoint: dict[str, Any]) -> None:
     if absent and run.trainer.is_global_zero:
         warn(
             f"the checkpoint holds the state of callbacks that are not there now: {', '.join(sorted(absent))}. "
-            "Add them to go on as the run began."
+            "Add them to resume exactly."
         )
 
 
@@ -173,7 +173,7 @@ def restore_engine(run: Run, checkpoint: dict[str, Any]) -> None:
             strategy.load_engine(Path(checkpoint[ENGINE]), fits)
     elif fits and strategy.owns_state and run.optimizers:
         raise CheckpointError(
-            "the checkpoint was not saved by DeepSpeed, which cannot divide its optimizer states. Make the model "
+            "the checkpoint was not saved by DeepSpeed, which cannot divide its optimizer states. Create the model "
             "with `load_from_checkpoint`, and start a new fit."
         )
 

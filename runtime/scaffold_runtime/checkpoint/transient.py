@@ -45,7 +45,7 @@ def restore_transient(module: nn.Module, state: dict[str, Any] | None) -> None:
             else:  # by other settings, or as training went on
                 warn(
                     f"the buffer `{name}` has {buffer.numel()} elements, and had {kept.numel()} in the checkpoint: it "
-                    "begins anew. Register what training fills as None."
+                    "starts over. Register what training fills as None."
                 )
     parts = metric_parts(module)
     for name, kept in state["metrics"].items():

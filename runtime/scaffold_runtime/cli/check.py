@@ -44,7 +44,7 @@ def check(make: Callable[[list[str]], Made], folder: Path, words: list[str]) -> 
         sys.stderr.write("".join(errors))
         raise SystemExit(2)
     ways = f"{len(choices)} ways to run, all" if len(choices) > 1 else "1 way to run, it"
-    sys.stdout.write(f"configs: {ways} can be made\n")
+    sys.stdout.write(f"configs: {ways} can be created\n")
     return made[0]
 
 

@@ -146,7 +146,7 @@ class ProjectCLI(LightningCLI):
         if wanted is None:
             if not fits:
                 self.trainer.print(
-                    "the model has the weights it begins with; --ckpt_path best takes those of the last training"
+                    "the model has its initial weights; --ckpt_path best loads those of the last training"
                 )
             return
         try:
@@ -175,7 +175,7 @@ class ProjectCLI(LightningCLI):
         if other:
             had = ", ".join(f"{part}.{key}={value}" for key, value in other.items())
             has = ", ".join(str(now[key]) for key in other)
-            kept = "; its optimizer goes on with its own rate (--restore_lr changes it)"
+            kept = "; its optimizer keeps its own rate (--restore_lr changes it)"
             rate = part == "model" and not {"lr", "learning_rate"}.isdisjoint(other)
             rate = rate and self.config["restore_lr"] is None
             self.trainer.print(f"the run of the checkpoint had {had}; now {has}{kept * rate}")
@@ -191,8 +191,8 @@ class ProjectCLI(LightningCLI):
             return {}
         if saved.get("class_path") != now.get("class_path"):
             raise ConfigError(
-                f"{checkpoint} is of {saved.get('class_path', 'the model of the script')}, "
-                f"not of {now.get('class_path', 'the model of the script')}; choose it by --model NAME."
+                f"{checkpoint} was saved by {saved.get('class_path', 'the model of the script')}, "
+                f"not by {now.get('class_path', 'the model of the script')}; choose it with --model NAME."
             )
         other = _otherwise(_arguments(saved), _arguments(now))
         given = self.settings.sources.options

@@ -100,7 +100,7 @@ def read_yaml(path: Path, shown: str) -> dict[str, Any]:
     for key in content:
         if not isinstance(key, str):
             raise ConfigError(
-                f"{shown}: the key {key!r} is no name; put it in quotes if it is one."
+                f"{shown}: the key {key!r} is not a string; put it in quotes if it should be one."
             )
     return content
 

@@ -105,8 +105,8 @@ class Logger(abc.ABC):
             if first:
                 reason = hide_passwords(f"{type(error).__name__}: {error}")
                 warn(
-                    f"{type(self).__name__}.{what} failed ({reason}). Training goes on; what "
-                    "this logger could not take is missing there. It is not reported again."
+                    f"{type(self).__name__}.{what} failed ({reason}). Training continues; what "
+                    "this logger could not record is missing there. This is not reported again."
                 )
 
 

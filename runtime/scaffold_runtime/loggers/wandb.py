@@ -120,8 +120,8 @@ class WandbLogger(ServiceLogger):
         wandb = _wandb()
         if wandb.run is not None:
             warn(
-                f"a W&B run ({wandb.run.id}) is open in this process, so WandbLogger goes on in it. "
-                "Call `wandb.finish()` before, if that is not meant."
+                f"a W&B run ({wandb.run.id}) is open in this process, so WandbLogger continues it. "
+                "Call `wandb.finish()` first if that is not intended."
             )
             return wandb.run
         Path(self.save_dir).mkdir(parents=True, exist_ok=True)

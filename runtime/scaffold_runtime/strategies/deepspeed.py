@@ -115,7 +115,7 @@ class DeepSpeedStrategy(DistributedStrategy):
         numbers = [accelerator.device(each).index for each in devices]
         if None not in numbers and numbers != list(range(len(numbers))):
             raise MisconfigurationException(
-                f"DeepSpeed takes the first devices of a machine, and Trainer(devices={numbers}) says others. Hide "
+                f"DeepSpeed uses the first devices of a machine, but Trainer(devices={numbers}) names others. Hide "
                 f"the rest: CUDA_VISIBLE_DEVICES={','.join(map(str, numbers))}, and devices={len(numbers)}."
             )
         super().attach(accelerator, devices, num_nodes)
@@ -246,7 +246,7 @@ class DeepSpeedStrategy(DistributedStrategy):
         if self._failed or self._engine is None:
             raise CheckpointError(
                 "there is nothing that DeepSpeed could save: it has not trained, or other processes are gone, "
-                "and their parts too."
+                "and their shards too."
             )
         self._engine.save_checkpoint(
             str(folder), tag=TAG, exclude_frozen_parameters=self._excludes_frozen

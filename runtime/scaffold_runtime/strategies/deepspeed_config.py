@@ -92,7 +92,7 @@ def _decide(config: dict[str, Any], key: str, value: Any, argument: str) -> None
     given = config.get(key, "auto")
     if given not in ("auto", value):
         raise MisconfigurationException(
-            f"DeepSpeed's configuration says {key!r}: {given!r}, and Trainer({argument}) another thing. "
+            f"DeepSpeed's configuration says {key!r}: {given!r}, but Trainer({argument}) says otherwise. "
             "Leave it out of the configuration: the trainer decides."
         )
     config[key] = value

@@ -60,7 +60,7 @@ METHODS = ("popen", "spawn", "fork", "forkserver")
 BACKENDS = {"cuda": "cpu:gloo,cuda:nccl", "cpu": "gloo", "mps": "gloo"}
 DEFAULT_TIMEOUT = timedelta(minutes=30)
 PERHAPS_APART = (
-    f"If all processes are well, one of them made a call that others did not: {SWITCH}=1 names it."
+    f"If all processes are alive, one of them made a call that others did not: {SWITCH}=1 names it."
 )
 LONG = timedelta(days=1)  # for work of one process that may take hours; the watch sees it fail
 

@@ -187,7 +187,7 @@ class FSDPStrategy(DistributedStrategy):
             astray = sorted(set(own) ^ set(told[0]))
             if astray:
                 raise MisconfigurationException(
-                    f"processes have different models: the first and number {rank} differ in {', '.join(astray[:4])}."
+                    f"processes have different models: ranks 0 and {rank} differ in {', '.join(astray[:4])}."
                 )
 
     def prepare(

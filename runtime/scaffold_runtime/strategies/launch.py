@@ -150,7 +150,7 @@ def places(devices: int, num_nodes: int, node_rank: int) -> list[Place]:
     missing = {"MASTER_ADDR", "MASTER_PORT"} - os.environ.keys()
     if num_nodes > 1 and missing:
         raise MisconfigurationException(
-            f"num_nodes={num_nodes}, and no launcher was found that started them. Start the script on each node with "
+            f"num_nodes={num_nodes}, but no launcher started them. Start the script on each node with "
             f"MASTER_ADDR, MASTER_PORT and NODE_RANK set ({' and '.join(sorted(missing))} is missing), or use torchrun."
         )
     size = devices * num_nodes

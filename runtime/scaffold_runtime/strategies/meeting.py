@@ -40,4 +40,4 @@ def meet(store: Any, rank: int, size: int, timeout: timedelta) -> str:
             if not others or store.check([f"{word}-{other}" for other in others]):
                 return word
         time.sleep(POLL)
-    raise dist.DistStoreError(f"the {size} processes did not meet within {timeout}")
+    raise dist.DistStoreError(f"the {size} processes did not connect within {timeout}")

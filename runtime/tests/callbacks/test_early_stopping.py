@@ -127,7 +127,7 @@ def test_a_run_that_was_stopped_stays_stopped_and_says_so(train, capsys) -> None
     second = train(EarlyStopping("score", patience=1), [0.0], ckpt_path="end.ckpt")
 
     assert first.current_epoch == second.current_epoch == 2
-    assert "EarlyStopping: score had ended this run. Remove it" in capsys.readouterr().out
+    assert "EarlyStopping: score had stopped this run. Remove it" in capsys.readouterr().out
 
 
 def test_a_monitor_that_nothing_logs_is_refused(regression, make_loader, make_trainer) -> None:

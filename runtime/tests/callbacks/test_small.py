@@ -176,7 +176,7 @@ def test_last_passes_over_what_was_saved_in_the_middle_of_a_step(
         resumed.fit(regression(), make_loader(6), ckpt_path="last")
     assert len(seen) == 1
     assert resumed.ckpt_path.endswith("epoch=0-step=6.ckpt" if whole else "epoch=1-step=8.ckpt")
-    assert ("Going on from" in str(seen[0].message)) == whole
+    assert ("Resuming from" in str(seen[0].message)) == whole
 
 
 def test_success_leaves_no_failure_behind(regression, make_loader, make_trainer) -> None:

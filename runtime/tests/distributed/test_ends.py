@@ -78,7 +78,7 @@ def test_a_batch_of_none(regression: Any, ddp: Any) -> None:
     """One process would wait for gradients that never come."""
     batch = (torch.zeros(2, 4), torch.zeros(2, 1))
     loader = DataLoader([0, 1, 2, 3], collate_fn=lambda ids: None if ids[0] == 3 else batch)
-    with pytest.raises(RankFailed, match="gave None in the place of a batch"):
+    with pytest.raises(RankFailed, match="gave None instead of a batch"):
         ddp().fit(regression(), loader)
 
 
@@ -87,7 +87,7 @@ def test_a_batch_of_none_in_a_stream(regression: Any, ddp: Any) -> None:
         def __iter__(self) -> Any:
             return iter([(torch.zeros(2, 4), torch.zeros(2, 1)), None, None])
 
-    with pytest.raises(RankFailed, match="gave None in the place of a batch"):
+    with pytest.raises(RankFailed, match="gave None instead of a batch"):
         ddp().fit(regression(), DataLoader(Stream(), batch_size=None))
 
 

@@ -348,7 +348,9 @@ def test_models_that_differ_between_processes_are_refused(
         def configure_model(self) -> None:
             self.extra = nn.Linear(1, 1 + self.global_rank)
 
-    with pytest.raises(RankFailed, match=r"number 1 differ in extra.bias: torch.float32 \(1,\)"):
+    with pytest.raises(
+        RankFailed, match=r"ranks 0 and 1 differ in extra.bias: torch.float32 \(1,\)"
+    ):
         fsdp().fit(Differs(), make_loader(4))
 
 

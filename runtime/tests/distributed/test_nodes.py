@@ -247,5 +247,5 @@ def test_what_an_earlier_attempt_left_behind_is_not_met() -> None:
             (name,) = {each.result() for each in met}
         names.append(name)
     assert len(set(names)) == 3
-    with pytest.raises(dist.DistStoreError, match="did not meet"):
+    with pytest.raises(dist.DistStoreError, match="did not connect"):
         meet(store, 1, 3, timedelta(seconds=0.2))

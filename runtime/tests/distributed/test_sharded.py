@@ -269,7 +269,7 @@ def test_damage_is_found(
     trainer = make_trainer(
         max_epochs=2, callbacks=ModelCheckpoint(tmp_path / "1"), enable_checkpointing=True
     )
-    with pytest.warns(UserWarning, match=r"is damaged.*Going on from .*epoch=0"):
+    with pytest.warns(UserWarning, match=r"is damaged.*Resuming from .*epoch=0"):
         trainer.fit(adam(), make_loader(8), ckpt_path="last")
 
 
