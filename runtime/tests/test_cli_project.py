@@ -876,7 +876,7 @@ def test_check_makes_everything_and_leaves_nothing(
 
     train(project, "check")
 
-    assert capsys.readouterr().out == "configs: 4 ways to run, all can be created\n"
+    assert capsys.readouterr().out == "configs: OK, all 4 ways to run can be created\n"
     assert files_below(project) == before
 
 

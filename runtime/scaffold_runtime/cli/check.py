@@ -43,8 +43,8 @@ def check(make: Callable[[list[str]], Made], folder: Path, words: list[str]) -> 
     if errors:
         sys.stderr.write("".join(errors))
         raise SystemExit(2)
-    ways = f"{len(choices)} ways to run, all" if len(choices) > 1 else "1 way to run, it"
-    sys.stdout.write(f"configs: {ways} can be created\n")
+    ways = f"all {len(choices)} ways to run" if len(choices) > 1 else "everything"
+    sys.stdout.write(f"configs: OK, {ways} can be created\n")
     return made[0]
 
 
