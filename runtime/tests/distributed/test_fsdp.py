@@ -160,7 +160,7 @@ def test_copies_of_divided_weights(
     ],
 )
 def test_copies_that_do_not_fit_are_an_error(fsdp: Any, options: Any) -> None:
-    with pytest.raises(MisconfigurationException, match=r"device_mesh=\(copies, parts\)"):
+    with pytest.raises(MisconfigurationException, match=r"device_mesh=\(replicas, shards\)"):
         fsdp(options=options)
 
 
