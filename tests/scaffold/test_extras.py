@@ -71,7 +71,9 @@ def test_a_package_that_a_script_lacks_is_one_line(project, extra, package):
     words = [sys.executable, "-S", f"{project(extra)}/{extra}.py"]  # without what is installed
     done = subprocess.run(words, capture_output=True, text=True)
     assert done.returncode == 1 and done.stderr.count("\n") == 1
-    assert done.stderr.startswith(f"error: No module named '{package}': `pip install -e .` installs")
+    assert done.stderr.startswith(
+        f"error: No module named '{package}': `pip install -e .` installs"
+    )
 
 
 @pytest.mark.slow
