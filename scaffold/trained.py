@@ -2,7 +2,6 @@
 
 import ast
 import re
-import tokenize
 from collections.abc import Iterable, Iterator
 from importlib.util import decode_source, resolve_name
 from pathlib import Path
@@ -40,7 +39,7 @@ def check_written(root: Path, classes: Iterable[tuple[str, str]]) -> None:
 def copied(root: Path, module: str, name: str, becomes: str) -> str:
     """The file with this class, which gets a new name; what it imports by dots it imports in full."""
     path, package = _home(root, module, name)
-    text = COOKIE.sub(r"\1", _read(path))  # the copy is UTF-8
+    text = COOKIE.sub(r"\1", decode_source(_bytes(path)))  # the copy is UTF-8
     lines = text.split("\n")  # as Python counts them: a form feed ends none
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.ImportFrom) and node.level:
@@ -113,9 +112,3 @@ def _bytes(path: Path) -> bytes:
         return path.read_bytes() if path.is_file() else b""  # a pipe would be read for ever
     except OSError:
         return b""
-
-
-def _read(path: Path) -> str:
-    """In the encoding that the file declares."""
-    with tokenize.open(path) as file:
-        return file.read()

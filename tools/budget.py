@@ -20,7 +20,7 @@ ROOT = Path(__file__).parent.parent
 BUDGETS = {
     "runtime/scaffold_runtime": {
         "files": 5326,
-        "callbacks": 2585,
+        "callbacks": 2586,
         "strategies": 2084,
         "cli": 1358,
         "checkpoint": 1294,
@@ -31,7 +31,7 @@ BUDGETS = {
         "tuner": 86,
         "names": 356,  # of Lightning: core, demos, plugins, utilities
     },
-    "scaffold": {"files": 3165},
+    "scaffold": {"files": 3161},
 }
 NAMES = ("core", "demos", "plugins", "utilities")
 FILE_GOAL, FUNCTION_GOAL = 250, 50

@@ -104,10 +104,11 @@ class EarlyStopping(Callback):
             self._check_on_train_epoch_end = trainer.validates_each_epoch
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        reasons, why = EarlyStoppingReason, self.stopping_reason
+        stopped = self.stopping_reason is not EarlyStoppingReason.NOT_STOPPED
         # The checkpoint was saved after the decision to stop, which more patience takes back.
-        patient = why is reasons.PATIENCE_EXHAUSTED and self.wait_count < self.patience
-        if trainer._live().resumed and why is not reasons.NOT_STOPPED and not patient:
+        if self.stopping_reason is EarlyStoppingReason.PATIENCE_EXHAUSTED:
+            stopped = self.wait_count >= self.patience
+        if trainer._live().resumed and stopped:
             trainer.should_stop = True
             said = f"EarlyStopping: {self.monitor} had stopped this run. Remove it, or raise a patience that ran out."
             self._log_info(trainer, said, self.log_rank_zero_only)

@@ -281,7 +281,7 @@ class ServiceLogger(RunLogger):
                     "original_filename": Path(path).name,
                     "ModelCheckpoint": options,
                 }
-                self.send_checkpoint(Path(path), ["latest", "best"][: 1 + (path == best)], about)
+                self.send_checkpoint(Path(path), ["latest"] + ["best"] * (path == best), about)
                 self._sent[path] = written[path]
 
 
