@@ -28,6 +28,7 @@ class Answers:
     description: str = ""
     runtime: str = ""  # empty: the compatible range; else a version, a path or `vendored`
     version: str = __version__
+    templates: str = ""  # tells them from others of the same version, see `render.digest`
     created: str = __version__  # the version that wrote the project first
     command: str = ""  # and the line that made it
     template: str = ""  # a team's own, as SOURCE or SOURCE@REF
@@ -124,6 +125,7 @@ def to_yaml(answers: Answers) -> bytes:
     data: dict[str, Any] = {
         "schema": SCHEMA,
         "version": answers.version,
+        "templates": answers.templates,
         "name": answers.name,
         "task": answers.task,
         "features": [f"{kind}/{name}" for kind in KINDS for name in answers.on(kind)],

@@ -59,7 +59,6 @@ class Catalogue:
     root: Path
     version: str = __version__
     plugins: tuple[Path, ...] = ()  # folders of installed packages that bring more of the same
-    released: bool = True  # in a checkout others may have the same version
 
     def moves(self, package: str) -> dict[str, str]:
         """Files that templates moved since earlier versions, old path to new."""
@@ -141,7 +140,7 @@ def packaged() -> Catalogue:
     here = Path(__file__).resolve().parent
     inside = here / "templates"
     root = inside if inside.is_dir() else here.parent / "templates"
-    return Catalogue(root, plugins=tuple(plugin_folders()), released=root == inside)
+    return Catalogue(root, plugins=tuple(plugin_folders()))
 
 
 def plugin_folders() -> Iterator[Path]:

@@ -6,6 +6,7 @@ import shutil
 import time
 from collections.abc import Iterable
 from contextlib import suppress
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from tempfile import mkdtemp
@@ -18,7 +19,7 @@ from scaffold.journal import WORK, alone, hold, write
 from scaffold.lock import Entry, locked
 from scaffold.names import one_line
 from scaffold.project import LOCK, state_files
-from scaffold.render import render
+from scaffold.render import digest, render
 from scaffold.runtime import requirements
 
 BEGINNING = re.compile(r"(?i)\.git(ignore|attributes)|(readme|licen[cs]e|copying)(\.\w+)?")
@@ -31,6 +32,7 @@ def plan_new(answers: Answers, catalogue: Catalogue, kept: Iterable[str] = ()) -
     """Every file of the new project, nothing written yet; `kept` are the user's own in its place."""
     tree = render(answers, catalogue)
     own = {path: Entry(tree[path], "ejected") for path in kept if path in tree}
+    answers = replace(answers, templates=digest(catalogue, answers.runtime))
     state = state_files(answers, {**locked(tree), **own})
     return {**{path: file for path, file in tree.items() if path not in own}, **state}
 

@@ -16,7 +16,7 @@ from scaffold.names import one_line, package_name, public
 from scaffold.own import fetch, split
 from scaffold.plan import Plan, make_plan
 from scaffold.project import ANSWERS, LOCK, Project
-from scaffold.render import paths
+from scaffold.render import is_current, paths
 from scaffold.runtime import check_runtime
 from scaffold.transition import PENDING, Proposal, check_merged, propose
 
@@ -51,8 +51,10 @@ def _feature(kind: str, name: str, catalogue: Catalogue) -> Part:
 
 def _check_current(project: Project, catalogue: Catalogue) -> None:
     """Other templates are a change of their own, with its own report, conflicts and undo."""
+    if is_current(project.answers, catalogue):
+        return
     of, now = project.answers.version, catalogue.version
-    if of == now and not catalogue.released:
+    if of == now:
         plan = update(project, catalogue).plan
         of += " with older templates" * bool(plan.changes or plan.conflicts)
     if of != now:

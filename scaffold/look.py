@@ -11,7 +11,7 @@ from scaffold.files import Disk, File, Found
 from scaffold.merge import in_style_of, is_binary, is_same_text, unedited
 from scaffold.names import package_name
 from scaffold.project import Project, find_root, open_project
-from scaffold.render import paths
+from scaffold.render import is_current, paths
 
 
 @dataclass(frozen=True)
@@ -69,9 +69,8 @@ def own_changes(project: Project) -> list[Difference]:
 
 
 def coming_changes(project: Project, catalogue: Catalogue) -> list[Difference]:
-    """What `update` would do; nothing is rendered where the version is the same."""
-    known = catalogue.released and not catalogue.plugins and not project.answers.template
-    if project.answers.version == catalogue.version and known:
+    """What `update` would do; nothing is rendered where the templates are the same."""
+    if is_current(project.answers, catalogue):
         return []
     from scaffold.grow import update
 

@@ -94,7 +94,8 @@ def _merged(base: Answers, ours: Answers, theirs: Answers) -> tuple[Answers, lis
             note = f"{kind} `{next(iter(one))}` from this branch; `scaffold add {kind} {name}` takes the other's"
             on, notes = one, [*notes, (ANSWERS, "keep", note)]
         features[kind] = tuple(sorted(on))
-    return replace(ours, features=features), notes
+    known = ours.templates if ours.templates == theirs.templates else ""
+    return replace(ours, features=features, templates=known), notes
 
 
 def _locks(disk: Disk) -> list[Lock]:

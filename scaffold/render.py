@@ -6,6 +6,7 @@ so they are valid Python before rendering, and packaging neither hides nor compi
 
 import ast
 from collections.abc import Iterable, Sequence
+from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -25,6 +26,21 @@ SETTINGS = b"""_subdirectory: files
 _exclude: []
 _envops: {undefined: jinja2.StrictUndefined, trim_blocks: true, lstrip_blocks: true}
 """
+
+
+def digest(catalogue: Catalogue, runtime: str) -> str:
+    """Of all that files are made from: a `git pull` or a newer plugin changes it, and no version."""
+    found = sha256(catalogue.version.encode())
+    for tree in (*map(read_tree, (catalogue.root, *catalogue.plugins)), copied(runtime)):
+        for path, file in tree.items():
+            if not path.endswith(".pyc"):
+                found.update(f"{path} {file.hash}\n".encode())
+    return found.hexdigest()[:16]
+
+
+def is_current(answers: Answers, catalogue: Catalogue) -> bool:
+    """Whether these templates made the project; of a team's own nobody knows."""
+    return not answers.template and answers.templates == digest(catalogue, answers.runtime)
 
 
 def render(

@@ -22,7 +22,7 @@ from scaffold.lock import Entry, Lock, is_safe
 from scaffold.merge import has_markers
 from scaffold.plan import Conflict, Plan, Verb, decide, is_in_crlf, make_plan
 from scaffold.project import Project, state_files
-from scaffold.render import paths, render
+from scaffold.render import digest, paths, render
 from scaffold.trained import named_in_script
 
 ALIKE = 0.6
@@ -76,6 +76,7 @@ def propose(
     if names and names != answers.trained:
         # Other classes from now on, and other files name them, too.
         return propose(project, replace(answers, trained=names), catalogue, restore)
+    answers = replace(answers, templates=digest(catalogue, answers.runtime))
     return Proposal(project.root, plan, disk, state_files(answers, plan.lock, disk))
 
 

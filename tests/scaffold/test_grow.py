@@ -15,6 +15,7 @@ import yaml
 from scaffold.catalogue import Catalogue, packaged
 from scaffold.length import formatted
 from scaffold.merge import merge
+from scaffold.render import render
 
 EMA = Path("configs/callbacks/ema.yaml")
 
@@ -704,7 +705,7 @@ def test_templates_of_a_checkout_are_newer_without_another_version(scaffold, mon
     monkeypatch.chdir("my-exp")
     shutil.copytree(packaged().root, "../templates")
     append("../templates/project/README.md.jinja", "Newer.\n")
-    newer = Catalogue(Path("../templates").absolute(), released=False)
+    newer = Catalogue(Path("../templates").absolute())
     for module in ("cli", "change"):
         monkeypatch.setattr(f"scaffold.{module}.packaged", lambda: newer)
     before = files()
@@ -715,6 +716,23 @@ def test_templates_of_a_checkout_are_newer_without_another_version(scaffold, mon
     assert scaffold("update").code == 0
     assert "No changes" in scaffold("diff").out
     assert scaffold("add", "callback", "ema").code == 0
+
+
+def test_one_change_renders_once(scaffold, monkeypatch):
+    """Whether newer templates wait is told without a second render, which costs as much as the change."""
+    assert scaffold("new", "my-exp", "--no-git").code == 0
+    monkeypatch.chdir("my-exp")
+    rendered = []
+
+    def counted(*words):
+        rendered.append(words)
+        return render(*words)
+
+    monkeypatch.setattr("scaffold.transition.render", counted)
+    assert scaffold("add", "callback", "ema").code == 0
+    assert len(rendered) == 1
+    assert "No changes" in scaffold("diff").out
+    assert len(rendered) == 1
 
 
 def test_a_thousand_own_files_and_a_moved_one(project, generation):
