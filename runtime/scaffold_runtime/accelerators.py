@@ -170,9 +170,11 @@ def parse_devices(devices: int | str | list[int], accelerator: Accelerator) -> l
     wanted = _device_indices(devices, found)
     beyond = [index for index in wanted if index >= found and accelerator.name != "cpu"]
     if not wanted or beyond or len(set(wanted)) < len(wanted):
+        how = "Write a count, a list of distinct indices, -1 for all, or 'auto'."
+        if beyond and found == 1 and "SLURM_PROCID" in os.environ:
+            how = "Tasks of srun see only their own GPU with --gpus-per-task: use --gpus-per-node (or --gres=gpu:N)."
         raise MisconfigurationException(
-            f"devices={devices!r} does not fit: accelerator '{accelerator.name}' has {found} device(s) here. "
-            "Write a count, a list of distinct indices, -1 for all, or 'auto'."
+            f"devices={devices!r} does not fit: accelerator '{accelerator.name}' has {found} device(s) here. {how}"
         )
     return wanted
 

@@ -39,7 +39,7 @@ def snapshot(value: Any, device: str | None = "cpu", into: Any = None) -> Any:
         items = into if isinstance(into, (list, tuple)) else ()
         pairs = zip_longest(value, items[: len(value)])
         return type(value)(snapshot(item, device, older) for item, older in pairs)
-    return value
+    return copy.deepcopy(value)
 
 
 def _fits(value: torch.Tensor, into: Any) -> bool:
@@ -58,11 +58,12 @@ class Snapshot:
     def __init__(self, run: Run) -> None:
         module = run.module
         self._run = run
-        self._weights = copy.deepcopy(module.state_dict())
+        # In host memory: a copy on the device would leave less of it to what is tried.
+        self._weights = snapshot(module.state_dict())
         # Training may put others in their places, of another size.
         self._buffers = [(part._buffers, dict(part._buffers)) for part in module.modules()]
         named = module.named_parameters()
-        self._left_out = snapshot({n: p for n, p in named if n not in self._weights}, None)
+        self._left_out = snapshot({n: p for n, p in named if n not in self._weights})
         self._transient = snapshot(transient(module), None)
         self._attributes = {k: v for k, v in vars(module).items() if isinstance(v, PLAIN)}
         self._precision = copy.deepcopy(run.precision.state_dict())

@@ -193,6 +193,14 @@ def test_devices_that_are_not_there(devices: Any) -> None:
         parse_devices(devices, Four())
 
 
+def test_the_gpu_of_one_task_of_slurm_is_not_all_of_them(monkeypatch: Any) -> None:
+    """`srun --gpus-per-task=1` hides the others, which no message of torch says."""
+    monkeypatch.setattr(Four, "auto_device_count", staticmethod(lambda: 1))
+    monkeypatch.setenv("SLURM_PROCID", "3")
+    with pytest.raises(MisconfigurationException, match="--gpus-per-node"):
+        parse_devices(4, Four())
+
+
 @pytest.mark.parametrize("devices", [2, "2", [0, 1], "0,1"])
 @pytest.mark.parametrize("num_nodes", [1, 2])
 def test_auto_is_ddp_for_several(make_trainer: Any, devices: Any, num_nodes: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 from pathlib import Path
 from typing import Any
@@ -255,6 +256,28 @@ def test_the_largest_batch_that_fits_is_found(
     module = Sized()
     found = Tuner(on_gpu()).scale_batch_size(module, steps_per_trial=1)
     assert found == module.batch_size and 2 <= found < 64
+
+
+def test_what_a_finder_puts_back_takes_no_memory_of_the_gpu(
+    regression: Any, make_loader: Any, on_gpu: Any
+) -> None:
+    """Or the batches that it finds would leave that much of the GPU unused."""
+
+    class Sized(regression):
+        batch_size, copies = 2, 0
+
+        def train_dataloader(self) -> Any:
+            return make_loader(4, size=self.batch_size)
+
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            shape = next(self.parameters()).shape
+            tensors = [each for each in gc.get_objects() if isinstance(each, Tensor)]
+            alike = {t.data_ptr() for t in tensors if t.is_cuda and t.shape == shape}
+            Sized.copies = Sized.copies or len(alike)  # in the first step: no gradients yet
+            return super().training_step(batch, batch_idx)
+
+    Tuner(on_gpu()).scale_batch_size(Sized(), steps_per_trial=1, max_trials=1)
+    assert Sized.copies == 1
 
 
 def test_seeds_reach_the_gpu(dropping: Any, make_loader: Any, on_gpu: Any) -> None:
