@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import random
 from collections.abc import Callable, Iterator
@@ -87,15 +88,20 @@ def set_rng_state(state: dict[str, Any]) -> None:
 
 
 def computing_alike(call: Callable[[], Any]) -> Callable[[], Any]:
-    """A call for a new process, which begins there with the random numbers and torch's switches of here."""
+    """A call for a new process, which begins there with the random numbers and switches of this one."""
     state = rng_state()
     state.pop("cuda", None)  # of the GPU of here
     bits = torch.backends.cuda.matmul.fp32_precision  # its older name may refuse to be read
     switches = (torch.get_deterministic_debug_mode(), torch.backends.cudnn.benchmark, bits)
-    return partial(_call, torch.initial_seed(), state, switches, call)
+    starting = multiprocessing.get_start_method(allow_none=True)
+    return partial(_call, torch.initial_seed(), state, switches, starting, call)
 
 
-def _call(seed: int, state: dict[str, Any], switches: Any, call: Callable[[], Any]) -> Any:
+def _call(
+    seed: int, state: dict[str, Any], switches: Any, starting: Any, call: Callable[[], Any]
+) -> Any:
+    # A spawned process would spawn its data workers, too, and each of these would import torch, in each epoch.
+    multiprocessing.set_start_method(starting, force=True)
     torch.manual_seed(seed)  # GPUs, which are not in use yet
     set_rng_state(state)
     deterministic, torch.backends.cudnn.benchmark, bits = switches

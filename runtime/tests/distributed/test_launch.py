@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import multiprocessing
 import os
 import random
 import signal
@@ -100,6 +101,17 @@ def test_new_processes_begin_with_the_random_numbers_of_here(method: str) -> Non
     seed_all(7)
     drawn = run_in_processes(method, places(2, 1, 0), draw, timedelta(seconds=60))
     assert drawn == [expected.tolist()] * 2
+
+
+def starts_by() -> str:
+    """How processes are started here, as the workers of a DataLoader are."""
+    return multiprocessing.get_start_method()
+
+
+def test_data_workers_of_a_spawned_process_start_as_those_of_here_do() -> None:
+    """Python would have it spawn them: every one would import torch, in each epoch."""
+    there = run_in_processes("spawn", places(1, 1, 0), starts_by, timedelta(seconds=60))
+    assert there == starts_by() != "spawn"
 
 
 def switches() -> tuple[int, bool, str]:
