@@ -35,11 +35,11 @@ if TYPE_CHECKING:
     from scaffold_runtime.trainer import Trainer
 
 LOSS = "training loss, not logged by name"
-HOPELESS = 100  # epochs in which manual optimization takes no step
+HOPELESS = 100  # epochs of a trial in which manual optimization may take no step
 
 
 class Run:
-    """The live record the loops work on. `session.open_run` sets it up and takes it down."""
+    """The state the loops work on. `session.open_run` sets it up and tears it down."""
 
     hooks: HookTable
     prepared: Prepared
@@ -70,39 +70,39 @@ class Run:
         self.optimizers: list[Optimizer] = []
         self.manual_optimizers: list[LightningOptimizer] = []
         self.scheduler_configs: list[LRSchedulerConfig] = []
-        self.restore = Restore()  # what is taken from a checkpoint
-        self.left_out: list[str] = []  # of the last that was written, since it is not plain
+        self.restore = Restore()  # what to load from a checkpoint
+        self.left_out: list[str] = []  # messages: what the last checkpoint could not store
         self.resumed = False
-        self.chosen: str | None = None  # the checkpoint somebody chose to resume from
+        self.chosen: str | None = None  # the checkpoint to start from, unless that is "last"
         self.signals = Signals(slurm_of(trainer.strategy.environment))
-        self.position: dict[str, Any] | None = None  # in the training data, from a checkpoint
+        self.position: dict[str, Any] | None = None  # in the training data, from the checkpoint
         self.rng_to_restore: dict[str, Any] | None = None
         self.validates = False
         self.validated = False
-        self.before_validation: dict[str, Any] | None = None  # while it runs: state that it changes
-        self.evaluated = 0  # batches of the evaluation under way
+        self.before_validation: dict[str, Any] | None = None  # during validation: a copy of the state it changes
+        self.evaluated = 0  # batches of the current evaluation
         self.torn = False  # whether it failed, perhaps in the middle of a step
         self.stopping = self.ended = False
         self.stepped = False
-        self.loss_seen = False  # in the window of batches under way
+        self.loss_seen = False  # in the current accumulation window
         self.takes_closure = False  # whether the optimizer may evaluate the loss, as SAM does
         self.mid_window = False
-        self.waiting: list[Optimizer] = []  # by hand: those that did not step in this batch
+        self.waiting: list[Optimizer] = []  # manual optimization: not stepped yet in this batch
         self.is_last_batch = False
         self.validate_every = math.inf
         self.last_validation = trainer.strategy.now()
-        self.several = trainer.world_size > 1  # processes
+        self.several = trainer.world_size > 1  # ranks
         self._unchecked = True
         self.warned_not_finite = False
 
     # -- training -------------------------------------------------------------------------------
 
     def start_training(self) -> bool:
-        """Get data and steps ready and run `on_train_start`; False where there is nothing to train."""
-        if not self.resumed:  # also after a run that failed within an epoch
+        """Prepare data and step functions, run `on_train_start`; False if there is nothing to train."""
+        if not self.resumed:  # the trainer's previous run may have failed within an epoch
             self.progress.batch, self.progress.pending = 0, DONE
         if not self.wants_epoch():
-            self._say_nothing_is_left()
+            self._print_nothing_left()
             return False
         self.validate_every = validation_interval(self.trainer, self.feed.train.length)
         check_monitors(self)
@@ -119,7 +119,7 @@ class Run:
                 self.put_back_rng()
         return True
 
-    def _say_nothing_is_left(self) -> None:
+    def _print_nothing_left(self) -> None:
         trainer, progress = self.trainer, self.progress
         where = "checkpoint" if self.resumed else "trainer"
         if progress.epoch or progress.step:
@@ -129,7 +129,7 @@ class Run:
             )
 
     def put_back_rng(self) -> None:
-        """Restore random numbers: the last thing before training goes on."""
+        """Restore the random state of the checkpoint, as the last thing before training continues."""
         if self.rng_to_restore is not None:
             set_rng_state(self.rng_to_restore)
             self.rng_to_restore = None
@@ -140,17 +140,17 @@ class Run:
             return False
         within = trainer.max_epochs == -1 or progress.epoch < trainer.max_epochs
         if progress.batch:
-            return within  # resumed in the middle of one: it has an end to come to
+            return within  # resumed within an epoch, whose end is still to come
         self.stop_agreed(due=True)
         return within and not self.stop_due()
 
     def stop_due(self) -> bool:
-        """Whether the steps are up, or somebody asked to stop and may."""
+        """Whether `max_steps` is reached, or a stop was requested and the minimum is met."""
         asked = self.stop_agreed() and self.may_stop()
         return asked or -1 < self.trainer.max_steps <= self.progress.step
 
     def stop_agreed(self, due: bool = False) -> bool:
-        """Whether all processes know that one of them was asked to stop, other than by a signal."""
+        """Whether a stop was requested on any rank, other than by a signal, and all ranks know it."""
         if not self.several:
             return self.trainer.should_stop
         asked = STOP if self.trainer.should_stop else 0
@@ -163,7 +163,7 @@ class Run:
         return enough and progress.step >= (trainer.min_steps or 0)
 
     def begin_epoch(self) -> Iterator[tuple[Any, bool]]:
-        """Run `on_train_epoch_start` (not again in the middle of an epoch) and give the batches."""
+        """Run `on_train_epoch_start` (unless resumed within the epoch) and return the batches."""
         self.stopping = False
         if self.progress.batch == 0:
             self.feed.renew_if_due(self.progress.epoch)
@@ -180,11 +180,11 @@ class Run:
         return iter(()) if self.stopping or self.stop_due() else batches
 
     def _commit_again(self) -> None:
-        """The checkpoint was saved between a batch and the end of its commit: do what was left."""
+        """The checkpoint was saved within the commit of its last batch: finish that commit."""
         self.is_last_batch = self.feed.train.over
         self.mid_window = not self.window(self.progress.batch - 1, self.is_last_batch)[1]
         if self.progress.pending == ALL:
-            for checkpoint in self.checkpoints:  # they come last, so they have not seen it yet
+            for checkpoint in self.checkpoints:  # their hooks run last, so not yet for this batch
                 checkpoint.on_train_batch_end(
                     self.trainer, self.module, None, None, self.progress.batch - 1
                 )
@@ -193,8 +193,8 @@ class Run:
     def window(self, index: int, last: bool) -> tuple[bool, bool, int]:
         """Whether batch `index` opens and closes an accumulation window, and how many batches the window has.
 
-        The last window of an epoch may be short; gradients are divided by its true size. Where the length of
-        the epoch is unknown, the divisor is that of others, or what a limit leaves for the window.
+        The last window of an epoch may be short; gradients are divided by its true size. Without a known or limited
+        epoch length, they are divided by the full size.
         """
         size, length = self.trainer.accumulate_grad_batches, self.feed.train.length
         size = 1 if size == "auto" else size
@@ -229,8 +229,8 @@ class Run:
             self.stopping = self.stop_due()
 
     def end_epoch(self, outputs: Any) -> None:
-        """`on_train_epoch_end`, epoch metrics, monitors, epoch schedulers, and a last commit; `outputs` are of the last
-        batch."""
+        """`on_train_epoch_end`, epoch metrics, monitors, epoch schedulers, and a last commit. `outputs` are those of
+        the last batch."""
         metrics, progress = self.metrics, self.progress
         metrics.enter("train", in_batch=False)
         self.settle("train")
@@ -246,7 +246,7 @@ class Run:
             raise StepError(
                 f"training took no step in {progress.epoch + 1} epochs, so there is nothing to try anything with."
             )
-        self.decide()  # subclasses may ask which epoch it is
+        self.decide()  # before the epoch counter changes, which subclasses may read
         progress.finish_epoch()
         self.mid_window = False
         self.save()
@@ -254,7 +254,7 @@ class Run:
         self.signals.leave_if_asked(self)
 
     def save(self) -> None:
-        """The state is whole: write the checkpoints that somebody asked for."""
+        """Write the requested checkpoints. Called only when the state is complete."""
         self.decide()
         for checkpoint in self.checkpoints:
             self.write(checkpoint)
@@ -267,10 +267,10 @@ class Run:
         checkpoint.commit(self.trainer, self.module)
 
     def check_may_skip(self) -> None:
-        """The loader gave None.
+        """Called when the loader gave None.
 
         Raises:
-            StepError: if other processes may wait for this one's gradients.
+            StepError: if other ranks may wait for this one's gradients.
         """
         if self.several:
             raise StepError(
@@ -279,10 +279,10 @@ class Run:
             )
 
     def check_all_end_epoch(self) -> None:
-        """A hook returned -1.
+        """Called when `on_train_batch_start` returned -1.
 
         Raises:
-            StepError: if others go on, and would wait for this process.
+            StepError: if other ranks continue the epoch, and would wait for this one.
         """
         strategy, progress = self.trainer.strategy, self.progress
         if not strategy.all_reach(f"end of {progress.epoch} at {progress.batch}"):
@@ -298,10 +298,10 @@ class Run:
         self.metrics.leave("after training")
         self.hooks.on_train_end()
         self.deliver(wait=True)
-        self._say_what_was_not_logged()
+        self._print_if_never_logged()
         self.trainer.stage = None
 
-    def _say_what_was_not_logged(self) -> None:
+    def _print_if_never_logged(self) -> None:
         trainer, steps, names = self.trainer, self.progress.step, self.metrics.of_steps_only()
         none_due = 0 < steps < trainer.log_every_n_steps < NEVER and not trainer.should_stop
         if none_due and names and trainer.loggers:
@@ -317,7 +317,7 @@ class Run:
         self.deliver(wait=False)
 
     def log_eval_step(self, stage: str, loader: int) -> None:
-        """Values an evaluation step logged with `on_step`; their axis is the loader's own batch count."""
+        """Send what an evaluation step logged with `on_step`; the x axis is the loader's own batch count."""
         if self.trainer.sanity_checking:
             return
         key = f"{stage}/{loader}"
@@ -329,7 +329,7 @@ class Run:
     def send(self, values: Mapping[str, Scalar], step: int, outputs: Any = None) -> None:
         loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
         if isinstance(loss, Tensor) and loss.numel() == 1 and not self.trainer.tries:
-            # It travels along, so that looking at it costs no sync.
+            # Copied to the host with the values, so checking that it is finite costs no extra sync.
             values = {**values, LOSS: loss.detach()}
         if values and not self.trainer.sanity_checking:
             self.metrics.flush(values, {"step": step, "epoch": self.progress.epoch})
@@ -367,7 +367,7 @@ class Run:
         return batches % self.validate_every == 0
 
     def validate(self) -> None:
-        """Validation inside training; the training epoch goes on afterwards."""
+        """Validation inside training; the training epoch continues afterwards."""
         trainer = self.trainer
         trainer.stage = "validation"
         if not self.mid_window:
@@ -384,16 +384,16 @@ class Run:
         trainer.stage = "train"
 
     def settle(self, stage: str) -> None:
-        """Steps log no more: their values are those of all processes, also for epoch hooks, of which some are in one
-        process only (a progress bar)."""
+        """After the last step: merge step values over all ranks before epoch hooks, since a hook that reads them may
+        exist on one rank only (a progress bar)."""
         self._merge(stage, True)
         self.metrics.compute(stage)
 
     def publish(self, stage: str, loaders: int) -> list[dict[str, float]]:
-        """Close the metrics of an evaluation, log them, and give them per loader."""
+        """Close the metrics of an evaluation, log them, and return them per loader (in a fit: nothing)."""
         self._merge(stage, False)
         values = self.metrics.take_epoch(stage)
-        # In a fit this is the step just taken; steps count from 0.
+        # In a fit, the index of the step just taken.
         counted = self.fn == "fit" and not self.mid_window
         self.send(values, max(self.progress.step - counted, 0))
         self.deliver(wait=self.fn != "fit")
@@ -407,7 +407,7 @@ class Run:
 
 
 def validation_interval(trainer: Trainer, length: float) -> float:
-    """After how many batches validation is due; infinity: at the end of the epoch, whose `length` is unknown, or never.
+    """After how many batches validation is due. Infinity: at the end of an epoch of unknown `length`, or never.
 
     Raises:
         MisconfigurationException: if `val_check_interval` does not fit an epoch of `length` batches.

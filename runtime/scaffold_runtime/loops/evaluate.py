@@ -65,7 +65,7 @@ def evaluate(run: Run, stage: str, at_most: float = math.inf) -> list[dict[str, 
 
 
 def sanity_check(run: Run) -> None:
-    """Try a few validation batches before training, leaving random numbers and metrics as they were."""
+    """Run a few validation batches before training, without effect on random numbers or metrics."""
     steps = run.trainer.num_sanity_val_steps
     if not run.validates or steps == 0 or run.resumed:
         return

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def fit(run: Run) -> None:
-    """Train until the limits are reached or somebody asks to stop.
+    """Train until a limit is reached or a stop is requested.
 
     sanity check -> on_train_start -> for each epoch: begin -> for each batch: hooks, step, advance,
     commit -> end -> on_train_end. `commit` is the one place where logs flush, validation runs,
@@ -32,11 +32,11 @@ def fit(run: Run) -> None:
             index, progress.pending = progress.batch, UNDER_WAY
             metrics.batch = batch = run.to_device(batch, 0)
             run.is_last_batch = last
-            if batch is None:  # a collate function may leave nothing of it
+            if batch is None:  # a collate function may drop every sample
                 run.check_may_skip()
             elif on_batch_start and -1 in [call(batch, index) for call in on_batch_start]:
                 run.check_all_end_epoch()
-                progress.pending = DONE  # nothing was begun: what is saved now is whole
+                progress.pending = DONE  # no step began on this batch: a checkpoint saved now is complete
                 break
             outputs, updated = step(batch, index, last)
             progress.advance(updated)

@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 
 
 def predict(run: Run, keep: bool) -> list[Any] | None:
-    """Predict over every loader: a list of outputs in main memory, or a list of lists for several loaders.
+    """Predict over every loader: a list of outputs in host memory, or a list of lists for several loaders.
 
-    With `keep=False` nothing is collected (a prediction writer takes the outputs) and None is returned.
+    With `keep=False` nothing is collected (a prediction writer handles the outputs) and None is returned.
     """
     hooks = hooks_of(run, "predict")
     loaders = len(run.feed.evaluated("predict"))

@@ -20,12 +20,12 @@ PLAIN = (str, bytes, int, float, type(None))
 
 
 def splitting(run: Run, closure: bool) -> Step:
-    """As `automatic`, in as many parts as it takes. Their losses are weighted by samples, so the gradient of a
-    mean is that of the whole batch. The number of parts is kept for the batches that follow, and in checkpoints;
-    processes agree on it before gradients travel.
+    """Like `automatic`, but runs a batch in as many parts as memory requires. Losses are weighted by samples, so
+    the gradient of a mean loss is that of the whole batch. The number of parts is kept for later batches, and in
+    checkpoints; ranks agree on it before gradients are reduced.
 
     Raises:
-        MisconfigurationException: if the optimizer evaluates the loss itself, or processes share each layer.
+        MisconfigurationException: if the optimizer evaluates the loss itself, or layers are sharded.
     """
     average = run.prepared.average
     if closure or average is None:
@@ -34,7 +34,7 @@ def splitting(run: Run, closure: bool) -> Step:
             f'Trainer(accumulate_grad_batches="auto") cannot take a step again where {why}. '
             "Give a number of batches, and the loader a smaller batch size."
         )
-    run.metrics.alone.add("train")  # a step may fail in one process
+    run.metrics.alone.add("train")  # a step may run out of memory on one rank only
 
     def step(batch: Any, index: int, last: bool) -> tuple[Any, bool]:
         while (done := _attempt(run, batch, index)) is None:
@@ -53,7 +53,7 @@ def splitting(run: Run, closure: bool) -> Step:
 
 
 def _attempt(run: Run, batch: Any, index: int) -> tuple[Any, bool] | None:
-    """Gradients of a batch: its outputs and whether there was a loss; None if it must be cut further."""
+    """Compute the gradients of a batch: (its outputs, whether there was a loss), or None to cut it further."""
     size = max(1, batch_size_of(batch))
     wanted = run.progress.halvings
     parts, go_back = cut(batch, min(2**wanted, size), size), run.metrics.mark()
@@ -79,7 +79,7 @@ def _attempt(run: Run, batch: Any, index: int) -> tuple[Any, bool] | None:
 
 
 def _gradients(run: Run, parts: list[tuple[Any, float]], index: int) -> tuple[Any, bool]:
-    """Forward and backward of each part, without syncing: another process may have to try again."""
+    """Forward and backward of each part, without gradient sync: another rank may have to try again."""
     loss_seen = False
     outputs: list[Any] = []
     for part, share in parts:
@@ -94,10 +94,10 @@ def _gradients(run: Run, parts: list[tuple[Any, float]], index: int) -> tuple[An
 
 
 def cut(batch: Any, parts: int, size: int) -> list[tuple[Any, float]]:
-    """A batch of `size` samples in parts, each with its share of the samples.
+    """Cut a batch of `size` samples into `parts`, each with its share of the samples.
 
     Raises:
-        StepError: for something in it that has neither one row per sample nor one value for all.
+        StepError: if the batch holds something that is neither one row per sample nor one value for all.
     """
     if parts == 1:
         return [(batch, 1.0)]
@@ -126,7 +126,7 @@ def cut(batch: Any, parts: int, size: int) -> list[tuple[Any, float]]:
 
 
 def join(outputs: list[Any], shares: list[float]) -> Any:
-    """What the parts returned, as one: numbers averaged by samples, rows after each other, else the last."""
+    """Merge the outputs of the parts: scalars averaged by samples, rows concatenated, else the last part's."""
     kept = [(out, share) for out, share in zip(outputs, shares, strict=True) if out is not None]
     if len(kept) < 2:
         return kept[0][0] if kept else None

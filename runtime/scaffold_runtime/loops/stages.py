@@ -31,15 +31,15 @@ def hooks_of(run: Run, stage: str) -> SimpleNamespace:
 def batches_of(
     run: Run, stage: str, at_most: float = math.inf
 ) -> Iterator[tuple[int, Iterable[Any], tuple[int, ...]]]:
-    """For each loader: its number, its batches, and what hooks get of the number where there are several."""
+    """For each loader: its index, its batches, and extra hook arguments: the index, if there are several loaders."""
     strategy, alone = run.trainer.strategy, run.metrics.alone
     loaders, lengths = run.feed.evaluated(stage), run.feed.lengths_of(stage)
     lengths = [min(length, at_most) for length in lengths]
-    streams = [loader_length(loader) == math.inf for loader, _ in loaders]  # may end before a limit
+    streams = [loader_length(loader) == math.inf for loader, _ in loaders]  # a stream may end before its limit
     known = [math.inf if stream else n for stream, n in zip(streams, lengths, strict=True)]
     of_each = strategy.gather(known)
     (alone.discard if all(own == known for own in of_each) else alone.add)(stage)
-    # Now, and not before: a hook may have put other weights and buffers in place, as averages are.
+    # Not earlier: a hook may have swapped in other weights and buffers, such as averaged ones.
     with strategy.evaluating(run.module, of_each):
         for position, ((_, iterable), length) in enumerate(zip(loaders, lengths, strict=True)):
             batches = iterable if length == math.inf else islice(iterable, int(length))
@@ -68,7 +68,7 @@ def step_of(run: Run, stage: str, loaders: int) -> Callable[[Any, int, int], Any
 
 
 def positional(function: Callable[..., Any], needed: bool = False) -> int:
-    """How many positional arguments a bound step takes, or needs, at most three."""
+    """How many positional arguments a bound step accepts, or with `needed` requires, at most three."""
     count = 0
     for parameter in inspect.signature(function).parameters.values():
         if parameter.kind is parameter.VAR_POSITIONAL and not needed:
@@ -80,17 +80,17 @@ def positional(function: Callable[..., Any], needed: bool = False) -> int:
 
 @contextmanager
 def not_training(run: Run, stage: str) -> Iterator[None]:
-    """Evaluation mode without gradients; afterwards each part is as it was, so frozen parts stay frozen."""
+    """Evaluation mode without gradients; afterwards each submodule gets its own mode back."""
     module, strategy = run.module, run.trainer.strategy
     modes = {part: part.training for part in module.modules()}
     getattr(module, f"on_{stage}_model_eval")()
-    # Tensors of inference mode must not leak into training, as gathered weights would.
+    # Inference tensors must not leak into training, as weights that a sharding strategy gathers would.
     leaks = strategy.divider or not strategy.infers
     inference = run.trainer.inference_mode and run.fn != "fit" and not leaks
     try:
         with torch.inference_mode() if inference else torch.no_grad():
             yield
-    finally:  # also where it failed or was interrupted: the next run may train this module
+    finally:  # also after an error or an interrupt: the next run may train this module
         own = f"on_{stage}_model_train"
         if overridden(own, module, LightningModule):
             getattr(module, own)()
@@ -102,8 +102,9 @@ def not_training(run: Run, stage: str) -> Iterator[None]:
 
 
 def _leave_inference(module: nn.Module) -> None:
-    """Steps left tensors in the module, as torchmetrics does: a later run could not change them in place."""
-    seen: dict[int, tuple[Any, Any]] = {}  # by id: the thing, and what takes its place
+    """Replace inference tensors that steps stored in the module, as torchmetrics does: a later run could not
+    change them in place."""
+    seen: dict[int, tuple[Any, Any]] = {}  # by id: the object and its replacement
 
     def usable(thing: Any) -> Any:
         if id(thing) in seen:

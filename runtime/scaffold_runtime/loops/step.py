@@ -28,13 +28,13 @@ def build_step(run: Run) -> Step:
     if not run.module.automatic_optimization:
         return manual(run)
     run.forward = make_forward(run)
-    if not run.optimizers:  # run the step, change nothing
+    if not run.optimizers:  # `training_step` runs, no weight changes
         return lambda batch, index, last: (run.forward(batch, index, False)[1], True)
     closure = overridden("optimizer_step", run.module, LightningModule)
     if isinstance(run.optimizers[0], LBFGS):
         _check_lbfgs(run)
         closure = True
-    # A run may go on in the middle of a window, with the gradients that are there.
+    # A resumed run may start within an accumulation window, with the gradients of the checkpoint.
     run.loss_seen = any(p.grad is not None for p in parameters_of(run.optimizers[0]))
     if run.trainer.accumulate_grad_batches == "auto":
         from scaffold_runtime.loops.split import splitting
@@ -57,7 +57,7 @@ def _check_lbfgs(run: Run) -> None:
 
 
 def automatic(run: Run) -> Step:
-    """Forward, backward, clip, step, schedule; gradients of a whole window are averaged."""
+    """Forward, backward, clip, step, schedule; gradients are averaged over the accumulation window."""
     prepared, trainer, backward = run.prepared, run.trainer, run.backward
     forward = run.forward
 
@@ -90,8 +90,8 @@ def automatic(run: Run) -> Step:
 def re_evaluation(
     run: Run, batch: Any, index: int, first: bool, divisor: int, loss: Tensor | None
 ) -> Callable[[], Tensor | None]:
-    """What optimizers of others are given, such as SAM: at first the loss and the gradients that are there, unless
-    they, or the weights, have changed since; then those at the weights of now."""
+    """The closure for third-party optimizers such as SAM. Its first call returns the loss just computed, unless
+    weights or gradients have changed since; other calls compute loss and gradients at the current weights."""
     optimizer = run.optimizers[0]
     parameters = parameters_of(optimizer)
 
@@ -104,23 +104,23 @@ def re_evaluation(
         nonlocal here
         there, here = here, None
         if there is not None and there == state():
-            return of_all(run, loss)
+            return mean_over_ranks(run, loss)
         again, _ = differentiate(run, batch, index, first, True, divisor)
         complete(run, optimizer)
-        return of_all(run, again)
+        return mean_over_ranks(run, again)
 
     return closure
 
 
-def of_all(run: Run, loss: Tensor | None) -> Tensor | None:
-    """The mean of all processes: an optimizer that looks at it must do the same in each."""
+def mean_over_ranks(run: Run, loss: Tensor | None) -> Tensor | None:
+    """An optimizer that looks at the loss must decide the same on every rank."""
     return loss if loss is None or not run.several else run.trainer.strategy.reduce(loss.detach())
 
 
 def differentiate(
     run: Run, batch: Any, index: int, first: bool, closes: bool, divisor: int
 ) -> tuple[Tensor | None, Any]:
-    """Forward and backward, within an optimizer's step: the loss and the outputs for hooks."""
+    """Forward and backward inside an optimizer's step; returns the loss and the outputs for hooks."""
     run.prepared.set_syncing(closes)
     with torch.enable_grad():
         loss, outputs = run.forward(batch, index, first)
@@ -130,7 +130,7 @@ def differentiate(
 
 
 def complete(run: Run, optimizer: Optimizer, clips: bool = True) -> None:
-    """The gradients of a window are there: unscale them, show them to hooks, clip them."""
+    """All gradients of a window are computed: unscale them, run `on_before_optimizer_step`, clip them."""
     run.prepared.unscale(optimizer)
     for call in run.hooks.on_before_optimizer_step:
         call(optimizer)
@@ -139,7 +139,7 @@ def complete(run: Run, optimizer: Optimizer, clips: bool = True) -> None:
 
 
 def with_closure(run: Run) -> Step:
-    """The same where the optimizer, or the module's `optimizer_step`, wants to evaluate the loss itself."""
+    """Like `automatic`, where the optimizer or the module's `optimizer_step` evaluates the loss by a closure."""
     module = run.module
 
     def step(batch: Any, index: int, last: bool) -> tuple[Any, bool]:
@@ -153,7 +153,7 @@ def with_closure(run: Run) -> Step:
             loss, outputs = differentiate(run, batch, index, first, closes, divisor)
             if loss is not None or first:
                 run.loss_seen = loss is not None
-            return of_all(run, loss)
+            return mean_over_ranks(run, loss)
 
         run.mid_window = not closes
         if not closes:
@@ -187,7 +187,7 @@ def manual(run: Run) -> Step:
 
 
 def training_step_of(run: Run) -> Callable[[Any, int], Any]:
-    """(batch, index) -> what `training_step` returns, also where it takes the batch alone."""
+    """(batch, index) -> what `training_step` returns, even if it takes only the batch."""
     step = run.prepared.call("training_step")
     if positional(run.module.training_step) >= 2:
         return step
@@ -195,10 +195,10 @@ def training_step_of(run: Run) -> Callable[[Any, int], Any]:
 
 
 def loss_of(output: Any) -> tuple[Tensor | None, Any]:
-    """Split what `training_step` returned in place of a loss into the loss and the outputs for hooks, detached.
+    """Split an output of `training_step` that is no tensor into the loss and the detached outputs for hooks.
 
     Raises:
-        StepError: if there is no loss to be found in it.
+        StepError: if it contains no loss.
     """
     if output is None:
         warn(
@@ -233,7 +233,8 @@ def _detached(output: Any) -> Any:
 def make_forward(run: Run) -> Callable[[Any, int, bool], tuple[Tensor | None, Any]]:
     """(batch, index, whether it opens a window) -> the loss and the outputs for hooks.
 
-    The gradients of the window before go first, so that forward has their memory; after it, where a hook looks on.
+    Gradients of the previous window are cleared before forward, which can then use their memory; if a hook
+    observes the clearing, after forward.
     """
     hooks, training_step, zero = run.hooks, run.training_step, run.zero_grad
     watched = bool(hooks.on_train_batch_end) or run.trainer.accumulate_grad_batches == "auto"
@@ -247,7 +248,7 @@ def make_forward(run: Run) -> Callable[[Any, int, bool], tuple[Tensor | None, An
         loss = outputs = output
         if not isinstance(output, Tensor):
             loss, outputs = loss_of(output)
-        elif watched:  # else no hook looks, and to detach costs more than all the hooks
+        elif watched:  # otherwise nobody reads them, and detaching costs more than all hooks
             outputs = {"loss": output.detach()}
         if first and late:
             zero(run.optimizers[0])
@@ -257,7 +258,7 @@ def make_forward(run: Run) -> Callable[[Any, int, bool], tuple[Tensor | None, An
 
 
 def make_zero_grad(run: Run) -> Callable[[Optimizer], None]:
-    """Clear gradients, through the module's own `optimizer_zero_grad` where it has one."""
+    """Clear gradients, by the module's own `optimizer_zero_grad` if it has one."""
     hooks, module = run.hooks, run.module
     own = overridden("optimizer_zero_grad", module, LightningModule)
 
@@ -273,7 +274,7 @@ def make_zero_grad(run: Run) -> Callable[[Optimizer], None]:
 
 
 def make_backward(run: Run) -> Callable[..., None]:
-    """Differentiate, through the precision and the module's own `backward` where it has one."""
+    """Differentiate through the precision, and by the module's own `backward` if it has one."""
     hooks, prepared, module = run.hooks, run.prepared, run.module
     own = overridden("backward", module, LightningModule)
 
@@ -301,10 +302,10 @@ def make_backward(run: Run) -> Callable[..., None]:
 
 
 def check_loss(loss: Tensor) -> None:
-    """Why backward refused it, where that lies in the loss. (To look each time takes longer than the hooks do.)
+    """Called when backward failed: raise if the loss is the reason. (Checking every loss would cost more than hooks.)
 
     Raises:
-        StepError: if it has several elements, or needs no gradient.
+        StepError: if it has several elements, or does not require grad.
     """
     if loss.numel() != 1:
         raise StepError(
@@ -318,7 +319,7 @@ def check_loss(loss: Tensor) -> None:
 
 
 def make_clip(run: Run) -> Callable[[Optimizer], None]:
-    """Clip gradients, through the module's own `configure_gradient_clipping` where it has one."""
+    """Clip gradients, by the module's own `configure_gradient_clipping` if it has one."""
     trainer, module = run.trainer, run.module
     own = overridden("configure_gradient_clipping", module, LightningModule)
 
@@ -337,8 +338,8 @@ def make_clip(run: Run) -> Callable[[Optimizer], None]:
 def step_optimizer(
     run: Run, optimizer: Optimizer, closure: Callable[[], Any] | None = None, **given: Any
 ) -> Any:
-    """What `optimizer.step()` does inside manual optimization and `optimizer_step` overrides; in a closure, hooks
-    and clipping follow the gradients. Returns what the optimizer does."""
+    """What `optimizer.step()` does inside manual optimization and `optimizer_step` overrides. With a closure, hooks
+    and clipping run after it has computed the gradients. Returns what the optimizer's step returns."""
     run.stepped, by_hand = True, not run.module.automatic_optimization
     run.waiting = [other for other in run.waiting if other is not optimizer]
     if closure is None:
@@ -346,15 +347,15 @@ def step_optimizer(
             complete(run, optimizer, clips=False)
         return run.prepared.step(optimizer, **given)
 
-    def whole() -> Any:
+    def closure_and_hooks() -> Any:
         loss = closure()
-        if run.loss_seen or by_hand:  # in any batch of the window
+        if run.loss_seen or by_hand:  # a loss in any batch of the window
             complete(run, optimizer, clips=not by_hand)
         return loss
 
     if not run.precision.scales:
-        return run.prepared.step(optimizer, whole, **given)
-    loss = whole()  # a gradient scaler must see the gradients before the step
+        return run.prepared.step(optimizer, closure_and_hooks, **given)
+    loss = closure_and_hooks()  # a gradient scaler must see the gradients before the step
     if run.loss_seen or by_hand:
         run.prepared.step(optimizer, **given)
     else:
