@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 
 @contextmanager
 def open_run(run: Run, ckpt_path: str | None) -> Iterator[None]:
-    """Set up a run, and tear it down after the block; on an exception tell everybody first."""
-    _check_alone(run)
+    """Set up a run, and tear it down after the block; on an exception notify hooks, loggers and other ranks first."""
+    _check_not_nested(run)
     trainer = run.trainer
     trainer.open(run)
     try:
@@ -48,13 +48,13 @@ def open_run(run: Run, ckpt_path: str | None) -> Iterator[None]:
         _fail(run, error)
         raise
     else:
-        _in_passing(trainer.strategy.release, run.module, run.optimizers)
+        _attempt(trainer.strategy.release, run.module, run.optimizers)
     finally:
         _close(run)
 
 
-def _check_alone(run: Run) -> None:
-    """Refuse to begin a run of a trainer or a module in the middle of another, which would not be logged any more."""
+def _check_not_nested(run: Run) -> None:
+    """Refuse to start a run while its trainer or module is in another one, which could no longer log."""
     trainer, module = run.trainer, run.module
     others = [each._run for each in (trainer, module._trainer) if each is not None]
     for outer in (other for other in others if other is not None and not other.ended):
@@ -67,14 +67,14 @@ def _check_alone(run: Run) -> None:
 
 @contextmanager
 def open_trial(trial: Trainer, outer: Run) -> Iterator[Run]:
-    """A run inside a run: the same function, module, data and set-up, with the counters, metrics and
-    callbacks of the trainer `trial`, and new optimizers. The outer run goes on unaware of it."""
+    """A run inside a run: the same function, module, data and set-up, but the counters, metrics and callbacks
+    of the trainer `trial`, and new optimizers. The outer run continues unaffected."""
     run = Run(trial, outer.fn, outer.module, outer.datamodule, outer.feed.given)
     trial.open(run)
     run.callbacks, run.validates = trial.callbacks, outer.validates
     run.feed.shares = outer.feed.shares
     run.precision, run.prepared, run.to_device = outer.precision, outer.prepared, outer.to_device
-    _lend(run)
+    _attach_parts(run)
     try:
         run.hooks = build_table(run)
         if run.fn == "fit":
@@ -84,10 +84,10 @@ def open_trial(trial: Trainer, outer: Run) -> Iterator[Run]:
         try:
             _close(run)
         finally:
-            _lend(outer)
+            _attach_parts(outer)
 
 
-def _lend(run: Run) -> None:
+def _attach_parts(run: Run) -> None:
     """Attach the module, the data module and the callbacks' `log` to `run`."""
     run.module.trainer = run.trainer
     run.module._metrics = None if run.trainer.barebones else run.metrics  # None: `log` does nothing
@@ -103,7 +103,7 @@ def _set_up(run: Run, ckpt_path: str | None) -> None:
     module.trainer = trainer
     _take(run, _callbacks(trainer, module))
     check_run(run)
-    checkpoint = read_for_run(run, ckpt_path)  # first of all: it says which run folder this is
+    checkpoint = read_for_run(run, ckpt_path)  # before hooks and loggers: it decides on the run folder
     _share(run, checkpoint)
     run.hooks = build_table(run)
     check_hooks(datamodule)
@@ -118,8 +118,8 @@ def _set_up(run: Run, ckpt_path: str | None) -> None:
         ask(module, "configure_model")
     for callback in run.callbacks:
         callback._model_made(trainer, module)
-    module.zero_grad()  # of an earlier run; those of a window in a checkpoint come later
-    run.precision.convert_module(module)  # before it is loaded into: another format would round
+    module.zero_grad()  # gradients of an earlier run; those of a checkpoint are restored later
+    run.precision.convert_module(module)  # before loading, which would round to another dtype
     if checkpoint is not None and run.restore.resumes:
         restore_objects(run, checkpoint)
     elif checkpoint is not None:
@@ -152,8 +152,8 @@ def _prepare_data(run: Run) -> None:
 
 
 def _share(run: Run, checkpoint: dict[str, Any] | None) -> None:
-    """Each process gets its part of the data; the first decides on folders and writes, the others know
-    where, and are silent."""
+    """Give each rank its shard of the data. Rank 0 decides on folders and logs; the others know the folders and
+    are silent."""
     trainer, first = run.trainer, run.trainer.is_global_zero
     if trainer.world_size == 1:
         return
@@ -175,7 +175,7 @@ def _take(run: Run, callbacks: list[Callback]) -> None:
     run.checkpoints = [c for c in callbacks if isinstance(c, Checkpoint)]
     others = [c for c in callbacks if not isinstance(c, Checkpoint)]
     run.callbacks = run.trainer.callbacks = [*others, *run.checkpoints]
-    _lend(run)
+    _attach_parts(run)
 
 
 def _take_newcomers(run: Run, known: list[Callback]) -> None:
@@ -188,7 +188,7 @@ def _take_newcomers(run: Run, known: list[Callback]) -> None:
 
 
 def _callbacks(trainer: Trainer, module: LightningModule) -> list[Callback]:
-    """The trainer's callbacks, those of `configure_callbacks` in place of others of the same type or of its bases."""
+    """The trainer's callbacks and those of `configure_callbacks`, which replace others of the same or a base type."""
     brought = ask(module, "configure_callbacks") or []
     brought = [brought] if isinstance(brought, Callback) else list(brought)
     for other in (each for each in brought if not isinstance(each, Callback)):
@@ -201,10 +201,10 @@ def _callbacks(trainer: Trainer, module: LightningModule) -> list[Callback]:
 
 
 def take_optimizers(run: Run, optimizers: list[Optimizer]) -> None:
-    """Train with these, from the next batch on.
+    """Train with these optimizers, from the next batch on.
 
     Raises:
-        MisconfigurationException: if they cannot take the place of those that the run began with.
+        MisconfigurationException: if they cannot replace those that the run started with.
     """
     if run.optimizers:
         _check_successors(run, optimizers)
@@ -213,7 +213,7 @@ def take_optimizers(run: Run, optimizers: list[Optimizer]) -> None:
     if run.module.automatic_optimization and overridden(
         "optimizer_step", run.module, LightningModule
     ):
-        for optimizer in optimizers:  # it may step the bare one
+        for optimizer in optimizers:  # the override may step the optimizer, not our wrapper
             optimizer.register_step_post_hook(lambda *_: setattr(run, "stepped", True))
     run.takes_closure = bool(optimizers) and takes_closure(optimizers[0], run.precision)
     run.manual_optimizers = [
@@ -223,7 +223,7 @@ def take_optimizers(run: Run, optimizers: list[Optimizer]) -> None:
 
 
 def _check_successors(run: Run, optimizers: list[Optimizer]) -> None:
-    """A step was chosen, and perhaps an engine built, for optimizers of a kind."""
+    """Refuse optimizers that do not suit the chosen step function, or the strategy's engine."""
     reason = ""
     if run.trainer.strategy.owns_state:
         reason = f"{type(run.trainer.strategy).__name__} has built them into its engine"
@@ -273,28 +273,28 @@ def _tear_down(run: Run) -> None:
 
 
 def _fail(run: Run, error: BaseException) -> None:
-    """Tell everybody. Raises why, where that lies in another process."""
+    """Notify hooks, loggers and other ranks of `error`. Raises the reason instead, if another rank failed first."""
     run.torn = run.ended = run.trainer.interrupted = True
     reason = run.trainer.strategy.fail(error)
     told = run.hooks.on_exception if hasattr(run, "hooks") else ()
     for call in (*told, run.datamodule.on_exception):
-        _in_passing(call, reason)
-    _in_passing(run.deliver, True)
+        _attempt(call, reason)
+    _attempt(run.deliver, True)
     for logger in run.trainer.loggers:
-        _in_passing(logger.attempt, "finalize", "failed")
-    _in_passing(run.trainer.checkpoint_io.teardown)
+        _attempt(logger.attempt, "finalize", "failed")
+    _attempt(run.trainer.checkpoint_io.teardown)
     with contextlib.suppress(Exception):  # what failed may be the device
         run.trainer.strategy.release(run.module, run.optimizers)
     if reason is not error:
         raise reason from None
 
 
-def _in_passing(call: Callable[..., Any], *arguments: Any) -> None:
-    """Call on the way out with an error: what this raises is printed, and does not take that error's place."""
+def _attempt(call: Callable[..., Any], *arguments: Any) -> None:
+    """Call while a run ends: an exception is printed and not raised, so that it hides no earlier one."""
     try:
         call(*arguments)
     except Exception as failure:
-        failure.__suppress_context__ = True  # the error follows by itself
+        failure.__suppress_context__ = True  # the earlier error is raised by itself
         traceback.print_exception(failure)
 
 
@@ -306,5 +306,5 @@ def _close(run: Run) -> None:
     for callback in run.callbacks:
         vars(callback).pop("log", None)
         vars(callback).pop("log_dict", None)
-    with contextlib.suppress(Exception):  # of a worker: it has nothing to give any more
+    with contextlib.suppress(Exception):  # an error of a worker no longer matters
         run.feed.close()

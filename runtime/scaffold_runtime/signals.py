@@ -1,5 +1,5 @@
-"""Signals: the first asks training to save and stop at its next commit, the second stops it at once. Several processes
-agree on them, and leave together."""
+"""Signals: the first makes training save and stop at its next commit, the second stops it at once. Several processes
+agree on a signal, and exit together."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ if TYPE_CHECKING:
 WATCHED = (signal.SIGINT, signal.SIGTERM)  # Ctrl-C, and kill
 INTERRUPTED = "interrupted.ckpt"  # what a signal leaves behind, until a newer one is safe
 CODES = (130, 143)  # how a process exits at a signal
-STOP = 1  # what `should_stop` is among the numbers of signals: none that is watched has it
+STOP = 1  # stands for `should_stop` among signal numbers; no watched signal has this number
 
 
 class Signals:
-    """Watches while it is entered. Only the main thread can, and only the process that entered obeys:
-    workers, which are forked with these handlers, leave a signal to it. A handler that was there before is called,
-    too; one for the requeue signal stays alone, since it does that work."""
+    """A context that watches for signals, if entered in the main thread. Data workers inherit its handlers by fork,
+    and ignore signals. Previous handlers are called as well; one for the requeue signal is left in place of ours,
+    since it requeues the job itself."""
 
     def __init__(self, slurm: SLURMEnvironment) -> None:
         self._slurm = slurm
         self.received: int | None = None
-        self.agreed = 0  # what one of several processes received, once all know
+        self.agreed = 0  # the signal that some rank received, once all ranks know
         self._process = os.getpid()
         self._previous: dict[int, Any] = {}
 
@@ -46,7 +46,7 @@ class Signals:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         self._previous.clear()
-        # SIGTERM to a whole group ends data workers before a save can come: the last checkpoint stands.
+        # SIGTERM to the whole process group ends data workers before we can save: keep the last checkpoint.
         if self.received and isinstance(error, RuntimeError) and "DataLoader worker" in str(error):
             leave(self.received)
 
@@ -61,15 +61,15 @@ class Signals:
             previous(number, frame)
 
     def agree(self, run: Run, batch: float, asked: int = 0, due: bool = False) -> int:
-        """Why all processes stop after this batch: a signal that one of them received, which is kept, or what one of
-        them `asked`; 0 to go on. See `Strategy.agree_to_stop`."""
+        """Why all ranks stop after this batch: a signal that one of them received (kept in `agreed`), or what one of
+        them `asked`; 0 to continue. See `Strategy.agree_to_stop`."""
         agreed = run.trainer.strategy.agree_to_stop(batch, self.received or asked, due)
         if agreed > STOP:
             self.agreed = agreed
         return agreed
 
     def leave_if_asked(self, run: Run) -> None:
-        """Obey the signal that this process received, or all know another one did."""
+        """Obey the signal that this process received or, with several processes, that all agreed on."""
         number = self.agreed if run.several else self.received
         if number:
             self.obey(run, number)
@@ -81,31 +81,31 @@ class Signals:
         if run.several and not self.agreed:
             self.agree(run, math.inf if ended else run.evaluated)
         run.evaluated += 1
-        # Gradients of half a window are not saved.
+        # Sharded gradients of an incomplete accumulation window cannot be saved.
         if not (run.mid_window and run.trainer.strategy.divides):
             self.leave_if_asked(run)
 
     def leave_late(self, run: Run) -> None:
-        """Training has ended, and is saved: leave where a signal came since, all of several processes together."""
+        """After training has ended and is saved: exit if a signal arrived since, on all ranks together."""
         strategy, number = run.trainer.strategy, self.received or 0
-        if run.several:  # the first says to all what it knows, so it must know what the others do
+        if run.several:  # rank 0 decides, so it must know what others received
             number = max(strategy.gather(number))
             number = strategy.agree_to_stop(run.progress.batches, number, due=True)
         if number > STOP:
             leave(number, quietly=not run.trainer.is_global_zero)
 
     def obey(self, run: Run, number: int) -> NoReturn:
-        """Save beside the other checkpoints, where there are any, put the job back into the queue, and leave.
-        All processes do so at the same batch.
+        """Save next to the other checkpoints, if there are any, requeue the job, and exit. All ranks do so at the
+        same batch.
 
         Raises:
-            KeyboardInterrupt: for SIGINT.
-            SystemExit: with 143 for the others, and in processes beside the first.
+            KeyboardInterrupt: for SIGINT, on rank 0.
+            SystemExit: for SIGINT on other ranks, with 130; for other signals, with 143.
         """
         trainer = run.trainer
         folders = [getattr(checkpoint, "dirpath", None) for checkpoint in run.checkpoints]
         folder = next((folder for folder in folders if folder), None)
-        # Before training there is nothing new.
+        # In the sanity check there is nothing new to save.
         if folder is not None and not trainer.sanity_checking:
             trainer.save_checkpoint(path := Path(folder) / INTERRUPTED)
             trainer.print(f'saved {os.path.relpath(path)}: ckpt_path="last" resumes from there')
@@ -115,14 +115,14 @@ class Signals:
 
 
 def leave(number: int, quietly: bool = False) -> NoReturn:
-    """End this process as a signal asks for, `quietly` without a traceback."""
+    """End this process as the signal would; `quietly`: without a traceback."""
     if number == signal.SIGINT and not quietly:
         raise KeyboardInterrupt
     raise SystemExit(CODES[number != signal.SIGINT])
 
 
 def code_of(error: BaseException) -> int:
-    """How a process exits that leaves with `error` at a signal; 0 if that is not why it leaves."""
+    """The exit code, if `error` is how `leave` ends a process; else 0."""
     code = 130 if isinstance(error, KeyboardInterrupt) else getattr(error, "code", 0)
     return code if code in CODES else 0
 

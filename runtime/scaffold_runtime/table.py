@@ -1,4 +1,4 @@
-"""The table of a run: the hooks that somebody overrides, as calls.
+"""The hook table of a run: the overridden hooks, as bound calls.
 
 Before a run starts, `build_table` makes one tuple of bound calls per hook (callbacks in order, then the module,
 then checkpoint callbacks), so a hook nobody overrides costs a loop over `()`. A hook that would never be called,
@@ -27,7 +27,7 @@ Owner = Callback | LightningModule | LightningDataModule
 BASES = (Callback, LightningModule, LightningDataModule)
 HOOKS = {name for base in BASES for name in hook_names(base)}
 
-# Names older code may still carry, and what to write instead.
+# Hooks of older Lightning versions, and what replaces them.
 REMOVED_HOOKS = {
     "training_epoch_end": "on_train_epoch_end",
     "validation_epoch_end": "on_validation_epoch_end",
@@ -45,13 +45,13 @@ REMOVED_HOOKS = {
 }
 SYNONYMS = {"val": "validation", "begin": "start"}
 
-# Methods of Lightning's classes that people override, and that are not there here: those of callbacks,
+# Methods of Lightning's classes that people override but this package never calls: of callbacks,
 OF_CALLBACKS = {
     "_find_names_from_schedulers", "_get_lr_stat", "_get_optimizer_stats", "_format_checkpoint_name",
     "_link_checkpoint", "_should_remove_checkpoint", "_improvement_message", "_init_bar", "_update_bar", "_log_stats",
     "_get_and_log_device_stats", "update_parameters", "transfer_weights", "reset_batch_norm_and_save_state",
 }  # fmt: skip
-# those of strategies, and those of precisions.
+# of strategies, and of precisions.
 OF_STRATEGIES = {
     "training_step", "validation_step", "test_step", "predict_step", "backward", "optimizer_step", "setup", "teardown",
     "setup_environment", "setup_distributed", "configure_ddp", "model_to_device", "batch_to_device",
@@ -81,10 +81,10 @@ HookTable = SimpleNamespace  # hook name -> calls
 
 
 def build_table(run: Run) -> HookTable:
-    """One tuple of calls per hook, holding only what somebody overrides, as the profiler wraps it.
+    """One tuple of calls per hook, of overridden hooks only, wrapped by the profiler.
 
     Raises:
-        MisconfigurationException: for a misspelt or removed hook, or one that takes other arguments.
+        MisconfigurationException: for a misspelt or removed hook, or one with wrong arguments.
     """
     callbacks, module, wrap = run.callbacks, run.module, run.trainer.profiler.wrap
     early = [callback for callback in callbacks if callback not in run.checkpoints]
@@ -114,7 +114,7 @@ def build_table(run: Run) -> HookTable:
 
 
 def base_of(owner: object) -> type:
-    """Which of the three it is."""
+    """Which of `BASES` it derives from."""
     return next(base for base in BASES if isinstance(owner, base))
 
 
@@ -129,7 +129,7 @@ def check_hooks(owner: Owner) -> None:
         meant = None if hasattr(base, name) else _meant(name)
         if not meant or not hasattr(base, meant) or not callable(getattr(kind, name, None)):
             continue
-        # One that has both, or calls it, means it so: it serves something else than a trainer, too.
+        # A class that has both methods, or calls this one itself, uses it for something other than a trainer.
         both = name.startswith("on_") and overridden(meant, owner, base)
         if both or mentions(owner, name) or _inherits_from_elsewhere(kind, base, name):
             continue
@@ -144,7 +144,7 @@ def check_hooks(owner: Owner) -> None:
 
 
 def warn_uncalled(owner: object, theirs: set[str]) -> None:
-    """Say which methods were meant to replace one of a class of Lightning's that is not there in ours."""
+    """Warn of methods that override one of Lightning's class (listed in `theirs`) which our class does not have."""
     kinds = type(owner).__mro__
     ours = next((k for k in kinds if k.__module__.startswith("scaffold_runtime.")), Callback)
     for name, _ in methods_of(owner) if ours is not Callback else ():
@@ -155,7 +155,7 @@ def warn_uncalled(owner: object, theirs: set[str]) -> None:
 
 
 def _meant(name: str) -> str | None:
-    """The hook whose old, or misspelt, name this is; a name that is only alike may be a method of the user's."""
+    """The hook that `name` is an old or misspelt name of; only close names, others may be the user's own methods."""
     if name in REMOVED_HOOKS or not name.startswith("on_"):
         return REMOVED_HOOKS.get(name)
     words = "_".join(SYNONYMS.get(word, word) for word in name.split("_"))
@@ -163,18 +163,18 @@ def _meant(name: str) -> str | None:
 
 
 def _inherits_from_elsewhere(kind: type, base: type, name: str) -> bool:
-    """Whether it is a method of another framework's class, such as a callback for two trainers has."""
+    """Whether the method comes from another framework's class, as in a callback written for two trainers."""
     others = (each for each in kind.__mro__ if not issubclass(each, base) and name in vars(each))
     return any(each.__module__.split(".")[0] != kind.__module__.split(".")[0] for each in others)
 
 
 def mentions(owner: object, name: str) -> bool:
-    """Whether a method of the user's, other than this one, names it."""
+    """Whether another method of the user's classes refers to `name`."""
     return any(own != name and name in code.co_names for own, code in methods_of(owner))
 
 
 def methods_of(owner: object) -> Iterator[tuple[str, CodeType]]:
-    """The code of the methods that the user's classes have, by name."""
+    """The name and code object of each method of the user's classes."""
     for kind in type(owner).__mro__:
         if not kind.__module__.startswith(("scaffold_runtime.", "torch.", "builtins")):
             for name, value in vars(kind).items():
@@ -198,7 +198,7 @@ def _check_hook(owner: object, name: str, base: type) -> None:
 def check_call(
     where: str, function: Callable[..., Any], receives: Sequence[str], counts: Sequence[int]
 ) -> None:
-    """Refuse a function that cannot be called with as many of what it `receives` as one of `counts`."""
+    """Refuse a function that cannot be called with the first N arguments of `receives`, for any N in `counts`."""
     try:
         signature = inspect.signature(function)
     except (TypeError, ValueError):

@@ -1,4 +1,4 @@
-"""The way of a batch to the device."""
+"""Moving batches to the device."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ PLAIN = (torch.Tensor, list, tuple, dict)
 
 
 def make_transfer(run: Run) -> Callable[[Any, int], Any]:
-    """(batch, loader) -> the batch on the device, through the hooks somebody overrides and no others."""
+    """(batch, loader) -> the batch on the device, through overridden hooks only."""
     device, precision = run.trainer.strategy.root_device, run.precision
     before = _data_hook(run, "on_before_batch_transfer")
     move = _data_hook(run, "transfer_batch_to_device")
     after = _data_hook(run, "on_after_batch_transfer")
     if not (before or move or after or precision.converts_inputs) and device.type == "cpu":
-        # Tensors are there; a batch of a type of its own may have more to do (a TensorDict notes the device).
+        # Tensors are on the CPU already; a custom batch type may do more when moved (a TensorDict notes the device).
         return lambda batch, _: (
             batch if type(batch) in PLAIN else move_data_to_device(batch, device)
         )
@@ -35,7 +35,7 @@ def make_transfer(run: Run) -> Callable[[Any, int], Any]:
     def transfer(batch: Any, loader: int) -> Any:
         batch = before(batch, loader) if before else batch
         batch = move(batch, device, loader) if move else usual(batch)
-        # By the device: pinned memory stays so on its way, and the host is free.
+        # Converted on the device: on the host the copy would no longer be in pinned memory, and cost host time.
         if precision.converts_inputs:
             batch = convert_floats(batch, precision.dtype)
         return after(batch, loader) if after else batch
@@ -44,12 +44,12 @@ def make_transfer(run: Run) -> Callable[[Any, int], Any]:
 
 
 class SideStream:
-    """Copies batches beside the step that the device still computes, on a stream of their own.
+    """Copies batches on a stream of its own, while the device still computes earlier steps.
 
-    The host runs ahead of the device, so this needs no batch drawn early: the position in the data, which a
-    checkpoint holds, stays that of training. But torch gives the memory of a batch to another one only when it
-    sees that the device is done with it, so a host that is `AHEAD` steps ahead waits for the oldest of them, as
-    FSDP does for gathered weights; the device has the others to go on with.
+    The host runs ahead of the device, so no batch is drawn early: the data position in a checkpoint stays that
+    of training. But torch reuses the memory of a batch only when it sees that the device is done with it. So a
+    host that is `AHEAD` steps ahead waits for the oldest of them, as FSDP does for gathered weights; the device
+    stays busy with the others.
     """
 
     AHEAD = 4
@@ -57,10 +57,10 @@ class SideStream:
     def __init__(self, device: torch.device) -> None:
         self._device, self._module = device, torch.get_device_module(device)
         self._stream = self._module.Stream()
-        self._steps: deque[Any] = deque()  # for each that the device may still compute, its end
+        self._steps: deque[Any] = deque()  # end events of steps that may still be running
 
     def move(self, batch: Any) -> Any:
-        """`batch` on the device; what is computed from now on waits for it."""
+        """`batch` on the device; work queued from now on waits for it."""
         computing = self._module.current_stream()
         ended = self._module.Event()
         ended.record(computing)
@@ -73,10 +73,10 @@ class SideStream:
                 return leaf
             dense = isinstance(leaf, torch.Tensor) and leaf.layout is torch.strided
             if not dense or leaf.is_nested or leaf.device.type != "cpu":
-                with self._module.stream(computing):  # `record_stream` knows no others
+                with self._module.stream(computing):  # `record_stream` handles only dense tensors
                     return move_data_to_device(leaf, self._device)
             moved = leaf.to(self._device, non_blocking=True)
-            if moved.device.type != "cpu":  # its memory is free when that stream is done with it
+            if moved.device.type != "cpu":  # its memory is reused only when that stream is done
                 moved.record_stream(computing)
             return moved
 

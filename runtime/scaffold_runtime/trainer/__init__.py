@@ -1,4 +1,4 @@
-"""The Trainer, and the words for what it is doing."""
+"""The Trainer, its arguments, and the states it reports."""
 
 from scaffold_runtime.trainer.trainer import Trainer
 

@@ -1,4 +1,4 @@
-"""What is passed to fit, validate, test and predict, brought into one form."""
+"""Check the arguments of fit, validate, test and predict, and bring them into one form."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from scaffold_runtime.module import LightningModule
 
 
 def module_of(model: Any) -> LightningModule:
-    """The module itself, also where it was compiled as a whole."""
+    """The LightningModule, also if `model` is a `torch.compile(module)`."""
     inner: object = getattr(model, "_orig_mod", model)
     if isinstance(inner, type):
         raise MisconfigurationException(
@@ -43,7 +43,7 @@ def module_of(model: Any) -> LightningModule:
 
 def _compile_steps(module: LightningModule, compiled: Callable[[Any], Any]) -> None:
     """`torch.compile(module)` compiles `forward`, but a trainer calls steps: compile those as well."""
-    module.log = torch.compiler.disable(module.log)  # type: ignore[method-assign] # bookkeeping is no graph
+    module.log = torch.compiler.disable(module.log)  # type: ignore[method-assign] # logging is not to be traced
     for name in ("forward", "training_step", "validation_step", "test_step", "predict_step"):
         if name not in vars(module) and overridden(name, module, LightningModule):
             setattr(module, name, compiled(getattr(module, name)))
@@ -52,7 +52,7 @@ def _compile_steps(module: LightningModule, compiled: Callable[[Any], Any]) -> N
 def loaders_and_data(
     datamodule: LightningDataModule | None, **loaders: Any
 ) -> tuple[dict[str, Any], LightningDataModule | None]:
-    """Loaders passed by hand, and the data module, which may stand in a loader's place."""
+    """Separate loaders from the data module, which may be passed as the first loader."""
     first = next(iter(loaders.values()))
     if isinstance(first, LightningDataModule):
         if datamodule is not None:

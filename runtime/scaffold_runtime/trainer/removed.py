@@ -1,4 +1,4 @@
-"""Arguments that trainers had in earlier versions of Lightning, and what to write in their place."""
+"""Trainer arguments of earlier Lightning versions, and what replaces them."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ IN_ITS_PLACE = {
 
 
 def explained(init: Callable[Concatenate[T, P], None]) -> Callable[Concatenate[T, P], None]:
-    """Decorate an `__init__`: an argument that it does not have is named, with what was perhaps meant.
+    """Decorate an `__init__`: the error for an unknown argument names it and suggests a replacement.
 
     Raises:
-        MisconfigurationException: in the place of Python's TypeError.
+        MisconfigurationException: instead of Python's TypeError.
     """
     known = inspect.signature(init).parameters
 

@@ -13,7 +13,7 @@ class Word(str, Enum):
 
 
 class TrainerFn(Word):
-    """What somebody called."""
+    """Which method was called."""
 
     FITTING = "fit"
     VALIDATING = "validate"
@@ -32,18 +32,18 @@ class RunningStage(Word):
 
     @property
     def evaluating(self) -> bool:
-        """Whether it is one of those that only look."""
+        """Whether this is validation, the sanity check or testing."""
         return self in (self.VALIDATING, self.TESTING, self.SANITY_CHECKING)
 
     @property
     def dataloader_prefix(self) -> str:
-        """What its loader's method begins with: `val` of `val_dataloader`."""
+        """The prefix of the stage's loader method: `val` of `val_dataloader`."""
         validates = self in (self.VALIDATING, self.SANITY_CHECKING)
         return "val" if validates else str(self.value)
 
 
 class TrainerStatus(Word):
-    """How it is going."""
+    """Whether a run has started, and how it ended."""
 
     INITIALIZING = "initializing"
     RUNNING = "running"
@@ -52,13 +52,13 @@ class TrainerStatus(Word):
 
     @property
     def stopped(self) -> bool:
-        """Whether nothing runs any more."""
+        """Whether the run is over."""
         return self in (self.FINISHED, self.INTERRUPTED)
 
 
 @dataclass(frozen=True)
 class TrainerState:
-    """All three."""
+    """Status, function and stage of a trainer."""
 
     status: TrainerStatus = TrainerStatus.INITIALIZING
     fn: TrainerFn | None = None
@@ -66,5 +66,5 @@ class TrainerState:
 
     @property
     def finished(self) -> bool:
-        """Whether the run has ended as it should."""
+        """Whether the run ended without an error or interrupt."""
         return self.status == TrainerStatus.FINISHED

@@ -1,4 +1,4 @@
-"""Trainer: the settings of a run, and the four things one can do with a model."""
+"""Trainer: the settings of a run, and the methods fit, validate, test and predict."""
 
 from __future__ import annotations
 
@@ -223,7 +223,7 @@ class Trainer:
 
         chosen = [] if barebones else select_loggers(logger, self.default_root_dir)
         self.loggers: list[Logger] = [] if one else chosen
-        # What `self.logger` is where nothing is logged, so that a module may use it all the same.
+        # `trainer.logger` in `fast_dev_run`, so that user code can still call it.
         self._stand_in = SilentLogger() if one and chosen else None
         self.callbacks: list[Callback] = default_callbacks(
             callbacks,
@@ -243,13 +243,13 @@ class Trainer:
         self._given_path: str | Path | None = None  # by `trainer.ckpt_path = ...`
         self.datamodule: LightningDataModule | None = None
         self._module: LightningModule | None = None
-        self._run: Run | None = None  # the one that is open
-        self._last_run: Run | None = None  # that one, or else the last
-        self._elsewhere_state = TrainerState()  # of a run in processes of its own
+        self._run: Run | None = None  # the open run
+        self._last_run: Run | None = None  # the open run, else the last one
+        self._elsewhere_state = TrainerState()  # of a run in child processes
         self._last_fit: Run | None = None
         self.tries = False  # whether it is a `trial`
 
-    # -- the four things ------------------------------------------------------------------------
+    # -- fit, validate, test, predict -----------------------------------------------------------
 
     def fit(
         self,
@@ -353,13 +353,13 @@ class Trainer:
         told: bool,
         datamodule: LightningDataModule | None,
     ) -> list[Any]:
-        """What the three have in common; `told` says whether the results are printed, or predictions kept."""
+        """Shared by validate, test and predict; `told`: whether to print results, or to return predictions."""
         ckpt_path = ckpt_path or self._given_path
         elsewhere = self._elsewhere(
             "_evaluate", fn, model, dataloaders, ckpt_path, told, datamodule
         )
         if elsewhere is not None:
-            return elsewhere()  # type: ignore[no-any-return] # of its kind
+            return elsewhere()  # type: ignore[no-any-return] # what the method returns
         stage = STAGES[fn]
         given, datamodule = loaders_and_data(datamodule, **{stage: dataloaders})
         module, path = self._model_and_path(model, ckpt_path)
@@ -370,15 +370,15 @@ class Trainer:
         with open_run(run, path):
             self.stage = stage
             if fn == "predict":
-                return predict(run, told)  # type: ignore[return-value] # None where none is kept
+                return predict(run, told)  # type: ignore[return-value] # None if none is kept
             results = evaluate(run, stage)
         if told and any(results):
             self.print(results_table(results, stage))
         return results
 
     def _elsewhere(self, fn: str, *arguments: Any) -> Callable[[], Any] | None:
-        """Start the processes that are missing. None: this one takes part and goes on; else what to call
-        in its place, because all of it happens in other processes."""
+        """Start missing processes. Returns None if this process takes part in the run, else a call that runs all of
+        it in child processes."""
         run = self.strategy.launch(partial(run_here, self, fn, arguments), fn == "fit")
         return None if run is None else lambda: bring_back(self, arguments, run())
 
@@ -448,8 +448,8 @@ class Trainer:
     # -- trials ----------------------------------------------------------------------------------
 
     def trial(self, callbacks: list[Callback], steps: int) -> Trainer:
-        """A trainer like this one, to try something out: `steps` steps or batches, its own counters and metrics,
-        these callbacks only, no logs, no checkpoints, no output."""
+        """A copy of this trainer for a trial of `steps` steps or batches: own counters and metrics, only these
+        callbacks, no logs, no checkpoints, no output."""
         other = copy.copy(self)
         other.progress, other.metrics, other.profiler = Progress(), Metrics(), select_profiler(None)
         other.callbacks, other.loggers, other.tries = callbacks, [], True
@@ -464,9 +464,9 @@ class Trainer:
         return other
 
     def rehearse(self, callbacks: list[Callback], steps: int) -> None:
-        """Inside a hook, before the loop has begun: run the open function for `steps` steps beside it, in a `trial`.
+        """Inside a hook, before the loop starts: run the current function for `steps` steps in a `trial`.
 
-        Weights, random numbers and whatever the steps themselves change are left changed.
+        Changes of weights, random state and whatever else the steps touch are not undone.
         """
         try:
             with open_trial(self.trial(callbacks, steps), self._live()) as run:
@@ -477,7 +477,7 @@ class Trainer:
                 else:
                     evaluate(run, STAGES[run.fn])
         finally:
-            free_memory()  # its optimizers would lie there beside those of the next one
+            free_memory()  # of the trial's optimizers, before others are made
 
     # -- a run opens and closes -------------------------------------------------------------------
 
@@ -495,7 +495,7 @@ class Trainer:
         self._run = self.fn = self.stage = None
 
     def __getstate__(self) -> dict[str, Any]:
-        """Runs stay behind when the trainer is sent to another process."""
+        """Leave out runs when the trainer is pickled for another process."""
         return {**vars(self), "_run": None, "_last_run": None, "_last_fit": None}
 
     def _live(self) -> Run:
@@ -504,14 +504,14 @@ class Trainer:
         return self._run
 
     def _training_record(self) -> Run | None:
-        """The last fit, which is what optimizers and a checkpoint belong to, also after a test."""
+        """The last fit, to which optimizers and checkpoints belong even after a test; else the open run."""
         return self._last_fit or self._run
 
     # -- where a run is ---------------------------------------------------------------------------
 
     @property
     def current_epoch(self) -> int:
-        """Finished training epochs, which is the index of the current one."""
+        """Number of finished training epochs, which is the index of the current one."""
         return self.progress.epoch
 
     @property
@@ -521,7 +521,7 @@ class Trainer:
 
     @property
     def ckpt_path(self) -> str | None:
-        """The checkpoint that the last run was started from. Set it to start runs from one that are told no other."""
+        """The checkpoint that the last run started from. Set it as the default of runs without a `ckpt_path`."""
         return self._ckpt_path
 
     @ckpt_path.setter
@@ -530,53 +530,53 @@ class Trainer:
 
     @property
     def fit_loop(self) -> Trainer:
-        """Where Lightning keeps `max_epochs`, `max_steps` (in `epoch_loop`) and their like, to be set between two
-        fits: here, the trainer."""
+        """The trainer itself: code written for Lightning sets `max_epochs` here, and `max_steps` on `epoch_loop`,
+        between two fits."""
         return self
 
     epoch_loop = fit_loop
 
     @property
     def val_loop(self) -> SimpleNamespace:
-        """Where optimizers may ask whether there is anything to validate with: `_data_source.is_defined()`."""
+        """For third-party code that asks whether there is validation data: `_data_source.is_defined()`."""
         return SimpleNamespace(
             _data_source=SimpleNamespace(is_defined=partial(self._live().feed.has, "validation"))
         )
 
     @property
     def _batches_that_stepped(self) -> int:
-        """Where callbacks of others take the axis of what they log: the last step counts when its batch is logged."""
+        """The x axis of third-party callbacks: in the hooks after a step, that step does not count yet."""
         progress = self.progress
         ending = progress.batch > 0 and progress.pending != UNDER_WAY
         return progress.step - (progress.updated if ending else 0)
 
     @property
     def _logger_connector(self) -> SimpleNamespace:
-        """Where they ask whether the batch under way is logged."""
+        """For third-party callbacks that ask whether the current batch is logged."""
         due = (self._batches_that_stepped + 1) % self.log_every_n_steps == 0
         return SimpleNamespace(should_update_logs=due or self.should_stop)
 
     @property
     def batch_idx(self) -> int:
-        """The index of the training batch under way; of the last one where its step has ended."""
+        """The index of the current training batch, or of the last one when its step has ended."""
         progress = self.progress
         return progress.batch - (progress.pending != UNDER_WAY)
 
     @property
     def total_batch_idx(self) -> int:
-        """The same, counted over all epochs."""
+        """`batch_idx`, counted over all epochs."""
         return self.progress.batches - (self.progress.pending != UNDER_WAY)
 
     epoch_progress = Moved("`trainer.progress`, whose `epoch` may be set before a fit")
 
     @property
     def _accelerator_connector(self) -> SimpleNamespace:
-        """Where callbacks of others look whether there are several processes."""
+        """For third-party callbacks that ask whether there are several processes."""
         several, sampler = self.world_size > 1, self.use_distributed_sampler
         return SimpleNamespace(is_distributed=several, use_distributed_sampler=sampler)
 
     def setup_data(self) -> None:
-        """Ask for the training data now, to know in `configure_optimizers` how much there is."""
+        """Create the training loader now, so that `configure_optimizers` can know its length."""
         _ = self._live().feed.train
 
     @property
@@ -587,7 +587,7 @@ class Trainer:
 
     @property
     def state(self) -> TrainerState:
-        """What is going on, in Lightning's words: `fn`, `stage`, `status`, and whether it has `finished`."""
+        """What the trainer is doing, in Lightning's terms: `fn`, `stage`, `status`, and whether it has `finished`."""
         run = self._last_run
         going = TrainerStatus.RUNNING if self._run else TrainerStatus.FINISHED
         status = TrainerStatus.INTERRUPTED if self.interrupted else going
@@ -642,7 +642,7 @@ class Trainer:
 
     @property
     def num_training_batches(self) -> float:
-        """Training batches in an epoch, after limits; infinity where the loader does not say."""
+        """Training batches in an epoch, after limits; infinity if the loader has no length."""
         run = self._training_record()
         train = run.feed.opened if run is not None else None
         return math.inf if train is None else train.length
@@ -687,7 +687,7 @@ class Trainer:
         return min(sum(math.ceil(length / windows(e)) for e in range(self.max_epochs)), limit)
 
     def _windows(self) -> Callable[[int], int]:
-        """From an epoch to how many of its batches are accumulated."""
+        """A function from an epoch to its number of accumulated batches."""
         schedules = (c for c in self.callbacks if isinstance(c, GradientAccumulationScheduler))
         schedule = next(schedules, None)
         size = 1 if self.accumulate_grad_batches == "auto" else self.accumulate_grad_batches
@@ -698,13 +698,13 @@ class Trainer:
     @property
     def lightning_module(self) -> LightningModule:
         """The module of the current or last run; None before the first."""
-        return self._module  # type: ignore[return-value] # who asks knows that there is one
+        return self._module  # type: ignore[return-value] # callers run after the first one
 
     model = lightning_module
 
     @property
     def optimizers(self) -> list[Optimizer]:
-        """The optimizers of the current or last fit; what a hook sets takes their place from the next batch on."""
+        """The optimizers of the current or last fit; a hook may set others, used from the next batch on."""
         run = self._training_record()
         return run.optimizers if run is not None else []
 
@@ -719,12 +719,12 @@ class Trainer:
         take_optimizers(run, list(optimizers))
 
     def make_optimizers(self) -> None:
-        """Inside a fit: ask the module for its optimizers and schedulers anew, and go on with those."""
+        """Inside a fit: call `configure_optimizers` again, and continue with its optimizers and schedulers."""
         make_optimizers(self._live())
 
     @property
     def manual_optimizers(self) -> list[LightningOptimizer]:
-        """The same, as `LightningModule.optimizers()` gives them."""
+        """The optimizers as `LightningModule.optimizers()` returns them."""
         return (self._training_record() or self._live()).manual_optimizers
 
     @property
@@ -775,7 +775,7 @@ class Trainer:
 
     @property
     def logger(self) -> Logger | None:
-        """The first logger, if there is one; what is set takes the place of all. A silent one in `fast_dev_run`."""
+        """The first logger, if there is one; setting it replaces all. A silent one in `fast_dev_run`."""
         return self.loggers[0] if self.loggers else self._stand_in
 
     @logger.setter
@@ -856,7 +856,7 @@ class Trainer:
 
     @property
     def log_dir(self) -> str:
-        """The folder of this run: of the first logger that has one, else named after the version of the first."""
+        """The folder of this run: that of the first logger that has one, else one named after its version."""
         folder = next((logger.log_dir for logger in self.loggers if logger.root_dir), None)
         version = self.logger.version if self.logger and not folder else None
         return folder or str(Path(self.runs_dir, run_name(version)))
