@@ -1,4 +1,4 @@
-"""Runs in processes of their own: what goes there, and what comes back to the trainer that asked."""
+"""Runs in child processes: what they run, and what they send back to the trainer of the parent process."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def run_here(trainer: Trainer, fn: str, arguments: tuple[Any, ...]) -> dict[str, Any]:
-    """In the new process: run, and gather all that the caller may look at afterwards."""
+    """In the child process: run, and gather all that the caller may look at afterwards."""
     returned = getattr(trainer, fn)(*arguments)
     metrics = trainer.metrics
     outcome = {
@@ -35,8 +35,8 @@ def run_here(trainer: Trainer, fn: str, arguments: tuple[Any, ...]) -> dict[str,
 
 
 def bring_back(trainer: Trainer, arguments: tuple[Any, ...], outcome: dict[str, Any]) -> Any:
-    """In the process that asked: take the state over, and return what the run returned."""
-    whole = (getattr(a, "_orig_mod", a) for a in arguments)  # also where it was compiled
+    """In the parent process: take over the state, and return what the run returned."""
+    whole = (getattr(a, "_orig_mod", a) for a in arguments)  # the module, also if it is compiled
     given = (a for a in whole if isinstance(a, LightningModule))
     module = trainer._module = next(given, None) or trainer.lightning_module
     _make_layers(trainer, module, outcome["weights"])
@@ -55,7 +55,7 @@ def bring_back(trainer: Trainer, arguments: tuple[Any, ...], outcome: dict[str, 
 
 
 def _make_layers(trainer: Trainer, module: LightningModule, weights: dict[str, Any]) -> None:
-    """Those that `configure_model` made in the other process only."""
+    """Create the layers that `configure_model` created in the child process only."""
     if weights.keys() - module.state_dict().keys():
         module.trainer = trainer
         with trainer.precision_plugin.init_context():

@@ -1,4 +1,4 @@
-"""Layers made empty, for weights that come later: not initialised, or without memory on torch's "meta" device."""
+"""Layers for weights that are loaded later: created without initialisation, or on torch's "meta" device."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def materialize(
     filled: Collection[str] = (),
     then: Callable[[nn.Module], None] = lambda layer: None,
 ) -> None:
-    """Give what is on the "meta" device memory on `device`, and let the layers it belongs to initialise it, but for
-    the names that are to be `filled` by somebody else. `then` is called with each such layer, one after another.
+    """Allocate the tensors that are on the "meta" device on `device`, and let their layers initialise them, except
+    the names in `filled`, which the caller fills. `then` is called with each such layer in turn.
 
-    What layers share stays shared, and what has memory keeps its values.
+    Shared tensors stay shared, and tensors that have memory keep their values.
 
     Raises:
         MisconfigurationException: if such a layer has no `reset_parameters`.
@@ -52,14 +52,14 @@ def materialize(
 
 
 def _inside_out(module: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module]]:
-    """Layers in the order in which they are made and initialise themselves: parts before what they are parts of."""
+    """Layers in the order in which they are created and initialised: children before their parents."""
     for part, child in module.named_children():
         yield from _inside_out(child, f"{name}.{part}" if name else part)
     yield name, module
 
 
 def _initialise(layer: nn.Module, name: str, kept: list[Tensor]) -> None:
-    # `MultiheadAttention` has it in private.
+    # `MultiheadAttention` has a private one.
     reset: Any = getattr(layer, "reset_parameters", getattr(layer, "_reset_parameters", None))
     if reset is None:
         raise MisconfigurationException(

@@ -1,12 +1,12 @@
-"""Where a run is: one integer per level, advanced in one place."""
+"""The counters of a run: one integer per level, advanced in one place."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
-NEVER = 2**62  # a count that no run comes to
+NEVER = 2**62  # larger than any count a run reaches
 
-# What a commit has still to do, or that a batch is drawn and not trained on yet.
+# `Progress.pending`: what the commit of a batch still has to do; UNDER_WAY: a batch is drawn, but not trained on yet.
 DONE, ALL, VALIDATION, UNDER_WAY = range(4)
 
 
@@ -16,9 +16,9 @@ class Progress:
 
     `epoch` counts finished epochs and so is the index of the current one; `batch` counts batches of
     the current epoch that were trained on; `batches` counts them over all epochs; `step` counts
-    optimizer steps and is what Lightning calls `global_step`. `halvings` says into how many parts batches are
-    cut to fit into memory: 2 to this power. `updated` says whether the last batch was an optimizer step, and
-    `pending` what its commit has still to do.
+    optimizer steps and is what Lightning calls `global_step`. `halvings`: batches are cut into 2 to this power
+    parts to fit into memory. `updated`: whether the last batch ended with an optimizer step. `pending`: what the
+    commit of the last batch still has to do.
     """
 
     epoch: int = 0

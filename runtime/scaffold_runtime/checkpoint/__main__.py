@@ -1,4 +1,4 @@
-"""`python -m scaffold_runtime.checkpoint show|verify|diff|consolidate PATH`: checkpoints, without trusting them."""
+"""`python -m scaffold_runtime.checkpoint show|verify|diff|consolidate PATH`: inspect checkpoints safely."""
 
 from __future__ import annotations
 

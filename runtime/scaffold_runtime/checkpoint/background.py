@@ -1,4 +1,4 @@
-"""Write files beside training, one at a time."""
+"""Write files in a thread while training continues, one at a time."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from concurrent import futures
 
 
 class Background:
-    """One piece of work at a time in a thread; its error is raised where the result is asked for."""
+    """Runs one piece of work at a time in a thread; `ended` and `wait` raise its error."""
 
     def __init__(self) -> None:
         self._work: futures.Future[None] | None = None
 
     def start(self, work: Callable[[], None]) -> None:
-        """Begin, after the previous work ended. The interpreter does not exit before it has."""
+        """Start work, after the previous work has ended. The interpreter does not exit before it ends."""
         self.wait()
         thread = futures.ThreadPoolExecutor(1, "checkpoint")
         self._work = thread.submit(work)
@@ -24,14 +24,14 @@ class Background:
         return self._work is not None
 
     def ended(self) -> bool:
-        """Whether the work ended since last asked; raises what it raised."""
+        """Whether the work has ended since the last call; raises what it raised."""
         return self._work is not None and self._work.done() and self.wait()
 
     def wait(self) -> bool:
         """Wait for the work, if there is any; raises what it raised."""
         if self._work is None:
             return False
-        futures.wait([self._work])  # if Ctrl-C comes now, it is under way still
+        futures.wait([self._work])  # if Ctrl-C interrupts here, it still counts as running
         work, self._work = self._work, None
         work.result()
         return True

@@ -45,14 +45,14 @@ class Restore:
 
     @property
     def resumes(self) -> bool:
-        """Whether the run goes on where it was, in its own folder."""
+        """Whether the run continues where it stopped, in its own folder."""
         return self.what == "all"
 
     def weights(self, run: Run, checkpoint: dict[str, Any]) -> None:
-        """Load the chosen weights, into a run that begins anew.
+        """Load the chosen weights into a new run.
 
         Raises:
-            CheckpointError: naming those that are missing, or not wanted.
+            CheckpointError: naming missing and unexpected weights.
         """
         module = run.module
         module.on_load_checkpoint(checkpoint)
@@ -75,10 +75,10 @@ class Restore:
         return fnmatchcase(plain_name(name), self.keys)
 
     def optimizers(self, run: Run, checkpoint: dict[str, Any]) -> None:
-        """Load what optimizers remember; their settings stay as they are configured.
+        """Load optimizer states; settings such as the learning rate stay as configured.
 
         Raises:
-            CheckpointError: if the checkpoint has none, or of other optimizers.
+            CheckpointError: if the checkpoint has none, or those of other optimizers.
         """
         if checkpoint.get("optimizer_states") is None:
             raise CheckpointError("the checkpoint holds weights only: use restore='weights'.")
@@ -91,7 +91,7 @@ class Restore:
         settings = [{k: v for k, v in group.items() if k != "params"} for group in groups]
         kept = [group for state in states for group in state.get("param_groups", ())]
         for group, configured in zip(kept, settings, strict=False):
-            group.update(configured)  # now, too: some say on which device torch keeps a state
+            group.update(configured)  # before loading, too: some decide where torch puts the state
         restore_optimizers(run, states)
         for group, configured in zip(_groups(run.optimizers), settings, strict=True):
             group.update(configured)

@@ -1,7 +1,7 @@
-"""What an engine such as DeepSpeed saved by itself, in a folder inside a checkpoint in parts.
+"""Files that an engine such as DeepSpeed saves itself, in a folder inside a sharded checkpoint.
 
-DeepSpeed reads its files with pickle. So before it may, each is verified like any other checkpoint, and must
-name nothing but the three classes that DeepSpeed writes.
+DeepSpeed reads its files with pickle. So before it does, each is verified like any other checkpoint, and must
+name no classes but those in `WRITTEN`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from scaffold_runtime.errors import CheckpointError
 from scaffold_runtime.strategies.deepspeed import whole_weights
 from scaffold_runtime.strategies.strategy import Strategy
 
-ENGINE = "engine"  # the key, and the beginning of the folder's name
+ENGINE = "engine"  # the key in a checkpoint, and the prefix of the folder's name
 WRITTEN = {
     "deepspeed.runtime.fp16.loss_scaler.DynamicLossScaler",
     "deepspeed.runtime.fp16.loss_scaler.LossScaler",
@@ -44,10 +44,10 @@ def _sync(files: list[Path]) -> None:
 
 
 def checked(folder: Path, record: dict[str, Any]) -> str:
-    """The engine's folder in the checkpoint `folder`, whose files are as they were written, and harmless.
+    """Verify the engine's files in the checkpoint `folder`, and return the path of their folder.
 
     Raises:
-        CheckpointError: with file and reason.
+        CheckpointError: with file and reason, if one is missing, changed, or could run code.
     """
     own = folder / Path(record["folder"]).name
     for name, size in record["files"].items():
@@ -69,7 +69,7 @@ def checked(folder: Path, record: dict[str, Any]) -> str:
 
 
 def link_engine(target: Path, link: Path, save: str) -> None:
-    """Give the engine's files of one save second names in another folder."""
+    """Link the engine's files of one save into another checkpoint folder."""
     own = target / f"{ENGINE}-{save}"
     for file in [file for file in own.rglob("*") if file.is_file()]:
         second = link / own.name / file.relative_to(own)
@@ -78,7 +78,7 @@ def link_engine(target: Path, link: Path, save: str) -> None:
 
 
 def with_weights(checkpoint: dict[str, Any]) -> dict[str, Any]:
-    """A checkpoint with whole weights, put together from what an engine saved; without optimizer states."""
+    """The checkpoint itself; or, if an engine saved it, one with full weights and without optimizer states."""
     if ENGINE not in checkpoint:
         return checkpoint
     left = {k: v for k, v in checkpoint.items() if k not in (ENGINE, "optimizer_states")}

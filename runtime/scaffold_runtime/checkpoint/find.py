@@ -14,14 +14,14 @@ from scaffold_runtime.hooks import Checkpoint, overridden
 if TYPE_CHECKING:
     from scaffold_runtime.trainer import Trainer
 
-JOBS = ".slurm-jobs"  # beside checkpoints: the jobs of SLURM that saved there
+JOBS = ".slurm-jobs"  # beside checkpoints: ids of the SLURM jobs that saved there
 
 
 def remember_job(folder: Path) -> None:
-    """Under SLURM, note that this job saves into `folder`: where it is queued again it goes on from there.
+    """Under SLURM, note that this job saves into `folder`: when it is requeued, it resumes from there.
 
     Raises:
-        CheckpointError: if nothing can be written there.
+        CheckpointError: if the folder cannot be written to.
     """
     job = os.environ.get("SLURM_JOB_ID", "")
     if not job or job in _jobs(folder):
@@ -42,8 +42,8 @@ def find_checkpoint(trainer: Trainer, wanted: str) -> Path:
     """Turn a `ckpt_path` argument into a file.
 
     "best" is the best file of this trainer's ModelCheckpoint, or of the newest run in the same place;
-    "last" is the newest file, in a job that SLURM started again the newest of its own; anything else is a path.
-    A logger that was given a version names the run, and no other is looked at.
+    "last" is the newest file (in a requeued SLURM job, the newest in a folder where it saved); anything else is a
+    path. If a logger was given a version, only that run is searched.
 
     Raises:
         CheckpointError: if there is no such file.
@@ -51,7 +51,7 @@ def find_checkpoint(trainer: Trainer, wanted: str) -> Path:
     if wanted in ("best", "last"):
         found = _best(trainer) if wanted == "best" else _last(trainer)
         if found is None:
-            folder = trainer.log_dir if _is_told(trainer) else trainer.runs_dir
+            folder = trainer.log_dir if _version_is_given(trainer) else trainer.runs_dir
             raise CheckpointError(
                 f"ckpt_path={wanted!r}: no checkpoint was found under {folder}. "
                 "Train first, or give the path of a file."
@@ -91,8 +91,8 @@ def _last(trainer: Trainer) -> Path | None:
 
 
 def _newest_first(trainer: Trainer) -> list[Path]:
-    """The checkpoints in the folders that callbacks were given, and in a run folder where one saves there or those
-    hold none."""
+    """The checkpoints in the folders that callbacks were given, and in a run folder if a callback saves there or
+    the given folders hold none."""
     callbacks = [c for c in trainer.checkpoint_callbacks if overridden("commit", c, Checkpoint)]
     given = [Path(c.dirpath) for c in callbacks if getattr(c, "dirpath", None)]
     restarted = os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
@@ -112,22 +112,22 @@ def _newest_first(trainer: Trainer) -> list[Path]:
 
 
 def _checkpoints(folder: Path, of_run: bool) -> list[Path]:
-    """Those in a folder; in one that a run made also those below, where the name of a metric has a slash."""
+    """The checkpoints in a folder; in a run's `checkpoints` also one level below (metric names with a slash)."""
     files = [*folder.glob("*.ckpt")]
     if of_run and folder.name == "checkpoints":
         files += [file for file in folder.glob("*/*.ckpt") if file.parent not in files]
     return [file for file in files if is_checkpoint(file)]
 
 
-def _is_told(trainer: Trainer) -> bool:
+def _version_is_given(trainer: Trainer) -> bool:
     """Whether the logger that names the run folder was given its version."""
     named = next((logger for logger in trainer.loggers if logger.root_dir), trainer.logger)
     return named is not None and named.told
 
 
 def _run_folders(trainer: Trainer) -> list[Path]:
-    """Checkpoint folders of this run, where its version was given, or else of all in its place, newest run first."""
-    alone = _is_told(trainer)  # the weights of another fold have seen what this one validates
+    """Checkpoint folders, newest run first: those of this run if its version was given, else of all beside it."""
+    alone = _version_is_given(trainer)  # another run may be a fold trained on this one's validation data
     root = Path(trainer.log_dir if alone else trainer.runs_dir)
     others = [] if alone else root.glob("*/checkpoints")
     folders = [*others, root / "checkpoints", root]
@@ -139,8 +139,8 @@ def _run_folders(trainer: Trainer) -> list[Path]:
 def read_newest_good(trainer: Trainer, resumes: bool) -> tuple[Path, dict[str, Any]] | None:
     """The newest checkpoint that can be read, with its content; None if there are none yet.
 
-    Damaged ones, and those saved when training failed, are passed over with one warning; those of weights alone,
-    where training `resumes`, without. Of these, one is taken where there is nothing else.
+    Damaged ones, and those saved when training failed, are skipped with one warning; weights-only ones are skipped
+    silently if training `resumes`. A readable one of these is returned if there is nothing better.
 
     Raises:
         CheckpointError: if there are checkpoints and none can be read.
@@ -149,7 +149,7 @@ def read_newest_good(trainer: Trainer, resumes: bool) -> tuple[Path, dict[str, A
     if not files:
         return None
     reasons: list[str] = []
-    passed: dict[str, tuple[Path, dict[str, Any]]] = {}  # the newest of a kind: all may not fit
+    passed: dict[str, tuple[Path, dict[str, Any]]] = {}  # the newest of each kind: all may not fit into memory
     for file in files:
         try:
             checkpoint = trainer.checkpoint_io.load_checkpoint(file)

@@ -1,8 +1,8 @@
-"""A checkpoint in parts: a folder with a file from each process, and a manifest that makes them one.
+"""A sharded checkpoint: a folder with one file, a part, from each rank, and a manifest that lists them.
 
-Parts have names that are used once. When all are safe on disk the first process puts the manifest in place, in
-one rename; until then the folder is what it was, another checkpoint or none. Parts are files like any other
-checkpoint, verified and loaded the same way: nothing in a folder can run code.
+Names of parts are never reused. When all parts are safe on disk, rank 0 puts the manifest in place, in one rename;
+until then the folder stays what it was, the previous checkpoint or none. Parts are files like any other checkpoint,
+verified and loaded the same way: nothing in a folder can run code.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ from scaffold_runtime.strategies.strategy import Strategy
 
 FORMAT = "scaffold-runtime checkpoint in parts, 1"
 NAME = re.compile(r"part-[0-9a-f]{12}-[0-9]{5}\.ckpt")
-PART, SHARD = "part", "__shard__"  # keys: which part of which save a file is; a piece of a tensor
-PIECES = "__pieces__"  # the key of all pieces of a tensor
+PART, SHARD = "part", "__shard__"  # keys: which part of which save a file is; a rank's piece of a tensor
+PIECES = "__pieces__"  # key: the pieces of a tensor from all ranks
 POLL = 0.05
 Write = Callable[[dict[str, Any], Path], None]
 
@@ -54,10 +54,10 @@ Write = Callable[[dict[str, Any], Path], None]
 def save(
     strategy: Strategy, checkpoint: dict[str, Any], path: Path, write: Write = write_checkpoint
 ) -> None:
-    """Write a checkpoint, as a file (by `write`) or in parts, as the strategy has it; all processes must call this.
+    """Write a checkpoint, as a file (by `write`) or in parts, as the strategy saves it; all ranks must call this.
 
     Raises:
-        CheckpointError: with path and cause, if one of them cannot write; what was there is still there.
+        CheckpointError: with path and cause, if a rank cannot write; a previous checkpoint is still there.
     """
     if not strategy.sharded:
         strategy.first_does(lambda: write(checkpoint, path))
@@ -68,7 +68,7 @@ def save(
     try:
         strategy.all_do(lambda: part.write(checkpoint))
     except Exception:
-        with suppress(OSError):  # the disk may be full, and they are of no use without the others
+        with suppress(OSError):  # the disk may be full, and a part is useless without the others
             part.file(strategy.global_rank).unlink(missing_ok=True)
             path.rmdir()
         raise
@@ -78,10 +78,10 @@ def save(
 def save_later(
     strategy: Strategy, checkpoint: dict[str, Any], path: Path, write: Write = write_checkpoint
 ) -> Callable[[], None]:
-    """The same as work for a thread, which needs no message between processes."""
+    """Like `save`, but returns the work to do in a thread, which uses no collectives."""
     if not strategy.sharded:
         return lambda: write(checkpoint, path) if strategy.is_global_zero else None
-    if strategy.owns_state:  # its engine cannot write beside training
+    if strategy.owns_state:  # the engine cannot write while training continues
         save(strategy, checkpoint, path)
         return lambda: None
     part = _part(strategy, path)
@@ -96,14 +96,14 @@ def save_later(
 
 
 def divided(strategy: Strategy, state: Any) -> Any:
-    """A state to be saved, with this process's piece in place of each tensor that is divided."""
+    """A state to be saved, with this rank's piece in place of each sharded tensor."""
 
     def piece(tensor: Tensor) -> Any:
         found = strategy.piece(tensor)
         if found is None:
             return tensor
         own, offset = found
-        # A copy: the piece is a view of memory that holds more, which would be written with it.
+        # A copy: the piece is a view, and torch would write all of the memory behind it.
         copied = own.detach().to("cpu", copy=True)
         return {SHARD: copied, "at": list(offset), "of": list(tensor.shape)}
 
@@ -112,7 +112,7 @@ def divided(strategy: Strategy, state: Any) -> Any:
 
 def _part(strategy: Strategy, path: Path) -> Part:
     if strategy.is_global_zero:
-        if path.is_symlink():  # it is this name that is written, not what it points to
+        if path.is_symlink():  # write under this name, not to what it points to
             path.unlink()
         move_aside(path, folder=True)
     name = strategy.broadcast(uuid.uuid4().hex[:12])
@@ -121,7 +121,7 @@ def _part(strategy: Strategy, path: Path) -> Part:
 
 @dataclass(frozen=True)
 class Part:
-    """What one process adds to a folder."""
+    """The part of a sharded checkpoint that one rank writes."""
 
     folder: Path
     save: str
@@ -136,7 +136,7 @@ class Part:
         write_checkpoint({**checkpoint, PART: mark}, self.file(self.rank))
 
     def await_others(self, seconds: float) -> None:
-        """Until all files are there. A file has its name only when it is whole, so nobody needs to tell."""
+        """Wait for the files of all ranks. A file gets its name only when it is complete, so no message is needed."""
         until = time.monotonic() + seconds
         while missing := [rank for rank in range(self.size) if not self.file(rank).exists()]:
             if time.monotonic() > until:
@@ -147,7 +147,7 @@ class Part:
             time.sleep(POLL)
 
     def commit(self) -> None:
-        """All parts are written: from now on they are the checkpoint."""
+        """Called when all parts are written: make them the checkpoint."""
         self.await_others(0)
         _commit(self.folder, [self.file(rank) for rank in range(self.size)])
 
@@ -162,7 +162,7 @@ def _commit(folder: Path, parts: list[Path]) -> None:
 
 
 def link_folder(target: Path, link: Path) -> None:
-    """Give a checkpoint in parts a second name, without writing its parts again."""
+    """Give a sharded checkpoint a second name, without writing its parts again."""
     if link.is_symlink():
         link.unlink()
     link.mkdir(parents=True, exist_ok=True)
@@ -174,7 +174,7 @@ def link_folder(target: Path, link: Path) -> None:
 
 
 def sweep(folder: Path, kept: set[str] | None = None) -> None:
-    """Remove parts of saves that were killed, or replaced; and the folder, where nothing is left."""
+    """Remove parts of saves that were killed or replaced; and the folder, if nothing is left in it."""
     if kept is None:
         kept = {n for n, _ in _manifest(folder)} if (folder / MANIFEST).is_file() else set()
     remove_litter(folder)
@@ -192,8 +192,8 @@ def sweep(folder: Path, kept: set[str] | None = None) -> None:
 
 
 def read_parts(folder: Path, map_location: Any = "cpu") -> dict[str, Any]:
-    """Read a checkpoint in parts as if it were one file: every tensor whole, and under `ranks` what each
-    process had for itself. Where files are mapped, optimizer states stay in pieces (see `assembled`).
+    """Read a sharded checkpoint as if it were one file: with full tensors, and under `ranks` the state that differs
+    between ranks. If files are memory-mapped, optimizer states stay in pieces (see `assembled`).
 
     Raises:
         CheckpointError: with file and reason.
@@ -223,7 +223,7 @@ def read_parts(folder: Path, map_location: Any = "cpu") -> dict[str, Any]:
 
 
 def _joined(values: list[Any]) -> Any:
-    """What the processes have under one name: pieces come together, of all else the first counts."""
+    """Join what the ranks saved under one key: collect the pieces of tensors, take all else from the first rank."""
     first = values[0]
     like = [value for value in values if isinstance(value, type(first))]
     if isinstance(first, dict) and SHARD in first:
@@ -236,7 +236,7 @@ def _joined(values: list[Any]) -> Any:
 
 
 def assembled(value: Any, folder: Path) -> Any:
-    """A state with whole tensors in place of their pieces.
+    """A state with full tensors in place of their pieces.
 
     Raises:
         CheckpointError: naming the checkpoint, if they do not fit together.

@@ -21,8 +21,8 @@ import torch
 from scaffold_runtime.checkpoint.litter import SUFFIX, linking, unfinished
 from scaffold_runtime.errors import CheckpointError, warn
 
-MANIFEST = "manifest.json"  # makes a checkpoint of a folder
-# Lightning's hyperparameters are read as a dict, by name: nothing is imported.
+MANIFEST = "manifest.json"  # a folder with this file is a checkpoint
+# Names under which Lightning pickles hyperparameters, each read as a dict: nothing is imported.
 HPARAMS: list[Any] = [
     (OrderedDict, f"{package}.AttributeDict")
     for package in (
@@ -48,7 +48,7 @@ def write_atomically(path: Path, write: Callable[[Any], None]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with unfinished(temporary):
             with open(temporary, "wb") as file:
-                write(_Remembering(file, cause))
+                write(_RecordingErrors(file, cause))
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)
@@ -63,12 +63,12 @@ def write_atomically(path: Path, write: Callable[[Any], None]) -> None:
 
 
 def _temporary(path: Path) -> Path:
-    """A name beside `path`, not too long where that is almost."""
+    """A name beside `path`, cut so that it is not too long for the file system."""
     return path.with_name(f".{path.name[:50]}.{uuid.uuid4().hex[:8]}{SUFFIX}")
 
 
-class _Remembering:
-    """A file that remembers why a write failed: torch tells only that it did."""
+class _RecordingErrors:
+    """A file that records why a write failed: torch reports only that it did."""
 
     def __init__(self, file: IO[bytes], cause: list[OSError]) -> None:
         self._file, self._cause = file, cause
@@ -85,7 +85,7 @@ class _Remembering:
 
 
 def link_atomically(target: Path, link: Path, symbolic: bool = False) -> None:
-    """Give the whole file `target` a second name, in place of what has it now. A hard link, or a symbolic one
+    """Make `link` a second name of the checkpoint `target`, replacing what is there: a hard link, or a symbolic one
     if asked for, or a copy where the file system has no links.
 
     Raises:
@@ -95,7 +95,7 @@ def link_atomically(target: Path, link: Path, symbolic: bool = False) -> None:
     folder = target.is_dir() and not symbolic
     try:
         if link.exists() and not link.is_symlink() and link.is_dir() != folder:
-            remove(link)  # one kind cannot take the other's place at once; `target` is safe already
+            remove(link)  # a file and a folder cannot replace each other by renaming; `target` is safe already
         if folder:
             from scaffold_runtime.checkpoint.folder import link_folder
 
@@ -107,7 +107,7 @@ def link_atomically(target: Path, link: Path, symbolic: bool = False) -> None:
             else:
                 os.link(os.path.realpath(target), temporary)  # not a link to a link
             os.replace(temporary, link)
-        temporary.unlink(missing_ok=True)  # where both were the same file, renaming does nothing
+        temporary.unlink(missing_ok=True)  # if both are the same file, renaming does nothing
         sync_directory(link.parent)
     except OSError as error:
         with contextlib.suppress(OSError):
@@ -129,7 +129,7 @@ def written(path: Path) -> int:
 
 
 def sync_directory(directory: Path) -> None:
-    """Make renames and deletions in `directory` durable (POSIX; elsewhere renames are)."""
+    """Make renames and deletions in `directory` durable (on POSIX; elsewhere they are already)."""
     if os.name == "posix":
         sync(directory)
 
@@ -151,15 +151,15 @@ def write_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
 
 
 def move_aside(path: Path, folder: bool) -> None:
-    """Where a file has the name that a `folder` is to get, or the other way round, it has another until then."""
+    """Rename a file at `path` if a `folder` will be written there, or the other way round."""
     if path.exists() and not path.is_symlink() and path.is_dir() != folder:
         drop_aside(path)
         os.replace(path, _aside(path))
 
 
 def drop_aside(path: Path) -> None:
-    """The new one is there: remove what had the name."""
-    if os.path.exists(_aside(path)):  # or has a name too long to exist
+    """After the new checkpoint is complete: remove what `move_aside` renamed."""
+    if os.path.exists(_aside(path)):  # False if the name is too long
         remove(_aside(path))
 
 
@@ -168,7 +168,7 @@ def _aside(path: Path) -> Path:
 
 
 def remove(path: Path) -> None:
-    """Remove a checkpoint. One in parts is none any more from the first moment on."""
+    """Remove a checkpoint. The manifest of a folder goes first: without it, the rest is no checkpoint."""
     if path.is_dir() and not path.is_symlink():
         (path / MANIFEST).unlink(missing_ok=True)
         shutil.rmtree(path)
@@ -177,7 +177,7 @@ def remove(path: Path) -> None:
 
 
 def read_checkpoint(path: Path | IO[bytes], map_location: Any = "cpu") -> dict[str, Any]:
-    """Read a checkpoint, a file (open, too) or a folder of parts: `verify` first, then tensors and plain values.
+    """Read a checkpoint, a file (a path, or open) or a folder of parts, after `verify`.
 
     Raises:
         CheckpointError: with file and reason, if it is missing, damaged, of another format, or holds
@@ -208,7 +208,7 @@ def read_checkpoint(path: Path | IO[bytes], map_location: Any = "cpu") -> dict[s
 
 @cache
 def warn_of_hole() -> None:
-    """Say once that this torch's safe loading is not, where it is so old."""
+    """Warn once if this torch is so old that `weights_only=True` is not safe."""
     if torch.__version__ < "2.10":  # compared as versions, not as text
         warn(
             f"the safe loading of torch {torch.__version__} has a known hole (CVE-2026-24747): a checkpoint made to "
@@ -217,8 +217,8 @@ def warn_of_hole() -> None:
 
 
 def verify(path: Path | IO[bytes]) -> None:
-    """Check that `path` is a zip file as torch writes it, whole, whose parts have the checksums they were
-    written with. torch checks none of this.
+    """Check that `path` is a complete zip file as torch writes it, and that the checksums of its parts match. torch
+    checks none of this.
 
     Raises:
         CheckpointError: with file and reason.
@@ -247,7 +247,7 @@ def verify(path: Path | IO[bytes]) -> None:
 
 
 def _fault(archive: zipfile.ZipFile) -> str | None:
-    """What torch never writes, compressed, doubled or wandering parts and code; or a part that has changed since."""
+    """What torch never writes (compressed or duplicate parts, paths out of the file, code), or a wrong checksum."""
     names = [part.filename for part in archive.infolist()]
     if len(set(names)) != len(names):
         return "two of its parts have the same name"

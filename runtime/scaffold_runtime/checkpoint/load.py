@@ -1,4 +1,4 @@
-"""From a file to a run, or to an object."""
+"""Loading a checkpoint file into a run, or into a new module or data module."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 
 def read_for_run(run: Run, ckpt_path: str | None) -> dict[str, Any] | None:
-    """Read the checkpoint a run starts from; None where it starts afresh. To train on from a checkpoint is
-    to go on in its run folder."""
+    """Read the checkpoint that a run starts from; None if it starts from scratch. A resumed fit continues in the run
+    folder of its checkpoint."""
     trainer = run.trainer
     trainer._ckpt_path = None
     if ckpt_path is None and run.restore != Restore():
@@ -38,11 +38,11 @@ def read_for_run(run: Run, ckpt_path: str | None) -> dict[str, Any] | None:
         )
     if ckpt_path is None:
         return None
-    # Processes that keep a part of each tensor look into one copy of the file, where it is one.
+    # Sharded processes map the file into memory, so that they share one copy of it.
     maps = trainer.strategy.divides or config.load.mmap
     with config.patch("load.mmap", maps):  # type: ignore[attr-defined] # torch adds it at run time
         found = _read(run, ckpt_path) if trainer.is_global_zero else None
-        # The first process decides what "last" and "best" are.
+        # Rank 0 decides what "last" and "best" are.
         path = Path(trainer.strategy.broadcast("" if found is None else str(found[0])))
         if not path.name:
             return None
@@ -67,7 +67,7 @@ def read_for_run(run: Run, ckpt_path: str | None) -> dict[str, Any] | None:
 
 
 def _version_of(checkpoint: Path, runs_dir: str) -> int | str | None:
-    """The version of the run that saved a checkpoint; None where it lies in no run folder."""
+    """The version of the run that saved a checkpoint; None if it is in no run folder."""
     root, file = Path(os.path.realpath(runs_dir)), Path(os.path.realpath(checkpoint))
     if root not in file.parents or root == file.parent:
         return None
@@ -122,8 +122,8 @@ def object_from_checkpoint(
     return made
 
 
-def _closed(value: Any, kind: str) -> Any:
-    """What `plain.opened` opened, as it was."""
+def _rebuilt(value: Any, kind: str) -> Any:
+    """The object of which `plain.opened` made a dict."""
     if kind == "Namespace":
         return Namespace(**value)
     return require("omegaconf", "omegaconf", "load_from_checkpoint").OmegaConf.create(value)
@@ -144,18 +144,18 @@ def _hparams_in(file: Path) -> dict[str, Any]:
 def _arguments(
     cls: type[Any], saved: dict[str, Any], read: dict[str, Any], overrides: dict[str, Any]
 ) -> dict[str, Any]:
-    """Those to make an object with: from `WithHyperparameters.hparams_to_save`, a file, and given ones.
+    """The arguments of `cls`: `saved` by `WithHyperparameters.hparams_to_save`, `read` from a file, and `overrides`.
 
     Raises:
-        CheckpointError: if one is missing that no checkpoint can hold.
+        CheckpointError: if an argument is missing that no checkpoint can hold.
     """
     kept = {**saved.get("hyper_parameters", {}), **read}
     name = saved.get("hparams_name") or "kwargs"
     for key, kind in saved.get("hparams_kinds", {}).items():
-        kept[key] = _closed(kept[key], kind)
+        kept[key] = _rebuilt(kept[key], kind)
     made_of = {key: kept.pop(key, None) for key in saved.get("hparams_made", [])}
     missing = sorted(made_of.keys() - overrides.keys())
-    if missing and name not in overrides:  # which is all of them in one argument
+    if missing and name not in overrides:  # an argument that holds all hyperparameters
         was = made_of[missing[0]]
         made = f"`{missing[0]}` was made by the command line, of {was}"
         raise CheckpointError(

@@ -1,4 +1,4 @@
-"""What each process has for itself: random numbers, a place in its data, and sums over its own samples."""
+"""State that differs between ranks: random state, data position, and sums over a rank's own samples."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from scaffold_runtime.errors import warn
 if TYPE_CHECKING:
     from scaffold_runtime.trainer import Trainer
 
-# The checkpoint itself has those of the first process, for a reader with one.
+# At the top level a checkpoint has those of rank 0, for a reader with one process.
 OWN = ("transient", "averaging_transient", "gradients", "metrics", "data", "rng")
 
 
 def gather_own(trainer: Trainer, state: dict[str, Any]) -> dict[str, Any]:
-    """Add to what a process would save what the others have for themselves; all must call this."""
+    """Add to rank 0's `state` what differs on each rank; all ranks must call this."""
     if trainer.world_size == 1:
         return state
     own = {key: state[key] for key in OWN if key in state}
@@ -24,8 +24,8 @@ def gather_own(trainer: Trainer, state: dict[str, Any]) -> dict[str, Any]:
 def own_part(trainer: Trainer, checkpoint: dict[str, Any]) -> dict[str, Any]:
     """The checkpoint as this process saved it.
 
-    Where another number of processes saved it, weights, optimizers and counters are used; an epoch that
-    was under way begins anew, since its samples were divided otherwise.
+    If a different number of processes saved it, only weights, optimizers and counters are used, and an unfinished
+    epoch starts over, since its samples were sharded differently.
     """
     ranks = checkpoint.get("ranks") or [{}]
     if len(ranks) == trainer.world_size:

@@ -1,4 +1,4 @@
-"""Snapshots in memory: of a state, that training may go on, and of what a trial changes, to be put back after it."""
+"""Copies in memory: of a state that is saved while training continues, and of what a trial run changes."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ PLAIN = (bool, int, float, str, type(None))
 
 
 def snapshot(value: Any, device: str | None = "cpu", into: Any = None) -> Any:
-    """A copy that training cannot change, in host memory, or with None where each tensor is. `value` holds
-    tensors and plain values. Memory of an older copy, given as `into`, is used again: the system takes
-    several times as long to give new memory as the copy takes.
+    """A deep copy of tensors and plain values that training cannot change, in host memory; with `device=None` each
+    tensor stays on its device. The memory of an older copy, given as `into`, is reused: allocating new memory takes
+    several times as long as copying.
     """
     if isinstance(value, torch.Tensor):
         if _fits(value, into):
@@ -32,7 +32,7 @@ def snapshot(value: Any, device: str | None = "cpu", into: Any = None) -> Any:
         copied = type(value)(
             {key: snapshot(item, device, old.get(key)) for key, item in value.items()}
         )
-        if hasattr(value, "__dict__"):  # layer versions
+        if hasattr(value, "__dict__"):  # `_metadata`: versions of layers
             vars(copied).update(vars(value))
         return copied
     if isinstance(value, (list, tuple)):
@@ -51,16 +51,16 @@ def _fits(value: torch.Tensor, into: Any) -> bool:
 
 
 class Snapshot:
-    """Weights, buffers, metrics, flags and plain attributes of the module, also what its `state_dict` leaves out,
-    the precision's state, and every random generator: the global ones and those of the training loader.
+    """A copy of the module's weights, buffers, metrics, flags and plain attributes (also those not in its
+    `state_dict`), the precision's state, and all random generators: global ones and those of the training loader.
     """
 
     def __init__(self, run: Run) -> None:
         module = run.module
         self._run = run
-        # In host memory: a copy on the device would leave less of it to what is tried.
+        # In host memory: a copy on the device would leave less memory to the trial.
         self._weights = snapshot(module.state_dict())
-        # Training may put others in their places, of another size.
+        # Training may replace them by others of another size.
         self._buffers = [(part._buffers, dict(part._buffers)) for part in module.modules()]
         named = module.named_parameters()
         self._left_out = snapshot({n: p for n, p in named if n not in self._weights})
@@ -72,7 +72,7 @@ class Snapshot:
         self._random = take_random(self._generators)
 
     def put_back(self) -> None:
-        """Bring everything back to where it was."""
+        """Restore everything that was copied."""
         module = self._run.module
         for places, before in self._buffers:
             places.update(before)

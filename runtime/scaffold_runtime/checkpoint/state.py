@@ -1,4 +1,4 @@
-"""The one list of stateful things: gathered here, put back here, written by nobody else.
+"""The one list of the state of a run: only this module gathers and restores it.
 
 Keys are Lightning's (`state_dict`, `epoch`, `global_step`, `optimizer_states`, `lr_schedulers`,
 `callbacks`, `hyper_parameters`, ...), plus `progress`, `precision`, `transient`, `metrics`, `data`,
@@ -37,11 +37,11 @@ from scaffold_runtime.seed import rng_state
 if TYPE_CHECKING:
     from scaffold_runtime.run import Run
 
-LIGHTNING_VERSION = "2.6.0"  # whose checkpoint keys these are; Lightning looks for it in a file
+LIGHTNING_VERSION = "2.6.0"  # the version with these checkpoint keys; Lightning reads it from a file
 
 
 def collect(run: Run, weights_only: bool = False) -> dict[str, Any]:
-    """Everything a checkpoint holds, as tensors and plain values. What is neither is left out, and noted for
+    """Everything a checkpoint holds, as tensors and plain values. Anything else is left out, and noted for
     `check_stored`.
     """
     from scaffold_runtime import __version__
@@ -63,7 +63,7 @@ def collect(run: Run, weights_only: bool = False) -> dict[str, Any]:
             "precision": run.precision.state_dict(),
             "data": train.state_dict(run.progress.batch > 0) if train is not None else {},
         }
-        lost = run.mid_window and trainer.strategy.divides  # the gradients of a window
+        lost = run.mid_window and trainer.strategy.divides  # sharded gradients of a window
         if run.feed.shares is not None:
             state["shuffle_seed"] = run.feed.shares.seed
         if run.torn or run.progress.pending == UNDER_WAY or lost:
@@ -76,7 +76,7 @@ def collect(run: Run, weights_only: bool = False) -> dict[str, Any]:
         state[type(datamodule).__qualname__] = datamodule.state_dict()
     run.hooks.on_save_checkpoint(state)
     if not weights_only and not run.before_validation:
-        state["rng"] = rng_state()  # after the hooks, which may draw some
+        state["rng"] = rng_state()  # after hooks, which may draw random numbers
     run.left_out = []
     plain = to_plain(state, "", run.left_out)
     if trainer.strategy.sharded:
@@ -86,7 +86,7 @@ def collect(run: Run, weights_only: bool = False) -> dict[str, Any]:
 
 
 def check_stored(run: Run, path: Any) -> None:
-    """See that nothing was left out of the checkpoint that was written last: all else of it is safe now.
+    """Raise if something was left out of the checkpoint just written, whose other parts are safe on disk.
 
     Raises:
         CheckpointError: naming the first part that cannot be stored safely.
@@ -98,8 +98,8 @@ def check_stored(run: Run, path: Any) -> None:
 
 
 def changing(run: Run) -> dict[str, Any]:
-    """The part of the state that validation changes, beside random numbers: a save in the middle of it is of
-    what was before."""
+    """The state that validation changes, except random state. A checkpoint saved during validation has a copy of it
+    from before."""
     module = run.module
     return {
         "callbacks": {c.state_key: kept for c in run.callbacks if (kept := c.state_dict())},
@@ -110,7 +110,7 @@ def changing(run: Run) -> dict[str, Any]:
 
 
 def _gradients(run: Run) -> dict[str, Any]:
-    """What was accumulated so far, and a later batch steps with."""
+    """Gradients accumulated so far, which a later batch steps with."""
     waiting = run.optimizers if run.mid_window else run.waiting
     theirs = {id(parameter) for each in waiting for parameter in parameters_of(each)}
     named = run.module.named_parameters()
@@ -122,7 +122,7 @@ def _weights(module: Any) -> dict[str, Any]:
 
 
 def _logger_states(run: Run) -> list[dict[str, Any]]:
-    """Everything logged so far is in the logs before a checkpoint says so."""
+    """Write all logs first: a checkpoint must not count values as logged that are not in the logs yet."""
     run.deliver(wait=True)
     for logger in run.trainer.loggers:
         logger.attempt("save")
@@ -161,11 +161,11 @@ def restore_objects(run: Run, checkpoint: dict[str, Any]) -> None:
 
 
 def restore_engine(run: Run, checkpoint: dict[str, Any]) -> None:
-    """Weights and optimizers, where an engine saves them itself.
+    """Load weights and optimizers that an engine (DeepSpeed) saved itself.
 
     Raises:
-        CheckpointError: if the run trains with such an engine and the checkpoint is not its own, or the
-            other way round.
+        CheckpointError: if the run trains with such an engine and none saved the checkpoint, or the other way
+            round.
     """
     strategy, fits = run.trainer.strategy, run.fn == "fit"
     if ENGINE in checkpoint:
@@ -179,7 +179,7 @@ def restore_engine(run: Run, checkpoint: dict[str, Any]) -> None:
 
 
 def restore_weights(run: Run, checkpoint: dict[str, Any], strict: bool | None = None) -> None:
-    """Load weights into the module of a run, whatever its strategy has made of it.
+    """Load weights into the module of a run, sharded or not.
 
     Raises:
         CheckpointError: if names or shapes do not fit.
@@ -218,13 +218,13 @@ def load_weights(module: Any, checkpoint: dict[str, Any], strict: bool | None = 
 
 
 def _of_weights(checkpoint: dict[str, Any]) -> bool:
-    """Whether it is what `module.state_dict()` gives."""
+    """Whether this is a bare `module.state_dict()`."""
     return bool(checkpoint) and all(isinstance(value, Tensor) for value in checkpoint.values())
 
 
 def restore_before_fit(run: Run, checkpoint: dict[str, Any]) -> None:
-    """Optimizers, schedulers, precision, progress, metrics and loggers; the data position and random
-    numbers are kept for the moment training goes on.
+    """Restore optimizers, schedulers, precision, progress, metrics and loggers. The data position and random state
+    are kept until training continues.
 
     Raises:
         CheckpointError: if the checkpoint has another number of optimizers or schedulers, or only weights.
@@ -239,13 +239,13 @@ def restore_before_fit(run: Run, checkpoint: dict[str, Any]) -> None:
     states = checkpoint.get("lr_schedulers", [])
     _check_number(states, run.scheduler_configs, "learning rate scheduler(s)")
     for config, state in zip(run.scheduler_configs, states, strict=bool(states)):
-        config.scheduler.load_state_dict(_lasting(config.scheduler, state))
+        config.scheduler.load_state_dict(_extended(config.scheduler, state))
     if checkpoint.get("precision"):
         run.precision.load_state_dict(checkpoint["precision"])
     progress, begun = _progress(checkpoint)
     run.progress.load_state_dict(progress)
     if run.progress.step:
-        for optimizer in run.optimizers:  # it stepped, in an earlier life: torch warns otherwise
+        for optimizer in run.optimizers:  # it stepped in the saved run; torch would warn of a scheduler first
             vars(optimizer)["_opt_called"] = True
     device = run.trainer.device
     restore_transient(run.module, move_data_to_device(checkpoint.get("transient"), device))
@@ -267,7 +267,7 @@ def restore_before_fit(run: Run, checkpoint: dict[str, Any]) -> None:
 def restore_optimizers(run: Run, states: list[dict[str, Any]]) -> None:
     _check_number(states, run.optimizers, "optimizer(s)")
     for optimizer, state in zip(run.optimizers, states, strict=bool(states)):
-        # Before it is taken to the device, which may have no room for the whole of it.
+        # Shard the state before it is copied to the device, which may have no room for all of it.
         groups, kept = state.get("param_groups", ()), state.get("state", {})
         numbers = [number for group in groups for number in group["params"]]
         for number, parameter in zip(numbers, parameters_of(optimizer), strict=False):
@@ -285,19 +285,19 @@ def restore_optimizers(run: Run, states: list[dict[str, Any]]) -> None:
 
 
 def _keep_format(saved: dict[str, Any], loaded: dict[str, Any]) -> None:
-    """Torch brings all that an optimizer remembers into the format of the weights; lone numbers had their own."""
+    """torch casts all optimizer state to the dtype of the weights; give scalars the dtype they were saved with."""
     for name, value in saved.items():
         if isinstance(value, Tensor) and not value.ndim and value.dtype != loaded[name].dtype:
             loaded[name] = value.to(loaded[name].device, copy=True)
 
 
 def _state_of(scheduler: Any) -> dict[str, Any]:
-    """Without functions, which its `__init__` sets: torch 2.9's SWALR keeps one there, and so may a user's."""
+    """A scheduler's state without functions, which its `__init__` sets (torch 2.9's SWALR has one in its state)."""
     return {key: part for key, part in scheduler.state_dict().items() if not isroutine(part)}
 
 
-def _lasting(scheduler: Any, state: dict[str, Any]) -> dict[str, Any]:
-    """The state of a OneCycleLR, with the plan of a run that is longer: its own has no rate for further steps."""
+def _extended(scheduler: Any, state: dict[str, Any]) -> dict[str, Any]:
+    """If a OneCycleLR is now configured for more steps, keep that plan: the saved one has no rate for them."""
     if isinstance(scheduler, OneCycleLR) and scheduler.total_steps > state["total_steps"]:
         plan = ("total_steps", "_schedule_phases")
         return state | {name: vars(scheduler)[name] for name in plan}
@@ -305,7 +305,7 @@ def _lasting(scheduler: Any, state: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check_number(states: list[Any], made: list[Any], kind: str) -> None:
-    """None at all is what `on_load_checkpoint` leaves to begin with fresh ones."""
+    """Refuse a wrong number of states. No states are fine: `on_load_checkpoint` may clear them, to start fresh."""
     if states and len(states) != len(made):
         raise CheckpointError(
             f"the checkpoint has the state of {len(states)} {kind}, "
@@ -314,8 +314,8 @@ def _check_number(states: list[Any], made: list[Any], kind: str) -> None:
 
 
 def _progress(checkpoint: dict[str, Any]) -> tuple[dict[str, int], bool]:
-    """Where training goes on, and whether that is where it was saved: `on_load_checkpoint` may have put other
-    numbers there. A checkpoint Lightning wrote goes on with the next epoch."""
+    """The counters to continue with, and whether they are those that were saved: `on_load_checkpoint` may have
+    changed them. A checkpoint that Lightning wrote continues with the next epoch."""
     epoch, step = int(checkpoint["epoch"]), int(checkpoint["global_step"])
     kept = checkpoint.get("progress")
     if kept is None:

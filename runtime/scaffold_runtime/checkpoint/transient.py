@@ -1,4 +1,4 @@
-"""The state of a model that its `state_dict` leaves out."""
+"""The state of a model that its `state_dict` does not hold."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from scaffold_runtime.errors import warn
 
 
 def plain_name(name: str) -> str:
-    """The name of a parameter or part without what torch.compile puts into it."""
+    """The name of a parameter or submodule without what torch.compile adds."""
     return name.replace("_orig_mod.", "")
 
 
 def transient(module: nn.Module, several: bool = False) -> dict[str, Any]:
-    """Buffers that are not persistent (and with `several` processes the others, of which each has its own),
-    metrics in the middle of an epoch, and which parts are in evaluation mode or frozen."""
+    """Non-persistent buffers (with `several` processes all buffers, which differ between ranks), metrics within an
+    epoch, and which submodules are in evaluation mode and which parameters frozen."""
     left_out = () if several else module.state_dict().keys()
     return {
         "buffers": {plain_name(k): b for k, b in module.named_buffers() if k not in left_out},
@@ -33,7 +33,7 @@ def transient(module: nn.Module, several: bool = False) -> dict[str, Any]:
 
 
 def restore_transient(module: nn.Module, state: dict[str, Any] | None) -> None:
-    """Put back what `transient` gathered; a checkpoint from elsewhere has nothing of it."""
+    """Restore what `transient` gathered; checkpoints of other libraries have none of it."""
     if state is None:
         return
     fill_buffers(module, state["buffers"])
@@ -42,7 +42,7 @@ def restore_transient(module: nn.Module, state: dict[str, Any] | None) -> None:
             kept = state["buffers"].get(plain_name(name), buffer)
             if kept.shape == buffer.shape:
                 buffer.copy_(kept)
-            else:  # by other settings, or as training went on
+            else:  # because of other settings, or because training resizes it
                 warn(
                     f"the buffer `{name}` has {buffer.numel()} elements, and had {kept.numel()} in the checkpoint: it "
                     "starts over. Register what training fills as None."
@@ -59,7 +59,7 @@ def restore_transient(module: nn.Module, state: dict[str, Any] | None) -> None:
 
 
 def fill_buffers(module: nn.Module, kept: Mapping[str, Any]) -> None:
-    """Buffers that training fills, and that are None or empty before: make them as they are in `kept`."""
+    """Create the buffers that are None or empty until training fills them, with the values in `kept`."""
     values = {plain_name(name): value for name, value in kept.items()}
     for name, part in module.named_modules():
         for key, buffer in part._buffers.items():
@@ -73,7 +73,7 @@ def metric_parts(module: nn.Module) -> dict[str, Any]:
     parts = dict(module.named_modules())
     for part in parts.values():
         if hasattr(part, "compute_groups"):
-            part.items()  # a MetricCollection brings the state its members share up to date
+            part.items()  # makes a MetricCollection update the state its members share
     return {
         plain_name(name): part for name, part in parts.items() if hasattr(part, "_update_count")
     }
