@@ -25,7 +25,7 @@ def check_run(run: Run) -> None:
     """Refuse a run that lacks a step, a loader or an optimizer, or whose parts contradict each other.
 
     Raises:
-        MisconfigurationException: naming what is missing and what to write.
+        MisconfigurationException: naming what is missing, and what to write.
     """
     name = type(run.module).__name__
     stage = STAGES[run.fn]
@@ -39,7 +39,7 @@ def check_run(run: Run) -> None:
     if not run.feed.has(stage):
         raise MisconfigurationException(
             f"trainer.{run.fn}() has no data: pass a loader or a data module, or define `{METHODS[stage]}` in "
-            f"{type(_has_data(run)).__name__}."
+            f"{type(_data_owner(run)).__name__}."
         )
     if run.fn == "fit":
         _check_fit(run, name)
@@ -52,8 +52,8 @@ def check_run(run: Run) -> None:
         )
 
 
-def _has_data(run: Run) -> LightningModule | LightningDataModule:
-    """Who is to say where batches come from, where no loader was passed."""
+def _data_owner(run: Run) -> LightningModule | LightningDataModule:
+    """The object that should define loaders, if none were passed."""
     return run.module if isinstance(run.datamodule, NoData) else run.datamodule
 
 
@@ -102,7 +102,7 @@ def _check_fit(run: Run, name: str) -> None:
 
 
 def _can_validate(run: Run) -> bool:
-    """Whether there is a step, and a loader. Says so where only one of them is there."""
+    """Whether there are both a step and a loader; prints or warns if there is only one of them."""
     has_step = overridden("validation_step", run.module, LightningModule)
     has_loader = run.feed.has("validation")
     name = type(run.module).__name__
@@ -111,16 +111,16 @@ def _can_validate(run: Run) -> bool:
             f"there is a validation loader, but {name} has no `validation_step`, so nothing is validated: define it, "
             f"or leave the loader out.{_misspelt(run.module, 'validation_step')}"
         )
-    if has_step and not has_loader:  # which may be meant so
-        near = _misspelt(_has_data(run), "val_dataloader")
+    if has_step and not has_loader:  # which may be intended
+        near = _misspelt(_data_owner(run), "val_dataloader")
         run.trainer.print(f"Nothing is validated: there is no validation loader.{near}")
     return has_step and has_loader
 
 
 def _check_hyperparameters(run: Run) -> None:
-    """A run that saves checkpoints says now, and not after an epoch, what will not be in one."""
+    """Warn now, not after an epoch, of hyperparameters that the run's checkpoints will not hold."""
     if not run.checkpoints or overridden("on_save_checkpoint", run.module, LightningModule):
-        return  # the hook may yet take it out
+        return  # the hook may still remove them
     for owner in (run.module, run.datamodule):
         kept = owner.hparams_to_save()
         plain = kept["hyper_parameters"]
@@ -146,7 +146,7 @@ def _check_state_keys(callbacks: list[Callback]) -> None:
 
 
 def check_logs(callback: Callback, trainer: Trainer) -> None:
-    """Refuse a callback that only logs where there is no logger, unless loggers are off for a trial."""
+    """Refuse a callback that only logs if there is no logger, unless a trial or benchmark switched loggers off."""
     if not trainer.loggers and not trainer.fast_dev_run and not trainer.barebones:
         raise MisconfigurationException(
             f"{type(callback).__name__} has nothing to log to: the trainer has logger=False."
@@ -154,7 +154,7 @@ def check_logs(callback: Callback, trainer: Trainer) -> None:
 
 
 def check_whole(callback: Callback, trainer: Trainer) -> None:
-    """Refuse a callback that averages whole weights where each process has only a part of them."""
+    """Refuse a callback that averages full weights if each rank holds only a shard of them."""
     if trainer.strategy.divider:
         raise MisconfigurationException(
             f"{type(callback).__name__} averages whole weights, and under {type(trainer.strategy).__name__} no "
@@ -163,8 +163,8 @@ def check_whole(callback: Callback, trainer: Trainer) -> None:
 
 
 def check_monitors(run: Run, trained: bool = False) -> None:
-    """Refuse a monitor that nobody will log any more. Names of validation are known after the sanity check, all
-    others when a first batch was trained on."""
+    """Refuse a monitor that will never be logged. Names of validation are known after the sanity check, all others
+    after the first training batch."""
     known = run.metrics.names("validation")
     early = not known if run.validates else not trained  # the sanity check may be switched off
     if _may_log_more(run) or early:
@@ -180,7 +180,7 @@ def check_monitors(run: Run, trained: bool = False) -> None:
 
 
 def warn_not_finite(step: int) -> None:
-    """The loss became NaN or infinite: say so once, and how to find out why."""
+    """Warn that the loss became NaN or infinite, and say how to find out why."""
     warn(
         f"the training loss is not finite at step {step}. Lower the learning rate, clip gradients "
         "(Trainer(gradient_clip_val=1.0)), or find the operation with Trainer(detect_anomaly=True)."
@@ -206,7 +206,7 @@ def _may_log_more(run: Run) -> bool:
 
 
 def _named(run: Run, monitor: str) -> bool:
-    """Whether a hook or step of the user's has this name in it, or begins or ends one so, and may log it later."""
+    """Whether the code of a user's hook or step can make this name, so that it may be logged later."""
     return any(
         _may_make(code, monitor) and not name.startswith("configure_")
         for owner in (run.module, *run.callbacks)
@@ -215,7 +215,7 @@ def _named(run: Run, monitor: str) -> bool:
 
 
 def _may_make(code: CodeType, name: str) -> bool:
-    """Whether `name` is in it, or may come of its f-strings."""
+    """Whether `name` is a constant in the code, or may come from its f-strings."""
     if name in code.co_consts:
         return True
     parts = [part for part in code.co_consts if isinstance(part, str) and len(part) > 1]

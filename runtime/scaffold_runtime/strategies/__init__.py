@@ -19,7 +19,7 @@ from scaffold_runtime.strategies.xla import XLAStrategy
 
 if TYPE_CHECKING:
     from scaffold_runtime.strategies.fsdp import FSDPStrategy
-else:  # its parts of torch take long to import
+else:  # slow to import
     __getattr__ = imported_when_used(__name__, {"FSDPStrategy": "fsdp"})
 
 __all__ = [

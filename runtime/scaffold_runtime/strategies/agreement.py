@@ -1,8 +1,8 @@
-"""One clock and one decision to stop for all processes, without a collective and without a device sync.
+"""One clock and one decision to stop for all ranks, without a collective and without a device sync.
 
-Processes are at the same batch in the end, but their clocks differ, and only one of them may have been asked
-to stop. So about five times a second process 0 writes a message for a batch, the others read it when they
-come to that batch: what time it is, whether to stop, and at which batch to look next.
+All ranks reach the same batches, but at different times, their clocks differ, and perhaps only one was asked to
+stop. So about five times a second rank 0 writes a message for one batch into a store, and the others read it when
+they reach that batch: the time, whether to stop, and at which batch to read next.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from scaffold_runtime.signals import STOP
 
 PERIOD = 0.2  # seconds between two messages
 MOST = 10_000  # batches between two messages
-KEPT = 100  # messages in training; sharing every step, no process is that far behind another
+KEPT = 100  # messages in training, where ranks share every step: none is that far behind another
 
 
 class Agreement:
-    """What time it is, and whether to stop, the same at the same batch on every process.
+    """The time, and whether to stop, equal on all ranks at the same batch.
 
     Args:
         store: a key-value store all processes see.
@@ -35,16 +35,16 @@ class Agreement:
         self._step = 1
         self._asked = 0
         self._old: list[str] = []
-        self._in_step = True  # as in training, and not in an evaluation
+        self._in_step = True  # ranks share every step: in training, not in an evaluation
         self.stop = 0
         self.now = time.monotonic()
 
     def at(self, batch: float, asked: int, due: bool = False) -> int:
-        """Whether to stop after this batch, and why: the largest number asked for, else 0. With `due`,
-        which must be alike on all, look now.
+        """Why to stop after this batch: the largest number that a rank asked with, else 0. With `due`, which must be
+        equal on all ranks, decide now.
 
-        Batch 0 begins a new count, as each evaluation does. Infinity ends one, where processes may have had
-        unequally many: it waits for the last word on it.
+        Batch 0 starts a new count, as each evaluation does. Infinity ends one in which ranks may have had different
+        numbers of batches: it reads all messages up to the last.
         """
         if asked > self._asked and self._rank:
             self._asked = asked
@@ -54,23 +54,23 @@ class Agreement:
         self._in_step = self._in_step or due
         while due or self._next <= min(batch, NEVER):
             due = False
-            self._hear(batch, asked)
-            if self.stop > STOP:  # a signal: nobody goes on
+            self._read(batch, asked)
+            if self.stop > STOP:  # a signal: all ranks exit
                 break
         return self.stop
 
-    def _hear(self, batch: float, asked: int) -> None:
+    def _read(self, batch: float, asked: int) -> None:
         self._told += 1
         key = f"{self._name}/{self._told}"
         if self._rank == 0:
-            self._tell(key, batch, asked)
+            self._write(key, batch, asked)
         now, following, stop = self._store.get(key).decode().split()
         self.now, self.stop = float(now), int(stop)
         self._last, self._next = batch, float(following)
 
-    def _tell(self, key: str, batch: float, asked: int) -> None:
+    def _write(self, key: str, batch: float, asked: int) -> None:
         now = time.monotonic()
-        # The pace of the last period, not more than doubled.
+        # The batches of a period at the last pace, at most doubled.
         if self._told > 2 and batch < math.inf:
             done = (batch - self._last) * PERIOD / max(now - self.now, 1e-9)
             self._step = int(min(max(done, 1), 2 * self._step, MOST))

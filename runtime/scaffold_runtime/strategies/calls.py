@@ -1,4 +1,4 @@
-"""A debug mode: before each collective of the engine, see that all processes make the same call."""
+"""A debug mode: before each collective of the engine, check that all ranks make the same call."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ OURS = f"{os.sep}scaffold_runtime{os.sep}"
 
 
 class Calls:
-    """Compares the n-th call of each process, by name and by the line that made it.
+    """Compares the n-th call of each rank by name; the error also gives the line that made it.
 
     Args:
         store: a key-value store all processes see.
         rank: of this process.
-        size: how many there are.
-        patience: how long the others may take to come.
+        size: number of processes.
+        patience: how long to wait for the call of another process.
     """
 
     def __init__(self, store: Any, rank: int, size: int, patience: timedelta) -> None:
@@ -28,10 +28,10 @@ class Calls:
         self._count = 0
 
     def check(self, what: str) -> None:
-        """Wait until all have come to their call of the same number.
+        """Wait until all ranks make their call of the same number.
 
         Raises:
-            StepError: naming the calls, if one makes another call, or none in time.
+            StepError: naming the calls, if a rank makes a different call, or none in time.
         """
         self._count += 1
         mine = f"`{what}` ({_caller()})"

@@ -1,4 +1,4 @@
-"""DDP: every process has the whole model, and gradients are averaged while backward runs."""
+"""DDP: every rank holds the full model, and gradients are averaged during backward."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class DDPStrategy(DistributedStrategy):
     """Train a replica of the model in each process (DistributedDataParallel).
 
     Args:
-        accelerator: accepted for code that moves over; the trainer says.
-        parallel_devices: accepted for code that moves over; the trainer says.
+        accelerator: accepted for compatibility with Lightning; the trainer decides.
+        parallel_devices: accepted for compatibility with Lightning; the trainer decides.
         ddp_comm_state: the state of `ddp_comm_hook`.
         ddp_comm_hook: how gradients are communicated: see `torch.distributed.algorithms.ddp_comm_hooks`.
         ddp_comm_wrapper: wraps the hook, for instance `fp16_compress_wrapper`.
@@ -65,21 +65,21 @@ class DDPStrategy(DistributedStrategy):
         automatic = getattr(module, "automatic_optimization", True)
         trains = bool(optimizers) and any(p.requires_grad for p in module.parameters())
         if not (trains and automatic):
-            return self._by_hand(module, precision, trains)
+            return self._without_ddp(module, precision, trains)
         self._wrapped = wrapped = self._wrap(StepRouter(module))
         if module.trainer.accumulate_grad_batches == "auto":
-            # A process may come to a forward again, and would wait there for buffers that nobody sends.
+            # A rank that repeats its forward would wait there for buffers that the others do not send.
             wrapped.require_forward_param_sync = False
         frozen = [p for p in module.parameters() if not p.requires_grad]
 
         def backward(loss: Tensor, run_backward: Callable[[Tensor], None]) -> None:
-            """DDP averages gradients of what was trained when it wrapped the model, and of nothing else."""
+            """DDP averages only gradients of parameters that were trained when it wrapped the model."""
             precision.backward(loss, run_backward)
             if wrapped.require_backward_grad_sync and any(p.requires_grad for p in frozen):
                 average_gradients(frozen)
 
         def call(name: str) -> Callable[..., Any]:
-            # Evaluation goes past DDP, whose buffers travel in each forward: batches may be uneven there.
+            # Evaluation bypasses DDP, whose forward broadcasts buffers: ranks may have different numbers of batches.
             return partial(wrapped, name) if name == "training_step" else getattr(module, name)
 
         def set_syncing(syncs: bool) -> None:
@@ -108,7 +108,7 @@ class DDPStrategy(DistributedStrategy):
         return super().evaluating(module, of_each)
 
     def _shared(self, module: nn.Module) -> list[Tensor]:
-        """Buffers, such as running statistics, that are to be those of the first process in all."""
+        """Buffers, such as running statistics, for which all ranks take the values of rank 0."""
         names = ("broadcast_buffers", "forward_sync_buffers")
         own = any(self._arguments.get(name) is False for name in names)
         return [] if own else list(module.buffers())
@@ -116,18 +116,18 @@ class DDPStrategy(DistributedStrategy):
     def close(self) -> None:
         super().close()
         if self._wrapped is not None:
-            # It has gradients of its own, as large as the model. And if it let go of the process group last, holding
-            # Python's lock, it would wait forever for threads of gloo that wait for the lock.
+            # The reducer holds gradient buckets as large as the model. And if it released the process group last, while
+            # holding the GIL, it would wait forever for gloo's threads, which wait for the GIL.
             self._wrapped.reducer = self._wrapped.logger = None  # type: ignore[assignment]
 
     def release(self, module: nn.Module, optimizers: list[Optimizer]) -> None:
-        # After a failure the device may wait for processes that are gone.
+        # After a failure the device may wait for ranks that are gone.
         if self.root_device.type != "cpu" and not self._failed:
             to_main_memory(module, optimizers)
 
-    def _by_hand(self, module: nn.Module, precision: Precision, trains: bool) -> Prepared:
-        """Without DDP: its reducer expects one backward, after a forward it has seen. A module that
-        optimizes by itself may call several inside one step, so gradients are averaged after each.
+    def _without_ddp(self, module: nn.Module, precision: Precision, trains: bool) -> Prepared:
+        """Without DDP, whose reducer expects one backward per forward. In manual optimization a step may call
+        backward several times, so gradients are averaged after each.
         """
         send_first((*module.parameters(), *self._shared(module)))
 
@@ -141,10 +141,10 @@ class DDPStrategy(DistributedStrategy):
 
 
 def average_gradients(parameters: list[nn.Parameter]) -> None:
-    """Average over processes what any of them has a gradient for, in one message per number format, and one
-    for each that is sparse.
+    """Average over ranks the gradients of parameters for which any rank has one: one all-reduce per dtype, and one for
+    each sparse gradient.
 
-    Gradients that were averaged before are the same everywhere, so averaging them again changes nothing.
+    Gradients that were averaged before are equal on all ranks, so averaging them again changes nothing.
     """
     for parameter, kind in zip(parameters, _kinds(parameters), strict=True):
         parameter.grad = _gradient(parameter, kind)
@@ -164,8 +164,8 @@ def average_gradients(parameters: list[nn.Parameter]) -> None:
 
 
 def _kinds(parameters: list[nn.Parameter]) -> list[int]:
-    """Which gradients there are in any process: none, sparse or dense ones. A process that has all need not wait
-    for the answer of the device."""
+    """For each parameter, the kind of gradient that any rank has: none, sparse or dense. A rank that has dense ones
+    for all need not wait for the device."""
     own = [0 if p.grad is None else SPARSE if p.grad.is_sparse else DENSE for p in parameters]
     kinds = torch.tensor(own, dtype=torch.uint8).to(parameters[0].device, non_blocking=True)
     dist.all_reduce(kinds, dist.ReduceOp.MAX)
@@ -173,7 +173,7 @@ def _kinds(parameters: list[nn.Parameter]) -> list[int]:
 
 
 def _gradient(parameter: nn.Parameter, kind: int) -> Tensor | None:
-    """Its gradient, of the kind that others have; zeros where this process has none."""
+    """The gradient of a parameter, in the kind that others have; zeros if this rank has none."""
     if parameter.grad is not None:
         return parameter.grad.to_dense() if kind == DENSE else parameter.grad
     if kind != SPARSE:

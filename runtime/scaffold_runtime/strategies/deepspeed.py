@@ -1,4 +1,4 @@
-"""DeepSpeed: optimizer states, gradients and weights divided over processes, by its engine."""
+"""DeepSpeed: optimizer states, gradients and weights sharded over processes by its engine."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ from scaffold_runtime.strategies.distributed import DistributedStrategy
 from scaffold_runtime.strategies.router import StepRouter
 from scaffold_runtime.strategies.strategy import Prepared, unwrapped
 
-ENGINES: WeakSet[Any] = WeakSet()  # all that are there, of any strategy
-TAG = "checkpoint"  # the name DeepSpeed gives to one save among several in a folder
+ENGINES: WeakSet[Any] = WeakSet()  # all that exist, of any strategy
+TAG = "checkpoint"  # DeepSpeed's name for one save among several in a folder
 LOAD = "_load_from_state_dict"  # the method by which torch has each layer load its own weights
 NEEDED = ("deepspeed", "scaffold-runtime[deepspeed]", "strategy='deepspeed'")
 
@@ -43,7 +43,7 @@ class DeepSpeedStrategy(DistributedStrategy):
     """Train with DeepSpeed's ZeRO. Its engine accumulates, clips, scales and steps, as set on the Trainer.
 
     Args:
-        accelerator: accepted for code that moves over; the trainer says.
+        accelerator: accepted for compatibility with Lightning; the trainer decides.
         zero_optimization: shard at all; False is stage 0.
         stage: of ZeRO: 1 shards optimizer states, 2 gradients too, 3 weights too.
         offload_optimizer: keep optimizer states on `offload_optimizer_device`.
@@ -58,7 +58,7 @@ class DeepSpeedStrategy(DistributedStrategy):
         config: DeepSpeed's own configuration, a dict or the path of a JSON file, in place of the arguments
             above. What the trainer decides (accumulation, clipping, precision) may be left out or "auto".
         exclude_frozen_parameters: leave frozen weights out of checkpoints.
-        parallel_devices: accepted for code that moves over; the trainer says.
+        parallel_devices: accepted for compatibility with Lightning; the trainer decides.
         process_group_backend: "nccl", "gloo" or another; by default what fits the device.
         timeout: of collectives, after which a process counts as lost.
 
@@ -130,20 +130,20 @@ class DeepSpeedStrategy(DistributedStrategy):
         os.environ.setdefault("LOCAL_RANK", str(self.local_rank))  # not every launcher sets it
         return require(*NEEDED)
 
-    # -- weights that are divided -------------------------------------------------------------------
+    # -- sharded weights ----------------------------------------------------------------------------
 
     def place(self, module: Any, precision: Precision) -> None:
         if self.stage < 3:
             super().place(module, precision)
             return
         module._divider = self.divider
-        # Nothing may have room for the whole of it.
+        # Neither host nor device may have room for the full model.
         config = complete_config(self.config, module.trainer)
         dtype = FORMATS[precision.precision][1]
         materialize(module, torch.device("cpu"), then=partial(self._divide, config, dtype))
 
     def _divide(self, config: dict[str, Any], dtype: torch.dtype, layer: nn.Module) -> None:
-        """Divide what a layer itself has, weight by weight, in the format that is computed in."""
+        """Shard a layer's own weights one by one, in the dtype of the computation."""
         own = list(layer.parameters(recurse=False))
         bring_to(dtype, own)
         if not all(map(is_divided, own)):
@@ -151,7 +151,7 @@ class DeepSpeedStrategy(DistributedStrategy):
 
     @contextmanager
     def filling(self, module: nn.Module) -> Iterator[None]:
-        """One layer after another is whole while it loads its own weights."""
+        """Gather one layer after another while it loads its own weights."""
         layers = [m for m in module.modules() if any(map(is_divided, m.parameters(recurse=False)))]
         for layer in layers:
             vars(layer)[LOAD] = partial(self._load_layer, layer, getattr(layer, LOAD))
@@ -166,7 +166,7 @@ class DeepSpeedStrategy(DistributedStrategy):
         with self._library.zero.GatheredParameters(own, modifier_rank=0):
             load(*given)
 
-    # -- a model made ready -------------------------------------------------------------------------
+    # -- training -----------------------------------------------------------------------------------
 
     def prepare(
         self, module: nn.Module, optimizers: list[Optimizer], precision: Precision
@@ -175,15 +175,15 @@ class DeepSpeedStrategy(DistributedStrategy):
         if optimizers or (self.stage == 3 and not known):
             self._start(module, optimizers)
         elif not known:
-            return unwrapped(module, precision)  # every process has all it needs to evaluate
+            return unwrapped(module, precision)  # every rank holds the full weights
         return self._prepared(module, FORMATS[precision.precision][1])
 
     def _start(self, module: Any, optimizers: list[Optimizer]) -> None:
         config = complete_config(self.config, module.trainer)
         for engine in list(ENGINES):
             if engine is self._engine or engine.module.module is module:
-                engine.destroy()  # it would go on to answer the module's calls, of another trainer too
-        if self.stage == 3:  # DeepSpeed would first take the whole of it to the device
+                engine.destroy()  # its hooks would stay on the module, also under another trainer
+        if self.stage == 3:  # otherwise DeepSpeed would first move the full model to the device
             for layer in module.modules():
                 self._divide(config, FORMATS[module.trainer.precision][1], layer)
             module.to(self.root_device)  # its buffers
@@ -196,12 +196,12 @@ class DeepSpeedStrategy(DistributedStrategy):
         )
         ENGINES.add(self._engine)
         for optimizer in optimizers:
-            # The engine clears gradients, and needs their memory where it is.
+            # The engine clears gradients itself, and needs their memory to stay in place.
             vars(optimizer)["zero_grad"] = lambda set_to_none=True: None
 
     def _prepared(self, module: nn.Module, dtype: torch.dtype) -> Prepared:
         engine = self._engine
-        engine.set_gradient_accumulation_boundary(True)  # where the loop says nothing else
+        engine.set_gradient_accumulation_boundary(True)  # unless the loop sets another
 
         def call(name: str) -> Callable[..., Any]:
             routed = name == "training_step" or self.stage == 3
@@ -212,9 +212,9 @@ class DeepSpeedStrategy(DistributedStrategy):
 
         def backward(loss: Tensor, run_backward: Callable[[Tensor], None]) -> None:
             if run_backward is Tensor.backward:
-                # The loop divided it. What the step returned itself, DeepSpeed would divide nevertheless.
+                # The loop has divided the loss. Without `* 1` DeepSpeed would divide it again if the step returned it.
                 engine.backward(loss * 1, scale_wrt_gas=False)
-            else:  # it will, where nobody can say that it should not
+            else:  # a custom backward cannot tell DeepSpeed not to divide again
                 run_backward(engine.scale(loss * engine.gradient_accumulation_steps()))
 
         def step(
@@ -271,15 +271,15 @@ class DeepSpeedStrategy(DistributedStrategy):
 
 
 def is_divided(parameter: nn.Parameter) -> bool:
-    """Whether DeepSpeed has divided a parameter, so that this process has a part of it."""
+    """Whether DeepSpeed has sharded a parameter, so that this rank holds only a part of it."""
     return hasattr(parameter, "ds_id")
 
 
 def bring_to(dtype: torch.dtype, parameters: Iterable[Any]) -> None:
-    """Bring weights into the format that DeepSpeed is to compute in, before it divides them.
+    """Cast weights to the dtype that DeepSpeed computes in, before it shards them.
 
     Raises:
-        MisconfigurationException: if it has done so, and they have another.
+        MisconfigurationException: if they are sharded already, in another dtype.
     """
     for parameter in parameters:
         own = parameter.ds_tensor if is_divided(parameter) else parameter
@@ -293,11 +293,11 @@ def bring_to(dtype: torch.dtype, parameters: Iterable[Any]) -> None:
 
 
 def whole_weights(folder: Path) -> dict[str, Tensor]:
-    """Weights in 32 bits under plain names, put together from what the engine saved, at any stage."""
+    """Full weights in 32 bits under plain names, assembled from what the engine saved, at any stage."""
     tool = require("deepspeed.utils.zero_to_fp32", *NEEDED[1:])
     weights: dict[str, Tensor] = {}
     file = folder / TAG / "mp_rank_00_model_states.pt"
-    if file.exists():  # before stage 3: all there is, but in the format it is computed in
+    if file.exists():  # before stage 3: all weights, but in the dtype of the computation
         weights = dict(torch.load(file, map_location="cpu", weights_only=True)["module"])
     if any((folder / TAG).glob("*_optim_states.pt")):
         with redirect_stdout(StringIO()):
@@ -309,7 +309,7 @@ def only_one(optimizers: list[Optimizer]) -> Optimizer | None:
     """The optimizer that DeepSpeed is to step.
 
     Raises:
-        MisconfigurationException: if there are several, or it is one that evaluates the loss itself.
+        MisconfigurationException: if there are several, or one is LBFGS, which evaluates the loss itself.
     """
     if len(optimizers) > 1 or any(isinstance(optimizer, LBFGS) for optimizer in optimizers):
         kinds = ", ".join(type(optimizer).__name__ for optimizer in optimizers)

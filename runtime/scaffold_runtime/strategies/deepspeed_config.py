@@ -12,7 +12,7 @@ import torch
 
 from scaffold_runtime.errors import MisconfigurationException
 
-FORMATS = {  # of the trainer: what DeepSpeed calls it, and what it computes in
+FORMATS = {  # the trainer's precision: DeepSpeed's name for it, and the dtype it computes in
     "32-true": ("", torch.float32),
     "bf16-mixed": ("bf16", torch.bfloat16),
     "bf16-true": ("bf16", torch.bfloat16),
@@ -27,7 +27,7 @@ def read_config(config: Mapping[str, Any] | str | Path) -> dict[str, Any]:
 
     Raises:
         MisconfigurationException: if there is no such file, or no JSON object in it, or it has a part that
-            belongs into `configure_optimizers`.
+            belongs in `configure_optimizers`.
     """
     try:
         given = config if isinstance(config, Mapping) else json.loads(Path(config).read_bytes())
@@ -47,12 +47,12 @@ def read_config(config: Mapping[str, Any] | str | Path) -> dict[str, Any]:
 
 
 def stage_of(config: dict[str, Any]) -> int:
-    """What is divided; nothing, if the configuration does not say."""
+    """The ZeRO stage; 0 if the configuration does not set it."""
     return int(config.get("zero_optimization", {}).get("stage", 0))
 
 
 def complete_config(given: dict[str, Any], trainer: Any) -> dict[str, Any]:
-    """The configuration with what the trainer decides; "auto" stands for that.
+    """The configuration with what the trainer decides, which may be missing or "auto" in `given`.
 
     Raises:
         MisconfigurationException: if the two contradict each other, or DeepSpeed cannot do what the trainer
@@ -82,7 +82,7 @@ def complete_config(given: dict[str, Any], trainer: Any) -> dict[str, Any]:
     elif config.get("gradient_clipping", "auto") == "auto":
         config["gradient_clipping"] = 0.0  # DeepSpeed would clip at 1
     _count_samples(config, window * trainer.world_size)
-    # Any optimizer will do: the user made it, and knows.
+    # The user chose the optimizer: let DeepSpeed accept any.
     config.setdefault("zero_allow_untested_optimizer", True)
     config.setdefault("zero_force_ds_cpu_optimizer", False)
     return {key: value for key, value in config.items() if value != "auto"}

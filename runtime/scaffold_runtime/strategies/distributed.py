@@ -1,4 +1,4 @@
-"""What strategies of several processes share: coming together, collectives, and ending together."""
+"""Shared by strategies of several processes: connecting, collectives, and ending together."""
 
 from __future__ import annotations
 
@@ -56,17 +56,17 @@ from scaffold_runtime.strategies.strategy import Strategy
 from scaffold_runtime.strategies.watch import Watch, is_consequence, rank_failed, text_of
 
 METHODS = ("popen", "spawn", "fork", "forkserver")
-# With gloo, too, as torch does by itself: what lies in main memory need not go by way of a GPU, and wait for it.
+# With gloo too, as by torch's default: tensors in host memory need not go through a GPU, and wait for it.
 BACKENDS = {"cuda": "cpu:gloo,cuda:nccl", "cpu": "gloo", "mps": "gloo"}
 DEFAULT_TIMEOUT = timedelta(minutes=30)
 PERHAPS_APART = (
     f"If all processes are alive, one of them made a call that others did not: {SWITCH}=1 names it."
 )
-LONG = timedelta(days=1)  # for work of one process that may take hours; the watch sees it fail
+LONG = timedelta(days=1)  # for work of one rank that may take hours; `Watch` notices if it fails
 
 
 class DistributedStrategy(Strategy):
-    """Several processes, one per device. Abstract; `ddp` and `fsdp` are final.
+    """Several processes, one per device. Abstract; each subclass is final.
 
     Args:
         process_group_backend: "nccl", "gloo" or another; by default what fits the device: for GPUs NCCL, and
@@ -96,7 +96,7 @@ class DistributedStrategy(Strategy):
         self._failed = self._left = False
         self._name = "before the first run"
 
-    # -- coming together ------------------------------------------------------------------------
+    # -- connecting -----------------------------------------------------------------------------
 
     def attach(self, accelerator: Accelerator, devices: Sequence[int], num_nodes: int) -> None:
         self._accelerator, self._devices, self._num_nodes = accelerator, devices, num_nodes
@@ -123,7 +123,7 @@ class DistributedStrategy(Strategy):
         here = places(len(self._devices), self._num_nodes, self.node_rank)
         if self.start_method != "popen":
             return lambda: run_in_processes(self.start_method, here, call, self.timeout, obeys)
-        check_script(here)  # before anything is there that the advice in its error would run into
+        check_script(here)  # before anything is set up that its advice would conflict with
         if self.node_rank == 0:
             self._server = meeting_store(self.timeout, host=True)
         self._children = start_scripts(here)
@@ -133,11 +133,11 @@ class DistributedStrategy(Strategy):
 
     def open(self) -> None:
         self._failed = self._left = False
-        if self.root_device.type == "cuda":  # another run may have been on another one
+        if self.root_device.type == "cuda":  # another trainer may have set another device
             torch.cuda.set_device(self.root_device)
         if not dist.is_initialized():
             self._connect()
-        # A name of its own: torchrun's store outlives a restart, and with it what was written there.
+        # Unique, since torchrun's store and its keys outlive a restart.
         self._name = self.broadcast(f"run-{uuid.uuid4().hex}")
         self._watcher().open()
         self._agreement = Agreement(self._store, self.global_rank, self._name)
@@ -151,7 +151,7 @@ class DistributedStrategy(Strategy):
     def _connect(self) -> None:
         complete_variables(self.environment)
         rank, size, timeout = self.global_rank, self.world_size, self.timeout
-        # The launcher's store is there already, so a failed start is noticed.
+        # The launcher's store exists already, so failures while connecting are noticed.
         if OURS in os.environ:
             self._watcher().open()
         backend = self.process_group_backend or BACKENDS.get(self.root_device.type, "gloo")
@@ -178,7 +178,7 @@ class DistributedStrategy(Strategy):
         self._failed = True
         watch = self._watcher()
         if self._agreement is not None and self._agreement.stop > STOP and code_of(error):
-            self._left = True  # all of them leave, at a signal
+            self._left = True  # all ranks exit because of a signal
             watch.close()
             return error
         if is_consequence(error):
@@ -191,11 +191,11 @@ class DistributedStrategy(Strategy):
         if watch.quiet:
             leave_to_launcher(error)
         elif self._children is not None and not isinstance(error, RankFailed):
-            _say_too(first, error)
+            _print_first_failure(first, error)
         return error
 
     def _reason(self, watch: Watch) -> RankFailed | None:
-        """Why another process is gone: it may not have said so yet, or not be dead for us to see."""
+        """Why another rank is gone. Polled for a second, since it may not have reported its failure yet."""
         for _ in range(10):
             failure = watch.failure()
             if failure is not None:
@@ -218,7 +218,7 @@ class DistributedStrategy(Strategy):
     def unevenly(
         self, module: nn.Module, of_each: list[list[float]]
     ) -> AbstractContextManager[Any]:
-        """The same where processes have different numbers of batches, or do not know them."""
+        """Like `evaluating`, if ranks have different or unknown numbers of batches."""
         raise MisconfigurationException(
             f"the processes have {of_each} batches to evaluate, and under this strategy all must have as many. "
             "Change the batch size of the loader, drop the last batch, or use strategy='ddp'."
@@ -234,7 +234,7 @@ class DistributedStrategy(Strategy):
     # -- collectives ----------------------------------------------------------------------------
 
     def _alone(self, call: str) -> bool:
-        """Whether there is nobody to make `call` with; in the debug mode, see that all make it."""
+        """Whether no other rank takes part in `call`; in debug mode, also check that all ranks make it."""
         if self._failed or self.world_size == 1 or not dist.is_initialized():
             return True
         if self._calls is not None:
@@ -246,9 +246,9 @@ class DistributedStrategy(Strategy):
         reduce_op = getattr(reduce_op, "name", reduce_op).lower()
         if self._alone("reduce"):
             return own
-        # On the same device in all processes, or one of them would send by NCCL and another by gloo.
+        # On the same kind of device on all ranks, or one would use NCCL and another gloo.
         reduced = own.detach().to(self.root_device, copy=True, non_blocking=True)
-        mean = reduce_op in ("mean", "avg")  # gloo has none
+        mean = reduce_op in ("mean", "avg")  # gloo has no mean
         dist.all_reduce(
             reduced, getattr(dist.ReduceOp, "SUM" if mean else reduce_op.upper()), group
         )
@@ -286,7 +286,7 @@ class DistributedStrategy(Strategy):
     def broadcast(self, value: Any, src: int = 0) -> Any:
         if self._alone("broadcast"):
             return value
-        box = [tree_map_only(Tensor, Tensor.cpu, value)]  # elsewhere it would be made on that GPU
+        box = [tree_map_only(Tensor, Tensor.cpu, value)]  # others would unpickle it on the sender's GPU
         dist.broadcast_object_list(box, src)
         return box[0]
 
@@ -300,7 +300,7 @@ class DistributedStrategy(Strategy):
         keys = [f"{self._name}/{place}-{rank}" for rank in range(self.world_size)]
         self._store.set(keys[self.global_rank], "")
         try:
-            self._store.wait(keys, self.timeout / 2)  # before a collective of the others gives up
+            self._store.wait(keys, self.timeout / 2)  # before a collective of another rank times out
         except RuntimeError:
             return False
         return True
@@ -328,7 +328,8 @@ def _shapes(data: Any) -> str:
 
 
 def _check_alike(shapes: list[str]) -> None:
-    """Gloo would abort one process, and NCCL wait: where data is evaluated, processes differ in how much they have."""
+    """Refuse different shapes, as in evaluations, where ranks may have different numbers of samples: gloo would abort,
+    and NCCL wait forever."""
     if len(set(shapes)) > 1:
         each = ", ".join(f"{shape} in process {rank}" for rank, shape in enumerate(shapes))
         raise StepError(
@@ -338,21 +339,21 @@ def _check_alike(shapes: list[str]) -> None:
 
 
 def send_first(tensors: Iterable[Tensor]) -> None:
-    """Give all processes what the first has in these tensors, in messages of 250 MB."""
+    """Broadcast rank 0's values of these tensors, in messages of 250 MB."""
     detached = [tensor.detach() for tensor in tensors]
-    if detached:  # as DDP does it, which knows tensors that are not laid out in one row
+    if detached:  # as DDP does it, which handles non-contiguous tensors
         share: Any = vars(dist)["_broadcast_coalesced"]
         share(dist.group.WORLD, detached, 250 * 2**20, 0)
 
 
-def _say_too(first: str, error: BaseException) -> None:
-    """Print why another process failed, before this one's own reason, if that is another."""
+def _print_first_failure(first: str, error: BaseException) -> None:
+    """Print why the first rank failed, if this rank's own reason is a different one."""
     if first.partition("\n")[2] != text_of(error):
         sys.stderr.write(f"{rank_failed(first)}\n\n")
 
 
 class Gathered(torch.autograd.Function):
-    """The tensors of all processes, stacked. Backward gives each what all of them make of its own."""
+    """The tensors of all ranks, stacked. Backward sums over all ranks the gradients for this rank's tensor."""
 
     @staticmethod
     def forward(ctx: Any, tensor: Tensor, group: Any) -> Tensor:

@@ -1,4 +1,4 @@
-"""Who started this process, and which of how many it is: torchrun, SLURM, MPI, LSF, Kubeflow, or a person."""
+"""What launched this process (torchrun, SLURM, MPI, LSF, Kubeflow, or nothing), and which rank it has."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any
 
 from scaffold_runtime.errors import MisconfigurationException
 
-OURS = "SCAFFOLD_LAUNCHED_BY"  # in processes that our launcher started: its process id
+OURS = "SCAFFOLD_LAUNCHED_BY"  # variable in processes that our launcher started: its process id
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """One process among those of a run."""
+    """The rank of one process among those of a run."""
 
     world_size: int = 1
     global_rank: int = 0
@@ -24,41 +24,41 @@ class Place:
 
 
 class ClusterEnvironment:
-    """What started the processes of a run, and how each of them learns who it is.
+    """What launched the processes of a run, and how each of them learns its rank.
 
-    The trainer finds out by itself which of those below it is. For a launcher of your own, subclass this,
+    The trainer detects the launchers below by itself. For a launcher of your own, subclass this,
     override its methods (or name its variables), and pass it: `Trainer(plugins=MyEnvironment())`.
     """
 
     starter: str = "your ClusterEnvironment"  # for messages
-    rank: str = ""  # the names of the variables that say so
+    rank: str = ""  # the names of its environment variables
     size: str = ""
     local: str = ""
     node: str = ""
     hosts: tuple[str, ...] = ()
     job: str = ""
-    step: str = ""  # tells apart what one job runs at the same time
+    step: str = ""  # a job may run several at the same time
 
     @classmethod
     def detect(cls) -> bool:
-        """Whether this process was started so."""
+        """Whether this launcher started this process."""
         return cls.rank in os.environ and cls.size in os.environ
 
     @property
     def creates_processes_externally(self) -> bool:
-        """Whether all processes are there already; if not, the trainer starts those that are missing."""
+        """Whether all processes exist already; if not, the trainer starts those that are missing."""
         return True
 
     @property
     def main_address(self) -> str:
-        """The machine of the first process."""
+        """The address of rank 0's machine."""
         hosts = next(filter(None, map(os.environ.get, self.hosts)), None)
         return first_host(hosts) if hosts else "127.0.0.1"
 
     @property
     def main_port(self) -> int:
-        """The port on which all processes meet there."""
-        # Jobs that share a machine, and steps of one, must not share a port; their numbers tell them apart.
+        """The port there at which all processes connect."""
+        # From the ids of job and step: those that share a machine must not share a port.
         job, step = (
             int(re.sub(r"\D", "", os.environ.get(n, "")) or 0) for n in (self.job, self.step)
         )
@@ -69,15 +69,15 @@ class ClusterEnvironment:
         return int(os.environ[self.size])
 
     def global_rank(self) -> int:
-        """Which of them this one is."""
+        """The rank of this process among all."""
         return int(os.environ[self.rank])
 
     def local_rank(self) -> int | None:
-        """Which of those on its machine it is; None for what follows from the number of devices."""
+        """The rank of this process on its machine; None to derive it from the number of devices."""
         return int(os.environ[self.local]) if self.local in os.environ else None
 
     def node_rank(self) -> int | None:
-        """Which of the machines this is; None for what follows from the number of devices."""
+        """The rank of this machine; None to derive it from the number of devices."""
         return int(os.environ[self.node]) if self.node in os.environ else None
 
 
@@ -94,8 +94,8 @@ class KubeflowEnvironment(TorchElasticEnvironment):
 
 
 class LightningEnvironment(TorchElasticEnvironment):
-    """Nobody: the trainer starts the processes itself, whatever the cluster has set. Where it should take several
-    machines, start it on each with NODE_RANK, MASTER_ADDR and MASTER_PORT set."""
+    """No launcher: the trainer starts the processes itself, whatever the cluster has set. To use several machines,
+    start the script on each with NODE_RANK, MASTER_ADDR and MASTER_PORT set."""
 
     @property
     def creates_processes_externally(self) -> bool:
@@ -125,7 +125,7 @@ class SLURMEnvironment(ClusterEnvironment):
 
 
 def slurm_of(environment: ClusterEnvironment | None) -> SLURMEnvironment:
-    """What it says about signals, or what SLURM does if nobody says otherwise."""
+    """The environment if it is SLURM's, else SLURM's defaults for signals."""
     return environment if isinstance(environment, SLURMEnvironment) else SLURMEnvironment()
 
 
@@ -159,14 +159,14 @@ KNOWN = (
 
 
 def detected() -> ClusterEnvironment | None:
-    """What started this process; None for a person."""
+    """What launched this process; None if it was started by hand."""
     return next((kind() for kind in KNOWN if kind.detect()), None)
 
 
 def find_place(
     devices: int, num_nodes: int, environment: ClusterEnvironment | None = None
 ) -> Place | None:
-    """The place the environment gives this process; None where nobody started it as one of several.
+    """The place that the environment gives this process; None if no launcher started it.
 
     Raises:
         MisconfigurationException: if `devices * num_nodes` is not the number of processes started.
@@ -191,8 +191,8 @@ def find_place(
 
 
 def started_elsewhere(devices: Any, num_nodes: int) -> tuple[Any, int]:
-    """Devices per node and nodes, where torchrun decided on them: after an elastic restart there may be
-    another number of nodes."""
+    """Devices per node, and nodes; as torchrun decided, if it runs: after an elastic restart their number may
+    differ."""
     if "TORCHELASTIC_RUN_ID" not in os.environ or "LOCAL_WORLD_SIZE" not in os.environ:
         return devices, num_nodes
     here = int(os.environ["LOCAL_WORLD_SIZE"])
@@ -200,16 +200,16 @@ def started_elsewhere(devices: Any, num_nodes: int) -> tuple[Any, int]:
 
 
 def find_node_rank(num_nodes: int) -> int:
-    """Which of the nodes this is, where one launcher was started by hand on each."""
+    """The rank of this node, if the script was started by hand on each."""
     named = filter(os.environ.get, ("NODE_RANK", "GROUP_RANK", "SLURM_NODEID"))
     return number_in(next(named, "NODE_RANK"), num_nodes) if num_nodes > 1 else 0
 
 
 def number_in(variable: str, below: int) -> int:
-    """The number that somebody put into the environment; 0 where there is none.
+    """The number in an environment variable; 0 if it is not set.
 
     Raises:
-        MisconfigurationException: if it is none from 0 to `below` - 1.
+        MisconfigurationException: if it is no number from 0 to `below` - 1.
     """
     text = os.environ.get(variable) or "0"
     if not text.isdecimal() or int(text) >= below:

@@ -1,4 +1,4 @@
-"""FSDP2: every process holds a part of each weight, and the whole only while it is computed with."""
+"""FSDP2: every rank holds a shard of each weight, and the full weight only while computing with it."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ from scaffold_runtime.strategies.router import StepRouter
 from scaffold_runtime.strategies.strategy import Prepared, unwrapped
 
 ROUTER = "_fsdp_router"
-# Whether whole weights are freed after forward, and whether there are several copies of them.
+# Whether gathered weights are freed after forward, and whether there are several replicas of the weights.
 STRATEGIES = {
     "FULL_SHARD": (True, False),
     "SHARD_GRAD_OP": (False, False),
     "HYBRID_SHARD": (True, True),
     "_HYBRID_SHARD_ZERO2": (False, True),
 }
-TRAVELS = {"bf16": torch.bfloat16, "fp16": torch.float16}
+GATHERED_AS = {"bf16": torch.bfloat16, "fp16": torch.float16}
 CALLED_APART = (
     "FSDP has sharded these weights, and what was called outside a step does not gather them. Call the "
     "LightningModule itself, or name the class that is called in auto_wrap_policy, too; all processes must call it."
@@ -105,7 +105,7 @@ class FSDPStrategy(DistributedStrategy):
             self._hybrid = self._hybrid or hybrid
         self._wanted = device_mesh
         if mixed_precision is not None and not hasattr(mixed_precision, "param_dtype"):
-            check_choice(self, "mixed_precision", mixed_precision, *TRAVELS)
+            check_choice(self, "mixed_precision", mixed_precision, *GATHERED_AS)
         self._policy = _policy(mixed_precision)
         self._offload = bool(getattr(cpu_offload, "offload_params", cpu_offload))
         check_choice(self, "state_dict_type", state_dict_type, "full", "sharded")
@@ -135,21 +135,21 @@ class FSDPStrategy(DistributedStrategy):
     def place(self, module: nn.Module, precision: Precision) -> None:
         if ROUTER not in vars(module):
             self._divide(module)
-        elif self._offload:  # the parts stay in main memory
+        elif self._offload:  # the shards stay in host memory
             module._apply(self._move)
         else:
             module.to(self.root_device)
 
     def _divide(self, module: nn.Module) -> None:
-        """One part after another, so that a device never holds the whole model."""
+        """Shard one submodule after another, so that a device never holds the full model."""
         self._compare(module)
         vars(module)["_divider"] = self.divider
         for layer in _chosen(self._recomputes, module):
-            # In torch's wrapper it would have another name, under which peft and checkpoints do not know it.
+            # Not by torch's wrapper, which changes names, so that peft and checkpoints would not find the layer.
             vars(layer)["forward"] = partial(checkpoint, layer.forward, use_reentrant=False)
-        vars(module)[ROUTER] = router = StepRouter(module)  # past nn.Module, which would adopt it
+        vars(module)[ROUTER] = router = StepRouter(module)  # not registered as a submodule
         names = ("copies", "parts")[-len(self._shape) :]
-        # Pinned memory exists beside an accelerator only.
+        # Memory can be pinned only if there is an accelerator.
         on_cpu = CPUOffloadPolicy(pin_memory=self.root_device.type != "cpu")
         shard = partial(
             fully_shard,
@@ -158,16 +158,16 @@ class FSDPStrategy(DistributedStrategy):
             mp_policy=self._policy,
             offload_policy=on_cpu if self._offload else OffloadPolicy(),
         )
-        sent: set[Tensor] = set()  # buffers, which are in what contains them, too
+        sent: set[Tensor] = set()  # buffers: an outer part contains those of its inner parts
         parts = _chosen(self._wraps, module)
         _check_shared(module, parts)
         for part in [*reversed(parts), router]:
             self._fill(part, sent)
             shard(part)
-        vars(module)["forward"] = _anywhere(module.forward, router)
+        vars(module)["forward"] = _outside_steps(module.forward, router)
 
     def _fill(self, part: nn.Module, sent: set[Tensor]) -> None:
-        """Bring what is not divided yet to the device. Each process keeps its piece of that: it must be the same."""
+        """Move what is not sharded yet to the device, with rank 0's values on all ranks: each keeps a shard of them."""
         state = (*part.named_parameters(), *part.named_buffers())
         with fork_rng([self.root_device] if self.root_device.type == "cuda" else []):
             materialize(part, self.root_device, () if self.is_global_zero else dict(state))
@@ -180,7 +180,7 @@ class FSDPStrategy(DistributedStrategy):
         return tensor if isinstance(tensor, DTensor) else tensor.to(self.root_device)
 
     def _compare(self, module: nn.Module) -> None:
-        """See that all processes have the same model, before one waits for what another has not."""
+        """Check that all ranks have the same model, before one waits for a tensor that another lacks."""
         state = (*module.named_parameters(), *module.named_buffers())
         told = self.gather([f"{name}: {t.dtype} {tuple(t.shape)}" for name, t in state])
         for rank, own in enumerate(told):
@@ -210,7 +210,7 @@ class FSDPStrategy(DistributedStrategy):
 
     @contextmanager
     def unevenly(self, module: nn.Module, of_each: list[list[float]]) -> Iterator[None]:
-        """Whole weights on each process for a while, since no forward may then gather them from all."""
+        """Keep full weights on each rank meanwhile: a forward cannot gather them where not all ranks run it."""
         router = vars(module)[ROUTER]
         parts = [part for part in router.modules() if isinstance(part, FSDPModule)]
         for part in parts:
@@ -230,7 +230,7 @@ class FSDPStrategy(DistributedStrategy):
             )
 
         def gathered(part: DTensor) -> Tensor:
-            # Offloaded parts travel by way of the device that the processes are joined by.
+            # Offloaded shards are gathered through the device of the process group.
             tensor: Tensor = part.to(part.device_mesh.device_type).full_tensor()  # type: ignore[attr-defined]
             return tensor.cpu() if self.is_global_zero else tensor.new_empty(0)
 
@@ -251,17 +251,17 @@ class FSDPStrategy(DistributedStrategy):
             if not isinstance(own, DTensor) or not isinstance(value, Tensor):
                 continue
             if not value.ndim:
-                whole[name] = value.clone()  # else it would hold the memory of a whole file
+                whole[name] = value.clone()  # otherwise it would hold the memory of a whole file
             elif value.shape == own.shape and not isinstance(value, DTensor):
                 mesh = own.device_mesh
                 value = value.to(mesh.device_type)
-                # Each has the whole: it copies its own piece, and no other process reads this one's memory.
+                # Every rank has the full tensor and copies its own shard: nothing is sent.
                 there = distribute_tensor(value, mesh, own.placements, src_data_rank=None)
                 whole[name] = there.to(own.device)
 
 
 def _check_shared(module: nn.Module, parts: list[nn.Module]) -> None:
-    """See that layers which share a weight are in one part: the innermost that has them, or the rest."""
+    """Check that layers which share a weight belong to the same part (the innermost one around each, or the rest)."""
     homes = {layer: part for part in parts for layer in part.modules()}
     found: dict[Tensor, tuple[str, nn.Module | None]] = {}
     for name, layer in module.named_modules():
@@ -274,18 +274,18 @@ def _check_shared(module: nn.Module, parts: list[nn.Module]) -> None:
                 )
 
 
-def _anywhere(forward: Callable[..., Any], router: StepRouter) -> Callable[..., Any]:
-    """The module itself may be called outside a step, by a callback say, if all processes call it."""
+def _outside_steps(forward: Callable[..., Any], router: StepRouter) -> Callable[..., Any]:
+    """Allow calls of the module outside a step, for instance by a callback, if all ranks make them."""
 
     def call(*args: Any, **kwargs: Any) -> Any:
-        # Outside, the router gathers the weights, as for a step, and comes back here.
+        # Outside a step, the router gathers the weights as for one, and calls this again.
         return (forward if router.running else partial(router, "forward"))(*args, **kwargs)
 
     return call
 
 
 def _chosen(policy: Policy, module: nn.Module) -> list[nn.Module]:
-    """The layers inside that a policy names, outermost first."""
+    """The submodules that a policy chooses, outermost first."""
     layers = [layer for layer in module.modules() if layer is not module]
     if callable(policy):
         torchs = "recurse" in inspect.signature(policy).parameters
@@ -303,7 +303,7 @@ def _chosen(policy: Policy, module: nn.Module) -> list[nn.Module]:
 
 
 def _of_torch(policy: Callable[..., bool], module: nn.Module) -> bool:
-    """What a policy of torch's says, which also wants to know how large a module is."""
+    """Ask one of torch's policies, which also takes the size of the module."""
     size = sum(parameter.numel() for parameter in module.parameters())
     return policy(module=module, recurse=False, nonwrapped_numel=size)
 
@@ -311,9 +311,9 @@ def _of_torch(policy: Callable[..., bool], module: nn.Module) -> bool:
 def _policy(given: Any) -> MixedPrecisionPolicy:
     if given is None or isinstance(given, MixedPrecisionPolicy):
         return given or MixedPrecisionPolicy()
-    if isinstance(given, str):  # inputs are converted where autocast does it
-        return MixedPrecisionPolicy(TRAVELS[given], torch.float32, cast_forward_inputs=False)
-    # The FSDP before averages in the format of the weights if told no other; its successor until torch 2.14 only.
+    if isinstance(given, str):  # autocast converts inputs
+        return MixedPrecisionPolicy(GATHERED_AS[given], torch.float32, cast_forward_inputs=False)
+    # By default FSDP1 reduces gradients in the dtype of the weights; FSDP2 does so only before torch 2.14.
     return MixedPrecisionPolicy(given.param_dtype, given.reduce_dtype or given.param_dtype)
 
 

@@ -1,7 +1,7 @@
 """Starting the processes of a run on this machine, and ending them whatever happens.
 
-A launcher sets the variables torchrun sets, so a process does not care who started it. The store all
-processes meet in lives in the launching process, on a port the system picks: no two runs can collide.
+A launcher sets the variables torchrun sets, so a process need not know what started it. The store through which all
+processes connect lives in the launching process, on a port that the system picks: no two runs can collide.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ from scaffold_runtime.signals import CODES, Signals, code_of, leave
 from scaffold_runtime.strategies.environments import OURS, Place, SLURMEnvironment, number_in
 from scaffold_runtime.strategies.watch import ASKED, FAILED, GRACE, rank_failed
 
-STARTED_IN = os.getcwd()  # relative paths on the command line mean this folder, whatever came later
-CALL = "SCAFFOLD_CALL"  # what the entries of one call in the store begin with
+STARTED_IN = os.getcwd()  # for relative paths on the command line, even if the script changes folder
+CALL = "SCAFFOLD_CALL"  # variable: the prefix of store keys of one call
 FINISH = 60.0  # seconds that other processes may take to end after this one
 LET_GO = 0.1
 POLL = 0.1
 
 
 class Children:
-    """The processes this one started. They end when it ends, and where one of them cannot be started."""
+    """The processes this one started. All end when it ends, or if one of them cannot be started."""
 
     def __init__(self, starting: Iterable[Any], first_rank: int) -> None:
         self._processes: list[Any] = []
@@ -52,12 +52,12 @@ class Children:
         try:
             for process in starting:
                 self._processes.append(process)
-        except BaseException:  # no room for more, or Ctrl-C, and those there wait for the others
+        except BaseException:  # out of memory, or Ctrl-C: those started would wait for the others
             self.end()
             raise
 
     def lost(self) -> str | None:
-        """What became of one that did not end well, None while all is well."""
+        """How a process failed; None if none did."""
         for rank, process in enumerate(self._processes, self._first):
             code = _exit_code(process)
             if code:
@@ -65,11 +65,11 @@ class Children:
         return None
 
     def codes(self) -> set[int | None]:
-        """How they ended; None for those that still run."""
+        """Exit codes; None for processes that still run."""
         return {_exit_code(process) for process in self._processes}
 
     def wait(self, seconds: float, or_any: bool = False) -> bool:
-        """Whether all (or, with `or_any`, at least one unhappily) have ended within this time."""
+        """Whether all end within this time; with `or_any`, False as soon as one has failed."""
         until = time.monotonic() + seconds
         while any(_exit_code(process) is None for process in self._processes):
             if time.monotonic() > until or (or_any and self.lost()):
@@ -78,7 +78,7 @@ class Children:
         return True
 
     def end(self, seconds: float = GRACE / 2) -> None:
-        """Ask those that still run to end, and after `seconds` end them with all they started."""
+        """Send SIGTERM to those that still run and all they started, and SIGKILL after `seconds`."""
         for sign, patience in ((signal.SIGTERM, seconds), (signal.SIGKILL, seconds)):
             if self.wait(0):
                 return
@@ -91,7 +91,7 @@ class Children:
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     try:
                         os.killpg(process.pid, sign)
-                    except ProcessLookupError:  # so new that it does not lead a group yet
+                    except ProcessLookupError:  # too new to lead a process group
                         os.kill(process.pid, sign)
 
 
@@ -109,7 +109,7 @@ def _how(code: int) -> str:
 
 
 def meeting_store(timeout: timedelta, host: bool) -> Any:
-    """The store all processes meet in: open it on the first machine, and put its address into the environment."""
+    """The store through which all processes connect; a `host` opens it. Its address goes into the environment."""
     address = os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
     store = dist.TCPStore(  # type: ignore[attr-defined] # public, but not listed
         address,
@@ -123,7 +123,7 @@ def meeting_store(timeout: timedelta, host: bool) -> Any:
 
 
 def has_launcher() -> bool:
-    """Whether another process of ours started this one, and prints why it ends."""
+    """Whether a process of this package started this one, and reports why it ends."""
     return os.environ.get(OURS, str(os.getpid())) != str(os.getpid())
 
 
@@ -134,7 +134,7 @@ def variables(place: Place, call: str = "scaffold") -> dict[str, str]:
         "WORLD_SIZE": str(place.world_size),
         "LOCAL_RANK": str(place.local_rank),
         "GROUP_RANK": str(place.node_rank),
-        "TORCHELASTIC_USE_AGENT_STORE": "True",  # the launcher has the store, no rank opens one
+        "TORCHELASTIC_USE_AGENT_STORE": "True",  # the launcher hosts the store, not rank 0
         "TORCHELASTIC_RESTART_COUNT": "0",
         CALL: call,
         OURS: str(os.getpid()),
@@ -142,10 +142,10 @@ def variables(place: Place, call: str = "scaffold") -> dict[str, str]:
 
 
 def places(devices: int, num_nodes: int, node_rank: int) -> list[Place]:
-    """Those of all processes on this node.
+    """The places of all processes on this node.
 
     Raises:
-        MisconfigurationException: if there are several nodes, which would not find each other.
+        MisconfigurationException: if there are several nodes, and no address at which to connect.
     """
     missing = {"MASTER_ADDR", "MASTER_PORT"} - os.environ.keys()
     if num_nodes > 1 and missing:
@@ -161,7 +161,7 @@ def places(devices: int, num_nodes: int, node_rank: int) -> list[Place]:
 
 
 def check_script(here: list[Place]) -> None:
-    """Refuse to run this program again where there is none.
+    """Refuse to run the script again where there is none.
 
     Raises:
         MisconfigurationException: in a notebook or an interactive session.
@@ -174,7 +174,7 @@ def check_script(here: list[Place]) -> None:
 
 
 def start_scripts(here: list[Place]) -> Children:
-    """Run this program again for every place but the first, which this process takes itself."""
+    """Run this script again for every place but the first, which is that of this process."""
     command = [sys.executable, *sys.orig_argv[1:]]
     threads = {"OMP_NUM_THREADS": str(_threads(len(here)))}
     children = Children(
@@ -194,8 +194,8 @@ def start_scripts(here: list[Place]) -> Children:
 
 
 def end_with(children: Children, failed: Callable[[], bool], left: Callable[[], bool]) -> None:
-    """When this program ends, see that the others do, and say so where one did not end well. Those that
-    leave at a signal, as this one does, get the time to."""
+    """When this program ends, end the children too, and report if one failed. If all exit because of a signal, give
+    them time to do so."""
 
     def see_them_end() -> None:
         if left():
@@ -222,7 +222,7 @@ def die_with_launcher() -> None:
     """Have the kernel end this process when the one that started it is gone (Linux)."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-        parent = multiprocessing.parent_process()  # a "forkserver" forks in its place
+        parent = multiprocessing.parent_process()  # with "forkserver", `getppid` is the server
         alive = parent.is_alive() if parent else os.getppid() == int(os.environ[OURS])
         if not alive:  # it is gone already
             os._exit(1)
@@ -241,8 +241,8 @@ def run_in_processes(
     timeout: timedelta,
     obeys: bool = True,
 ) -> Any:
-    """Run `call` in one new process per place and return what the first one's here returned. A signal is told to
-    processes whose call `obeys`; others are ended.
+    """Run `call` in one new process per place, and return what the first place's call returned. A signal is passed on
+    if the call `obeys`; otherwise the processes are ended.
 
     Raises:
         RankFailed: with the traceback of the process that failed first.
@@ -250,7 +250,7 @@ def run_in_processes(
     """
     _check_method(method)
     before, name = dict(os.environ), f"scaffold-{next(_calls)}"
-    # Several machines have one address for all calls, and one of them may be ahead by a call.
+    # Several machines use one address for all calls, since one machine may be a call ahead.
     store_of = _kept_store if here[0].world_size > len(here) else meeting_store
     store = store_of(timeout, host=here[0].global_rank == 0)
     folder = Path(tempfile.mkdtemp(prefix="scaffold-"))
@@ -261,27 +261,27 @@ def run_in_processes(
         with signals if obeys else contextlib.nullcontext():
             while not children.wait(POLL, or_any=True) and not children.lost():
                 if signals.received:
-                    # The store may have gone with the first machine.
+                    # The store may be gone with the first machine.
                     with contextlib.suppress(RuntimeError):
                         store.set(f"{name}/{ASKED}", str(signals.received))
         _leave_with(children)
         lost = children.lost()
         if lost is not None:
-            children.wait(GRACE / 2)  # the others learn it too, and have something to say perhaps
+            children.wait(GRACE / 2)  # the others fail too, and may report a better reason
             raise _reason(store, name, folder, lost)
-        if signals.received:  # it came too late for them
+        if signals.received:  # after they had finished
             leave(signals.received)
         return torch.load(folder / "returned", weights_only=False)  # our own process wrote it
     finally:
         children.end()
-        del store  # now, and not when a traceback that knows this frame is collected
+        del store  # now: a traceback that refers to this frame would keep it alive
         os.environ.clear()
         os.environ.update(before)
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def _leave_with(children: Children) -> None:
-    """Leave as the processes did, if a signal made them."""
+    """Exit as the processes did, if they exited because of a signal."""
     if children.codes() & set(CODES):
         children.wait(FINISH)
     if children.codes() & set(CODES) and children.codes() <= set(CODES):
@@ -309,9 +309,9 @@ def _start(
     if method != "fork":  # a file, and not an argument, which torch would put into shared memory
         works = [folder / f"call-{number}" for number in range(len(here))]
         save_call(call, works[0], f"ddp_{method}")
-        for other in works[1:]:  # each removes its own, and the last one all of it
+        for other in works[1:]:  # each process removes its own link, the last one the file
             os.link(works[0], other)
-    # Threads of this process's own computing are not there in a forked one, which would wait for them.
+    # A forked process lacks the compute threads of this one, and would wait for them.
     alone = method == "fork" and torch.get_num_threads() > 1
     threads = 1 if alone else _threads(len(here))
 
@@ -348,7 +348,7 @@ def save_call(call: Callable[[], Any], path: Path, strategy: str) -> None:
 def _enter(
     work: Any, environment: dict[str, str], returns: bool, folder: str, threads: int
 ) -> None:
-    """The life of a new process."""
+    """The main function of a new process."""
     os.setsid()  # so that all it starts can be ended together with it
     os.environ.update(environment)
     die_with_launcher()
@@ -366,13 +366,13 @@ def _enter(
         Path(folder, f"error-{environment['RANK']}").write_bytes(traceback.format_exc().encode())
         sys.exit(1)
     finally:
-        # A forked process ends without Python's end.
+        # A forked process exits without Python's shutdown, so it need not wait.
         leave_group(LET_GO if isinstance(work, Path) else 0)
 
 
 def leave_group(seconds: float = LET_GO) -> None:
-    """Leave the group of processes when Python is about to end, with time for the threads of gloo to let go of
-    their last tensors: one that did so while Python is ending would abort the process."""
+    """Destroy the process group when Python is about to shut down, with time for gloo's threads to release their last
+    tensors: releasing one during the shutdown would abort the process."""
     if dist.is_initialized():
         time.sleep(seconds)
         dist.destroy_process_group()
@@ -380,7 +380,7 @@ def leave_group(seconds: float = LET_GO) -> None:
 
 def _reason(store: Any, name: str, folder: Path, lost: str) -> RankFailed:
     key = f"{name}/{FAILED}"
-    with contextlib.suppress(RuntimeError):  # it may have gone with the first machine
+    with contextlib.suppress(RuntimeError):  # it may be gone with the first machine
         if store.check([key]):
             return rank_failed(store.get(key).decode())
     errors = sorted(folder.glob("error-*"), key=lambda path: path.stat().st_mtime_ns)

@@ -1,4 +1,4 @@
-"""How processes that torchrun started again find each other, and not what an earlier attempt left behind."""
+"""How processes restarted by torchrun find each other, and ignore what an earlier attempt left in the store."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ POLL = 0.02  # seconds
 
 
 def meet(store: Any, rank: int, size: int, timeout: timedelta) -> str:
-    """A name for this attempt, the same in all its processes.
+    """A name for this attempt, equal on all its ranks.
 
-    torchrun's store outlives attempts, with the addresses of processes that are gone, and each machine counts
-    attempts for itself. So every process writes down a word used once, the first says its own together with
-    those it read, and a process that finds its word among them has met the first of its own attempt.
+    torchrun's store outlives attempts and still holds addresses of processes that are gone, and each machine counts
+    attempts by itself. So every rank writes a random word, rank 0 publishes its own with those it has read, and a
+    rank that finds its word among them has met the rank 0 of its own attempt.
 
     Raises:
-        DistStoreError: if some have not come within `timeout`.
+        DistStoreError: if some ranks are missing after `timeout`.
     """
     word, until = uuid.uuid4().hex, time.monotonic() + timeout.total_seconds()
     if rank:

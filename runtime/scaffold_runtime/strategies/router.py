@@ -1,4 +1,4 @@
-"""One module that can take every step, so that wrappers see them all as `forward`."""
+"""A module whose `forward` runs any step, so that wrappers such as DDP see every step as a `forward`."""
 
 from __future__ import annotations
 

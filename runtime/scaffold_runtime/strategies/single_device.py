@@ -23,7 +23,7 @@ class SingleDeviceStrategy(Strategy):
         self.root_device = torch.device(self._device or accelerator.device(devices[0]))
 
     def open(self) -> None:
-        if self.root_device.type == "cuda":  # for what is made on "cuda", and streams
+        if self.root_device.type == "cuda":  # for tensors created on "cuda", and for streams
             torch.cuda.set_device(self.root_device)
 
     def release(self, module: nn.Module, optimizers: list[Optimizer]) -> None:

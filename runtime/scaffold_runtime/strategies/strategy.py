@@ -1,4 +1,4 @@
-"""What loops need from a strategy: a record of callables, and a few collectives."""
+"""What the engine needs from a strategy: a record of callables for the loops, and a few collectives."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A model made ready: all that loops call. They know nothing else of strategy or precision."""
+    """A model ready to run: all that the loops know of strategy and precision."""
 
     call: Callable[[str], Callable[..., Any]]
     """`call("training_step")` is that step, run in its precision and through whatever wraps the module."""
@@ -38,15 +38,15 @@ class Prepared:
     step: Callable[..., Any]
     clip: Callable[[list[nn.Parameter], float, str], None]
     set_syncing: Callable[[bool], Any]
-    """Whether gradients sync between processes, from the next forward on; they do where nobody says otherwise."""
+    """Whether gradients sync between ranks, from the next forward on; by default they do."""
     average: Callable[[], None] | None = None
-    """Average gradients over processes that did not sync while backward ran; None: they always do."""
+    """Average gradients over ranks that did not sync them during backward; None: they are always synced."""
 
 
 class Strategy(abc.ABC):
-    """Where a run happens. Abstract; each subclass is final.
+    """The devices and processes of a run. Abstract; each subclass is final.
 
-    Everything but `prepare` has a meaning for one process; strategies of several override it.
+    All methods except `attach` and `prepare` are implemented here for one process; strategies of several override them.
     """
 
     root_device: torch.device
@@ -54,12 +54,12 @@ class Strategy(abc.ABC):
     global_rank: int = 0
     local_rank: int = 0
     node_rank: int = 0
-    environment: ClusterEnvironment | None = None  # who started the processes, where somebody says
+    environment: ClusterEnvironment | None = None  # what launched the processes, if given
     sharded: bool = False  # whether each process writes its own part of a checkpoint
-    owns_state: bool = False  # whether weights and optimizer states are for its engine to save
-    divides: bool = False  # whether each process has only its part of weights and gradients
+    owns_state: bool = False  # whether its engine saves weights and optimizer states
+    divides: bool = False  # whether each rank holds only a shard of the training state
     divider: str | None = (
-        None  # of weights, which a module then keeps in parts, and each forward gathers from all
+        None  # what shards weights, if something does: each forward then gathers them from all ranks
     )
     infers: bool = True  # whether evaluation may run in torch's inference mode
     timeout: timedelta
@@ -78,28 +78,28 @@ class Strategy(abc.ABC):
 
     @property
     def is_global_zero(self) -> bool:
-        """Whether this is the first of all processes."""
+        """Whether this is rank 0."""
         return self.global_rank == 0
 
-    # -- from settings to a process that takes part -------------------------------------------------
+    # -- the processes of a run ---------------------------------------------------------------------
 
     @abc.abstractmethod
     def attach(self, accelerator: Accelerator, devices: Sequence[int], num_nodes: int) -> None:
-        """Take the trainer's devices, and find out which of the processes this one is."""
+        """Take the trainer's devices, and find the rank of this process."""
 
     def launch(self, call: Callable[[], Any], obeys: bool) -> Callable[[], Any] | None:
-        """Start what processes are missing. What is returned stands for the call, run elsewhere; None: go on
-        here, in a process that takes part. A call that `obeys` leaves at a signal by itself, when it is saved.
+        """Start missing processes. Returns None to continue in this process, which takes part; or a function that makes
+        the call in child processes. A call that `obeys` signals saves and exits by itself.
         """
         return None
 
     def open(self) -> None:
-        """A run begins."""
+        """A run starts."""
 
     def fail(self, error: BaseException) -> BaseException:
-        """This process failed: tell the others. Returns the reason, which may lie elsewhere.
+        """Tell other ranks that this one failed. Returns the reason, which may be the failure of another rank.
 
-        Nothing waits for other processes from here on: collectives give what this process has.
+        From here on nothing waits for other ranks: collectives return this rank's own value.
         """
         return error
 
@@ -107,23 +107,23 @@ class Strategy(abc.ABC):
         """A run has ended."""
 
     def release(self, module: nn.Module, optimizers: list[Optimizer]) -> None:
-        """The last thing in a run: leave the device's memory to others."""
+        """The last call of a run: free the memory of the device."""
 
     # -- the model ----------------------------------------------------------------------------------
 
     def sync_batchnorm(self, module: nn.Module) -> None:
-        """Share the statistics of batches between processes; there is nothing to share with one."""
+        """Share batch statistics between ranks; with one there is nothing to do."""
 
     def loads(self, module: nn.Module) -> bool:
-        """Whether this process loads weights itself, and does not get them from the first when they are placed."""
+        """Whether this rank loads weights itself; if not, `place` sends it those of rank 0."""
         return True
 
     def filling(self, module: nn.Module) -> AbstractContextManager[Any]:
-        """The scope in which `module.load_state_dict` gets whole weights; all processes enter it."""
+        """The context in which `module.load_state_dict` takes full weights; all ranks enter it."""
         return nullcontext()
 
     def place(self, module: nn.Module, precision: Precision) -> None:
-        """Bring `module` to where it is trained, before its optimizers are made."""
+        """Move `module` to its device, before its optimizers are created."""
         materialize(module, self.root_device)
         module.to(self.root_device)
 
@@ -131,88 +131,88 @@ class Strategy(abc.ABC):
     def prepare(
         self, module: nn.Module, optimizers: list[Optimizer], precision: Precision
     ) -> Prepared:
-        """Wrap `module`, which was placed, for training."""
+        """Wrap `module`, after `place`, for training or evaluation."""
 
     def setup_optimizers(self, trainer: Trainer) -> None:
-        """Inside a fit: ask the module for its optimizers and schedulers anew, as when layers were unfrozen."""
+        """Inside a fit: call `configure_optimizers` again, for instance when layers were unfrozen."""
         trainer.make_optimizers()
 
     def evaluating(
         self, module: nn.Module, of_each: list[list[float]]
     ) -> AbstractContextManager[Any]:
-        """The scope of an evaluation, over so many batches of each process's loaders; all processes enter it."""
+        """The context of an evaluation; all ranks enter it. `of_each`: batches per loader, for each rank."""
         return nullcontext()
 
     def whole(self, state: Any) -> Any:
-        """A state to be saved, in which every tensor is whole in the first process; all must call this."""
+        """A state to be saved, with full tensors on rank 0; all ranks must call this."""
         return state
 
     def piece(self, tensor: Tensor) -> tuple[Tensor, tuple[int, ...]] | None:
-        """What this process has of a tensor, and where in it that begins; None if it has all of it."""
+        """This rank's shard of a tensor, and its offset; None if the tensor is not sharded."""
         return None
 
     def scatter(self, whole: dict[str, Any], like: Any) -> None:
-        """Divide tensors that were loaded whole as `like` is: a tensor, or those of the same names."""
+        """Replace full tensors in `whole` by shards like those of `like`: a tensor, or a dict with the same names."""
 
     def save_engine(self, folder: Path) -> None:
-        """Write what an engine keeps for itself into a new folder; all processes must call this."""
+        """Let an engine save its own state into a new folder; all ranks must call this."""
 
     def reads_engine(self, fn: str) -> bool:
-        """Whether weights that an engine saved are read by `load_engine`, and not put together before."""
+        """Whether `load_engine` reads the weights that an engine saved; if not, they are assembled before."""
         return False
 
     def load_engine(self, folder: Path, optimizers: bool) -> None:
-        """Take back what `save_engine` wrote.
+        """Load what `save_engine` wrote.
 
         Raises:
-            CheckpointError: if this strategy has no such engine, or it cannot.
+            CheckpointError: if this strategy has no engine, or its engine cannot load it.
         """
         raise CheckpointError(
             f"{folder.parent} was saved by DeepSpeed, and only that can load its optimizer states: resume with "
             "strategy='deepspeed'. For its weights alone, `python -m scaffold_runtime.checkpoint consolidate`."
         )
 
-    # -- among processes ----------------------------------------------------------------------------
+    # -- collectives --------------------------------------------------------------------------------
 
     def reduce(self, tensor: Tensor, group: Any = None, reduce_op: str = "mean") -> Tensor:
         """Reduce a tensor over processes: "mean" (or "avg"), "sum", "min" or "max"."""
         return tensor
 
     def reduce_boolean_decision(self, decision: bool, all: bool = True) -> bool:  # noqa: A002
-        """Whether every process, or, where not `all` must, at least one decided so."""
+        """Whether all ranks, or with `all=False` at least one, decided so."""
         own = torch.tensor(int(decision), device=self.root_device)
         return bool(self.reduce(own, reduce_op="min" if all else "max"))
 
     def all_gather(self, data: Any, group: Any = None, sync_grads: bool = False) -> Any:
-        """Tensors of all processes, stacked along a new first dimension."""
+        """Tensors of all ranks, stacked along a new first dimension; with one process, unchanged."""
         return data
 
     def gather(self, value: Any) -> list[Any]:
-        """The plain values all processes have, by rank, on every process."""
+        """The plain values of all ranks, in their order, on every rank."""
         return [value]
 
     def gather_to_first(self, value: Any) -> list[Any]:
-        """The values all processes have, by rank, on the first; the others get their own only."""
+        """The values of all ranks, in their order, on rank 0; the others get only their own."""
         values = self.gather(value)
         return values if self.is_global_zero else [value]
 
     def broadcast(self, value: Any, src: int = 0) -> Any:
-        """The value process `src` has, on every process; with several, its tensors are in main memory then."""
+        """The value of rank `src`, on every rank; with several ranks, its tensors are moved to the CPU."""
         return self.gather(value)[src]
 
     def barrier(self, name: str | None = None) -> None:
-        """Wait until every process is here."""
+        """Wait until all ranks are here."""
 
     def all_reach(self, place: str) -> bool:
-        """Whether all processes come to this place, whose name is its own, within half the timeout: they need not."""
+        """Whether all ranks reach this place (a unique name) within half the timeout; some may never do so."""
         return True
 
     def first_per_node(self, work: Callable[[], Any]) -> None:
-        """Run `work` in one process of each machine, however long it takes, before any goes on."""
+        """Run `work` in one process of each node, however long it takes, before others on the node continue."""
         work()
 
     def all_do(self, work: Callable[[], Any]) -> None:
-        """Run `work` in every process; all go on when it is done, or fail when one failed."""
+        """Run `work` on every rank; all continue when it is done, or raise an error if one failed."""
         failure: Exception | None = None
         try:
             work()
@@ -226,29 +226,29 @@ class Strategy(abc.ABC):
                 raise RankFailed(f"process {rank} failed: {text}")
 
     def first_does(self, work: Callable[[], Any]) -> None:
-        """Run `work` in the first process; all go on when it is done, or fail when it failed."""
+        """Run `work` on rank 0; all ranks continue when it is done, or raise an error if it failed."""
         self.all_do(work if self.is_global_zero else lambda: None)
 
     def agree_to_stop(self, batch: float, asked: int, due: bool = False) -> int:
-        """Why all stop after this batch, as a number that one of them was asked with; 0 to go on. With `due`,
-        alike on all, decide now. Batch 0 begins a new count, infinity ends one that need not be alike.
+        """Why all ranks stop after this batch: the largest number that one `asked` with; 0 to continue. With `due`,
+        equal on all ranks, decide now. Batch 0 starts a new count; infinity ends one that may differ between ranks.
         """
         return asked
 
     def now(self) -> float:
-        """Seconds on a clock that shows all processes the same at the same batch."""
+        """Seconds on a clock that is equal on all ranks at the same batch."""
         return time.monotonic()
 
 
 def to_main_memory(module: nn.Module, optimizers: list[Optimizer]) -> None:
-    """Weights, and what optimizers remember of them."""
+    """Move weights and optimizer states to host memory."""
     module.cpu()
     beside_weights(optimizers)
 
 
 def beside_weights(optimizers: list[Optimizer]) -> None:
-    """Bring what optimizers remember to where their weights are, an earlier run's too; but for the number of steps,
-    whose place torch chooses."""
+    """Move optimizer states, which may be from an earlier run, to the device of their weights; except step counts,
+    whose device torch chooses."""
     for optimizer in optimizers:
         for parameter, kept in optimizer.state.items():
             if isinstance(parameter, Tensor) and isinstance(kept, dict):
@@ -263,7 +263,7 @@ def unwrapped(
     call: Callable[[str], Callable[..., Any]] | None = None,
     **others: Any,
 ) -> Prepared:
-    """A module made ready as it is; the rest replaces what a strategy does in another way."""
+    """The module without a wrapper; `others` replace what a strategy does differently."""
     call = call or partial(getattr, module)
     callables: dict[str, Any] = {
         "call": lambda name: in_precision(call(name), precision),

@@ -1,8 +1,8 @@
-"""One process fails, all end, and the reason is the last thing printed.
+"""When one rank fails, all end, and the reason is the last thing printed.
 
-The first process that raises writes its traceback into the store all processes share. A thread in each of the
-others looks there twice a second; where the main thread does not notice by itself, because it waits for a
-message that will never come, the thread ends the process.
+The first rank that raises writes its traceback into the shared store. A thread in each of the others polls the store
+twice a second; if the main thread does not notice by itself, because it waits in a collective that will never
+complete, the thread ends the process.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from scaffold_runtime.errors import RankFailed
 if TYPE_CHECKING:
     from scaffold_runtime.strategies.launch import Children
 
-PERIOD = 0.5  # seconds between two looks
+PERIOD = 0.5  # seconds between two polls
 GRACE = 3.0  # seconds in which the main thread may end by itself
 FAILED = "failed"
-ASKED = "asked"  # with which signal the launcher was asked to stop
+ASKED = "asked"  # key: the signal that the launcher received
 
 
 class Watch:
-    """Looks for failures elsewhere while a run is open.
+    """Polls for failures of other ranks while a run is open.
 
     Args:
         name: unique to the processes that were started together.
         rank: of this process.
-        children: the processes this one started, if it did: one may die, and all end with it.
-        quiet: the process that started this one prints why it ends.
+        children: the processes this one started, if any: if one dies, all end.
+        quiet: print nothing, since the process that started this one reports why it ends.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Watch:
         self.asked = 0
 
     def open(self) -> None:
-        """Begin to look. A connection of its own: another one may be busy waiting."""
+        """Start polling, through a connection of its own: another one may be blocked in a wait."""
         if self._store is None:
             self._store = dist.TCPStore(  # type: ignore[attr-defined] # public, but not listed
                 os.environ["MASTER_ADDR"],
@@ -66,26 +66,26 @@ class Watch:
         self._open = True
 
     def close(self) -> None:
-        """Stop looking: what processes do between runs is their own business."""
+        """Stop polling until the next run."""
         self._open = False
 
     def _leave(self, thread: threading.Thread) -> None:
-        """A thread that came back from the store while Python is ending would abort the process."""
+        """Stop the thread: if it returned from the store while Python shuts down, it would abort the process."""
         self._wake.set()
         thread.join(GRACE)
 
     def publish(self, error: BaseException) -> str:
-        """Tell the others that this process failed; returns who failed first, and how."""
+        """Tell the others that this rank failed; returns which rank failed first, and its traceback."""
         mine = f"{self._rank}\n{text_of(error)}"
         try:
             key = f"{self._name}/{FAILED}"
             return str(self._store.compare_set(key, "", mine).decode())
-        except (RuntimeError, AttributeError):  # the store is gone, or never was there
+        except (RuntimeError, AttributeError):  # the store is gone, or never existed
             self.quiet = False
             return mine
 
     def failure(self) -> RankFailed | None:
-        """What happened elsewhere, if something did."""
+        """The failure of another process, if there is one."""
         lost = self._children.lost() if self._children is not None else None
         try:
             key = f"{self._name}/{FAILED}"
@@ -101,7 +101,7 @@ class Watch:
             if failure is not None:
                 self._end(failure)
                 continue
-            # The store went just now: the next look says so.
+            # If the store is gone, `failure` says so at the next poll.
             with contextlib.suppress(RuntimeError):
                 asked = f"{self._name}/{ASKED}"
                 if self._open and self._store.check([asked]):
@@ -110,10 +110,10 @@ class Watch:
     def _end(self, failure: RankFailed) -> None:
         time.sleep(GRACE)
         if self._open and self._children is not None:
-            self._children.end()  # which the main thread notices if it waits for their message
+            self._children.end()  # the main thread notices, if it waits for one of them
             time.sleep(PERIOD)
         if not self._open:
-            return  # it is on its way out, and says why
+            return  # the main thread is ending the run, and says why
         sys.stdout.flush()
         if not self.quiet:
             sys.stderr.write(f"\n{failure}\n")

@@ -98,7 +98,7 @@ class XLAStrategy(Strategy):
         for name, parameter in module.named_parameters(remove_duplicate=False):
             names.setdefault(id(parameter), []).append(name)
         module.to(self.root_device)
-        for first, *others in names.values():  # moving makes new parameters, and two of one shared
+        for first, *others in names.values():  # moving makes new parameters, two of a shared one
             for name in others:
                 owner, _, attribute = name.rpartition(".")
                 setattr(module.get_submodule(owner), attribute, module.get_parameter(first))
@@ -116,7 +116,7 @@ class XLAStrategy(Strategy):
             def run(*args: Any) -> Any:
                 output = step(*self._divided(args))
                 if name != "training_step":
-                    sync()  # begin to compute, without waiting
+                    sync()  # start computing, without waiting
                 return output
 
             return run
@@ -133,16 +133,16 @@ class XLAStrategy(Strategy):
             call=call,
             unscale=self._reduce_gradients,
             step=step,
-            set_syncing=lambda syncs: sync(),  # of the batch before: a graph for each
+            set_syncing=lambda syncs: sync(),  # runs the previous batch: one graph per batch
         )
 
     def _reduce_gradients(self, optimizer: Optimizer) -> None:
-        """Average over processes. Before hooks and clipping see them; again changes nothing."""
+        """Average gradients over ranks, before hooks and clipping see them. Repeating it changes nothing."""
         if self.world_size > 1:
             _model().reduce_gradients(optimizer)
 
     def _divided(self, batch: Any) -> Any:
-        """Under SPMD, tell XLA to divide every tensor of a batch along its first dimension."""
+        """Under SPMD, tell XLA to shard every tensor of a batch along its first dimension."""
         if self._mesh is None:
             return batch
         mark = xla(".distributed.spmd").mark_sharding
@@ -156,11 +156,11 @@ class XLAStrategy(Strategy):
         return tree_map_only(Tensor, divide, batch)
 
     def whole(self, state: Any) -> Any:
-        """In host memory: a file that names an XLA device can be read where there is one only."""
+        """The state in host memory: a file with tensors of an XLA device can only be read where there is one."""
         xla().sync()
         return tree_map_only(Tensor, lambda tensor: tensor.cpu(), state)
 
-    # -- among processes ----------------------------------------------------------------------------
+    # -- collectives --------------------------------------------------------------------------------
 
     def reduce(self, tensor: Tensor, group: Any = None, reduce_op: str = "mean") -> Tensor:
         if self.world_size == 1:
@@ -194,7 +194,7 @@ class XLAStrategy(Strategy):
         self.barrier("prepared")
 
     def agree_to_stop(self, batch: float, asked: int, due: bool = False) -> int:
-        """Where an epoch or an evaluation ends, and not in between: each question waits for the devices."""
+        """Decided only at the end of an epoch or evaluation, since each exchange waits for the devices."""
         if self.world_size > 1 and (due or batch == math.inf):
             told = self.gather((asked, time.monotonic()))
             self._now, self._agreed = told[0][1], max(wish for wish, _ in told)
@@ -225,7 +225,7 @@ def run_in_processes(call: Callable[[], Any]) -> Any:
 
 
 def _enter(index: int, folder: str) -> None:
-    """The life of a new process. It ends at once where it fails: the others may wait for it."""
+    """The main function of a new process. After an error it exits at once, since others may wait for it."""
     os.environ[INSIDE] = "1"
     try:
         returned = torch.load(Path(folder) / "call", weights_only=False)()
