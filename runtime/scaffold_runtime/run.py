@@ -79,7 +79,7 @@ class Run:
         self.rng_to_restore: dict[str, Any] | None = None
         self.validates = False
         self.validated = False
-        self.before_validation: dict[str, Any] | None = None  # during validation: a copy of the state it changes
+        self.before_validation: dict[str, Any] | None = None  # during it: a copy of what it changes
         self.evaluated = 0  # batches of the current evaluation
         self.torn = False  # whether it failed, perhaps in the middle of a step
         self.stopping = self.ended = False

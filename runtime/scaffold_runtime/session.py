@@ -103,7 +103,7 @@ def _set_up(run: Run, ckpt_path: str | None) -> None:
     module.trainer = trainer
     _take(run, _callbacks(trainer, module))
     check_run(run)
-    checkpoint = read_for_run(run, ckpt_path)  # before hooks and loggers: it decides on the run folder
+    checkpoint = read_for_run(run, ckpt_path)  # first of all: it decides on the run folder
     _share(run, checkpoint)
     run.hooks = build_table(run)
     check_hooks(datamodule)

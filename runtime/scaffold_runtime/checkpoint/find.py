@@ -127,7 +127,7 @@ def _version_is_given(trainer: Trainer) -> bool:
 
 def _run_folders(trainer: Trainer) -> list[Path]:
     """Checkpoint folders, newest run first: those of this run if its version was given, else of all beside it."""
-    alone = _version_is_given(trainer)  # another run may be a fold trained on this one's validation data
+    alone = _version_is_given(trainer)  # another run may be another fold of the data
     root = Path(trainer.log_dir if alone else trainer.runs_dir)
     others = [] if alone else root.glob("*/checkpoints")
     folders = [*others, root / "checkpoints", root]
@@ -149,7 +149,7 @@ def read_newest_good(trainer: Trainer, resumes: bool) -> tuple[Path, dict[str, A
     if not files:
         return None
     reasons: list[str] = []
-    passed: dict[str, tuple[Path, dict[str, Any]]] = {}  # the newest of each kind: all may not fit into memory
+    passed: dict[str, tuple[Path, dict[str, Any]]] = {}  # newest of each kind, to save memory
     for file in files:
         try:
             checkpoint = trainer.checkpoint_io.load_checkpoint(file)

@@ -42,7 +42,7 @@ from scaffold_runtime.strategies.strategy import Strategy
 
 FORMAT = "scaffold-runtime checkpoint in parts, 1"
 NAME = re.compile(r"part-[0-9a-f]{12}-[0-9]{5}\.ckpt")
-PART, SHARD = "part", "__shard__"  # keys: which part of which save a file is; a rank's piece of a tensor
+PART, SHARD = "part", "__shard__"  # keys: a file's save and rank; a rank's piece of a tensor
 PIECES = "__pieces__"  # key: the pieces of a tensor from all ranks
 POLL = 0.05
 Write = Callable[[dict[str, Any], Path], None]

@@ -95,7 +95,7 @@ def link_atomically(target: Path, link: Path, symbolic: bool = False) -> None:
     folder = target.is_dir() and not symbolic
     try:
         if link.exists() and not link.is_symlink() and link.is_dir() != folder:
-            remove(link)  # a file and a folder cannot replace each other by renaming; `target` is safe already
+            remove(link)  # a file and a folder cannot replace each other atomically
         if folder:
             from scaffold_runtime.checkpoint.folder import link_folder
 

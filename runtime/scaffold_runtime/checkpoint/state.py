@@ -37,7 +37,7 @@ from scaffold_runtime.seed import rng_state
 if TYPE_CHECKING:
     from scaffold_runtime.run import Run
 
-LIGHTNING_VERSION = "2.6.0"  # the version with these checkpoint keys; Lightning reads it from a file
+LIGHTNING_VERSION = "2.6.0"  # Lightning reads it; 2.6 has these keys
 
 
 def collect(run: Run, weights_only: bool = False) -> dict[str, Any]:
@@ -245,7 +245,7 @@ def restore_before_fit(run: Run, checkpoint: dict[str, Any]) -> None:
     progress, begun = _progress(checkpoint)
     run.progress.load_state_dict(progress)
     if run.progress.step:
-        for optimizer in run.optimizers:  # it stepped in the saved run; torch would warn of a scheduler first
+        for optimizer in run.optimizers:  # it stepped in the saved run: torch warns otherwise
             vars(optimizer)["_opt_called"] = True
     device = run.trainer.device
     restore_transient(run.module, move_data_to_device(checkpoint.get("transient"), device))

@@ -36,7 +36,7 @@ def fit(run: Run) -> None:
                 run.check_may_skip()
             elif on_batch_start and -1 in [call(batch, index) for call in on_batch_start]:
                 run.check_all_end_epoch()
-                progress.pending = DONE  # no step began on this batch: a checkpoint saved now is complete
+                progress.pending = DONE  # no step began, so a checkpoint is complete
                 break
             outputs, updated = step(batch, index, last)
             progress.advance(updated)

@@ -35,7 +35,7 @@ def batches_of(
     strategy, alone = run.trainer.strategy, run.metrics.alone
     loaders, lengths = run.feed.evaluated(stage), run.feed.lengths_of(stage)
     lengths = [min(length, at_most) for length in lengths]
-    streams = [loader_length(loader) == math.inf for loader, _ in loaders]  # a stream may end before its limit
+    streams = [loader_length(loader) == math.inf for loader, _ in loaders]  # may end before a limit
     known = [math.inf if stream else n for stream, n in zip(streams, lengths, strict=True)]
     of_each = strategy.gather(known)
     (alone.discard if all(own == known for own in of_each) else alone.add)(stage)

@@ -91,7 +91,8 @@ def re_evaluation(
     run: Run, batch: Any, index: int, first: bool, divisor: int, loss: Tensor | None
 ) -> Callable[[], Tensor | None]:
     """The closure for third-party optimizers such as SAM. Its first call returns the loss just computed, unless
-    weights or gradients have changed since; other calls compute loss and gradients at the current weights."""
+    weights or gradients have changed since; other calls compute loss and gradients at the current weights.
+    """
     optimizer = run.optimizers[0]
     parameters = parameters_of(optimizer)
 
@@ -339,7 +340,8 @@ def step_optimizer(
     run: Run, optimizer: Optimizer, closure: Callable[[], Any] | None = None, **given: Any
 ) -> Any:
     """What `optimizer.step()` does inside manual optimization and `optimizer_step` overrides. With a closure, hooks
-    and clipping run after it has computed the gradients. Returns what the optimizer's step returns."""
+    and clipping run after it has computed the gradients. Returns what the optimizer's step returns.
+    """
     run.stepped, by_hand = True, not run.module.automatic_optimization
     run.waiting = [other for other in run.waiting if other is not optimizer]
     if closure is None:

@@ -286,7 +286,7 @@ class DistributedStrategy(Strategy):
     def broadcast(self, value: Any, src: int = 0) -> Any:
         if self._alone("broadcast"):
             return value
-        box = [tree_map_only(Tensor, Tensor.cpu, value)]  # others would unpickle it on the sender's GPU
+        box = [tree_map_only(Tensor, Tensor.cpu, value)]  # else unpickled on the sender's GPU
         dist.broadcast_object_list(box, src)
         return box[0]
 
@@ -300,7 +300,7 @@ class DistributedStrategy(Strategy):
         keys = [f"{self._name}/{place}-{rank}" for rank in range(self.world_size)]
         self._store.set(keys[self.global_rank], "")
         try:
-            self._store.wait(keys, self.timeout / 2)  # before a collective of another rank times out
+            self._store.wait(keys, self.timeout / 2)  # before others' collectives time out
         except RuntimeError:
             return False
         return True

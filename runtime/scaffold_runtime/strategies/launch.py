@@ -36,7 +36,7 @@ from scaffold_runtime.signals import CODES, Signals, code_of, leave
 from scaffold_runtime.strategies.environments import OURS, Place, SLURMEnvironment, number_in
 from scaffold_runtime.strategies.watch import ASKED, FAILED, GRACE, rank_failed
 
-STARTED_IN = os.getcwd()  # for relative paths on the command line, even if the script changes folder
+STARTED_IN = os.getcwd()  # relative paths on the command line mean this folder
 CALL = "SCAFFOLD_CALL"  # variable: the prefix of store keys of one call
 FINISH = 60.0  # seconds that other processes may take to end after this one
 LET_GO = 0.1
