@@ -35,7 +35,7 @@ class Callback:
     work inside hooks as they do in a module.
     """
 
-    runs_last: bool = False  # at the end of a training epoch, after the module and its metrics
+    runs_last: bool = False  # `on_train_epoch_end` runs after the module's, with its epoch metrics
     log: Callable[..., None]  # attached while a run is open
     log_dict: Callable[..., None]
 
@@ -45,12 +45,12 @@ class Callback:
         return type(self).__qualname__
 
     def _generate_state_key(self, **settings: Any) -> str:
-        """For `state_key`: a key that these settings tell from that of another callback of this kind."""
+        """For `state_key`: a key that differs for callbacks of the same type with other settings."""
         return f"{type(self).__qualname__}{settings!r}"
 
     def state_dict(self) -> dict[str, Any]:
         """What to save: tensors and plain values only. It is copied before each validation inside training, so
-        what is large, and validation does not change, goes into a checkpoint by `on_save_checkpoint`.
+        save large state that validation does not change in `on_save_checkpoint` instead.
         """
         return {}
 
@@ -61,7 +61,7 @@ class Callback:
         """A fit, validate, test or predict begins; `stage` is its name."""
 
     def _model_made(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """All layers exist, also those of `configure_model`, and no optimizer does."""
+        """All layers exist, also those of `configure_model`, but no optimizers yet."""
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The model is on its device and the optimizers exist."""
@@ -236,25 +236,25 @@ class Callback:
 class Checkpoint(Callback):
     """Base of callbacks that save checkpoints: they run last, after every other hook.
 
-    Ask for a save in a hook, and write it in `commit`, which the loop calls when its state is whole. All of
-    them `decide` what to write before any of them does, so that a file knows of its fellows.
+    Request a save in a hook, and write it in `commit`, which the loop calls when its state is complete. All of
+    them `decide` what to write before any of them writes, so that each file contains the decisions of all.
     """
 
     runs_last = True
-    asked = True  # whether the next commit concerns this one; most do not
+    asked = True  # whether the next commit has something to write
 
     def decide(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The state of the run is whole: settle what is to be written."""
+        """The state of the run is complete: decide what to write."""
 
     def commit(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The state of the run is whole: write what was asked for."""
+        """The state of the run is complete: write what was requested."""
 
     def conclude(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Training has ended, and no `on_train_end` has changed anything yet: write what is missing."""
+        """Training has ended, before any `on_train_end`: write what is missing."""
 
 
 def overridden(name: str, owner: object, base: type) -> bool:
-    """Whether `owner` brings its own `name`, in its class or on the instance; None switches off an inherited one."""
+    """Whether `owner` overrides `name`, in its class or on the instance; setting None switches a hook off."""
     if getattr(owner, name, None) is None:
         return False
     if name in vars(owner):
@@ -263,6 +263,6 @@ def overridden(name: str, owner: object, base: type) -> bool:
 
 
 def ask(owner: Any, name: str, *arguments: Any) -> Any:
-    """Call a method that is no hook of the table, unless None switches it off."""
+    """Call a method that is not in the hook table, unless it is set to None."""
     method = getattr(owner, name)
     return None if method is None else method(*arguments)

@@ -1,4 +1,4 @@
-"""Callbacks: what happens beside training."""
+"""Callbacks: what is added to training without changing the model."""
 
 from __future__ import annotations
 
@@ -64,10 +64,10 @@ def default_callbacks(
     progress_bar: bool,
     summary: bool,
 ) -> list[Callback]:
-    """The callbacks of a Trainer: those given, and the usual ones where none of their kind is given.
+    """The callbacks of a Trainer: those given, and a default of each kind that is not given.
 
     Raises:
-        MisconfigurationException: for things that are not callbacks, or contradict a switch.
+        MisconfigurationException: for objects that are not callbacks, or that contradict a switch.
     """
     callbacks = [given] if isinstance(given, Callback) else list(given or ())
     for callback in callbacks:

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 
 class BatchSizeFinder(Callback):
-    """Search the largest batch size that does not run out of memory, and train with it. Weights, random
-    numbers and data are restored after the search; a resumed run takes the size found before.
+    """Search for the largest batch size that does not run out of memory, and train with it. Weights, random
+    state and data are restored after the search; a resumed run uses the size found before.
 
     The module or data module must build its loaders with the attribute `batch_arg_name`.
 
@@ -151,7 +151,7 @@ class BatchSizeFinder(Callback):
 
 
 def _samples(source: Any) -> int | None:
-    """How many samples there are to put into one batch; None where the loaders do not say."""
+    """How many samples the largest data set has; None if the loaders do not tell."""
     parts = [part for loader in as_eval_loaders(source) for part in parts_of(loader)]
     try:
         return max(len(part.dataset) for part in parts)

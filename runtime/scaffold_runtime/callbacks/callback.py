@@ -1,4 +1,4 @@
-"""Lightning's place for Callback."""
+"""Lightning's import path of Callback."""
 
 from scaffold_runtime.hooks import Callback
 

@@ -1,4 +1,4 @@
-"""Lightning's place for Checkpoint."""
+"""Lightning's import path of Checkpoint."""
 
 from scaffold_runtime.hooks import Checkpoint
 

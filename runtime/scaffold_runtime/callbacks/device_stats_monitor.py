@@ -1,4 +1,4 @@
-"""DeviceStatsMonitor: log memory and load of the device while a run goes on."""
+"""DeviceStatsMonitor: log memory and utilization of the device during a run."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class DeviceStatsMonitor(Callback):
 
 
 def cpu_stats(psutil: Any) -> dict[str, float]:
-    """Load of the processor and of memory, in percent."""
+    """Utilization of CPU and memory, in percent."""
     return {
         "cpu_vm_percent": psutil.virtual_memory().percent,
         "cpu_percent": psutil.cpu_percent(),

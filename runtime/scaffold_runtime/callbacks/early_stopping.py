@@ -105,7 +105,7 @@ class EarlyStopping(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         stopped = self.stopping_reason is not EarlyStoppingReason.NOT_STOPPED
-        # The checkpoint was saved after the decision to stop, which more patience takes back.
+        # The checkpoint was saved after the decision to stop; a raised `patience` revokes it.
         if self.stopping_reason is EarlyStoppingReason.PATIENCE_EXHAUSTED:
             stopped = self.wait_count >= self.patience
         if trainer._live().resumed and stopped:
@@ -153,11 +153,11 @@ class EarlyStopping(Callback):
 
     @property
     def monitor_op(self) -> Any:
-        """What compares two tensors: `torch.lt` or `torch.gt`."""
+        """The function that compares two scores: `torch.lt` or `torch.gt`."""
         return torch.lt if self.mode == "min" else torch.gt
 
     def _better(self, value: torch.Tensor, than: Any) -> bool:
-        """In the metric's own precision: 0.6 is not above 0.5 + 0.1."""
+        """Compared in the metric's own precision, so that 0.6 is not above 0.5 + 0.1."""
         return bool(self.monitor_op(value, than))
 
     def _judge(self, current: torch.Tensor) -> tuple[EarlyStoppingReason, str | None]:

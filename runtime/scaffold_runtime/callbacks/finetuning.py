@@ -1,4 +1,4 @@
-"""BaseFinetuning and BackboneFinetuning: train a new head first, then what it stands on."""
+"""BaseFinetuning and BackboneFinetuning: train a new head first, then the backbone below it."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class BaseFinetuning(Callback, abc.ABC):
 
     Override `freeze_before_training` (with `self.freeze`) and `finetune_function` (with
     `self.unfreeze_and_add_param_group`). `configure_optimizers` should take only the parameters that require
-    gradients. The parameter groups made for what is unfrozen are saved and restored; a checkpoint
-    itself knows what is frozen.
+    gradients. The parameter groups added for unfrozen modules are saved and restored; what is frozen is part of
+    every checkpoint.
     """
 
     def __init__(self) -> None:
@@ -176,7 +176,7 @@ class BaseFinetuning(Callback, abc.ABC):
         frozen = list(BaseFinetuning.filter_params(modules, train_bn, requires_grad=False))
         BaseFinetuning.make_trainable(modules)
         fresh = BaseFinetuning.filter_on_optimizer(optimizer, frozen)
-        fresh += _unknown_to(optimizer, never_frozen)  # batch norm, mostly: rightly in it already
+        fresh += _unknown_to(optimizer, never_frozen)  # batch norm, mostly; usually in it already
         rate = optimizer.param_groups[0]["lr"] / initial_denom_lr if lr is None else float(lr)
         if fresh:
             optimizer.add_param_group({"params": fresh, "lr": rate})
@@ -191,7 +191,7 @@ class BackboneFinetuning(BaseFinetuning):
         backbone_initial_ratio_lr: its first learning rate, as a fraction of the current one.
         backbone_initial_lr: its first learning rate, in place of that fraction.
         should_align: never let its learning rate rise above the current one.
-        initial_denom_lr: accepted for code that moves over; a first rate is always given.
+        initial_denom_lr: accepted for compatibility with Lightning; unused, since a first rate is always given.
         train_bn: train its batch norm layers, too.
         verbose: print both learning rates each epoch.
         rounding: digits printed.

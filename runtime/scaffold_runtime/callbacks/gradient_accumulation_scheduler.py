@@ -1,4 +1,4 @@
-"""GradientAccumulationScheduler: accumulate more, or fewer, batches as training goes on."""
+"""GradientAccumulationScheduler: change the number of accumulated batches during training."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class GradientAccumulationScheduler(Callback):
         self._applied = True
         trainer.accumulate_grad_batches = self.get_accumulate_grad_batches(trainer.current_epoch)
 
-    on_train_start = on_train_epoch_start  # a run resumed inside an epoch does not announce it
+    on_train_start = on_train_epoch_start  # a run resumed within an epoch has no epoch start
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._applied, trainer.accumulate_grad_batches = False, 1
@@ -69,5 +69,5 @@ class GradientAccumulationScheduler(Callback):
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        if self._applied:  # and did not refuse to
+        if self._applied:  # not if `on_fit_start` raised
             self.on_train_end(trainer, pl_module)

@@ -18,7 +18,7 @@ class LambdaCallback(Callback):
         hooks: one function per hook name, with the arguments of that hook of `Callback`.
 
     Raises:
-        MisconfigurationException: for a name that is no hook, or something that cannot be called.
+        MisconfigurationException: for a name that is no hook, or a value that cannot be called.
     """
 
     def __init__(self, **hooks: Callable[..., Any] | None) -> None:

@@ -1,4 +1,4 @@
-"""LearningRateFinder: try rising learning rates on a few batches, and take the one where the loss falls
+"""LearningRateFinder: try rising learning rates on a few batches, and use the one at which the loss falls
 fastest."""
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from scaffold_runtime.optim import give_base
 if TYPE_CHECKING:
     from scaffold_runtime import LightningModule, Trainer
 
-BETA = 0.98  # how much of the smoothed loss stays at each step
+BETA = 0.98  # weight of the old smoothed loss at each step
 
 
 class LRFinder:
@@ -39,8 +39,8 @@ class LRFinder:
         return float(self.lr_min * (self.lr_max / self.lr_min) ** share)
 
     def suggestion(self, skip_begin: int = 10, skip_end: int = 1) -> float | None:
-        """The rate where the loss falls fastest from step to step, leaving out the first and last; None, with a
-        warning, if too few are left."""
+        """The rate at which the loss falls fastest, without the first and last steps; None, with a warning, if too
+        few steps are left."""
         place = self._steepest(skip_begin, skip_end)
         return None if place is None else self.results["lr"][place]
 
@@ -54,7 +54,7 @@ class LRFinder:
                 "or lower `skip_begin`."
             )
             return None
-        # Per unit of a rate that rises from 1e-8, noise at its beginning is steeper than any real fall.
+        # Slopes over the log of an exponential rate: over the rate itself, noise at 1e-8 is steeper than any real fall.
         scale = math.log if self.mode == "exponential" else float
         spacing = torch.tensor([scale(rates[place]) for place in finite])
         slopes = torch.gradient(torch.tensor([losses[p] for p in finite]), spacing=[spacing])[0]
@@ -88,10 +88,10 @@ class LRFinder:
 
 
 class LearningRateFinder(Callback):
-    """Search a learning rate before training, and train with it. Weights, random numbers and data are restored
-    after the search; a resumed run takes the learning rate found before.
+    """Search for a learning rate before training, and train with it. Weights, random state and data are restored
+    after the search; a resumed run uses the learning rate found before.
 
-    Override `on_train_epoch_start` and call `lr_find` there to search again later on.
+    Override `on_train_epoch_start` and call `lr_find` there to search again later.
 
     Args:
         min_lr: the first learning rate.
@@ -135,7 +135,7 @@ class LearningRateFinder(Callback):
         if not restored:
             self.lr_find(trainer, pl_module)
         elif self._update_attr:
-            # The optimizer's state brings the rate itself.
+            # The rate of the optimizer is restored with its state.
             self._attribute(trainer).set(self._found)
 
     def lr_find(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -170,14 +170,14 @@ class LearningRateFinder(Callback):
 
 
 class _Probe(Callback):
-    """Raise the learning rate step by step, and note it and the smoothed loss."""
+    """Raises the learning rate step by step, and records it with the smoothed loss."""
 
     def __init__(self, finder: LRFinder, threshold: float | None) -> None:
         self.finder, self.threshold = finder, threshold
         self.average, self.best = 0.0, math.inf
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        trainer._live().schedules.replace([])  # nobody else changes the rate
+        trainer._live().schedules.replace([])  # only this changes the rate
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
@@ -204,7 +204,7 @@ class _Probe(Callback):
 
 
 def _set_rate(trainer: Trainer, rate: float) -> None:
-    """Give the optimizer this rate, and its schedulers this base."""
+    """Set this rate in the optimizer, and as the base rate of its schedulers."""
     for group in trainer.optimizers[0].param_groups:
         factor = group["lr"] / group["initial_lr"] if group.get("initial_lr") else 1.0
         group["lr"] = rate * factor
@@ -212,7 +212,7 @@ def _set_rate(trainer: Trainer, rate: float) -> None:
             group["initial_lr"] = rate
     schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]
     own = [kind for scheduler in schedulers for kind in give_base(scheduler, rate)]
-    if own and not trainer.tries:  # what a Tuner finds, the next `configure_optimizers` reads
+    if own and not trainer.tries:  # after a Tuner, the next `configure_optimizers` reads it
         warn(
             f"{own[0]} sets learning rates itself, so training does not take the one that was found. Search "
             "before training instead: `Tuner(trainer).lr_find(model)`."

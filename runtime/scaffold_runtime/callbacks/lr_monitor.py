@@ -57,7 +57,7 @@ class LearningRateMonitor(Callback):
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
         due = (trainer.global_step + 1) % trainer.log_every_n_steps == 0
-        # Once in a window of batches that one step is taken for.
+        # Once per accumulation window.
         if due and self.logging_interval != "epoch" and not trainer._live().mid_window:
             self._log(trainer, "step")
 
@@ -66,7 +66,7 @@ class LearningRateMonitor(Callback):
             self._log(trainer, "epoch")
 
     def _log(self, trainer: Trainer, now: str) -> None:
-        """Log what changes at steps, or at epochs; everything where an interval was asked for."""
+        """Log the rates that change at `now` ("step" or "epoch"); all of them if an interval was given."""
         if not trainer.loggers:
             return
         values = self._extract_stats(trainer, "any" if self.logging_interval else now)
@@ -76,7 +76,7 @@ class LearningRateMonitor(Callback):
             run.deliver(wait=False)
 
     def _extract_stats(self, trainer: Trainer, interval: str) -> dict[str, float]:
-        """The rates that change at "step" or "epoch", or "any"; `lrs` and `callback_metrics` have them from now on."""
+        """The rates that change at "step", "epoch", or "any"; adds them to `lrs` and `callback_metrics`."""
         values: dict[str, float] = {}
         for named in _named(trainer):
             if interval == "any" or named.interval in (interval, "any"):
@@ -106,7 +106,7 @@ class LearningRateMonitor(Callback):
 
 
 def _named(trainer: Trainer) -> list[Named]:
-    """Every scheduler's optimizer, then those without one, numbered where a name repeats."""
+    """Every scheduler's optimizer, then optimizers without one; repeated names are numbered."""
     found = [(c.name, c.scheduler.optimizer, c.interval) for c in trainer.lr_scheduler_configs]
     scheduled = [optimizer for _, optimizer, _ in found]
     found += [(None, other, "any") for other in trainer.optimizers if other not in scheduled]

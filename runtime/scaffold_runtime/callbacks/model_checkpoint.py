@@ -33,14 +33,14 @@ from scaffold_runtime.hooks import Checkpoint, overridden
 from scaffold_runtime.signals import INTERRUPTED
 
 TRIGGERS = ("every_n_train_steps", "every_n_epochs", "train_time_interval")
-ABANDONED = 24 * 3600.0  # seconds after which no save is still waiting for parts of other processes
+ABANDONED = 24 * 3600.0  # seconds after which no save can still be waiting for other ranks' parts
 
 if TYPE_CHECKING:
     from scaffold_runtime import LightningModule, Trainer
 
 
 def _same(name: str) -> Any:
-    """Another name of an attribute."""
+    """A property that is another name of an attribute."""
     return property(attrgetter(name), lambda self, value: setattr(self, name, value))
 
 
@@ -118,13 +118,13 @@ class ModelCheckpoint(Checkpoint):
         self._candidates: dict[str, Any] | None = None
         self._chosen_by: dict[str, Any] = {}
         self._last_global_step_saved = -1
-        self._writing: list[str] = []  # at this commit: names of one and the same state
-        self._leaving: list[str] = []  # to be removed once that is safe on disk
-        self._resumed_at: int | None = None  # when that was written which a run goes on from
-        self._mine: set[str] = set()  # what was written in this training
+        self._writing: list[str] = []  # paths to write the state of this commit to
+        self._leaving: list[str] = []  # paths to remove once those are safe on disk
+        self._resumed_at: int | None = None  # when the resumed checkpoint was written
+        self._mine: set[str] = set()  # paths written in this training
         self._continues = False
         self._background = Background()
-        self._copied: Any = None  # the state that was written last in the background
+        self._copied: Any = None  # the last state written in the background
         self._last_time = time.monotonic()
         self._waits_for_monitor = False
 
@@ -200,7 +200,7 @@ class ModelCheckpoint(Checkpoint):
         self.best_model_path = state_dict["best_model_path"]
         score = state_dict["best_model_score"]
         self.best_model_score = None if score is None else torch.as_tensor(score)
-        self.dirpath = self.dirpath or state_dict["dirpath"]  # of a run in processes of its own
+        self.dirpath = self.dirpath or state_dict["dirpath"]  # set by a run in child processes
         if self.dirpath == state_dict["dirpath"]:  # otherwise the others belong to another folder
             self.best_k_models = {k: float(v) for k, v in state_dict["best_k_models"].items()}
             self.last_model_path = state_dict["last_model_path"]
@@ -221,13 +221,13 @@ class ModelCheckpoint(Checkpoint):
 
     @property
     def kth_best_model_path(self) -> str:
-        """The worst of those that are kept; "" where there is none."""
+        """The path of the worst checkpoint that is kept; "" if there is none."""
         worst = max if self.mode == "min" else min
         return worst(self.best_k_models, key=self.best_k_models.__getitem__, default="")
 
     @property
     def kth_value(self) -> torch.Tensor:
-        """The score of the worst of those that are kept."""
+        """The score of the worst checkpoint that is kept."""
         return torch.tensor(self.best_k_models.get(self.kth_best_model_path, self._worst))
 
     @property
@@ -252,7 +252,7 @@ class ModelCheckpoint(Checkpoint):
             once = trainer.validates_each_epoch
             self._save_on_train_epoch_end = once or not trainer._live().validates
         if self.dirpath and trainer.is_global_zero and not trainer.fast_dev_run:
-            self._finish_what_was_killed(trainer, Path(self.dirpath))
+            self._finish_killed_save(trainer, Path(self.dirpath))
             remember_job(Path(self.dirpath))
         self._writing, self._leaving = [], []
         self._mine, self._resumed_at = set(), None
@@ -260,7 +260,7 @@ class ModelCheckpoint(Checkpoint):
             self._resumed_at = written(Path(trainer.ckpt_path))
         self._continues = False
 
-    def _finish_what_was_killed(self, trainer: Trainer, folder: Path) -> None:
+    def _finish_killed_save(self, trainer: Trainer, folder: Path) -> None:
         remove_litter(folder)
         for left in folder.glob(f"*{self.FILE_EXTENSION}"):
             if left.is_dir() and time.time() - left.stat().st_mtime > ABANDONED:
@@ -300,7 +300,7 @@ class ModelCheckpoint(Checkpoint):
     ) -> None:
         try:
             self._background.wait()
-        except Exception as error:  # of any kind, where somebody's own CheckpointIO writes
+        except Exception as error:  # a user's CheckpointIO may raise anything
             warn(f"ModelCheckpoint could not save: {error}")
         trains = trainer.fn == "fit" and trainer.stage is not None  # or validates, within training
         if not (self.save_on_exception and trains and trainer.global_step and self.dirpath):
@@ -308,14 +308,14 @@ class ModelCheckpoint(Checkpoint):
         name = f"exception-{type(exception).__name__}-epoch={trainer.current_epoch}-step={trainer.global_step}"
         try:
             trainer.save_checkpoint(Path(self.dirpath) / f"{name}{self.FILE_EXTENSION}")
-        except CheckpointError as error:  # the exception that brought us here matters more
+        except CheckpointError as error:  # the original exception matters more
             warn(f"ModelCheckpoint could not save: {error}")
 
     def _epoch_due(self, trainer: Trainer) -> bool:
         return self.every_n_epochs >= 1 and (trainer.current_epoch + 1) % self.every_n_epochs == 0
 
     def _ask(self, trainer: Trainer, wait: bool = False) -> None:
-        """Remember to save at the next commit, with the metrics of now."""
+        """Request a save at the next commit, with the current metrics."""
         if self._should_skip_saving_checkpoint(trainer):
             return
         run = trainer._live()
@@ -323,7 +323,7 @@ class ModelCheckpoint(Checkpoint):
         if wait and self.monitor is not None:
             due = run.validates and run.validation_due()
             never = self.monitor not in trainer.callback_metrics and trainer.validation_ahead
-            # It will be logged anew. Before it ever was, the last may be kept.
+            # Wait for the new value. If there is none yet at all, `last.ckpt` may be saved already.
             self._waits_for_monitor = due or never
             if due or (never and not self.save_last):
                 return
@@ -331,7 +331,7 @@ class ModelCheckpoint(Checkpoint):
         self._candidates = self._monitor_candidates(trainer)
 
     def _monitor_candidates(self, trainer: Trainer) -> dict[str, Any]:
-        """The metrics of now; while a file is written, those it was chosen by."""
+        """The current metrics; while a file is written, those that it was chosen by."""
         if self._writing:
             return self._chosen_by
         known = trainer.callback_metrics.items()
@@ -355,9 +355,9 @@ class ModelCheckpoint(Checkpoint):
         if self._background.ended():
             self._tell(trainer)
         if self._candidates is not None:
-            # A step's values differ between processes; which checkpoints are best must not.
+            # Step values differ between ranks; which checkpoints are best must not.
             candidates, self._candidates = trainer.strategy.broadcast(self._candidates), None
-            candidates["step"] = trainer.global_step  # a window may have been completed since
+            candidates["step"] = trainer.global_step  # an accumulation window may have ended since
             self._decide(trainer, candidates)
 
     def commit(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -366,7 +366,7 @@ class ModelCheckpoint(Checkpoint):
         self.asked = self._background.busy
 
     def conclude(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Where no save was due in all of this training, there is a last state all the same."""
+        """If no save was due in this training, save its last state all the same."""
         if self.save_last and not self._mine and trainer.global_step and not trainer.fast_dev_run:
             candidates = trainer.strategy.broadcast(self._monitor_candidates(trainer))
             candidates["epoch"] -= 1  # the one that has just ended
@@ -376,10 +376,10 @@ class ModelCheckpoint(Checkpoint):
     # -- what -------------------------------------------------------------------------------------
 
     def _decide(self, trainer: Trainer, candidates: dict[str, Any]) -> None:
-        """Settle names and ranks before anything is written, so that every file of this commit knows them."""
+        """Decide on names and scores before anything is written, so that every file of this commit contains them."""
         self._last_global_step_saved = candidates["step"]
         self._writing, self._leaving = [], []
-        # Training may end before its first validation; what that would log is not missing then.
+        # Before the first validation, a monitor that only validation logs is not missing.
         unranked = self.monitor not in (None, *candidates) and trainer.validation_ahead
         if self.save_top_k != 0 and not unranked:
             self._save_topk_checkpoint(trainer, candidates)
@@ -404,7 +404,7 @@ class ModelCheckpoint(Checkpoint):
             check_stored(run, first)
         else:
             self._save_checkpoint(trainer, first)
-            if own and not trainer.strategy.broadcast(os.path.exists(first)):  # it lies elsewhere
+            if own and not trainer.strategy.broadcast(os.path.exists(first)):  # it is elsewhere
                 while others:
                     self._save_checkpoint(trainer, others.pop())
             self._settle(trainer, first, others, removed)
@@ -412,7 +412,7 @@ class ModelCheckpoint(Checkpoint):
         self._writing, self._leaving = [], []
 
     def _settle(self, trainer: Trainer, first: str, others: list[str], removed: list[str]) -> None:
-        """The state is safe on disk: give it its other name, and remove what it replaces."""
+        """Called when the state is safe on disk: give it its other names, and remove what it replaces."""
         if not trainer.is_global_zero:
             return
         for name in others:
@@ -432,7 +432,7 @@ class ModelCheckpoint(Checkpoint):
     _every_n_epochs, _every_n_train_steps = _same("every_n_epochs"), _same("every_n_train_steps")
 
     def _should_skip_saving_checkpoint(self, trainer: Trainer) -> bool:
-        """Whether this is no moment to save at, or this state is saved."""
+        """Whether this is not a time to save, or this step is saved already."""
         aside = trainer.fn != "fit" or trainer.sanity_checking or bool(trainer.fast_dev_run)
         return aside or trainer.global_step == self._last_global_step_saved
 
@@ -449,7 +449,7 @@ class ModelCheckpoint(Checkpoint):
         trainer.checkpoint_io.remove_checkpoint(filepath)
 
     def _save_topk_checkpoint(self, trainer: Trainer, monitor_candidates: dict[str, Any]) -> None:
-        """Choose what is written at this commit, if it is good enough, and what is removed then."""
+        """Decide whether this state is written, and which checkpoint it replaces."""
         if self.monitor is None:
             self._save_none_monitor_checkpoint(trainer, monitor_candidates)
         elif self.monitor in monitor_candidates:
@@ -475,7 +475,7 @@ class ModelCheckpoint(Checkpoint):
             self._update_best_and_save(current, trainer, monitor_candidates)
 
     def check_monitor_top_k(self, trainer: Trainer, current: torch.Tensor | None = None) -> bool:
-        """Whether a checkpoint of this score is among those to keep."""
+        """Whether a checkpoint with this score is among those to keep."""
         if current is None or not self._full:
             return current is not None
         worst = self.best_k_models[self.kth_best_model_path]
@@ -488,7 +488,7 @@ class ModelCheckpoint(Checkpoint):
     def _update_best_and_save(
         self, current: torch.Tensor, trainer: Trainer, monitor_candidates: dict[str, Any]
     ) -> None:
-        """Rank what is written at this commit, and leave the worst out."""
+        """Add this state to the best ones, and drop the worst of them."""
         removed = self.kth_best_model_path if self._full else ""
         self.best_k_models.pop(removed, None)
         path = self._free_path(trainer, monitor_candidates, removed)
@@ -506,7 +506,7 @@ class ModelCheckpoint(Checkpoint):
             self._write(monitor_candidates, self.last_model_path, previous)
 
     def _write(self, chosen_by: dict[str, Any], path: str, in_place_of: str) -> None:
-        self.asked = True  # also where a subclass chooses in a hook of its own
+        self.asked = True  # also if a subclass decides in a hook of its own
         self._chosen_by, self._last_global_step_saved = chosen_by, chosen_by["step"]
         self._writing.append(path)
         self._mine.add(path)
@@ -514,7 +514,7 @@ class ModelCheckpoint(Checkpoint):
             self._leaving.append(in_place_of)
 
     def _remove(self, trainer: Trainer, path: str) -> None:
-        """Delete a file of ours, but never the one somebody chose to resume from, nor one elsewhere."""
+        """Delete a file in our folder, except the one that the run was told to start from."""
         if self.dirpath is None or not trainer.is_global_zero:
             return
         if Path(self.dirpath) not in Path(path).parents:
@@ -553,9 +553,9 @@ class ModelCheckpoint(Checkpoint):
     def _free_path(
         self, trainer: Trainer, candidates: dict[str, Any], ours: str, name: str | None = None
     ) -> str:
-        """A path that is free, or `ours`. A resumed run writes over what its earlier life wrote since."""
+        """A free path, or `ours`. A resumed run overwrites what was written after its checkpoint."""
         path, version = self.format_checkpoint_name(candidates, name), self.STARTING_VERSION
-        # What another one is about to write is not there yet.
+        # Files that other callbacks are about to write do not exist yet.
         others = [one for one in trainer.checkpoint_callbacks if one is not self]
         soon = {file for one in others for file in getattr(one, "_writing", ())}
         while (
@@ -563,7 +563,7 @@ class ModelCheckpoint(Checkpoint):
         ):
             path = self.format_checkpoint_name(candidates, name, version)
             version += 1
-        # Another process may see other files, or the first of those that are being written.
+        # Ranks may see different files, also because some are just being written.
         return str(trainer.strategy.broadcast(path))
 
     def _is_taken(self, path: str) -> bool:
@@ -580,5 +580,5 @@ class ModelCheckpoint(Checkpoint):
 
 
 def _older(name: str, than: str) -> bool:
-    """Whether a file was written before another, or not at all."""
+    """Whether a file was written before another, or does not exist."""
     return not os.path.exists(name) or written(Path(name)) < written(Path(than))

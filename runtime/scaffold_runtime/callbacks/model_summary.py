@@ -64,7 +64,7 @@ class Summary:
         return rows
 
     def totals(self) -> list[str]:
-        """What stands below the table."""
+        """The lines below the table."""
         trained = f"{self.total_parameters:,} parameters ({self.trainable_parameters:,} trainable)"
         lines = [f"{trained}, {self.model_size:.2f} MB"]
         if self.modes.get("eval"):
@@ -93,7 +93,7 @@ class ModelSummary(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         first = trainer.is_global_zero
-        # A forward pass, where there is an example, takes all processes if each has only a part of the weights.
+        # With sharded weights, the forward pass over an example needs all ranks.
         if self.max_depth and (first or trainer.strategy.divider):
             summary = summarize(pl_module, self.max_depth)
             if first:
@@ -175,5 +175,5 @@ def sizes_of(value: Any) -> Shapes:
 def _size(parameter: nn.Parameter) -> int:
     if is_lazy(parameter):
         return 0
-    divided = getattr(parameter, "ds_numel", None)  # by DeepSpeed: this process has none of it
+    divided = getattr(parameter, "ds_numel", None)  # sharded by DeepSpeed: `numel()` is 0
     return parameter.numel() if divided is None else int(divided)

@@ -50,7 +50,7 @@ class OnExceptionCheckpoint(Checkpoint):
             return  # nothing was trained yet
         try:
             trainer.save_checkpoint(self.ckpt_path)
-        except CheckpointError as error:  # the exception that brought us here matters more
+        except CheckpointError as error:  # the original exception matters more
             warn(f"OnExceptionCheckpoint could not save: {error}")
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

@@ -26,12 +26,12 @@ class WriteInterval(str, Enum):
 
     @property
     def on_batch(self) -> bool:
-        """Whether they are after each batch."""
+        """Whether predictions are written after each batch."""
         return self in (self.BATCH, self.BATCH_AND_EPOCH)
 
     @property
     def on_epoch(self) -> bool:
-        """Whether they are at the end."""
+        """Whether predictions are written at the end of the epoch."""
         return self in (self.EPOCH, self.BATCH_AND_EPOCH)
 
 
@@ -44,7 +44,7 @@ class BasePredictionWriter(Callback):
         write_interval: "batch", "epoch" or "batch_and_epoch": which of the two is called.
 
     Raises:
-        MisconfigurationException: for another interval; in `predict`, for one without a method that writes.
+        MisconfigurationException: for another interval; in `predict`, if no method that writes is overridden.
     """
 
     def __init__(self, write_interval: str = "batch") -> None:
@@ -64,7 +64,7 @@ class BasePredictionWriter(Callback):
         batch_idx: int,
         dataloader_idx: int,
     ) -> None:
-        """Write one batch. `batch_indices` are its samples' places in the data set; empty if unknown."""
+        """Write one batch. `batch_indices` are the indices of its samples in the data set; empty if unknown."""
 
     def write_on_epoch_end(
         self,
@@ -73,7 +73,7 @@ class BasePredictionWriter(Callback):
         predictions: Sequence[Any],
         batch_indices: Sequence[Any],
     ) -> None:
-        """Write all batches, in main memory: a list of them, or one such list per loader if there are several.
+        """Write all batches, in host memory: a list of them, or one such list per loader if there are several.
         `batch_indices` is always a list per loader."""
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -116,8 +116,8 @@ class BasePredictionWriter(Callback):
 
 
 class _Recorder:
-    """A batch sampler that remembers what it drew: workers draw ahead of the batches they deliver. Of a loader that
-    draws no batches of indices it knows none."""
+    """A batch sampler that records its indices, since workers draw ahead of the batches they deliver. For a loader
+    without batches of indices it records nothing."""
 
     def __init__(self, loader: Any) -> None:
         self.sampler: Any = getattr(loader, "batch_sampler", None)

@@ -28,7 +28,7 @@ class RichModelSummary(ModelSummary):
 
         header, *rows = summary.table()
         table = Table(**{"header_style": "bold magenta", **self._table})
-        for name, right in zip(header, NUMERIC, strict=False):  # fewer where nothing is measured
+        for name, right in zip(header, NUMERIC, strict=False):  # fewer if sizes are not measured
             table.add_column(name, justify="right" if right else "left", overflow="fold")
         for row in rows:
             table.add_row(*row)

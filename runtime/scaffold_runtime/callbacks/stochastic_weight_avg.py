@@ -1,4 +1,4 @@
-"""StochasticWeightAveraging: average the weights of the last epochs, at a steady learning rate."""
+"""StochasticWeightAveraging: average the weights of the last epochs, at a constant learning rate."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from scaffold_runtime import LightningModule, Trainer
 
 Average = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""(average so far, current value, how many are in the average) -> new average"""
+"""(average so far, current value, number of values in the average) -> new average"""
 
 
 class StochasticWeightAveraging(Callback):
@@ -107,7 +107,7 @@ class StochasticWeightAveraging(Callback):
         self._latest_epoch = epoch
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not trainer._live().ended:  # resumed where nothing was left to train
+        if not trainer._live().ended:  # resumed with nothing left to train
             self.on_train_end(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -135,7 +135,7 @@ class StochasticWeightAveraging(Callback):
         self._count += 1
 
     def _exchange_scheduler(self, trainer: Trainer) -> None:
-        """Put SWALR in the place of the module's scheduler."""
+        """Replace the module's scheduler by SWALR."""
         optimizer = trainer.optimizers[0]
         rates = self._swa_lrs
         rates = rates if isinstance(rates, list) else [rates] * len(optimizer.param_groups)
@@ -159,23 +159,23 @@ class StochasticWeightAveraging(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._count = state_dict["n_averaged"]
         self._latest_epoch = state_dict["latest_update_epoch"]
-        self._average = state_dict.get("average")  # not where another process trained
+        self._average = state_dict.get("average")  # missing if a child process trained
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Here and not in `state_dict`, which is copied before each validation."""
+        """Save the average here and not in `state_dict`, which is copied before each validation."""
         if self._average is not None and "callbacks" in checkpoint:
             checkpoint["callbacks"][self.state_key]["average"] = self._average
 
 
 def _mean(average: Tensor, current: Tensor, count: Tensor) -> Tensor:
-    """With one value more; not torch's function, which cannot be sent to new processes."""
+    """The mean with one more value. torch's own function cannot be pickled for new processes."""
     return average + (current - average) / (count + 1)
 
 
 def refresh_batch_norm(trainer: Trainer, pl_module: LightningModule) -> None:
-    """Take running statistics anew, in one pass over the training data without learning."""
+    """Recompute running statistics, in one pass over the training data without training."""
     layers = [m for m in pl_module.modules() if isinstance(m, _BatchNorm)]
     if not layers:
         return
@@ -189,9 +189,9 @@ def refresh_batch_norm(trainer: Trainer, pl_module: LightningModule) -> None:
     for layer in layers:
         layer.reset_running_stats()
         layer.momentum = None  # a plain mean over all batches
-    unheard = Metrics()  # what this pass logs counts for nothing
-    unheard.enter("train", in_batch=True)
-    kept, pl_module._metrics = pl_module._metrics, unheard
+    discarded = Metrics()  # what this pass logs
+    discarded.enter("train", in_batch=True)
+    kept, pl_module._metrics = pl_module._metrics, discarded
     try:
         with torch.no_grad():
             for index, (batch, _) in enumerate(run.feed.train.begin(trainer.current_epoch, 0)):

@@ -1,5 +1,4 @@
-"""ThroughputMonitor: how many batches, samples and operations per second, and how much of the device's
-peak that is."""
+"""ThroughputMonitor: batches, samples and operations per second, and what share of the device's peak that is."""
 
 from __future__ import annotations
 
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
     from scaffold_runtime import LightningModule, Trainer
 
 # Dense peak of tensor cores in operations per second, from the vendor's data sheets.
-TF32 = "tf32"  # what 32 bits are multiplied in, where torch is told that it may
+TF32 = "tf32"  # of float32 matrix products, if torch is allowed to use it
 PEAKS: dict[str, dict[Any, float]] = {
     "h200": {torch.float32: 67e12, TF32: 494e12, torch.bfloat16: 989e12, torch.float16: 989e12},
     "h100 pcie": {torch.float32: 51e12, TF32: 378e12, torch.bfloat16: 756e12, torch.float16: 756e12},
@@ -39,8 +38,8 @@ class Throughput:
 
     Args:
         available_flops: the device's peak in operations per second, for the share of it that is used.
-        world_size: devices that work at the same rate.
-        window_size: updates looked back at.
+        world_size: number of devices, assumed to work at the same rate.
+        window_size: number of updates that rates are computed over.
         separator: between "device" and the name.
     """
 
@@ -65,7 +64,7 @@ class Throughput:
         lengths: int | None = None,
         flops: float | None = None,
     ) -> None:
-        """Take in totals since the start: seconds, batches, samples, items; and the operations of this batch."""
+        """Add the totals since the start (seconds, batches, samples, items) and the operations of this batch."""
         totals: dict[str, float] = {"time": time, "batches": batches, "samples": samples}
         if lengths is not None:
             totals["lengths"] = lengths
@@ -74,7 +73,7 @@ class Throughput:
             self._flops.append(flops)
 
     def compute(self) -> dict[str, float]:
-        """Totals, and rates per second where two updates are known."""
+        """Totals, and rates per second after at least two updates."""
         if not self._window:
             return {}
         first, last = self._window[0], self._window[-1]
@@ -152,7 +151,7 @@ class ThroughputMonitor(Callback):
         whole = stage != "train" or not trainer._live().mid_window
         due = whole and step > 0 and step % trainer.log_every_n_steps == 0
         if due and device.type == "cuda":
-            torch.cuda.synchronize(device)  # only where the numbers are read
+            torch.cuda.synchronize(device)  # only when the numbers are read
         state.throughput.update(
             time=time.perf_counter() - state.began,
             batches=state.batches,
@@ -213,8 +212,8 @@ def measure_flops(
     forward_fn: Callable[[], Tensor],
     loss_fn: Callable[[Tensor], Tensor] | None = None,
 ) -> int:
-    """Operations of `forward_fn`, and with `loss_fn` of the backward pass, too: `measure_flops(model, lambda:
-    model(x), torch.sum)`. A model on the "meta" device is counted without computing anything.
+    """Number of operations of `forward_fn`, and with `loss_fn` also of the backward pass: `measure_flops(model,
+    lambda: model(x), torch.sum)`. For a model on the "meta" device nothing is computed.
     """
     from torch.utils.flop_counter import FlopCounterMode  # slow to import
 
@@ -227,7 +226,7 @@ def measure_flops(
 
 
 def get_available_flops(device: torch.device, dtype: torch.dtype) -> float | None:
-    """The peak of a known device in operations per second; None for any other."""
+    """The peak of a known device, in operations per second; None for other devices."""
     if device.type != "cuda":
         return None
     name = torch.cuda.get_device_name(device).lower()

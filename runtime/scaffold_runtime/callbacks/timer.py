@@ -39,7 +39,7 @@ class Timer(Callback):
         self._interval, self._verbose = interval, verbose
         self._began: dict[str, float] = {}
         self._ended: dict[str, float] = {}
-        self._before = 0.0  # trained in earlier processes
+        self._before = 0.0  # seconds trained up to the resumed checkpoint
 
     def start_time(self, stage: str = "train") -> float | None:
         """When `stage` ("train", "validate", "test") began, on the monotonic clock."""
@@ -50,7 +50,7 @@ class Timer(Callback):
         return self._ended.get(stage)
 
     def time_elapsed(self, stage: str = "train") -> float:
-        """Seconds spent in `stage`, earlier processes counted in for training."""
+        """Seconds spent in `stage`; for training, including the time up to the resumed checkpoint."""
         if stage not in self._began:
             return self._before if stage == "train" else 0.0
         end = self._ended.get(stage, time.monotonic())
@@ -61,7 +61,7 @@ class Timer(Callback):
         return None if self._limit is None else self._limit - self.time_elapsed(stage)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._check(trainer)  # the run that this one goes on from may have used up the time
+        self._check(trainer)  # the resumed run may have used up the time
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         stage = str(trainer.state.stage)

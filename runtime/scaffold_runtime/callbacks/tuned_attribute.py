@@ -1,4 +1,4 @@
-"""TunedAttribute: the attribute that a finder changes, wherever it is kept."""
+"""TunedAttribute: the attribute that a finder changes, in the module, the data module or their hparams."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class TunedAttribute:
 
     Args:
         trainer: the trainer that both are attached to.
-        names: the names to look for; the first that is found is taken.
-        finder: who is asking, for the error.
-        argument: the argument that gives another name, for the error.
+        names: the names to look for; the first that is found is used.
+        finder: the name of the finder, for the error.
+        argument: the finder's argument for another name, for the error.
 
     Raises:
         MisconfigurationException: if none is found.
@@ -38,10 +38,10 @@ class TunedAttribute:
         )
 
     def get(self) -> Any:
-        """Its value."""
+        """The attribute's value."""
         return getattr(self.holders[0], self.name)
 
     def set(self, value: Any) -> None:
-        """Change it everywhere."""
+        """Set the value wherever the attribute exists."""
         for holder in self.holders:
             setattr(holder, self.name, value)

@@ -1,4 +1,4 @@
-"""WeightAveraging and EMAWeightAveraging: train one set of weights, evaluate and keep their average."""
+"""WeightAveraging and EMAWeightAveraging: train the weights, but evaluate and keep their average."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     from scaffold_runtime import LightningModule, Trainer
 
 KEPT = ("state_dict", "current_model_state", "averaging_state", "averaging_transient")
-PREFIX = "module."  # of the model's own names inside an AveragedModel
+PREFIX = "module."  # of the model's names inside an AveragedModel
 
 
 class WeightAveraging(Callback):
-    """Keep an average of the weights. It is validated, saved as the checkpoint's `state_dict`, and is what
+    """Keep an average of the weights. The average is validated, saved as the checkpoint's `state_dict`, and what
     the module holds after training; the weights being trained are saved beside it, so that a resumed run
-    goes on exactly.
+    continues exactly.
 
     Override `should_update` to choose when the average is updated; by default, after
     every optimizer step.
@@ -68,7 +68,7 @@ class WeightAveraging(Callback):
         self._open(trainer, pl_module)
 
     def _open(self, trainer: Trainer, pl_module: LightningModule) -> AveragedModel:
-        """The average, made when first needed: layers may be created as late as `configure_model`."""
+        """The average, created when first needed, since `configure_model` may create layers."""
         if self._average_model is None:
             self._count = 0
             self._average_model = AveragedModel(
@@ -96,7 +96,7 @@ class WeightAveraging(Callback):
             self._updated_epoch = epoch
 
     def _follow(self) -> None:
-        """Buffers that training has filled, or made anew in another shape: go on from what they are."""
+        """Copy buffers that training has filled or replaced by others of another shape."""
         for average, current in self._with_buffers:
             for name, buffer in current._buffers.items():
                 kept = average._buffers.get(name)
@@ -135,7 +135,7 @@ class WeightAveraging(Callback):
             current.copy_(average)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not trainer._live().ended:  # resumed where nothing was left to train
+        if not trainer._live().ended:  # resumed with nothing left to train
             self.on_train_end(trainer, pl_module)
 
     def _swap(self, pl_module: LightningModule) -> None:
@@ -174,7 +174,7 @@ class WeightAveraging(Callback):
         if not self._swapped:
             self._add_to(checkpoint, trainer.world_size > 1)
             return
-        self._swap(pl_module)  # in the middle of validation, which goes on with the average
+        self._swap(pl_module)  # during validation, which continues with the average
         self._add_to(checkpoint, trainer.world_size > 1)
         checkpoint.update({key: snapshot(checkpoint[key]) for key in KEPT if key in checkpoint})
         self._swap(pl_module)
@@ -182,7 +182,7 @@ class WeightAveraging(Callback):
     def _add_to(self, checkpoint: dict[str, Any], several: bool) -> None:
         average = self._average_model
         assert average is not None
-        if "optimizer_states" in checkpoint:  # a checkpoint to resume from, not weights alone
+        if "optimizer_states" in checkpoint:  # a checkpoint to resume from, not weights only
             checkpoint["current_model_state"] = checkpoint["state_dict"]
             checkpoint["averaging_state"] = {"n_averaged": average.n_averaged}
             checkpoint["averaging_transient"] = transient(average, several)
@@ -225,8 +225,8 @@ class EMAWeightAveraging(WeightAveraging):
         update_starting_at_epoch: int | None = None,
         **kwargs: Any,
     ) -> None:
-        _ema(decay)  # refuses what is no share
-        super().__init__(device, use_buffers, multi_avg_fn=partial(_move, decay), **kwargs)
+        _ema(decay)  # refuses a decay outside of 0 to 1
+        super().__init__(device, use_buffers, multi_avg_fn=partial(_update_ema, decay), **kwargs)
         self.update_every_n_steps = update_every_n_steps
         self.update_starting_at_step = update_starting_at_step
         self.update_starting_at_epoch = update_starting_at_epoch
@@ -243,13 +243,13 @@ class EMAWeightAveraging(WeightAveraging):
 _ema = cache(get_ema_multi_avg_fn)
 
 
-def _move(decay: float, *lists: Any) -> None:
-    """torch's function, which is made inside another, at the top of a module: it is sent to new processes."""
+def _update_ema(decay: float, *lists: Any) -> None:
+    """torch's EMA function, as a module-level function, which can be pickled for new processes."""
     _ema(decay)(*lists)
 
 
 class _Counter:
-    """The counter of an AveragedModel while it updates: it compares it twice, which would wait for the device."""
+    """The counter of an AveragedModel during an update, which compares it twice: a tensor would sync the device."""
 
     def __init__(self, counter: Tensor, count: int) -> None:
         self._counter, self._count = counter, count

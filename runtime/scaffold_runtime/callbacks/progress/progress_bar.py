@@ -1,4 +1,4 @@
-"""ProgressBar: a line per epoch, redrawn on a terminal and in a notebook; in a file, a line a minute as well."""
+"""ProgressBar: one line per epoch, redrawn on a terminal and in a notebook; in a file, also a line each minute."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 REDRAW_SECONDS = 0.1
 REDRAW_SECONDS_OF_NOTEBOOKS = 0.5  # each redraw is a message to the browser
-LINE_SECONDS = 60  # where nothing can be redrawn
+LINE_SECONDS = 60  # if nothing can be redrawn
 FULL, EMPTY = "━", "─"
 OF_TRAINING = ("on_train_start", "on_train_epoch_start", "on_train_batch_end", "on_train_epoch_end")
 PLACE = ("_stage", "_label", "_total", "_done", "_began_at", "_began", "_next_draw")
 
 
 def get_standard_metrics(trainer: Trainer) -> dict[str, Any]:
-    """What stands beside the bar of each run, besides what is logged for it: nothing."""
+    """Metrics that every bar shows in addition to logged ones: none."""
     return {}
 
 
@@ -33,9 +33,9 @@ class ProgressBar(Callback):
     """Show how far a run is, how fast it goes, and the metrics logged with `prog_bar=True`.
 
     On a terminal the line of an epoch is redrawn at most ten times a second, in a notebook twice; in a pipe or a
-    file a line is written per epoch, and each minute within it. Subclasses draw in another way by overriding `_show`
-    and `_hide`, and name what runs by overriding the descriptions. One that overrides a hook of training draws
-    itself, and alone.
+    file a line is written per epoch, and each minute within it. Subclasses change the drawing by overriding `_show`
+    and `_hide`, and the labels by overriding the descriptions. If a subclass overrides a training hook, it draws by
+    itself, and this class draws nothing.
 
     Args:
         refresh_rate: check every N batches whether to redraw; 0 switches the bar off.
@@ -46,16 +46,16 @@ class ProgressBar(Callback):
     test_description: str = "Testing"
     predict_description: str = "Predicting"
 
-    leave: bool = True  # on a terminal, the line of each finished epoch, not only of the last
+    leave: bool = True  # on a terminal, keep the line of each finished epoch, not only of the last
 
     def __init__(self, refresh_rate: int = 1) -> None:
         self._refresh_rate = refresh_rate
         self._enabled = True
         self._trainer: Trainer | None = None
-        self._written = 0  # characters of the line that stands there
+        self._written = 0  # characters of the line on the screen
         self._last_line = ""
         self._line_open = False
-        self._outer: dict[str, Any] | None = None  # where training is while validation runs
+        self._outer: dict[str, Any] | None = None  # the state of training's bar during validation
         self._begin("", "", math.inf)
 
     @property
@@ -73,18 +73,18 @@ class ProgressBar(Callback):
 
     @property
     def train_description(self) -> str:
-        """What an epoch of training is called: "Epoch 1/3"."""
+        """The label of a training epoch: "Epoch 1/3"."""
         last = "" if self.trainer.max_epochs == -1 else f"/{self.trainer.max_epochs}"
         return f"Epoch {self.trainer.current_epoch + 1}{last}"
 
     @property
     def total_train_batches(self) -> int | float:
-        """How many batches an epoch has; infinity where nobody knows."""
+        """Number of batches in an epoch; infinity if unknown."""
         return self.trainer.num_training_batches
 
     @property
     def total_val_batches(self) -> int | float:
-        """How many batches of all its loaders a validation has."""
+        """Number of batches of a validation, over all loaders."""
         return sum(self.trainer.num_val_batches)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -105,7 +105,7 @@ class ProgressBar(Callback):
 
     @property
     def refresh_rate(self) -> int:
-        """After how many batches each the clock is looked at."""
+        """Every how many batches to check whether a redraw is due."""
         return self._refresh_rate
 
     @property
@@ -129,7 +129,7 @@ class ProgressBar(Callback):
         self._begin_training(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.progress.batch:  # resumed inside an epoch, whose start is not announced again
+        if trainer.progress.batch:  # resumed within an epoch, whose start hook does not run again
             self._begin_training(trainer)
 
     def _begin_training(self, trainer: Trainer) -> None:
@@ -207,7 +207,7 @@ class ProgressBar(Callback):
     # -- drawing ----------------------------------------------------------------------------------
 
     def _begin(self, stage: str, label: str, total: float) -> None:
-        self._live = self._can_redraw()  # or else lines are added
+        self._live = self._can_redraw()  # otherwise lines are added
         pause = REDRAW_SECONDS_OF_NOTEBOOKS if _in_notebook() else REDRAW_SECONDS
         self._every = pause if self._live else LINE_SECONDS
         self._stage, self._label, self._total = stage, label, total
@@ -220,7 +220,7 @@ class ProgressBar(Callback):
 
     @property
     def _draws(self) -> bool:
-        """Whether there is something to draw, and no subclass does it in its hooks, as on Lightning's bare base."""
+        """Whether this class draws: not if a subclass draws in its hooks, as on Lightning's bare base class."""
         draws_itself = any(overridden(hook, self, ProgressBar) for hook in OF_TRAINING)
         return self.is_enabled and not (draws_itself and type(self)._show is ProgressBar._show)
 
@@ -244,13 +244,13 @@ class ProgressBar(Callback):
         self._line_open = True
 
     def _hide(self) -> None:
-        """Take the bar off the screen."""
+        """Remove the bar from the screen."""
         if self._line_open:
             self._replace_line("")
             self._line_open = False
 
     def _replace_line(self, text: str) -> None:
-        """A terminal erases what stands there; in a notebook, blanks are written over it."""
+        """A terminal can erase the line; in a notebook it is overwritten with blanks."""
         erased = f"\r{' ' * self._written}\r" if _in_notebook() else "\r\x1b[2K"
         sys.stdout.write(f"{erased}{text}")
         self._written = len(text)
@@ -269,7 +269,7 @@ class ProgressBar(Callback):
         return (self._done - self._began_at) / self._elapsed()
 
     def _known_total(self) -> int | None:
-        """How many batches there are; None where nobody knows."""
+        """Number of batches; None if unknown."""
         return None if self._total == math.inf else int(self._total)
 
     def _counts(self) -> str:
@@ -289,19 +289,19 @@ class ProgressBar(Callback):
 
 
 def _in_notebook() -> bool:
-    """Whether what is printed goes to a notebook, through IPython's kernel."""
+    """Whether output goes to a notebook, through IPython's kernel."""
     return type(sys.stdout).__module__.startswith("ipykernel")
 
 
 def results_table(results: list[dict[str, float]], stage: str) -> str:
-    """The metrics of an evaluation, a line each; what all loaders have in common once."""
+    """The metrics of an evaluation, one line each; lines equal for several loaders appear once."""
     shown = [(name, number(value)) for result in results for name, value in result.items()]
     lines = [f"  {line}" for line in aligned(list(dict.fromkeys(shown)))]
     return "\n".join([f"{stage.capitalize()} results", *lines])
 
 
 def number(value: Any) -> str:
-    """A value as it is shown: four digits are enough."""
+    """A value as it is shown, with four significant digits."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 

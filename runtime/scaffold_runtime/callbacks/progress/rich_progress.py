@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class RichProgressBarTheme:
-    """Styles of the parts of a `RichProgressBar`, in rich's words."""
+    """Styles of the parts of a `RichProgressBar`, in rich's syntax."""
 
     description: str = ""
     progress_bar: str = "#6206E0"
@@ -54,12 +54,12 @@ class RichProgressBar(ProgressBar):
         self._task: Any = None
 
     def _can_redraw(self) -> bool:
-        # What rich before 15 puts in the place of the output, while a bar is open, does not say that it is a terminal;
-        # in a notebook it needs widgets.
+        # While a bar is open, rich before 15 replaces stdout by an object whose `isatty` is False. Not in a notebook,
+        # where rich needs widgets.
         return self.progress is not None or sys.stdout.isatty()
 
     def _open(self) -> Progress:
-        """rich's display, on the screen from the first redraw on."""
+        """Start rich's display, at the first redraw."""
         from rich.console import Console
         from rich.progress import Progress
 
@@ -69,7 +69,7 @@ class RichProgressBar(ProgressBar):
         return progress
 
     def configure_columns(self, trainer: Trainer) -> list[ProgressColumn]:
-        """The parts of the bar, as columns of rich; override it to show others."""
+        """The parts of the bar, as rich columns; override it to show others."""
         from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
 
         theme = self.theme

@@ -32,17 +32,17 @@ class TQDMProgressBar(ProgressBar):
         self.process_position, self.leave = process_position, leave
         self._tqdm = require("tqdm", "scaffold-runtime[tqdm]", "TQDMProgressBar").tqdm
         self._bar: Any = None
-        self._drawn = ""  # the stage that it is a bar of
+        self._drawn = ""  # the stage that the bar shows
 
     def init_train_tqdm(self) -> Any:
-        """Make the bar of an epoch of training; override it, or those of the other stages, to make another."""
+        """Create the bar of a training epoch; override it, or those of the other stages, to create another one."""
         return self._tqdm(
             total=self._known_total(),
             desc=self._label,
             initial=self._began_at,
             position=self.process_position,
             leave=False,
-            delay=1e-9,  # it is not drawn before it knows how far the stage is
+            delay=1e-9,  # not drawn before its position is set
             dynamic_ncols=True,
             file=sys.stdout,
             bar_format=self.BAR_FORMAT,
@@ -72,7 +72,7 @@ class TQDMProgressBar(ProgressBar):
 
 
 def __getattr__(name: str) -> Any:
-    """`Tqdm`, the bar to make in the `init_*_tqdm`; a package that need not be there."""
+    """`Tqdm`, a bar class for the `init_*_tqdm` methods; imported late, since tqdm is optional."""
     if name == "Tqdm":
         return require("tqdm", "scaffold-runtime[tqdm]", "Tqdm").tqdm
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
