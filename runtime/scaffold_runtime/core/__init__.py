@@ -1,4 +1,4 @@
-"""Lightning's place for the base classes of models and data."""
+"""Lightning's import path of the base classes of models and data modules."""
 
 from scaffold_runtime.data import LightningDataModule
 from scaffold_runtime.lazy import imported_when_used

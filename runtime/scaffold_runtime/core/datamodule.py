@@ -1,4 +1,4 @@
-"""Lightning's place for LightningDataModule."""
+"""Lightning's import path of LightningDataModule."""
 
 from scaffold_runtime.data import LightningDataModule
 

@@ -1,4 +1,4 @@
-"""Lightning's place for what keeps hyperparameters."""
+"""Lightning's import path of the base class that keeps hyperparameters."""
 
 from scaffold_runtime.hparams import WithHyperparameters as HyperparametersMixin
 

@@ -1,4 +1,4 @@
-"""Lightning's place for LightningModule."""
+"""Lightning's import path of LightningModule."""
 
 from scaffold_runtime.module import LightningModule
 

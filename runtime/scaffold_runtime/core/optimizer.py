@@ -1,4 +1,4 @@
-"""Lightning's place for LightningOptimizer."""
+"""Lightning's import path of LightningOptimizer."""
 
 from scaffold_runtime.optim import LightningOptimizer
 

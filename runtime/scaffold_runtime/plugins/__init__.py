@@ -1,4 +1,4 @@
-"""Parts that `Trainer(plugins=...)` takes, under the names Lightning gives them."""
+"""What `Trainer(plugins=...)` accepts, under Lightning's names."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ KINDS = {"precision": Precision, "environment": ClusterEnvironment, "checkpoint_
 
 
 def sort_plugins(given: Plugin | list[Plugin] | None, precision: str | int | None) -> Plugins:
-    """Find out which plugin is for what; `precision` is the Trainer's argument of that name.
+    """Sort plugins by kind; `precision` is the Trainer's argument of that name.
 
     Raises:
-        MisconfigurationException: for something else, and for two of a kind.
+        MisconfigurationException: for an object that is no plugin, or two plugins of a kind.
     """
     plugins = Plugins(precision)
     given = given if isinstance(given, (list, tuple)) else [given] if given is not None else []

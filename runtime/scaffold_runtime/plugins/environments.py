@@ -1,4 +1,4 @@
-"""Lightning's place for what may have started the processes of a run."""
+"""Lightning's import path of cluster environments."""
 
 from scaffold_runtime.strategies.environments import (
     ClusterEnvironment,

@@ -1,4 +1,4 @@
-"""CheckpointIO: how checkpoints get to files and back."""
+"""CheckpointIO: how checkpoints are written to files and read back."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from scaffold_runtime.checkpoint.io import read_checkpoint, remove, write_checkp
 
 
 class CheckpointIO(abc.ABC):
-    """How checkpoints are written and read. Subclass it for another way, and pass it: `Trainer(plugins=MyIO())`.
+    """How checkpoints are written and read. To change it, subclass this and pass it: `Trainer(plugins=MyIO())`.
 
-    Runs look for checkpoints in folders, so `save_checkpoint` must leave a file at `path`. Checkpoints in parts, which
-    FSDP writes when it is asked to, are written and read in their own way.
+    Runs look for checkpoints in folders, so `save_checkpoint` must leave a file at `path`. Sharded checkpoints (of
+    DeepSpeed, and of FSDP on request) are written and read in their own way.
     """
 
-    in_background: bool = False  # whether ModelCheckpoint copies a state, to write it meanwhile
+    in_background: bool = False  # whether ModelCheckpoint writes a copy while training continues
 
     @abc.abstractmethod
     def save_checkpoint(
@@ -32,14 +32,14 @@ class CheckpointIO(abc.ABC):
 
     @abc.abstractmethod
     def remove_checkpoint(self, path: str | Path) -> None:
-        """Delete a checkpoint, if it is there."""
+        """Delete a checkpoint, if it exists."""
 
     def teardown(self) -> None:
-        """A run ended: finish what is under way."""
+        """A run ended: finish pending work."""
 
 
 class TorchCheckpointIO(CheckpointIO):
-    """The usual way: torch's zip format, written whole or not at all, verified when read."""
+    """The default: torch's zip format, written atomically and verified when read."""
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
@@ -56,10 +56,10 @@ class TorchCheckpointIO(CheckpointIO):
 
 
 class AsyncCheckpointIO(CheckpointIO):
-    """Write checkpoints while training goes on: what `ModelCheckpoint(async_save=True)` does, for all of them.
+    """Write the checkpoints of all ModelCheckpoints while training continues, as their `async_save=True` does.
 
     Args:
-        checkpoint_io: how they are written; the usual way if None.
+        checkpoint_io: how they are written; TorchCheckpointIO if None.
     """
 
     in_background = True

@@ -1,6 +1,6 @@
-"""Number formats as plugins: `Trainer(plugins=MixedPrecision("bf16-mixed", "cuda"))`.
+"""Precisions as plugins: `Trainer(plugins=MixedPrecision("bf16-mixed", "cuda"))`.
 
-`Trainer(precision="bf16-mixed")` does the same; a plugin also takes a gradient scaler of one's own.
+`Trainer(precision="bf16-mixed")` does the same; a plugin also accepts your own gradient scaler.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Lightning's names for helpers that live elsewhere: nothing is defined here."""
+"""Lightning's import paths of helpers that are defined in other modules."""
 
 from scaffold_runtime.combined import CombinedLoader
 from scaffold_runtime.data import move_data_to_device

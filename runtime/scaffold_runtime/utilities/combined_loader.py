@@ -1,4 +1,4 @@
-"""Lightning's place for CombinedLoader."""
+"""Lightning's import path of CombinedLoader."""
 
 from scaffold_runtime.combined import CombinedLoader
 

@@ -1,4 +1,4 @@
-"""Lightning's place for MisconfigurationException."""
+"""Lightning's import path of MisconfigurationException."""
 
 from scaffold_runtime.errors import MisconfigurationException
 

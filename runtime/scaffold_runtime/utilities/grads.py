@@ -1,4 +1,4 @@
-"""Lightning's place for grad_norm."""
+"""Lightning's import path of grad_norm."""
 
 from scaffold_runtime.optim import grad_norm
 

@@ -1,4 +1,4 @@
-"""Lightning's place for asking whether a module, data module or callback brings its own hook."""
+"""Lightning's import path of `is_overridden`."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from scaffold_runtime.module import LightningModule
 def is_overridden(
     method_name: str, instance: object | None = None, parent: type | None = None
 ) -> bool:
-    """Whether `instance` brings its own `method_name`, beside the one of `parent`; None brings nothing.
+    """Whether `instance` overrides `method_name` of `parent`; False for None.
 
     Raises:
-        MisconfigurationException: for an object of another kind, without `parent`.
+        MisconfigurationException: without `parent`, if `instance` is no module, data module or callback.
     """
     if instance is None:
         return False

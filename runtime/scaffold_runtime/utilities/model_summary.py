@@ -1,4 +1,4 @@
-"""Lightning's place for summaries of a model: `ModelSummary(model, max_depth)` is not the callback there."""
+"""Lightning's import path of model summaries: here `ModelSummary(model, max_depth)` is not the callback."""
 
 from scaffold_runtime.callbacks.model_summary import summarize
 from scaffold_runtime.callbacks.model_summary import summarize as ModelSummary

@@ -1,4 +1,4 @@
-"""Lightning's place for AttributeDict, and for the arguments of an `__init__`."""
+"""Lightning's import path of AttributeDict and `get_init_args`."""
 
 from scaffold_runtime.hparams import AttributeDict
 from scaffold_runtime.hparams import arguments_of as get_init_args

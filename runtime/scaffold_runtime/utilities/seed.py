@@ -1,4 +1,4 @@
-"""Lightning's place for random numbers."""
+"""Lightning's import path of functions for random state."""
 
 from scaffold_runtime.seed import isolate_rng, seed_everything
 

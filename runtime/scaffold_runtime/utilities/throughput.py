@@ -1,4 +1,4 @@
-"""Lightning's place for how operations are counted."""
+"""Lightning's import path of measure_flops."""
 
 from scaffold_runtime.callbacks.throughput_monitor import measure_flops
 

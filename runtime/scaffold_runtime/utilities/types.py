@@ -1,4 +1,4 @@
-"""Lightning's names for what steps and loaders are, for annotations."""
+"""Lightning's type names, for annotations."""
 
 from __future__ import annotations
 

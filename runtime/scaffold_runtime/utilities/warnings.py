@@ -1,4 +1,4 @@
-"""Lightning's place for its kind of warning, so that filters of it are valid; ours are UserWarnings."""
+"""Lightning's import path of its warning class, so that filters for it are valid; ours are UserWarnings."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import warnings
 
 
 class PossibleUserWarning(UserWarning):
-    """Never given."""
+    """Never issued by this package."""
 
 
 def disable_possible_user_warnings(module: str = "") -> None:
-    """Ignore them."""
+    """Ignore warnings of this class."""
     warnings.filterwarnings("ignore", module=module, category=PossibleUserWarning)
 
 
