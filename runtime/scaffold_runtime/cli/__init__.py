@@ -18,7 +18,7 @@ from scaffold_runtime.cli.project import run
 from scaffold_runtime.cli.save import SaveConfigCallback
 from scaffold_runtime.errors import plain_imports
 
-plain_imports()  # a script imports model and data once it has this
+plain_imports()  # a script imports its model and data after this module
 
 __all__ = [
     "ArgsType",

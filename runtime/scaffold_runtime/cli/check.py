@@ -1,4 +1,4 @@
-"""`python train.py check`: everything that `configs/` describes is made, and nothing trained."""
+"""`python train.py check`: create everything that `configs/` describes, without training."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ Made = TypeVar("Made")
 
 
 def check(make: Callable[[list[str]], Made], folder: Path, words: list[str]) -> Made:
-    """Make it as configured, and with each file that could be chosen; print every error once.
+    """Create the objects as configured, and with each file that could be chosen; print every error once.
 
     Args:
-        make: makes model, data, trainer, callbacks and loggers for a command line.
+        make: creates model, data, trainer, callbacks and loggers for a command line.
         folder: the folder `configs/`.
         words: the command line.
 
     Raises:
-        SystemExit: with 2 if anything cannot be made.
+        SystemExit: with 2 if anything cannot be created.
     """
     made, errors = [], {}
     choices = [[], *choosable(folder)]
@@ -36,7 +36,7 @@ def check(make: Callable[[list[str]], Made], folder: Path, words: list[str]) -> 
         try:
             with redirect_stdout(io.StringIO()), redirect_stderr(said):
                 made.append(make([*words, *choice]))
-        except SystemExit:  # a parser has said why
+        except SystemExit:  # a parser has printed why
             errors[said.getvalue()] = choice
         except Exception as error:
             errors[f"error: {_reason(error)}\n"] = choice
@@ -64,12 +64,12 @@ def _configures(path: Path) -> bool:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError):
-        return True  # making it says what is wrong
+        return True  # using it raises a better error
     return isinstance(content, dict) and not content.keys().isdisjoint((*PARTS, *KINDS))
 
 
 def _reason(error: Exception) -> str:
-    """Where, and what; an error of the runtime says both itself."""
+    """Where it failed, and why; an error of the runtime already says both."""
     if isinstance(error, ScaffoldRuntimeError):
         return str(error)
     notes = getattr(error, "__notes__", ())

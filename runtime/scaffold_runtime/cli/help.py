@@ -1,4 +1,4 @@
-"""The help of a project: one line per option, with the value it has now."""
+"""The help of a project: one line per option, with its current value."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import yaml
 
 from scaffold_runtime.cli.parser import LightningArgumentParser
 
-NARROWEST = 40  # of descriptions; with less room they go below the option
+NARROWEST = 40  # width of descriptions; with less room they go below the option
 
 Row = tuple[str, Any, str]
 
 
 class ProjectParser(LightningArgumentParser):
-    """A parser whose help shows what the files in `configs/` say.
+    """A parser whose help shows the values in `configs/`.
 
     Jsonargparse's own help describes each class in general and fills hundreds of lines.
     """
@@ -26,7 +26,7 @@ class ProjectParser(LightningArgumentParser):
     configured: str | None = None
 
     def format_help(self, *args: Any) -> str:
-        """The usage, then each option with its present value and its description."""
+        """The usage, then each option with its current value and its description."""
         if self.configured is None:  # the parser of one class, for --callbacks.NAME.help
             return super().format_help(*args)
         config = self.parse_args(["--config", self.configured]).as_dict()
@@ -51,7 +51,7 @@ class ProjectParser(LightningArgumentParser):
 
 
 def _sections(key: str, value: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
-    """Each part of the options under a key: its key, its heading, and what is set; a class is a part."""
+    """The sections of the options under a key, one per class: (key, heading, values)."""
     if "class_path" in value:
         yield key, f"{key}  {value['class_path']}", value.get("init_args") or {}
         return

@@ -26,16 +26,16 @@ from scaffold_runtime.module import LightningModule
 from scaffold_runtime.seed import seed_everything
 from scaffold_runtime.trainer import Trainer
 
-# What each subcommand gets from the CLI itself and not from the command line.
+# Arguments of subcommands that the CLI itself passes, not the command line.
 OF_CLI = ("model", "datamodule", "dataloaders", "train_dataloaders", "val_dataloaders")
 SUBCOMMANDS = {name: {*OF_CLI} for name in ("fit", "validate", "test", "predict")}
 
-# Lightning's `fit` has none of these, and a file of `fit` is read by other subcommands, too.
+# Not in Lightning's `fit`; and other subcommands must be able to read a config file of `fit`.
 NOT_LIGHTNINGS = ("restore", "restore_keys", "restore_strict", "restore_lr")
 
 
 class LightningCLI:
-    """Parse the command line, make trainer, model and data module, and run the subcommand.
+    """Parse the command line, create trainer, model and data module, and run the subcommand.
 
     Args:
         model_class: the model, or a function annotated to return one; None takes any by `--model`.
@@ -50,9 +50,9 @@ class LightningCLI:
         subclass_mode_model: accept subclasses of `model_class`, by `class_path`.
         subclass_mode_data: accept subclasses of `datamodule_class`, by `class_path`.
         args: what to parse in place of the command line: a list, or a dict or Namespace of values.
-        run: offer subcommands and run the chosen one; False only makes the objects.
+        run: offer subcommands and run the chosen one; False only creates the objects.
         auto_configure_optimizers: accept `--optimizer` and `--lr_scheduler`.
-        load_from_checkpoint_support: accepted for code that moves over; a checkpoint never names code here.
+        load_from_checkpoint_support: accepted for compatibility with Lightning; here no checkpoint names code.
 
     Raises:
         MisconfigurationException: if settings contradict each other. A wrong command line exits with 2.
@@ -110,7 +110,7 @@ class LightningCLI:
     # -- the parser -------------------------------------------------------------------------------
 
     def setup_parser(self, run: bool, parser_kwargs: dict[str, Any], args: ArgsType) -> None:
-        """Make `self.parser`, with a parser for each subcommand if it is to run."""
+        """Create `self.parser`, with a parser for each subcommand if `run`."""
         names = self.subcommands() if run else ()
         per_subcommand = {name: parser_kwargs[name] for name in names if name in parser_kwargs}
         own = {k: v for k, v in parser_kwargs.items() if k not in per_subcommand}
@@ -121,7 +121,7 @@ class LightningCLI:
             self._add_arguments(self.parser)
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
-        """Make a parser that reads configuration files."""
+        """Create a parser that reads configuration files."""
         parser = self.parser_class(**kwargs)
         parser.add_argument("-c", "--config", action="config", help="a YAML file; repeat to merge")
         return parser
@@ -132,7 +132,7 @@ class LightningCLI:
             options = {"description": _first_line(self.trainer_class, name), **kwargs.get(name, {})}
             parser = self._subparsers[name] = self.init_parser(**options)
             subcommands.add_subcommand(name, parser, help=options["description"])
-            if first not in self.subcommands() or name == first:  # the others will not be asked
+            if first not in self.subcommands() or name == first:  # the others are not used
                 self._add_arguments(parser, name)
 
     def _add_arguments(
@@ -175,7 +175,7 @@ class LightningCLI:
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        """The trainer's methods that can be run, and which of their arguments are not to be parsed."""
+        """The trainer's methods that can be run, and which of their arguments are not parsed."""
         return SUBCOMMANDS
 
     # -- parsing ----------------------------------------------------------------------------------
@@ -192,7 +192,7 @@ class LightningCLI:
         self.config = parser.parse_args(words)
 
     def _sources(self, words: list[str]) -> Sources:
-        """What the configuration files on the command line say, known to every parser for its errors."""
+        """The configuration files on the command line, made known to every parser for its errors."""
         sources = self.parser.sources
         sources.add_options(words)
         for parser in self._subparsers.values():
@@ -219,7 +219,7 @@ class LightningCLI:
 
     @property
     def config_dump(self) -> dict[str, Any]:
-        """The configuration as plain values, as a saved one holds it: of the chosen subcommand, if any."""
+        """The configuration as plain values, as it is saved: that of the chosen subcommand, if any."""
         text = self._parser.dump(self._section(self.config), skip_unset=False)
         return dict(yaml.safe_load(text))
 
@@ -227,13 +227,13 @@ class LightningCLI:
     def _parser(self) -> LightningArgumentParser:
         return self.parser if self.subcommand is None else self._subparsers[self.subcommand]
 
-    # -- making -----------------------------------------------------------------------------------
+    # -- creating objects -------------------------------------------------------------------------
 
     def before_instantiate_classes(self) -> None:
-        """Override this to do something before model, data module and trainer are made."""
+        """Override this to do something before model, data module and trainer are created."""
 
     def instantiate_classes(self) -> None:
-        """Make `self.model`, `self.datamodule` and `self.trainer`."""
+        """Create `self.model`, `self.datamodule` and `self.trainer`."""
         self.config_init = self.parser.instantiate(self.config)
         self.model = self._get(self.config_init, "model")
         self.datamodule = self._get(self.config_init, "data")
@@ -243,13 +243,13 @@ class LightningCLI:
         self.trainer = self.instantiate_trainer()
 
     def after_instantiate_classes(self) -> None:
-        """Override this to do something with what was made."""
+        """Override this to do something with the objects that were created."""
 
     def instantiate_trainer(self, **kwargs: Any) -> Any:
-        """Make the trainer.
+        """Create the trainer.
 
         Args:
-            kwargs: arguments that go before those of the configuration.
+            kwargs: arguments that override those of the configuration.
         """
         given = as_mapping(self._get(self.config_init, "trainer", {}))
         settings = {**given, **kwargs}
@@ -274,7 +274,7 @@ class LightningCLI:
     def configure_optimizers(
         lightning_module: LightningModule, optimizer: Optimizer, lr_scheduler: Any | None = None
     ) -> Any:
-        """What stands for the model's `configure_optimizers` when an optimizer is configured.
+        """Replaces the model's `configure_optimizers` when an optimizer is configured.
 
         Args:
             lightning_module: the model.
@@ -289,7 +289,7 @@ class LightningCLI:
         return [optimizer], [lr_scheduler]
 
     def _configure_optimizers_from_config(self) -> None:
-        """Put the configured optimizer into the model, where there is one."""
+        """Install the configured optimizer, if there is one, in the model."""
         if not self.auto_configure_optimizers:
             return
         parser, configured = self._parser, partial(self._get, self.config_init)
@@ -310,8 +310,8 @@ class LightningCLI:
     # -- running ----------------------------------------------------------------------------------
 
     def _run_subcommand(self, subcommand: str) -> None:
-        """Run it, with its `before_` and `after_` hooks, or the method of that name that a subclass has in its place;
-        `self.returned` is what it returned."""
+        """Run the subcommand, or a subclass's method of that name, with its `before_` and `after_` hooks, and store the
+        result in `self.returned`."""
         getattr(self, f"before_{subcommand}", lambda: None)()
         section, method = self._section(self.config_init), getattr(self.trainer, subcommand)
         names = inspect.signature(method).parameters.keys() - self.subcommands()[subcommand]
@@ -333,7 +333,7 @@ def _first_line(trainer_class: Any, method: str) -> str:
 
 
 def _make_known(text: str) -> None:
-    """Import the one class that is not there yet, if it is mentioned: jsonargparse finds a bare name only then."""
+    """Import FSDPStrategy if it is mentioned: jsonargparse finds a bare class name only among imported classes."""
     if "FSDPStrategy" in text:
         importlib.import_module("scaffold_runtime.strategies.fsdp")
 

@@ -1,4 +1,4 @@
-"""Making what a configuration describes: an error says where it was configured."""
+"""Creating what a configuration describes: an error names the key and file that configured it."""
 
 from __future__ import annotations
 
@@ -14,16 +14,15 @@ from scaffold_runtime.hparams import WithHyperparameters
 
 @contextmanager
 def blaming(key: str, arguments: Iterable[str], sources: Sources) -> Iterator[None]:
-    """Name the key, and the file that holds it, in an error of what is made inside this block.
+    """Add the key, and the file that holds it, to an error of the object that is created inside this block.
 
     Args:
-        key: where the configuration of the object stands, as `callbacks.early_stopping`.
-        arguments: names of its arguments; the one that the error mentions is named.
+        key: the key of the object's configuration, such as `callbacks.early_stopping`.
+        arguments: names of its arguments; the one that the error mentions is added to the key.
         sources: which file holds which key.
 
     Raises:
-        ConfigError: in place of a MisconfigurationException, and where a package is missing; any other error
-            passes with a note.
+        ConfigError: in place of a MisconfigurationException or ImportError; other errors get a note.
     """
     try:
         yield
@@ -37,7 +36,7 @@ def blaming(key: str, arguments: Iterable[str], sources: Sources) -> Iterator[No
 
 
 def remember(owner: WithHyperparameters | None, config: Any) -> None:
-    """Tell a module, or data module, what those of its hyperparameters were made of that are objects."""
+    """Store in a module or data module the configurations of those hyperparameters that are objects."""
     if owner is None or config is None:
         return
     given = config.as_dict() if hasattr(config, "as_dict") else dict(config)
@@ -56,7 +55,7 @@ def _describes(value: Any, made: Any) -> bool:
 
 
 def _named(message: str, arguments: list[str]) -> str:
-    """The argument that a message is about: the first with its value, else the first word of that name."""
+    """The argument that a message is about: the first one in it as `name=`, else the first as a word."""
     for pattern in (r"\b{}=", r"\b{}\b"):
         for name in arguments:
             if re.search(pattern.format(name), message):
@@ -65,7 +64,7 @@ def _named(message: str, arguments: list[str]) -> str:
 
 
 def key_of(kind: type, config: Any, at: str = "") -> str:
-    """Where a configuration names this class as `class_path`; empty if it does not."""
+    """The key at which a configuration names this class as `class_path`; empty if it does not."""
     config = config.as_dict() if hasattr(config, "as_dict") else config
     if not isinstance(config, Mapping):
         return ""

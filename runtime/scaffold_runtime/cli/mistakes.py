@@ -1,4 +1,4 @@
-"""What is wrong with a command line or a configuration, in one to three lines."""
+"""Explaining what is wrong with a command line or a configuration, in one to three lines."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def explain(message: str, parser: ArgumentParser) -> str:
-    """Turn an error message of jsonargparse into one that a person can act on."""
+    """Turn an error message of jsonargparse into one that says what to change."""
     explained = _beside_class(message, parser) or _no_class_yet(message)
     message = _main_reason(message)
     readers = (_unrecognized, _no_command, _unaccepted, _bad_class, _missing, _bad_value, _short)
@@ -81,7 +81,7 @@ def _unaccepted(message: str, parser: ArgumentParser) -> str:
 
 
 def _bad_class(message: str, parser: ArgumentParser) -> str:
-    """A class path that leads nowhere."""
+    """A class path that cannot be imported."""
     absent = re.search(r"module '([\w.]+)' has no attribute '(\w+)'", message)
     no_module = re.search(r"No module named '([\w.]+)'", message)
     unknown = re.search(
@@ -107,23 +107,23 @@ def _bad_class(message: str, parser: ArgumentParser) -> str:
 
 
 def _unimportable(class_path: str) -> str:
-    """Why the module of a class fails when it is imported, where it is there."""
+    """Why importing the module of a class fails, if the module exists."""
     module = class_path.rpartition(".")[0]
     try:
         importlib.import_module(module)
     except ModuleNotFoundError:
         return ""
-    except Exception as error:  # of any kind: it is somebody's code
+    except Exception as error:  # user code may raise anything
         return f"{module} cannot be imported: {type(error).__name__}: {error}"
     return ""
 
 
 def _beside_class(message: str, parser: ArgumentParser) -> str:
-    """An argument of a class that stands beside `class_path`, where it belongs below `init_args`."""
+    """An argument of a class written beside `class_path`, instead of below `init_args`."""
     given = re.search(r"(?:Got|Given) value: ([\[{].*[\]}])", _tail(message))
     try:
         values = ast.literal_eval(given[1]) if given else []
-    except (SyntaxError, ValueError):  # it holds what is no plain value
+    except (SyntaxError, ValueError):  # it has values that are not plain
         return ""
     for value in values if isinstance(values, list) else [values]:
         named = isinstance(value, dict) and "class_path" in value
@@ -136,7 +136,7 @@ def _beside_class(message: str, parser: ArgumentParser) -> str:
 
 
 def _no_class_yet(message: str) -> str:
-    """An argument on the command line of what has no class but the one that it is annotated with."""
+    """An argument on the command line for an object whose class was not chosen yet."""
     argument = re.search(r"Given value: NestedArg\(key='(\w+)'", message)
     taken = re.search(r"Subtypes: (.*)", message)
     tried = [path.rpartition(".")[2] for path in _class_paths(message)]
@@ -169,7 +169,7 @@ def _bad_value(message: str, parser: ArgumentParser) -> str:
 
 
 def _short(message: str, parser: ArgumentParser) -> str:
-    """A message of another kind: where, and its last lines, which say why."""
+    """Any other message: its first line, and its last two, which say why."""
     unloadable = re.search(
         r"(?:Unable to load config|File does not exist:) ['\"](.*?)['\"]", message
     )
@@ -181,7 +181,7 @@ def _short(message: str, parser: ArgumentParser) -> str:
 
 
 def _path(message: str) -> list[str]:
-    """The key a message is about: the parser's key, and those of classes nested in it."""
+    """The key that a message is about: the parser's key, and those of nested classes."""
     return re.findall(r'Parser key "([\w.]+)"', message)
 
 

@@ -32,7 +32,7 @@ class ReduceLROnPlateau(torch.optim.lr_scheduler.ReduceLROnPlateau):
         self.monitor = monitor
 
 
-# torch's own plateau scheduler does not know what to monitor, so ours stands for it.
+# torch's own plateau scheduler has no monitor, so ours replaces it.
 LRSchedulerTypeTuple = (LRScheduler, ReduceLROnPlateau)
 LRSchedulerTypeUnion = Union[LRScheduler, ReduceLROnPlateau]  # noqa: UP007 - used at run time
 OptimizerCallable = Callable[[Iterable[Any]], Optimizer]
@@ -40,7 +40,7 @@ LRSchedulerCallable = Callable[[Optimizer], LRSchedulerTypeUnion]
 
 
 def instantiate_class(args: Any | tuple[Any, ...], init: Mapping[str, Any]) -> Any:
-    """Make an object from `{"class_path": ..., "init_args": {...}}`, with `args` put first.
+    """Create an object from `{"class_path": ..., "init_args": {...}}`, with `args` put first.
 
     Args:
         args: positional arguments that no configuration can hold, such as parameters.
@@ -54,7 +54,7 @@ def instantiate_class(args: Any | tuple[Any, ...], init: Mapping[str, Any]) -> A
 
 
 def described(kind: Any, config: Any) -> dict[str, Any]:
-    """The configuration of an object as `{"class_path", "init_args"}`, also where the class is fixed."""
+    """The configuration of an object as `{"class_path", "init_args"}`, even if its class is fixed."""
     given = config.as_dict() if hasattr(config, "as_dict") else dict(config)
     if isinstance(kind, tuple):
         return given
@@ -64,7 +64,7 @@ def described(kind: Any, config: Any) -> dict[str, Any]:
 def the_automatic(
     kinds: Mapping[str, tuple[Any, str]], what: str, configured: Callable[[str], Any]
 ) -> dict[str, Any] | None:
-    """What is `configured` for the one among `kinds` that goes into the model by itself; None if nothing is.
+    """The configuration of the one among `kinds` that is linked to the model automatically; None if there is none.
 
     Raises:
         MisconfigurationException: if there are several.
@@ -82,7 +82,7 @@ def the_automatic(
 def install(
     module: LightningModule, configure: Configured, optimizer: Any, scheduler: Any | None
 ) -> None:
-    """Let `configure(module, optimizer, scheduler)` stand for `configure_optimizers` of `module`."""
+    """Replace `configure_optimizers` of `module` by `configure(module, optimizer, scheduler)`."""
 
     def configure_optimizers(self: LightningModule) -> Any:
         made = instantiate_class((self.parameters(),), optimizer)

@@ -1,4 +1,4 @@
-"""How a project's command ends: a table, or a file."""
+"""The results of a project's command: a table, or a file."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ MOST_METRICS = 7
 
 
 def report_fit(trainer: Trainer, started_in: Path, options: str = "") -> None:
-    """Print the metrics at the end of training, where everything is, and what to try next.
+    """Print the final metrics, the paths of what was written, and the command to try next.
 
     Args:
-        trainer: what trained.
-        started_in: paths are shown as seen from this folder.
-        options: what the next command needs, too.
+        trainer: the trainer.
+        started_in: paths are shown relative to this folder.
+        options: options that the next command needs, too.
     """
     rows = [(name, f"{float(value):.4g}") for name, value in _last_metrics(trainer).items()]
     best = getattr(trainer.checkpoint_callback, "best_model_path", "")
@@ -40,7 +40,7 @@ def report_fit(trainer: Trainer, started_in: Path, options: str = "") -> None:
 
 
 def _last_metrics(trainer: Trainer) -> dict[str, Any]:
-    """The newest metrics; of a value logged per step and per epoch, the one of the epoch."""
+    """The newest metrics; for a value logged per step and per epoch, only that of the epoch."""
     metrics = trainer.callback_metrics
     names = []
     for name in metrics:
@@ -51,7 +51,7 @@ def _last_metrics(trainer: Trainer) -> dict[str, Any]:
 
 
 def save_predictions(trainer: Trainer, predictions: list[Any], started_in: Path) -> None:
-    """Write what `predict` returned into the folder of the run, and say how much it is."""
+    """Write what `predict` returned into the folder of the run, and print how many predictions there are."""
     path = Path(trainer.log_dir) / "predictions.pt"
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.save(predictions, path)
@@ -62,7 +62,7 @@ def save_predictions(trainer: Trainer, predictions: list[Any], started_in: Path)
 
 
 def shown_path(path: str | os.PathLike[str], started_in: Path) -> str:
-    """A path as one would type it where the program was started, if that is shorter."""
+    """The shorter of a path's absolute and relative forms, relative to where the program was started."""
     absolute = os.path.abspath(path)
     relative = os.path.relpath(absolute, started_in)
     return min(relative, absolute, key=len)

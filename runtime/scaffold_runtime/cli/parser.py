@@ -29,7 +29,7 @@ from scaffold_runtime.trainer import Trainer
 ArgsType = list[str] | dict[str, Any] | Namespace | None
 OURS = (Trainer, LightningModule, LightningDataModule, Callback)
 
-_register(torch)  # some of torch's functions do not know the module they live in
+_register(torch)  # some of torch's functions do not know their module
 
 
 class LightningArgumentParser(ArgumentParser):
@@ -57,7 +57,7 @@ class LightningArgumentParser(ArgumentParser):
         )
         self.callback_keys: list[str] = []
         self.sources = Sources()
-        self._groups: dict[type, str] = {}  # classes whose arguments stand without a class_path
+        self._groups: dict[type, str] = {}  # classes whose arguments have no class_path
         self._optimizers: dict[str, tuple[Any, str]] = {}
         self._lr_schedulers: dict[str, tuple[Any, str]] = {}
 
@@ -93,7 +93,7 @@ class LightningArgumentParser(ArgumentParser):
                 kind, nested_key, fail_untyped=False, required=required
             )
         self._groups[kind] = nested_key
-        made_here = not issubclass(kind, Trainer)  # the trainer is made last, with its callbacks
+        made_here = not issubclass(kind, Trainer)  # the trainer is created last
         return self.add_class_arguments(
             kind, nested_key, fail_untyped=False, instantiate=made_here, sub_configs=True
         )
@@ -109,8 +109,8 @@ class LightningArgumentParser(ArgumentParser):
         Args:
             optimizer_class: the class, or a tuple of classes whose subclasses may be chosen.
             nested_key: what the arguments begin with.
-            link_to: the argument that gets it, to be used with `instantiate_class`; "AUTOMATIC" puts it
-                in place of the model's `configure_optimizers`.
+            link_to: the argument that receives it, for `instantiate_class`; "AUTOMATIC" uses it in place of the
+                model's `configure_optimizers`.
         """
         self._add_unmade(optimizer_class, nested_key, "params")
         self._optimizers[nested_key] = (optimizer_class, link_to)
@@ -134,14 +134,14 @@ class LightningArgumentParser(ArgumentParser):
             self.add_class_arguments(kind, nested_key, sub_configs=True, **rest)
 
     def link_optimizers(self) -> None:
-        """Link every optimizer and scheduler that was added with a `link_to` to where it goes."""
+        """Link every optimizer and scheduler that was added with a `link_to` to that argument."""
         for key, (kind, link_to) in {**self._optimizers, **self._lr_schedulers}.items():
             if link_to != "AUTOMATIC":
                 compute = None if isinstance(kind, tuple) else partial(described, kind)
                 self.link_arguments(key, link_to, compute_fn=compute)
 
     def instantiate(self, namespace: Namespace, *args: Any, **kwargs: Any) -> Namespace:
-        """Make the objects; an error of one of them names its key and file."""
+        """Create the objects; an error of one of them names its key and file."""
         failed: list[Exception] = []
 
         def make(kind: type, /, *given: Any, **arguments: Any) -> Any:
@@ -157,28 +157,28 @@ class LightningArgumentParser(ArgumentParser):
         try:
             making = [(make, object, True)]
             made: Namespace = super().instantiate(namespace, *args, instantiators=making, **kwargs)
-        except Exception as error:  # jsonargparse's own tells of types and repeats all arguments
+        except Exception as error:  # jsonargparse's error repeats all types and arguments
             raise (failed or [error])[0] from None
         return made
 
     def parse_path(self, path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Namespace:
-        """Parse a file, which is UTF-8 whatever the encoding of the machine is."""
+        """Parse a file as UTF-8, whatever the locale's encoding is."""
         file = Path_fr(path)
         with file.relative_path_context():
             text, name = Path(file.absolute).read_text(encoding="utf-8"), os.path.basename(path)
-            said = re.search(r"^\s*[^#\s]", text, re.MULTILINE)  # all of its lines may be comments
+            said = re.search(r"^\s*[^#\s]", text, re.MULTILINE)  # None if all lines are comments
             parsed: Namespace = self.parse_string(text if said else "{}", name, *args, **kwargs)
         return parsed
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Say in one to three lines what is wrong, where, and what was perhaps meant; exit code 2."""
-        if not self.exit_on_error:  # a parser inside of this one, whose message is part of ours
+        """Exit with code 2, and say in one to three lines what is wrong, where, and what was perhaps meant."""
+        if not self.exit_on_error:  # an inner parser, whose message becomes part of ours
             super().error(message, ex)
         self.exit(2, f"error: {explain(message, self)}\n")
 
 
 def _refuse_nothing(kind: type, arguments: dict[str, Any]) -> None:
-    """Jsonargparse lets a key without a value pass where the argument has a default."""
+    """Refuse a key without a value, which jsonargparse accepts if the argument has a default."""
     try:
         hints = get_type_hints(getattr(kind, "__init__", None))
     except Exception:  # names that are imported for annotations only

@@ -45,14 +45,14 @@ def run(
     `configs` is a folder beside the calling script: `trainer.yaml`, `model.yaml` and `data.yaml` hold
     arguments; each file in `callbacks/` and `loggers/` holds a `class_path` and its `init_args`, and is
     switched on under its own name. `--model NAME` and `--data NAME` take the class and the arguments
-    that `model/NAME.yaml` and `data/NAME.yaml` hold in the same way. `--config` files and options go
-    before them; a file with trainer, callbacks and loggers, such as the `config.yaml` of a run, stands
-    for the whole folder. `check` only makes the objects: once as configured, and once with each file that
+    that `model/NAME.yaml` and `data/NAME.yaml` hold in the same way. `--config` files and options override
+    them; a file with trainer, callbacks and loggers, such as the `config.yaml` of a run, replaces the
+    whole folder. `check` only creates the objects: once as configured, and once with each file that
     could be chosen.
 
     The project's folder is the working directory while it runs, so relative paths in configurations
-    mean the same wherever it is started. YAML files and checkpoints named on the command line are looked
-    for where it is started first.
+    mean the same wherever it is started. YAML files and checkpoints named on the command line are first looked
+    for where it is started.
 
     Args:
         model_class: the model.
@@ -70,7 +70,7 @@ def run(
     with plain_errors(), _working_in(folder.parent) as started_in:
         words = _from_where_started(words, started_in)
         if args is None:
-            sys.argv[1:] = words  # processes started later run in the project's folder, too
+            sys.argv[1:] = words  # for processes started later, which run in the project's folder
         command, words = _command(words)
 
         def made(words: list[str]) -> ProjectCLI:
@@ -114,7 +114,7 @@ class ProjectCLI(LightningCLI):
         )
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
-        """Make a parser whose help shows what is configured."""
+        """Create a parser whose help shows what is configured."""
         parser = super().init_parser(**kwargs)
         parser.sources = self.settings.sources
         if isinstance(parser, ProjectParser):
@@ -122,9 +122,9 @@ class ProjectCLI(LightningCLI):
         return parser
 
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add `--seed_everything`, and what `fit` takes of a checkpoint."""
+        """Add `--seed_everything`, and the options of `fit` for what to load from a checkpoint."""
         super().add_default_arguments_to_parser(parser)
-        # Also where they mean nothing, since the file of a run has them.
+        # For commands other than fit, too, since the config file of a run contains them.
         parser.add_method_arguments(Trainer, "fit", skip={*SUBCOMMANDS["fit"], "weights_only"})
         for action in parser._actions if self.command != "fit" else ():
             if action.dest.startswith("restore"):
@@ -138,7 +138,7 @@ class ProjectCLI(LightningCLI):
                 parser.add_argument(f"--{kind}", type=dict, default={}, help="none is switched on")
 
     def instantiate_classes(self) -> None:
-        """Make everything; to use a checkpoint, the model as it was configured in that run."""
+        """Create everything; to use a checkpoint, the model as its run configured it."""
         super().instantiate_classes()
         fits, wanted = self.command == "fit", self.config["ckpt_path"]
         if self.command == CHECK or (fits and self.config["restore"] != "all"):
@@ -152,7 +152,7 @@ class ProjectCLI(LightningCLI):
         try:
             checkpoint = find_checkpoint(self.trainer, wanted)
         except CheckpointError:
-            if fits:  # which says so itself, or begins
+            if fits:  # which raises the error itself, or starts from the beginning
                 return
             raise
         path = checkpoint.parent.parent / "config.yaml"
@@ -167,9 +167,9 @@ class ProjectCLI(LightningCLI):
             self.trainer.print(f"model with {shown}, as in the run of the checkpoint")
 
     def _compare(self, part: str, saved: dict[str, Any]) -> None:
-        """Say what the run of a checkpoint was told otherwise: with another split, what it was trained on may be what
-        is validated now, and of a model the weights and optimizers go on as they were."""
-        now = self.config.get(part)  # None where it takes no arguments
+        """Print which settings differ from the checkpoint's run: with another split, its training samples may be
+        validated now; and restored weights and optimizers keep their own settings."""
+        now = self.config.get(part)  # None if it takes no arguments
         now = _arguments({} if now is None else now.as_dict())
         other = _otherwise(_arguments(saved), now)
         if other:
@@ -181,7 +181,8 @@ class ProjectCLI(LightningCLI):
             self.trainer.print(f"the run of the checkpoint had {had}; now {has}{kept * rate}")
 
     def _model_of_run(self, checkpoint: Path, saved: dict[str, Any] | None) -> dict[str, Any]:
-        """Arguments of the model that the run of a checkpoint had otherwise, unless given by an option.
+        """The model's configuration with those arguments of the checkpoint's run that differ and are not given by
+        an option; empty if there are none.
 
         Raises:
             ConfigError: if that run had a model of another class.
@@ -202,14 +203,14 @@ class ProjectCLI(LightningCLI):
         return changed and {**now, "init_args": {**now["init_args"], **changed}}
 
     def instantiate_trainer(self, **kwargs: Any) -> Any:
-        """Make the trainer, with the callbacks and loggers that are switched on."""
+        """Create the trainer, with the callbacks and loggers that are switched on."""
         trainer = self.config_init["trainer"]
         callbacks = [*_made(self.config_init, "callbacks"), *(trainer.get("callbacks") or [])]
         logger = _made(self.config_init, "loggers") if trainer.get("logger") is not False else False
         return super().instantiate_trainer(callbacks=callbacks, logger=logger, **kwargs)
 
     def run_command(self, started_in: Path) -> None:
-        """Run the command, and say what came of it."""
+        """Run the command, and report its results."""
         self._run_subcommand(self.command)
         if not self.trainer.is_global_zero:
             return
@@ -223,25 +224,25 @@ class ProjectCLI(LightningCLI):
 
 
 def _arguments(config: dict[str, Any]) -> dict[str, Any]:
-    """What a model or data module is made with, whether its class is named there or in the script."""
+    """The arguments of a model or data module, whether its class is named in the configuration or the script."""
     return config.get("init_args", config) or {}
 
 
 def _otherwise(saved: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
-    """What was saved, of what is not the same now."""
+    """The saved values of arguments that differ now."""
     return {key: value for key, value in saved.items() if key in now and now[key] != value}
 
 
 def _in_order(words: list[str]) -> list[str]:
-    """Files first and printing last, wherever they stand: options count for more than files."""
+    """Move files first and `--print_config` last: options override files wherever they are written."""
     prints = "--print_config"
     said = sorted(options(words), key=lambda each: (each.flag not in CONFIG, each.flag == prints))
     return [word for each in said for word in each.words]
 
 
 def _options_of_next(words: list[str], started_in: Path) -> list[str]:
-    """What the next command must know, too: files of configuration, the data, the place of the run. A password is left
-    out, and said behind `#`, where a shell reads no further."""
+    """The options that the next command needs, too: config files, the data, the loggers. Passwords are hidden, with a
+    note after `#`, which a shell ignores."""
     parts = ("--data.", "--loggers.")
     said: list[str] = []
     for flag, value, words_of_it in options(words):
@@ -265,7 +266,7 @@ def _command(words: list[str]) -> tuple[str, list[str]]:
 
 
 def _from_where_started(words: list[str], started_in: Path) -> list[str]:
-    """Make the configurations and checkpoints that are named absolute, where they exist."""
+    """Make paths of configurations and checkpoints absolute, if the files exist."""
     fixed = []
     for word in words:
         flag, equals, name = word.rpartition("=")
@@ -284,7 +285,7 @@ def _made(config: Any, kind: str) -> list[Any]:
 def _working_in(folder: Path) -> Iterator[Path]:
     """Make `folder` the working directory inside this block; yields the one before."""
     before = Path.cwd()
-    sys.argv[0] = os.path.abspath(sys.argv[0])  # processes started later find the script by it
+    sys.argv[0] = os.path.abspath(sys.argv[0])  # so that processes started later find the script
     os.chdir(folder if folder.is_dir() else before)
     try:
         yield before

@@ -1,4 +1,4 @@
-"""SaveConfigCallback: every run keeps the configuration it was made with."""
+"""SaveConfigCallback: every run keeps its configuration."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
 class SaveConfigCallback(Callback):
     """Write the resolved configuration into the folder of the run, to be replayed with `--config`.
 
-    It is written before training starts, when the weights of a checkpoint have been taken; what is there of an earlier
-    life with other settings becomes `config.replaced.yaml`. A resumed run is the training that began without a
-    checkpoint, so its file names none: replayed, it begins anew. Validation and testing write it only if they logged
-    something, so that looking at a model leaves no folders behind.
+    It is written before training starts, after weights were loaded from a checkpoint. If a resumed run has other
+    settings than before, the old file becomes `config.replaced.yaml`. The file of a resumed run names no checkpoint,
+    so replaying it starts from the beginning. Validation and testing write it only if they logged something, so that
+    evaluating a model leaves no folders behind.
 
     Args:
         parser: what parsed the configuration.
         config: the configuration.
         config_filename: the file's name.
         overwrite: replace an existing file; a resumed run replaces its own in any case.
-        multifile: write what came from several files into several files.
+        multifile: write a configuration that came from several files into several files.
         save_to_log_dir: write the file; False leaves everything to an overridden `save_config`.
 
     Raises:
@@ -100,12 +100,12 @@ def write_config(
     path: str | os.PathLike[str],
     multifile: bool = False,
 ) -> None:
-    """Write a resolved configuration to `path`, in place of what is there; `None` values too, passwords not."""
+    """Write a resolved configuration to `path`, replacing the file; with `None` values, without passwords."""
     os.makedirs(os.path.dirname(path), exist_ok=True)
     config = _without_passwords(config)
     if multifile:
         parser.save(config, os.fspath(path), skip_unset=False, overwrite=True)
-    else:  # not by jsonargparse, which writes in the encoding of the machine
+    else:  # not by jsonargparse, which uses the locale's encoding
         Path(path).write_text(parser.dump(config, skip_unset=False), encoding="utf-8")
 
 

@@ -1,4 +1,4 @@
-"""What the files in `configs/`, and those named on the command line, say."""
+"""The settings in the files of `configs/`, and in those named on the command line."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ KINDS = {"callbacks": Callback, "loggers": Logger}
 
 
 class Settings:
-    """The configuration of a project, and what is left of the command line.
+    """The configuration of a project, and the rest of the command line.
 
-    `--model NAME` and `--data NAME` are taken off it: `configs/model/NAME.yaml` then stands for
-    `configs/model.yaml`, and the class it names for the one in the script.
+    `--model NAME` and `--data NAME` are removed from it: `configs/model/NAME.yaml` then replaces
+    `configs/model.yaml`, and the class it names replaces the one in the script.
 
     Args:
         folder: the folder `configs/`.
         words: the command line.
 
     Raises:
-        ConfigError: if a file cannot be used, or an option names something that is not there.
+        ConfigError: if a file cannot be used, or an option names something that does not exist.
     """
 
     def __init__(self, folder: Path, words: list[str]) -> None:
@@ -62,11 +62,11 @@ class Settings:
         self._refuse_unread()
 
     def _refuse_unread(self) -> None:
-        """Files that were meant to be read, by their names, and are not."""
+        """Refuse files whose names suggest that they should be read, but which are not."""
         absent = [f"{part}.yaml" for part in PARTS if not (self.folder / f"{part}.yaml").is_file()]
         for path in sorted([*self.folder.rglob("*.y*ml"), *self.folder.rglob("*.y*ml.txt")]):
             place = path.relative_to(self.folder)
-            # An editor that hides endings adds `.txt`.
+            # An editor that hides file endings may add `.txt`.
             stem = re.sub(r"\.(yml|ya?ml\.txt)$", "", path.name)
             near = [f"{stem}.yaml"] if stem != path.name else []
             if len(place.parts) == 1:
@@ -86,14 +86,14 @@ class Settings:
         if part in KINDS and content and "class_path" not in content:
             near = did_you_mean(min(content), ["class_path"]) or " Write `class_path: ...`."
             raise ConfigError(f"{shown} names no class.{near}")
-        if content.get("init_args", {}) is None:  # all of its lines are comments
+        if content.get("init_args", {}) is None:  # all lines below it are comments
             del content["init_args"]
         said = content if name is None else {name: content}
         self.base[part] = said if name is None else self.base[part] | said
         self.sources.add(shown, {part: said})
 
     def _choose(self, part: str, name: str) -> None:
-        """Put `configs/PART/NAME.yaml` in the place of what is configured for this part."""
+        """Let `configs/PART/NAME.yaml` replace what is configured for this part."""
         path = self.folder / part / f"{name}.yaml"
         known = sorted(each.stem for each in path.parent.glob("*.yaml"))
         if name not in known:
@@ -106,7 +106,7 @@ class Settings:
             raise ConfigError(f"configs/{part}/{name}.yaml must name its class: `class_path: ...`.")
 
     def _names_class(self, part: str, contents: list[dict[str, Any]]) -> bool:
-        """Whether a file names the class of a part; arguments of the script's own then do not count."""
+        """Whether a file names the class of a part; arguments for the script's own class are then dropped."""
         if not any("class_path" in (content.get(part) or {}) for content in contents):
             return False
         if "class_path" not in self.base.get(part, {}):
@@ -115,7 +115,7 @@ class Settings:
 
 
 def _check_name(kind: str, path: Path) -> None:
-    """The name of a file is that of an option: copies made by a file manager have spaces in theirs."""
+    """Refuse a file name that cannot be an option, such as that of a copy made by a file manager."""
     if not re.fullmatch(r"[\w-]+", path.stem):
         better = re.sub(r"\W+", "_", path.stem).strip("_") or "another"
         raise ConfigError(
@@ -145,7 +145,7 @@ def _check_parts(content: dict[str, Any], shown: str) -> None:
 
 
 def _switched_on(kind: str, contents: list[dict[str, Any]], words: list[str]) -> list[str]:
-    """Names of callbacks or loggers: of files, of configurations, and given a class by an option."""
+    """Names of callbacks or loggers: from files, configurations, and options that give one a class."""
     names: dict[str, None] = {}
     for content in contents:
         names.update(dict.fromkeys(content.get(kind, {})))

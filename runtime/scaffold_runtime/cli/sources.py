@@ -1,4 +1,4 @@
-"""Where a configuration comes from: reading its files, and telling which one holds a key."""
+"""The sources of a configuration: reading its files, and finding which one holds a key."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class ConfigError(MisconfigurationException):
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses a key that is written twice, where the first would be lost without a word."""
+    """Refuses a key that is written twice, of which YAML would silently drop the first."""
 
     def compose_mapping_node(self, anchor: Any) -> Any:
         node, lines = super().compose_mapping_node(anchor), dict[str, int]()
@@ -38,14 +38,14 @@ class _Loader(yaml.SafeLoader):
 
 
 class Sources:
-    """The files a configuration came from, to tell where a key was written; the last one wins."""
+    """The files of a configuration, to find where a key was written; the last one wins."""
 
     def __init__(self) -> None:
         self.files: list[tuple[str, Mapping[str, Any]]] = []
         self.options: set[str] = set()
 
     def add_options(self, words: Iterable[str]) -> None:
-        """Note which keys are set on the command line, so that no file is blamed for them."""
+        """Record which keys are set on the command line, so that errors name no file for them."""
         flags = (word.partition("=")[0] for word in words if word.startswith("--"))
         self.options.update(flag[2:].rstrip("+").replace(".init_args", "") for flag in flags)
 
@@ -78,7 +78,7 @@ def read_yaml(path: Path, shown: str) -> dict[str, Any]:
 
     Args:
         path: the file.
-        shown: how errors call it.
+        shown: its name in errors.
 
     Raises:
         ConfigError: if it cannot be read, is not YAML, or holds something else.
@@ -110,7 +110,7 @@ def _yaml_mistake(error: yaml.YAMLError, shown: str, text: str) -> str:
     if mark is None:
         return f"{shown} is not valid YAML: {error}"
     problem = str(getattr(error, "problem", error))
-    if problem.startswith("could not find expected ':'"):  # which shows lines later
+    if problem.startswith("could not find expected ':'"):  # reported some lines too late
         mark = getattr(error, "context_mark", None) or mark
     if "escape" in problem:
         problem += "; in double quotes a backslash begins one, in single quotes it does not"
@@ -126,7 +126,7 @@ def _yaml_mistake(error: yaml.YAMLError, shown: str, text: str) -> str:
 
 
 class Option(NamedTuple):
-    """One option of a command line: its flag, its value where it has one, and the words that say so."""
+    """One option of a command line: its flag, its value if it has one, and its words."""
 
     flag: str
     value: str
@@ -134,7 +134,7 @@ class Option(NamedTuple):
 
 
 def options(words: list[str]) -> Iterator[Option]:
-    """The options of a command line; a word that belongs to none is one without a value."""
+    """The options of a command line; a word that belongs to no option is one without a value."""
     left = deque(words)
     while left:
         said = [left.popleft()]
@@ -146,7 +146,7 @@ def options(words: list[str]) -> Iterator[Option]:
 
 
 def config_files(words: list[str]) -> list[str]:
-    """The configuration files that a command line names, of those that are there; some give a text."""
+    """The existing configuration files that a command line names; a value may also be YAML text."""
     named = [value for flag, value, _ in options(words) if flag in CONFIG]
     return [name for name in named if os.path.isfile(name)]  # False for a text too long for a path
 
@@ -155,9 +155,9 @@ def read_named(sources: Sources, words: list[str], sections: Iterable[str]) -> N
     """Read the configuration files that a command line names into `sources`.
 
     Args:
-        sources: what is added to.
+        sources: where the files are added.
         words: the command line.
-        sections: keys that hold a configuration of their own, one per subcommand.
+        sections: keys with a nested configuration, one per subcommand.
 
     Raises:
         ConfigError: if a file cannot be used.
