@@ -1,4 +1,4 @@
-"""Small modules to try things with."""
+"""Small modules for experiments and bug reports."""
 
 from scaffold_runtime.demos.boring_classes import BoringDataModule, BoringModel, DemoModel
 

@@ -38,7 +38,7 @@ class RandomIterableDataset(IterableDataset[Tensor]):
 
 
 class BoringModel(LightningModule):
-    """A linear layer that is pulled towards zero."""
+    """A linear layer whose outputs are trained towards one."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ class BoringModel(LightningModule):
         return self.layer(x)  # type: ignore[no-any-return] # torch's modules are untyped calls
 
     def loss(self, output: Tensor) -> Tensor:
-        """How far the output is from ones."""
+        """The mean squared distance of the output from ones."""
         return nn.functional.mse_loss(output, torch.ones_like(output))
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:

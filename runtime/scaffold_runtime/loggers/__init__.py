@@ -1,4 +1,4 @@
-"""Loggers: where the numbers of a run go."""
+"""Loggers: they record metrics and hyperparameters of a run."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ __all__ = [
 
 
 def default_logger(root: str) -> Logger:
-    """What `Trainer(logger=True)` means: TensorBoard where it is installed, else CSV."""
+    """The logger of `Trainer(logger=True)`: TensorBoard if it is installed, else CSV."""
     installed = importlib.util.find_spec("tensorboard") is not None
     return TensorBoardLogger(root) if installed else CSVLogger(root)
 
 
 def select_loggers(choice: bool | Logger | Iterable[Logger] | None, root: str) -> list[Logger]:
-    """What `Trainer(logger=...)` means; all of them share the folder of the first that has one.
+    """Turn the Trainer's `logger` argument into loggers; all share the run folder of the first that has one.
 
     Raises:
         MisconfigurationException: if one of them is not a Logger.
@@ -43,7 +43,7 @@ def select_loggers(choice: bool | Logger | Iterable[Logger] | None, root: str) -
     if choice is False:
         return []
     several = isinstance(choice, Iterable) and not isinstance(choice, (Logger, str))
-    loggers: list[Any] = list(choice) if several else [choice]  # type: ignore[arg-type] # it is
+    loggers: list[Any] = list(choice) if several else [choice]  # type: ignore[arg-type] # iterable
     for logger in loggers:
         if not isinstance(logger, Logger):
             raise MisconfigurationException(

@@ -17,8 +17,8 @@ FIRST = ("epoch", "step")
 class CSVLogger(FolderLogger):
     """Write `metrics.csv` into the run folder.
 
-    Rows are appended. The file is written anew when a name appears that has no column yet, and when a run
-    is resumed: rows it will log again go to `metrics.replaced.csv`.
+    Rows are appended. The file is rewritten when a name appears that has no column yet, and when a run is
+    resumed: rows that it will log again are moved to `metrics.replaced.csv`.
 
     Args:
         save_dir: the folder under which experiments are kept.
@@ -44,12 +44,12 @@ class CSVLogger(FolderLogger):
 
     @property
     def experiment(self) -> CSVLogger:
-        """This logger: it writes by itself."""
+        """This logger, which writes by itself."""
         return self
 
     @property
     def file(self) -> Path:
-        """Where the rows go."""
+        """The path of `metrics.csv`."""
         return Path(self.log_dir) / "metrics.csv"
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
@@ -92,7 +92,7 @@ class CSVLogger(FolderLogger):
             self._replace(rows[: self._written])
 
     def _read(self) -> tuple[list[str], list[dict[str, Any]]]:
-        """The columns and rows of the file. A last line that a kill cut short is cut off: rows are appended."""
+        """The columns and rows of the file. First removes an incomplete last line, which a killed run may leave."""
         if not self.file.exists():
             return [], []
         os.truncate(self.file, self.file.read_bytes().rfind(b"\n") + 1)
@@ -105,7 +105,7 @@ class CSVLogger(FolderLogger):
         super().finalize(status)
 
     def _replace(self, rows: list[dict[str, Any]]) -> None:
-        """Write the file anew; the old one stays until the new one is whole."""
+        """Rewrite the file; the old one stays until the new one is complete."""
         temporary = self.file.with_suffix(".csv.partial")
         with temporary.open("w", newline="", encoding="utf-8") as file:
             _write(file, self._columns, rows)

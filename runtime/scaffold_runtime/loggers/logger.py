@@ -1,4 +1,4 @@
-"""What a logger is, and what those that write into a folder share."""
+"""The base classes of loggers, of those that write into a folder, and of those that send a run to a service."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from scaffold_runtime.hparams import as_mapping
 from scaffold_runtime.plain import opened
 from scaffold_runtime.ranks import rank_zero_only
 
-# Options of ModelCheckpoint that go along with a checkpoint which is sent.
+# Options of ModelCheckpoint that are sent with a checkpoint.
 OPTIONS = ("monitor", "mode", "save_last", "save_top_k", "save_weights_only", "every_n_train_steps")
 
 
@@ -27,8 +27,8 @@ class Logger(abc.ABC):
     """Records metrics and hyperparameters of a run. Subclass it to write your own."""
 
     failed: bool = False  # set by `attempt`, so that a broken logger is reported once
-    told: bool = False  # whether somebody said which run this is
-    group_separator: str = "/"  # for the names of what a callback logs
+    told: bool = False  # whether the version was given
+    group_separator: str = "/"  # for the names that callbacks log
 
     @property
     @abc.abstractmethod
@@ -38,7 +38,7 @@ class Logger(abc.ABC):
     @property
     @abc.abstractmethod
     def version(self) -> int | str | None:
-        """What tells this run from others of the experiment."""
+        """The number or name of this run within the experiment."""
 
     @abc.abstractmethod
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
@@ -55,7 +55,7 @@ class Logger(abc.ABC):
 
     @property
     def log_dir(self) -> str | None:
-        """The folder of this run; None where the logger has none of its own."""
+        """The folder of this run; None if the logger has no folder of its own."""
         return None
 
     @property
@@ -65,11 +65,11 @@ class Logger(abc.ABC):
 
     @property
     def experiment(self) -> Any:
-        """The object that does the writing, for what this interface lacks."""
+        """The underlying library's object, for features that this interface lacks."""
         return None
 
     def log_graph(self, model: nn.Module, input_array: Any = None) -> None:
-        """Take the graph of the model, where the logger can show one."""
+        """Record the graph of the model, if the logger can show one."""
 
     def save(self) -> None:
         """Flush what is buffered."""
@@ -81,21 +81,22 @@ class Logger(abc.ABC):
         """A checkpoint was written."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the log stands, asked for when a checkpoint is saved and everything was written out."""
+        """The position in the log, saved in checkpoints after everything was flushed."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The run goes on from a checkpoint: what was logged after it will be logged again."""
+        """The run resumes from a checkpoint: what was logged after it will be logged again."""
 
     def decide_version(self, version: int | str) -> None:
-        """Continue the run of this name, unless another was chosen already."""
+        """Continue the run with this version, unless another was chosen already."""
 
     def follow(self, first: Logger) -> None:
-        """Use the run name that `first`, the first of several loggers, decides on."""
+        """Use the version of `first`, the first of several loggers with a folder."""
 
     def attempt(self, what: str, *arguments: Any, **named: Any) -> None:
-        """Call the method `what` while a run goes on. Training outlives a logger that fails: it is named once in
-        a warning and asked again next time. A missing package is still an error."""
+        """Call the method `what` during a run. If it fails, training continues: a warning is issued once, and the
+        logger is called again next time. Errors of the runtime, such as a missing package, are still raised.
+        """
         try:
             getattr(self, what)(*arguments, **named)
         except ScaffoldRuntimeError:
@@ -111,7 +112,7 @@ class Logger(abc.ABC):
 
 
 class Nothing:
-    """Takes every call and every attribute, and does nothing."""
+    """Accepts every call and every attribute, and does nothing."""
 
     def __getattr__(self, name: str) -> Nothing:
         if name.startswith("__"):
@@ -138,12 +139,12 @@ class Nothing:
 
 
 def rank_zero_experiment(function: Callable[..., Any]) -> Callable[..., Any]:
-    """For the `experiment` of a logger of your own: in processes other than the first it is `Nothing`."""
+    """For the `experiment` of your own logger: on ranks other than 0 it is `Nothing`."""
     return rank_zero_only(function, default=Nothing())
 
 
 class RunLogger(Logger):
-    """Base of loggers that know which run they write: one they are told, or else one that they choose.
+    """Base of loggers with a version: the given one, or else one that they choose.
 
     Args:
         version: the run, if it is known already.
@@ -153,11 +154,11 @@ class RunLogger(Logger):
     def __init__(self, version: int | str | None, prefix: str) -> None:
         self._version, self.told = version, version is not None
         self._prefix = f"{prefix}-" if prefix else ""
-        self._first: Logger | None = None  # of several, the one whose run folder the others share
+        self._first: Logger | None = None  # the first of several, whose run folder the others share
 
     @property
     def version(self) -> int | str:
-        """The run's number, or its name; chosen when it is first asked for."""
+        """The run's number or name; chosen when it is first needed."""
         if self._version is None:
             self._version = self._choose_version()
         return self._version
@@ -173,7 +174,7 @@ class RunLogger(Logger):
             self._version = version
 
     def __getstate__(self) -> dict[str, Any]:
-        """What is open stays behind when the logger is copied to another process."""
+        """Leave out what is open when the logger is copied to another process."""
         return {k: None if k.startswith("_open") else v for k, v in vars(self).items()}
 
 
@@ -206,7 +207,7 @@ class FolderLogger(RunLogger):
         return os.path.join(self.save_dir, self.name)
 
     def _choose_version(self) -> int | str:
-        """That of the first of several loggers, or else the next free number, which it claims."""
+        """The version of the first of several loggers, or else the next free number, which is claimed."""
         shared = self._first.version if self._first is not None else None
         return claim_version(Path(self.root_dir)) if shared is None else shared
 
@@ -216,11 +217,11 @@ class FolderLogger(RunLogger):
 
     def finalize(self, status: str) -> None:
         if status == "failed" and self._version is not None and not self.told:
-            with suppress(OSError):  # unless it is empty, as where a run was refused
+            with suppress(OSError):  # removes it only if empty, as when a run was refused
                 os.rmdir(self.log_dir)
 
     def log_hyperparams(self, params: Any = None, *args: Any, **kwargs: Any) -> None:
-        """Write `hparams.yaml`, with what was logged before."""
+        """Write `hparams.yaml`, including what was logged before."""
         self.hparams.update(as_mapping(params or {}))
         file = Path(self.log_dir) / "hparams.yaml"
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -239,19 +240,19 @@ class ServiceLogger(RunLogger):
     def __init__(self, prefix: str, log_model: str | bool, version: str | None = None) -> None:
         super().__init__(version, prefix)
         self._log_model = log_model
-        self._sent: dict[str, float] = {}  # checkpoints, and when they were written
+        self._sent: dict[str, float] = {}  # checkpoints: when they were written
         self._checkpoints: Any = None
 
     @abc.abstractmethod
     def send_checkpoint(self, file: Path, aliases: list[str], about: dict[str, Any]) -> None:
-        """Send a file that is new or changed, "latest" or also "best"; its score is in `about`."""
+        """Send a new or changed checkpoint, with the aliases "latest" and perhaps "best"; `about` has its score."""
 
     def decide_version(self, version: int | str) -> None:
-        if isinstance(version, str):  # a number is that of a folder
+        if isinstance(version, str):  # a number is the version of a folder
             super().decide_version(version)
 
     def __getstate__(self) -> dict[str, Any]:
-        """The run's id goes along."""
+        """Keep the run's id."""
         return {**super().__getstate__(), "_version": self.version}
 
     def after_save_checkpoint(self, checkpoint_callback: Any) -> None:
@@ -286,7 +287,7 @@ class ServiceLogger(RunLogger):
 
 
 def run_name(version: int | str | None) -> str:
-    """The name of the folder of a run; "" where the run has no version."""
+    """The name of the folder of a run; "" if the run has no version."""
     return f"version_{version}" if isinstance(version, int) else str(version or "")
 
 

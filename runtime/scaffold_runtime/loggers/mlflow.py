@@ -15,7 +15,7 @@ from scaffold_runtime.extras import require
 from scaffold_runtime.hparams import as_mapping
 from scaffold_runtime.loggers.logger import ServiceLogger, flat
 
-LONGEST = 6000  # characters of a parameter's value that MLflow's stores take
+LONGEST = 6000  # characters of a parameter's value that MLflow accepts
 AT_ONCE = 100  # parameters in one request
 TRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"  # MLflow's own variable
 ENDED = {"success": "FINISHED", "finished": "FINISHED", "failed": "FAILED"}
@@ -25,31 +25,31 @@ class MLFlowLogger(ServiceLogger):
     """Log a run to MLflow.
 
     Credentials are read by `mlflow` itself (MLFLOW_TRACKING_TOKEN, MLFLOW_TRACKING_USERNAME and _PASSWORD); they
-    never pass through here. A password in `tracking_uri` is left out of the run's config.yaml and of warnings. As one
-    of several loggers, behind one that writes into a folder, it notes its run there, so that a resumed run goes on in
-    the same one.
+    never pass through here. A password in `tracking_uri` is left out of the run's config.yaml and of warnings. If an
+    earlier logger in the list writes into a folder, the run's id is stored there, so that a resumed run continues the
+    same MLflow run.
 
     Args:
-        experiment_name: the experiment; made if there is none of this name.
+        experiment_name: the experiment; created if it does not exist.
         run_name: the run's display name.
         tracking_uri: where runs are kept: "http://...", "sqlite:///mlflow.db", "file:./mlruns";
             MLFLOW_TRACKING_URI, or in the folder `save_dir`.
         tags: tags of the run.
-        save_dir: where neither `tracking_uri` nor the variable is given, the folder of a database, `mlflow.db`, or of
-            a store of files that is there already.
+        save_dir: if neither `tracking_uri` nor the variable is given, the folder of a database, `mlflow.db`, or of an
+            existing file store.
         log_model: store checkpoints as artifacts: False, True (at the end), or "all" (as they are saved).
         prefix: put before every name.
-        artifact_location: where the experiment's artifacts go, if it is made.
+        artifact_location: where the experiment's artifacts go, if it is created.
         run_id: a run to continue.
         synchronous: wait until each record is stored.
 
     Raises:
         MissingExtra: if `mlflow` is not installed.
-        MisconfigurationException: if training begins and the server does not answer. It is asked for about ten seconds,
-            or as often as MLFLOW_HTTP_REQUEST_MAX_RETRIES says.
+        MisconfigurationException: if the server does not answer when training begins, after about ten seconds or as
+            many retries as MLFLOW_HTTP_REQUEST_MAX_RETRIES says.
     """
 
-    _open_client: Any = None  # a copied logger begins without
+    _open_client: Any = None  # not copied with the logger
 
     def __init__(
         self,
@@ -81,7 +81,7 @@ class MLFlowLogger(ServiceLogger):
         if self._open_client is None:
             mlflow = require("mlflow.tracking", "scaffold-runtime[mlflow]", "MLFlowLogger")
             kind, _, file = self._tracking_uri.partition(":///")
-            if kind == "sqlite":  # not every release of MLflow makes the folder
+            if kind == "sqlite":  # not every release of MLflow creates the folder
                 os.makedirs(os.path.dirname(file) or ".", exist_ok=True)
             self._open_client = mlflow.MlflowClient(self._tracking_uri)
         return self._open_client
@@ -94,7 +94,7 @@ class MLFlowLogger(ServiceLogger):
 
     @property
     def experiment_id(self) -> str:
-        """The experiment's id; it is made if there is none."""
+        """The experiment's id; the experiment is created if it does not exist."""
         if self._experiment_id is None and self._version is not None:
             self._experiment_id = self._client.get_run(self._version).info.experiment_id
         if self._experiment_id is None:
@@ -107,18 +107,18 @@ class MLFlowLogger(ServiceLogger):
 
     @property
     def run_id(self) -> str:
-        """The run's id; the run is made when it is first asked for."""
+        """The run's id; the run is created when it is first needed."""
         return str(self.version)
 
     def _choose_version(self) -> str:
-        """The run noted in the shared folder, since we are resumed, or else a new one."""
+        """The run whose id is in the shared folder, if this run is resumed, or else a new one."""
         note = self._note()
         noted = note.read_text(encoding="utf-8").strip() if note and note.exists() else ""
         if noted:
             return noted
         from mlflow.tracking.context.registry import resolve_tags
 
-        # With MLflow's own: who, from which script and commit.
+        # Including MLflow's own tags: user, script and commit.
         tags = resolve_tags({str(k): str(v) for k, v in self._tags.items()})
         with _first_contact():
             run = self._client.create_run(self.experiment_id, tags=tags, run_name=self._run_name)
@@ -176,12 +176,12 @@ class MLFlowLogger(ServiceLogger):
             raise MisconfigurationException(
                 f"MLFlowLogger cannot log to {hide_passwords(self._tracking_uri)}: {why}\n"
                 f"Start its server, correct `tracking_uri`, or set {TRIES} to wait for longer."
-            ) from None  # MLflow's errors have the address as it is
+            ) from None  # MLflow's error may show a password
         texts = {
             _name(name): str(value)[:LONGEST] for name, value in flat(as_mapping(params)).items()
         }
         fresh = {name: text for name, text in texts.items() if name not in self._known}
-        # MLflow refuses to change one.
+        # Only new ones: MLflow refuses to change a parameter.
         records = [Param(name, text) for name, text in fresh.items()]
         for start in range(0, len(records), AT_ONCE):
             part = records[start : start + AT_ONCE]
@@ -203,7 +203,7 @@ class MLFlowLogger(ServiceLogger):
 
 @contextmanager
 def _first_contact() -> Iterator[None]:
-    """Have MLflow try for some seconds, unless the variable says otherwise: its own seven times take four minutes."""
+    """Let MLflow retry for some seconds, unless the variable is set: by default its retries take four minutes."""
     before = os.environ.get(TRIES)
     os.environ.setdefault(TRIES, "3")
     try:
@@ -214,16 +214,16 @@ def _first_contact() -> Iterator[None]:
 
 
 def _root_of(error: BaseException) -> BaseException:
-    """What the error came from, such as a refused connection."""
+    """The first error in the chain, such as a refused connection."""
     return _root_of(error.__context__) if error.__context__ else error
 
 
 def _name(name: str) -> str:
-    """A name MLflow takes: other characters become spaces."""
+    """A name that MLflow accepts: other characters become spaces."""
     return re.sub(r"[^a-zA-Z0-9_/. -]", " ", name)
 
 
 def _store_in(folder: str) -> str:
-    """A database, since MLflow begins no stores of files any more; where there is one, that one."""
+    """The URI of an existing file store in the folder; else of a database: MLflow creates no file stores any more."""
     files = any(Path(folder).glob("*/meta.yaml"))
     return f"file:{folder}" if files else f"sqlite:///{folder}/mlflow.db"

@@ -1,4 +1,4 @@
-"""SilentLogger: what is there in place of a logger where nothing is logged, as in processes other than the first."""
+"""SilentLogger: stands in for a logger when nothing is logged, as on ranks other than 0."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ PLACES = ("name", "version", "save_dir", "log_dir", "root_dir")
 
 
 class SilentLogger(Logger):
-    """Knows the places that somebody else logs to, and writes nothing.
+    """Has the folders and version of another logger, and writes nothing.
 
     Args:
-        places: `name`, `version`, `save_dir`, `log_dir` and `root_dir` of the other logger, where there is one.
+        places: `name`, `version`, `save_dir`, `log_dir` and `root_dir` of the other logger, if there is one.
     """
 
     name: Any = None
@@ -27,7 +27,7 @@ class SilentLogger(Logger):
         vars(self).update(places or {})
 
     def __getattr__(self, name: str) -> Any:
-        """What else the other logger has is called here, too, and does nothing."""
+        """Any other attribute of the other logger; calling it does nothing."""
         if name.startswith("_"):
             raise AttributeError(name)
         return Nothing()

@@ -32,7 +32,7 @@ class TensorBoardLogger(FolderLogger):
         MissingExtra: when something is written and `tensorboard` is not installed.
     """
 
-    _open_writer: Any = None  # a copied logger begins without
+    _open_writer: Any = None  # not copied with the logger
 
     def __init__(
         self,
@@ -62,7 +62,7 @@ class TensorBoardLogger(FolderLogger):
             require("tensorboard", "scaffold-runtime[tensorboard]", "TensorBoardLogger")
             from torch.utils.tensorboard import SummaryWriter
 
-            # It opens its file again for each write, perhaps after a change of the working directory.
+            # Absolute: it reopens its file for each write, perhaps from another working directory.
             self._open_writer = SummaryWriter(os.path.abspath(self.log_dir), **self._kwargs)
         return self._open_writer
 
@@ -81,7 +81,7 @@ class TensorBoardLogger(FolderLogger):
         *args: Any,
         **kwargs: Any,
     ) -> None:
-        """Write hyperparameters, with `metrics` (a dict or one number) of a step beside them."""
+        """Write hyperparameters, together with `metrics` (a dict or one number) of a step."""
         super().log_hyperparams(params)
         if metrics is None and self._default_hp_metric:
             metrics = {"hp_metric": -1}
@@ -90,7 +90,7 @@ class TensorBoardLogger(FolderLogger):
         if not metrics:
             return
         writer = self.experiment
-        from torch.utils.tensorboard.summary import hparams  # which needs tensorboard
+        from torch.utils.tensorboard.summary import hparams  # needs tensorboard
 
         for name, value in metrics.items():
             writer.add_scalar(name, value, step or 0)
@@ -101,12 +101,12 @@ class TensorBoardLogger(FolderLogger):
         sample = getattr(model, "example_input_array", None) if input_array is None else input_array
         if not self._log_graph or sample is None:
             return
-        if divider := getattr(model, "_divider", None):  # torch does not trace what gathers weights
+        if divider := getattr(model, "_divider", None):  # torch cannot trace gathering of weights
             warn(f"TensorBoardLogger: no graph is logged, since {divider} shards the weights.")
             return
         sample = move_data_to_device(sample, getattr(model, "device", "cpu"))
         with evaluation_mode(model), torch.no_grad(), warnings.catch_warnings():
-            # Torch's writer uses torch.jit.trace; the class of what it says differs between releases.
+            # torch's writer uses torch.jit.trace; the class of its warning differs between releases.
             warnings.filterwarnings("ignore", "`torch.jit.trace")
             self.experiment.add_graph(model, sample)
 
@@ -118,7 +118,7 @@ class TensorBoardLogger(FolderLogger):
         return {"next_step": self._next_step}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """TensorBoard leaves out what earlier files have from this step on."""
+        """Have TensorBoard ignore what earlier files contain from this step on."""
         self._next_step = state.get("next_step", 0)
         self._kwargs.setdefault("purge_step", self._next_step)
 

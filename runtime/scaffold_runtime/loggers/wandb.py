@@ -22,8 +22,8 @@ class WandbLogger(ServiceLogger):
     """Send a run to Weights & Biases, or with `offline=True` write it to disk for `wandb sync`.
 
     The API key is read by `wandb` itself (`wandb login`, or WANDB_API_KEY); it never passes through here.
-    As one of several loggers, behind one that writes into a folder, its files lie in that run folder, and a
-    resumed run goes on under the same id.
+    If an earlier logger in the list writes into a folder, W&B's files are in that run folder, and a resumed run
+    continues under the same id.
 
     Args:
         name: the run's display name.
@@ -32,7 +32,7 @@ class WandbLogger(ServiceLogger):
         offline: write to disk only.
         dir: the same as `save_dir`.
         id: the same as `version`.
-        anonymous: passed to `wandb.init`, where the installed version still takes it.
+        anonymous: passed to `wandb.init`, if the installed version still takes it.
         project: the project; WANDB_PROJECT, or "lightning_logs".
         log_model: upload checkpoints: False, True (at the end), or "all" (as they are saved).
         experiment: a run that is open already.
@@ -64,7 +64,7 @@ class WandbLogger(ServiceLogger):
         **kwargs: Any,
     ) -> None:
         super().__init__(prefix, log_model, id or version)
-        _wandb()  # where it is missing this says so at once
+        _wandb()  # raises at once if it is missing
         if offline and log_model:
             raise MisconfigurationException(
                 f"WandbLogger(offline=True, log_model={log_model!r}): nothing can be uploaded offline. "
@@ -86,11 +86,11 @@ class WandbLogger(ServiceLogger):
 
     @property
     def version(self) -> str:
-        """The run's id, decided when it is first asked for."""
+        """The run's id, chosen when it is first needed."""
         return str(super().version if self._open_run is None else self._open_run.id)
 
     def _choose_version(self) -> str:
-        """The id of the run whose files lie in the shared run folder, since we are resumed, or else a new one."""
+        """The id of the run whose files are in the shared run folder, if this run is resumed, or else a new one."""
         runs = Path(self.save_dir).glob("wandb/*run-*/run-*.wandb")
         files = sorted(runs, key=os.path.getmtime) if self._first is not None else []
         return files[-1].stem.removeprefix("run-") if files else secrets.token_hex(4)
@@ -126,7 +126,7 @@ class WandbLogger(ServiceLogger):
             return wandb.run
         Path(self.save_dir).mkdir(parents=True, exist_ok=True)
         mode = {"mode": "offline"} if self._offline else {}
-        # W&B's own process has a working folder of its own.
+        # Absolute: W&B's own process may have another working directory.
         folder = os.path.abspath(self.save_dir)
         if self._first is not None and self._run_name is None:
             self._run_name = f"{self._first.name}-{self._first.version}"
@@ -169,7 +169,7 @@ class WandbLogger(ServiceLogger):
         dataframe: Any = None,
         step: int | None = None,
     ) -> None:
-        """Log a table: rows of values or texts, or a data frame."""
+        """Log a table: rows of values or text, or a data frame."""
         table = _wandb().Table(columns=columns, data=data, dataframe=dataframe)
         self.log_metrics({key: table}, step)
 

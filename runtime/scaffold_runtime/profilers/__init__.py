@@ -1,4 +1,4 @@
-"""Profilers: where the time of a run goes."""
+"""Profilers: how the time of a run is spent."""
 
 from __future__ import annotations
 

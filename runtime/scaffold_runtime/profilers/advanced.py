@@ -46,7 +46,7 @@ class AdvancedProfiler(Profiler):
         """The action ends.
 
         Raises:
-            ValueError: if it has not begun.
+            ValueError: if it was not started.
         """
         position = begun_last(self._running, action_name)
         self.profiled_actions[self._running[-1]].disable()

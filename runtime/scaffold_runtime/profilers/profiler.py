@@ -1,7 +1,7 @@
-"""What a profiler is, and how the phases of a run are measured.
+"""The base class of profilers, and how the phases of a run are measured.
 
 A profiler measures named actions. Before a run starts it replaces the hook calls (`wrap`) and the phases of
-the engine (`attach`) by measured ones; without a profiler nothing is replaced, so nothing is paid.
+the engine (`attach`) by measured ones; without a profiler nothing is replaced, so there is no overhead.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 Call = Callable[..., Any]
 EPOCH = "epoch"
-LOGGING = ("log", "take_epoch")  # of the metrics, which outlive a run
+LOGGING = ("log", "take_epoch")  # methods of Metrics, which outlive a run
 
 
 class Profiler(abc.ABC):
@@ -49,7 +49,7 @@ class Profiler(abc.ABC):
         """The action ends."""
 
     def summary(self) -> str:
-        """The report; empty if there is nothing to say."""
+        """The report; empty if nothing was measured."""
         return ""
 
     def setup(
@@ -58,13 +58,13 @@ class Profiler(abc.ABC):
         local_rank: int | None = None,
         log_dir: str | os.PathLike[str] | None = None,
     ) -> None:
-        """A run begins: `stage` is its function, `log_dir` its folder."""
+        """A run begins: `stage` is "fit", "validate", "test" or "predict", `log_dir` the run's folder."""
         self._stage = stage
         if self.filename is not None and self.dirpath is None and log_dir is not None:
             self.dirpath = Path(log_dir)
 
     def teardown(self, stage: str | None = None) -> None:
-        """The run ended and was described."""
+        """The run has ended, after `describe`."""
 
     @contextmanager
     def profile(self, action_name: str) -> Iterator[None]:
@@ -158,7 +158,7 @@ class Profiler(abc.ABC):
         vars(owner)[name] = self.wrap(label, getattr(owner, name))
 
     def detach(self, run: Run) -> None:
-        """The run ended: report, and leave what outlives it as it was."""
+        """The run ended: report, and restore what outlives the run."""
         for name in LOGGING:
             vars(run.metrics).pop(name, None)
         if self._stage is not None:
@@ -168,10 +168,10 @@ class Profiler(abc.ABC):
 
 
 def begun_last(names: Sequence[str], action_name: str) -> int:
-    """The place, among the actions under way, of the one that began last under this name.
+    """The index, among running actions, of the last one that was started under this name.
 
     Raises:
-        ValueError: if none has.
+        ValueError: if there is none.
     """
     if action_name not in names:
         raise ValueError(f"the action {action_name!r} was stopped, but it had not begun.")

@@ -79,7 +79,7 @@ class PyTorchProfiler(Profiler):
             self._profile = self._recording.enter_context(profile(**self._arguments()))
 
     def _mark_parts(self, module: nn.Module) -> None:
-        """Every part of a module is an action, under its name."""
+        """Measure the forward of every submodule as an action under its name."""
         for name, part in module.named_modules():
             if name:
                 label = f"{type(part).__name__}: {name}"
@@ -103,7 +103,7 @@ class PyTorchProfiler(Profiler):
         }
 
     def _take(self, recorded: Any) -> None:
-        """A recording is complete: keep its table, write its trace."""
+        """Called when a recording is complete: keep its table, write its trace."""
         averages = recorded.key_averages(group_by_input_shape=self._group_by_input_shapes)
         device = "cuda" if self._on_gpu else "cpu"
         key = self._sort_by_key or f"self_{device}_time_total"
@@ -142,5 +142,5 @@ class PyTorchProfiler(Profiler):
 
 
 def _call(method: Callable[[str], None], name: str, *_: Any) -> None:
-    """As a hook, which is given more."""
+    """Call `method(name)` from a module hook, whose arguments are ignored."""
     method(name)

@@ -1,4 +1,4 @@
-"""SimpleProfiler: how long each action took, and where a training step went."""
+"""SimpleProfiler: how long each action took, and how the time of a training step was spent."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from scaffold_runtime.columns import aligned
 from scaffold_runtime.hooks import Callback, hook_names
 from scaffold_runtime.profilers.profiler import EPOCH, Profiler, begun_last
 
-# The parts a step is made of, in the order they are shown; the engine is what is left of the loop.
+# The parts of a step, in the order in which they are shown; "engine" is the rest of the loop's time.
 PARTS = {
     "data": "data wait",
     "transfer": "transfer",
@@ -30,7 +30,7 @@ NUMERIC = (False, *[True] * 5)  # which columns are aligned to the right
 
 @dataclass
 class _Action:
-    """What was measured under one name, in seconds; `own` leaves out the actions inside it."""
+    """What was measured under one name, in seconds; `own` excludes nested actions."""
 
     calls: int = 0
     total: float = 0.0
@@ -39,7 +39,7 @@ class _Action:
 
 @dataclass
 class _Running:
-    """An action that has begun."""
+    """An action that is running."""
 
     name: str
     part: str | None
@@ -84,7 +84,7 @@ class SimpleProfiler(Profiler):
         """The action ends.
 
         Raises:
-            ValueError: if it has not begun.
+            ValueError: if it was not started.
         """
         now = time.perf_counter()
         position = begun_last([running.name for running in self._running], action_name)
@@ -99,7 +99,7 @@ class SimpleProfiler(Profiler):
             self.parts[action.part] = self.parts.get(action.part, 0.0) + own
 
     def _part(self, name: str) -> str | None:
-        """The part of a step that an action belongs to: its own, or that of the action around it."""
+        """The part of a step that an action belongs to: its own, or that of the enclosing action."""
         around = self._running[-1].part if self._running else None
         if around == "validation" or (around is None and name != EPOCH):
             return around
@@ -126,7 +126,7 @@ class SimpleProfiler(Profiler):
         return "\n".join([title, *aligned(rows, NUMERIC)])
 
     def _step(self) -> str:
-        """Where the training loop spent its time."""
+        """A table of how the training loop spent its time."""
         steps = self.actions.get("training_step", _Action()).calls
         whole = sum(self.parts.values())
         if not steps or not whole:

@@ -27,7 +27,7 @@ class XLAProfiler(Profiler):
             self._server = xla(".debug.profiler").start_server(self.port)
 
     def start(self, action_name: str) -> None:
-        # Not its public `Trace`: that must not be open when a step is sent to the device.
+        # Not the public `Trace`, which must not be open when a step is sent to the device.
         self._open[action_name] = xla()._XLAC.profiler.TraceMe(action_name)
         self._open[action_name].__enter__()
 

@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 
 class Tuner:
-    """Search a learning rate or batch size with a trainer's settings. Nothing is logged or written, the trainer is
-    not changed, weights and random numbers are restored, and the trainer's callbacks are not called.
+    """Search for a learning rate or batch size with a trainer's settings. Nothing is logged or written, the trainer is
+    not changed, weights and random state are restored, and the trainer's callbacks are not called.
 
     Args:
-        trainer: whose settings are used.
+        trainer: the trainer whose settings are used.
     """
 
     def __init__(self, trainer: Trainer) -> None:
@@ -90,7 +90,7 @@ class Tuner:
         margin: float = 0.05,
         max_val: int = 8192,
     ) -> int | None:
-        """Search the largest batch size that fits into memory, and set it. None in fast_dev_run.
+        """Search for the largest batch size that fits into memory, and set it. None in fast_dev_run.
 
         Args:
             model: what to run.
@@ -126,7 +126,7 @@ class Tuner:
         val_loaders: Any,
         datamodule: LightningDataModule | None,
     ) -> None:
-        """Open `method` with nothing to do in it but what the finder's first hook does."""
+        """Run `method` without steps of its own, so that only the finder's first hook works in it."""
         kind = type(finder)
         if any(isinstance(callback, kind) for callback in self._trainer.callbacks):
             raise MisconfigurationException(
