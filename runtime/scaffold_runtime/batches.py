@@ -1,6 +1,6 @@
-"""Batches made in this process, for loaders without workers: what torch's own iterator gives, sooner.
+"""Making batches in this process, for loaders without workers: the same as torch's own iterator, but faster.
 
-Torch puts a mark for profilers around each batch, and collates tensors that lie in memory row by row.
+torch wraps each batch in a profiler record, and collates tensors that are in memory row by row.
 """
 
 from __future__ import annotations
@@ -32,39 +32,39 @@ DTYPES = {
 
 
 def made_here(loader: Any) -> bool:
-    """Whether the batches of `loader` follow from its data set, its batch sampler and `collate_fn` alone."""
+    """Whether the batches of `loader` depend only on its data set, its batch sampler and `collate_fn`."""
     return (
         isinstance(loader, DataLoader)
         and all(getattr(type(loader), name) is getattr(DataLoader, name) for name in MECHANISM)
         and loader.batch_sampler is not None
         and not (loader.num_workers or loader.timeout)
-        # Without a GPU torch says itself that it does not pin.
+        # Without a GPU, torch's own iterator warns that it does not pin.
         and (not loader.pin_memory or torch.cuda.is_available())
         and not isinstance(loader.dataset, (IterableDataset, MapDataPipe))
     )
 
 
 def make_batches(loader: DataLoader[Any], indices: Iterable[Any]) -> Iterator[Any]:
-    """The batches of a loader that are `made_here`, for these indices."""
+    """The batches for these indices, of a loader for which `made_here` is true."""
     batches = map(_fetch(loader.dataset, loader.collate_fn), indices)
     return map(pin_memory, batches) if loader.pin_memory else batches
 
 
 def draw_seed(loader: DataLoader[Any]) -> Tensor:
-    """What torch draws for the workers when a pass over a loader begins, also where there are none."""
+    """Draw the base seed of workers, as torch does at the start of each pass, even without workers."""
     return torch.empty((), dtype=torch.int64).random_(generator=loader.generator)
 
 
 def replacing(loader: DataLoader[Any], **replaced: Any) -> Any:
-    """A copy of a loader with other parts. DataLoader refuses changes, but a copy is ours; the workers of the user's
-    own iteration are not."""
+    """A copy of a loader with some attributes replaced, which DataLoader's `__setattr__` refuses. Workers of the user's
+    own iteration stay with the original."""
     clone = copy.copy(loader)
     clone.__dict__.update(replaced, _iterator=None)
     return clone
 
 
 class MadeHere:
-    """A loader, for evaluation: a pass leaves the random numbers as torch's iterator leaves them."""
+    """A loader for evaluation; a pass changes the random state exactly as torch's iterator does."""
 
     def __init__(self, loader: DataLoader[Any]) -> None:
         self._loader = loader
@@ -80,7 +80,7 @@ def _fetch(dataset: Any, collate: Callable[[Any], Any]) -> Fetch:
     at_once = getattr(dataset, "__getitems__", None)
     usual = (
         collate is default_collate
-        # Users may register others.
+        # Users may register their own functions.
         and default_collate_fn_map.get(Tensor) is collate_tensor_fn
         and not isinstance((), tuple(default_collate_fn_map))
     )
@@ -93,13 +93,13 @@ def _fetch(dataset: Any, collate: Callable[[Any], Any]) -> Fetch:
 
 
 def _stacked(samples: Any) -> Any:
-    """What `default_collate` gives: tuples of tensors are stacked at once, the rest is left to it, and any error."""
+    """Like `default_collate`, but stacks tuples of tensors directly; leaves other samples, and errors, to it."""
     try:
         first = samples[0]
         if type(first) is tuple and all(map(_dense, first)):
             return [torch.stack(column) for column in zip(*samples, strict=True)]
     except (LookupError, RuntimeError, TypeError, ValueError):
-        pass  # `suppress` would take longer than the check
+        pass  # `suppress` is slower
     return default_collate(samples)
 
 
@@ -108,7 +108,7 @@ def _dense(part: Any) -> bool:
 
 
 def _rows(dataset: Any, otherwise: Fetch) -> Fetch:
-    """Take all rows of a batch at once from tensors in memory: bit for bit what collating single ones gives."""
+    """Index all rows of a batch at once in tensors in memory: bit-identical to collating single rows."""
     parts = []
     while type(dataset) is Subset:
         parts.append(dataset)

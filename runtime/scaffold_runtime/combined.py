@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from scaffold_runtime.errors import MisconfigurationException, check_choice
 
 MODES = ("min_size", "max_size_cycle", "max_size", "sequential")
-_GONE = object()  # in the place of a batch
+_GONE = object()  # marks the end of a loader
 TAKE_AGAIN = "pass something that can be iterated over again, such as a list or a DataLoader."
 
 
@@ -20,7 +20,7 @@ class CombinedLoader:
     """Give a batch of each loader at a time, or one loader after another.
 
     Modes: "min_size" stops with the shortest; "max_size_cycle" repeats shorter ones until the longest
-    ends; "max_size" gives None for those that have ended; "sequential" runs them one after another.
+    ends; "max_size" gives None for loaders that have ended; "sequential" runs them one after another.
     Iterating yields (batch, batch_idx, dataloader_idx), as Lightning's does; a batch has the structure
     of `iterables`.
 
@@ -56,14 +56,14 @@ class CombinedLoader:
 
 
 class Batches:
-    """What a CombinedLoader gives over these parts, one after another or together."""
+    """The batches of a CombinedLoader over these loaders, one after another or together."""
 
     def __init__(self, mode: str, iterables: list[Any], structure: Any) -> None:
         self.mode, self.iterables, self.structure = mode, iterables, structure
 
     def __iter__(self) -> Iterator[Any]:
-        """Loaders open at once, so that a resumed run has them all in place before it goes on. Those that
-        were positioned know whether they `ended` before: finished, or begun again to fill the epoch.
+        """All loaders are opened first, so that in a resumed run all are positioned before training continues. A
+        resumed loader's `ended` says whether it had ended in this epoch, and perhaps was started again.
         """
         ended = [getattr(iterable, "ended", False) for iterable in self.iterables]
         if self.mode == "sequential":
@@ -86,7 +86,7 @@ class Batches:
             yield tree_unflatten(parts, self.structure)
 
     def _again(self, iterators: list[Iterator[Any]], position: int) -> Any:
-        """Begin a loader that has ended anew, and give its first batch."""
+        """Restart a loader that has ended, and return its first batch."""
         iterators[position] = iter(self.iterables[position])
         first = next(iterators[position], _GONE)
         if first is _GONE:
@@ -98,12 +98,12 @@ class Batches:
 
 
 def flatten(iterables: Any) -> tuple[list[Any], Any]:
-    """The loaders in a list, a dict or another structure of them, and that structure."""
+    """The loaders in a list, dict or other nested structure, and that structure."""
     return tree_flatten(_plain(iterables), is_leaf=is_loader)
 
 
 def _plain(iterables: Any) -> Any:
-    """The same with plain dicts and lists: torch would take one of a class that derives from them for a loader."""
+    """The same structure of plain dicts and lists: torch's pytree would take a subclass of them for a leaf."""
     if isinstance(iterables, Mapping):
         return {key: _plain(value) for key, value in iterables.items()}
     if isinstance(iterables, list) and not is_loader(iterables):
@@ -112,18 +112,18 @@ def _plain(iterables: Any) -> Any:
 
 
 def is_loader(thing: Any) -> bool:
-    """Whether a list is a loader itself, and not one of loaders: its items are strings, or give no batches."""
+    """Whether a list is itself a loader, not a list of loaders: its items are strings or not iterable."""
     several = isinstance(thing, (list, tuple)) and bool(thing)
     return several and all(isinstance(each, str) or not gives_batches(each) for each in thing)
 
 
 def gives_batches(thing: Any) -> bool:
-    """Whether one can iterate over it."""
+    """Whether it can be iterated over."""
     return hasattr(thing, "__iter__") or hasattr(thing, "__getitem__")
 
 
 def loader_length(loader: Any) -> float:
-    """How many batches a loader has; infinity where it does not say."""
+    """Number of batches of a loader; infinity if it has no length."""
     try:
         return len(loader)
     except (TypeError, NotImplementedError):

@@ -1,4 +1,4 @@
-"""LightningDataModule: where batches come from."""
+"""LightningDataModule, and helpers for batches: moving them, changing them, counting their samples."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ if TYPE_CHECKING:
 
 
 class DataHooks:
-    """Where batches come from, and how they reach the device: of data modules, and of modules."""
+    """Hooks of data modules and modules for loading batches and moving them to the device."""
 
     def prepare_data(self) -> None:
-        """Get the data, once per node. Do not set attributes here: other processes lack them."""
+        """Get the data, once per node. Do not set attributes here: other ranks would not have them."""
 
     def setup(self, stage: str) -> None:
         """Build datasets for `stage`: "fit", "validate", "test" or "predict"."""
 
     def teardown(self, stage: str) -> None:
-        """Let go of what `setup` took."""
+        """Release what `setup` created."""
 
     def train_dataloader(self) -> Any:
         """The loader (or collection of loaders) to train on."""
@@ -55,7 +55,7 @@ class DataHooks:
     def transfer_batch_to_device(
         self, batch: Any, device: torch.device, dataloader_idx: int
     ) -> Any:
-        """Move a batch to `device`; override it for batch types torch does not know."""
+        """Move a batch to `device`; override it for types of batches without a `to`."""
         return move_data_to_device(batch, device)
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
@@ -97,8 +97,8 @@ class LightningDataModule(WithHyperparameters, DataHooks):
         num_workers: int = 0,
         **datamodule_kwargs: Any,
     ) -> LightningDataModule:
-        """A data module over ready datasets; only the training loader shuffles. Its `__init__` gets `batch_size` and
-        `num_workers`, too, where it takes them."""
+        """A data module over given datasets; only the training loader shuffles. `batch_size` and `num_workers` are also
+        passed to its `__init__`, if that takes them."""
 
         def loaders(datasets: Any, shuffle: bool) -> Any:
             if isinstance(datasets, Mapping):
@@ -125,16 +125,16 @@ class LightningDataModule(WithHyperparameters, DataHooks):
 
 
 class NoData(LightningDataModule):
-    """Stands for the data module where none was given."""
+    """The data module of a run that was given none."""
 
 
 def move_data_to_device(batch: Any, device: torch.device | str) -> Any:
     """Move everything in `batch` that can move to `device`; the structure stays.
 
-    Tensors are moved to GPUs without blocking where the memory is pinned, objects with a `to` method by it, without
-    blocking where that takes `non_blocking`.
+    Tensors in pinned memory are moved to GPUs without blocking; other objects by their own `to` method, without
+    blocking if it takes `non_blocking`.
     """
-    # What is not waited for on its way to the CPU may be read before it is there.
+    # Not to the CPU: a copy that is not waited for could be read before it has arrived.
     free = torch.device(device).type not in ("cpu", "mps")
 
     def move(leaf: Any) -> Any:
@@ -143,13 +143,13 @@ def move_data_to_device(batch: Any, device: torch.device | str) -> Any:
         kind: Any = type(leaf)
         freely = {"non_blocking": True} if free and _goes_freely(kind) else {}
         moved = leaf.to(device, **freely)
-        return leaf if moved is None else moved  # a `to` that moves its object in place
+        return leaf if moved is None else moved  # `to` may work in place and return None
 
     return map_leaves(batch, move)
 
 
 def in_main_memory(outputs: Any, device: torch.device) -> Any:
-    """What a step on `device` gave, where there is room for that of a whole epoch."""
+    """The outputs of a step on `device`, moved to the CPU, where those of a whole epoch fit."""
     return outputs if device.type == "cpu" else move_data_to_device(outputs, "cpu")
 
 
@@ -166,7 +166,7 @@ def map_leaves(
         changed: Any = {key: map_leaves(value, change, is_leaf) for key, value in batch.items()}
         if not isinstance(batch, MutableMapping):
             return type(batch)(changed)  # type: ignore[call-arg] # mappings take a dict by custom
-        like = copy.copy(batch)  # with what else it has, as a defaultdict does
+        like = copy.copy(batch)  # with other state, such as a defaultdict's factory
         like.update(changed)
         return like
     if isinstance(batch, tuple) and hasattr(batch, "_fields"):
@@ -177,13 +177,13 @@ def map_leaves(
         twin = copy.copy(batch)
         for field in fields(batch):
             value = map_leaves(getattr(batch, field.name), change, is_leaf)
-            object.__setattr__(twin, field.name, value)  # which frozen ones refuse
+            object.__setattr__(twin, field.name, value)  # works for frozen dataclasses, too
         return twin
     return change(batch)
 
 
 def convert_floats(batch: Any, dtype: torch.dtype) -> Any:
-    """Bring the floating point tensors of a batch to `dtype`."""
+    """Convert the floating point tensors of a batch to `dtype`."""
 
     def convert(leaf: Any) -> Any:
         floating = isinstance(leaf, torch.Tensor) and leaf.is_floating_point()
@@ -194,7 +194,7 @@ def convert_floats(batch: Any, dtype: torch.dtype) -> Any:
 
 @contextmanager
 def evaluation_mode(module: nn.Module) -> Iterator[None]:
-    """Statistics stay as they are; afterwards each part is in the mode it was in."""
+    """Run a block in evaluation mode; afterwards each submodule is back in the mode it was in."""
     modes = {part: part.training for part in module.modules()}
     module.eval()
     try:
@@ -205,27 +205,27 @@ def evaluation_mode(module: nn.Module) -> Iterator[None]:
 
 
 def can_move(thing: Any) -> bool:
-    """Whether it has a `to` of its own."""
+    """Whether an object has a `to` method."""
     return hasattr(thing, "to") and not isinstance(thing, type)
 
 
 @cache
 def _goes_freely(kind: Any) -> bool:
-    """Whether its `to` takes `non_blocking`, as that of tensors does, and of the batches of transformers."""
+    """Whether its `to` takes `non_blocking`, like that of tensors and of batches of `transformers`."""
     try:
         return issubclass(kind, torch.Tensor) or "non_blocking" in signature(kind.to).parameters
-    except (TypeError, ValueError, AttributeError):  # written in C, or the object's own
+    except (TypeError, ValueError, AttributeError):  # `to` is in C, or an attribute of the instance
         return False
 
 
 def batch_size_of(batch: Any) -> int:
-    """The first dimension of the first tensor in `batch`, or the length of a list of strings; 1 where there is none."""
+    """The first dimension of the first tensor in `batch`, or the length of a list of strings; 1 if it has neither."""
     size = size_in(batch)
     return 1 if size is None else size
 
 
 def size_in(batch: Any) -> int | None:
-    """The same, with None where there is none."""
+    """Like `batch_size_of`, but None if the batch has no such size."""
     if isinstance(batch, torch.Tensor):
         return int(batch.shape[0]) if batch.ndim else 1
     parts = _parts(batch)

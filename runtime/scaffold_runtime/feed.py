@@ -1,4 +1,4 @@
-"""Feed: the loaders of a run, stage by stage, and the batches one process gets of them."""
+"""Feed: the loaders of each stage of a run, and this rank's batches of them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ LIMITS = {stage: f"limit_{short}_batches" for stage, short in SHORT.items()}
 
 
 class Feed:
-    """Loaders are asked for when they are first needed, and again after `renew`."""
+    """The loaders of a run, created when they are first needed, and again after `renew`."""
 
     def __init__(
         self,
@@ -45,12 +45,12 @@ class Feed:
     ) -> None:
         self.trainer, self.module, self.datamodule = trainer, module, datamodule
         self.given = given  # loaders passed to fit, validate, test or predict
-        self.shares: Shares | None = None  # which part of the data is for this process
-        self._sources: dict[str, Any] = {}  # of evaluations, as given
+        self.shares: Shares | None = None  # the shards of the data
+        self._sources: dict[str, Any] = {}  # loaders of evaluation stages, as given
         self._evaluated: dict[str, list[tuple[Any, Any]]] = {}
 
     def source(self, stage: str) -> Any:
-        """The loader, or loaders, of a stage: as passed, from the data module, or from the module."""
+        """The loader or loaders of a stage: those passed, else those of the data module, else of the module."""
         if self.given.get(stage) is not None:
             return _iterable(self.given[stage], f"what was passed for {stage}")
         name = METHODS[stage]
@@ -60,11 +60,11 @@ class Feed:
         return _iterable(getattr(owner, name)(), f"what {type(owner).__name__}.{name}() returned")
 
     def has(self, stage: str) -> bool:
-        """Whether there are loaders of a stage, without asking for them."""
+        """Whether there are loaders for a stage, without creating them."""
         return self.given.get(stage) is not None or self.owner_of(METHODS[stage]) is not None
 
     def owner_of(self, hook: str) -> LightningDataModule | LightningModule | None:
-        """Who has this data hook: the data module goes before the module."""
+        """The object that overrides this data hook; the data module comes before the module."""
         for owner, base in ((self.datamodule, LightningDataModule), (self.module, LightningModule)):
             if overridden(hook, owner, base):
                 return owner
@@ -75,14 +75,14 @@ class Feed:
         return unshuffled(loader, stage) if overfits else loader
 
     def renew(self, stage: str) -> None:
-        """Ask for the loaders of a stage again when they are next needed."""
+        """Create the loaders of a stage again when they are next needed."""
         self.close(stage)
         self._evaluated.pop(stage, None)
         if stage == "train":
             vars(self).pop("train", None)
 
     def close(self, *stages: str) -> None:
-        """End the workers of these stages, or of all, that live longer than a pass."""
+        """Stop workers that outlive a pass, in these stages or all."""
         for stage in stages or STAGES.values():
             evaluated = [iterable for _, iterable in self._evaluated.get(stage, [])]
             for source in [self.opened] if stage == "train" else evaluated:
@@ -91,7 +91,7 @@ class Feed:
                         part.close()
 
     def renew_if_due(self, epoch: int) -> None:
-        """`reload_dataloaders_every_n_epochs`."""
+        """Apply `reload_dataloaders_every_n_epochs`."""
         every = self.trainer.reload_dataloaders_every_n_epochs
         if every and epoch and epoch % every == 0:
             self.renew("train")
@@ -100,7 +100,7 @@ class Feed:
     # -- evaluation -----------------------------------------------------------------------------
 
     def evaluated(self, stage: str) -> list[tuple[Any, Any]]:
-        """The loaders of an evaluation stage, each with what to iterate in its place."""
+        """The loaders of an evaluation stage, each with the iterable that evaluation uses in its place."""
         if stage not in self._evaluated:
             self._sources[stage] = source = self.source(stage)
             loaders = [self._in_order(each, stage) for each in as_eval_loaders(source)]
@@ -119,8 +119,8 @@ class Feed:
         return [loader for loader, _ in self.evaluated(stage)]
 
     def as_given(self, stage: str) -> Any:
-        """The loaders of a stage in the list, dict or other structure that they were given in; None if there are
-        none yet."""
+        """The loaders of a stage in the list, dict or other structure in which they were given; None if they were not
+        created yet."""
         if stage == "train":
             loaders, source = [self.opened.loader] if self.opened is not None else [], None
         else:
@@ -133,11 +133,11 @@ class Feed:
         return one.iterables if isinstance(one, CombinedLoader) else one
 
     def limit_of(self, stage: str) -> int | float:
-        """What the trainer says about how much of an evaluation stage runs."""
+        """The trainer's `limit_*_batches` of an evaluation stage."""
         return getattr(self.trainer, LIMITS[stage])  # type: ignore[no-any-return] # a setting
 
     def lengths_of(self, stage: str) -> list[float]:
-        """How many batches of each evaluation loader run."""
+        """Number of batches to run of each evaluation loader."""
         limit, lengths = self.limit_of(stage), map(loader_length, self.eval_loaders(stage))
         return [limited(length, limit, LIMITS[stage]) for length in lengths]
 
@@ -169,11 +169,11 @@ class Feed:
 
     @property
     def opened(self) -> TrainSource | None:
-        """The training batches, if somebody has asked for them."""
+        """The training batches, if they were created already."""
         return vars(self).get("train")
 
     def _agreed(self, lengths: Sequence[float]) -> float:
-        """Every process takes part in every step, so the one with the fewest batches decides."""
+        """Every rank takes part in every step, so the one with the fewest batches determines the epoch's length."""
         if len(set(lengths)) > 1 and self.trainer.is_global_zero:
             warn(
                 f"processes have {list(lengths)} training batches: each epoch ends after {min(lengths)}. "
@@ -182,7 +182,7 @@ class Feed:
         return min(lengths)
 
     def in_step(self, batches: Iterator[tuple[Any, bool]]) -> Iterator[tuple[Any, bool]]:
-        """Without a length, ask before each batch whether all processes have one."""
+        """For loaders without a length: before each batch, check that all ranks have one."""
         gather = self.trainer.strategy.gather
         goes_on = True
         while goes_on:
@@ -192,7 +192,7 @@ class Feed:
                 yield batch, not goes_on
 
     def in_order(self, outputs: list[Any]) -> list[Any]:
-        """What all processes predicted, in the order of the data, on the first of them."""
+        """The predictions of all ranks, in the order of the data, on rank 0."""
         if self.shares is None:
             return outputs
         parts = self.trainer.strategy.gather_to_first(outputs)

@@ -1,4 +1,4 @@
-"""Where batches come from: finding the loaders, limiting them, and where in them a run stands."""
+"""The loaders of a run: combining them, limiting them, and the position in the training data."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def limited(length: float, limit: Limit, argument: str) -> float:
     """Apply a `limit_*_batches` argument: an int is a count, a float a fraction.
 
     Raises:
-        MisconfigurationException: if a fraction is asked of a loader without length, or leaves nothing.
+        MisconfigurationException: for a fraction of a loader without a length, or one that leaves no batch.
     """
     if isinstance(limit, int):
         return min(length, limit)
@@ -49,19 +49,19 @@ def limited(length: float, limit: Limit, argument: str) -> float:
 
 
 def as_train_loader(source: Any) -> Any:
-    """Several training loaders become one that gives a batch of each."""
+    """Combine several training loaders into one that gives a batch of each."""
     if isinstance(source, (Mapping, list, tuple)) and not is_loader(source):
         return CombinedLoader(source, "max_size_cycle")
     return source
 
 
 def parts_of(loader: Any) -> list[Any]:
-    """The loaders that a combined one draws from, or the one."""
+    """The loaders inside a combined one, or the loader itself."""
     return loader.flattened if isinstance(loader, CombinedLoader) else [loader]
 
 
 def as_eval_loaders(source: Any) -> list[Any]:
-    """Evaluation runs over one loader after another."""
+    """The loaders of an evaluation, which runs over one after another."""
     if isinstance(source, CombinedLoader) and source.mode == "sequential":
         return list(source.flattened)
     return [] if source is None else flatten(source)[0]
@@ -71,17 +71,17 @@ class TrainSource:
     """The training batches of a run, and the position in them."""
 
     def __init__(self, loader: Any, limit: Limit, several: bool = False) -> None:
-        self.loader, self.several = loader, several  # processes, each with its own batches
+        self.loader, self.several = loader, several  # more than one rank
         self.parts = [Part(part) for part in parts_of(loader)]
         length = loader_length(loader)
         self.length = limited(length, limit, "limit_train_batches")
         self.counted = length != math.inf  # a stream may end before its limit
-        self.over = False  # whether a run was resumed after the last batch of its epoch
+        self.over = False  # whether the run resumed after the last batch of its epoch
         self._kept: dict[str, Any] | None = None
         self._position: dict[str, Any] | None = None
 
     def begin(self, epoch: int, skip: int) -> Iterator[tuple[Any, bool]]:
-        """Yield (batch, whether it is the last) of this epoch, from batch number `skip` on."""
+        """Yield (batch, whether it is the last of the epoch), from batch number `skip` on."""
         kept, self._kept, self._position = self._kept, None, None
         for part in self.parts:
             part.begin_epoch(epoch)
@@ -115,7 +115,7 @@ class TrainSource:
             self._fewer(index + 1)
 
     def _fewer(self, given: int) -> None:
-        """An epoch ended too soon. Other processes would wait for this one's gradients."""
+        """Called when an epoch ended too soon: warn, or raise if other ranks would wait for this one's gradients."""
         if not given:
             raise MisconfigurationException(
                 f"the training loader gave no batch in this epoch. A generator gives its batches once: {TAKE_AGAIN}"
@@ -130,7 +130,7 @@ class TrainSource:
         warn(message)
 
     def _ahead(self, batches: Iterator[Any], skip: int) -> Iterator[tuple[Any, bool]]:
-        """Without a length, only the next batch tells whether this one is the last, if a limit does not."""
+        """For a loader without a length: draw one batch ahead to know whether a batch is the last."""
         if self.length != math.inf:
             batches = islice(batches, int(self.length) - skip)
         first = next(batches, _NOTHING)
@@ -142,7 +142,7 @@ class TrainSource:
         while held is not _NOTHING:
             self._position = self._here(ahead=True)
             for part in self._position["parts"]:
-                # What a loader of the user's says may be live.
+                # A user's loader may return its live state.
                 part["inner"] = copy.deepcopy(part["inner"])
             ahead = next(batches, _NOTHING)
             if ahead is _NOTHING:
@@ -157,11 +157,11 @@ class TrainSource:
         return {
             "parts": [part.state_dict(mid_epoch) for part in self.parts],
             "ahead": (raw_rng(), self._states()) if in_process else None,
-            "over": False,  # whether the batch delivered last was the last of the epoch
+            "over": False,  # whether the last batch of the epoch was delivered
         }
 
     def close(self, epoch: bool = False) -> None:
-        """End the workers; at the end of an `epoch` those that do not live on."""
+        """Stop the workers; at the end of an `epoch` only those that are not persistent."""
         for part in self.parts:
             if not (epoch and part.persistent):
                 part.close()
@@ -173,7 +173,7 @@ class TrainSource:
         return [generator.get_state() for generator in self._generators()]
 
     def state_dict(self, mid_epoch: bool) -> dict[str, Any]:
-        """What `load_state_dict` needs to stand here again."""
+        """The position, for `load_state_dict`."""
         ahead = self._position if mid_epoch else None
         here = ahead or self._here(ahead=False, mid_epoch=mid_epoch)
         drew = here["ahead"]
@@ -181,10 +181,10 @@ class TrainSource:
         return {**here, "ahead": at, "generators": self._states()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take a position for the next `begin`.
+        """Set the position of the next `begin`.
 
         Raises:
-            CheckpointError: if it is a position in other loaders.
+            CheckpointError: if it is a position in a different number of loaders or generators.
         """
         if not state:
             return
@@ -196,21 +196,21 @@ class TrainSource:
                 f"there are {here[0]} with {here[1]}. Resume with the loaders the run began with."
             )
         self._kept = state
-        # The loader may be made anew before it begins.
+        # Now, since the loader may be created again before `begin`.
         put_states(state["generators"], self._generators())
 
 
 class Repeatable(Part):
-    """A loader whose workers live on, seeded alike in each evaluation, however many there were."""
+    """An evaluation loader with persistent workers: each evaluation has the same seed, however many came before."""
 
     def __iter__(self) -> Iterator[Any]:
         self.seed, self.passes = torch.initial_seed() & (2**63 - 1), 1
-        self.stride = 0  # for streams, whose workers count passes by themselves
+        self.stride = 0  # workers of streams count passes: give each the same seed
         return self.open(0)
 
 
 class Passing:
-    """A loader whose workers end with their pass; or, where that fails, when the run closes it."""
+    """An evaluation loader whose workers end with their pass or, after an error, when the run closes it."""
 
     def __init__(self, loader: Any) -> None:
         self._loader = loader
@@ -228,7 +228,7 @@ class Passing:
 
 
 def for_evaluation(loader: Any) -> Any:
-    """What evaluation iterates in place of `loader`."""
+    """The iterable that evaluation uses in place of `loader`."""
     if isinstance(loader, CombinedLoader):  # a batch of each at a time
         return loader.over([for_evaluation(part) for part in loader.flattened])
     if not (isinstance(loader, DataLoader) and loader.num_workers):

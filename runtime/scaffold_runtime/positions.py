@@ -1,9 +1,9 @@
-"""Standing at an exact position in a loader, and giving each of its samples random numbers of its own.
+"""Resuming at an exact position in a loader, and seeding each sample that workers load.
 
-A position is a number of batches delivered in a pass over the loader. To stand there again, random
-numbers are put back to what they were when the sampler drew first, the sampler is asked for the same
-indices, and the first ones are left out without loading data. Samples loaded in worker processes are
-seeded by (seed, pass, index), so their augmentation does not depend on what a worker loaded before.
+A position is the number of batches delivered in a pass over the loader. To return to it, the random state is
+restored to that before the sampler's first draw, the sampler draws the same indices, and the first ones are
+skipped without loading data. Samples loaded in worker processes are seeded by (seed, pass, index), so their
+augmentation does not depend on what a worker loaded before.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class Part:
         self.loader = self.iterable = loader
         self.cursor: Cursor | None = None
         self.seed = self.passes = self.count = 0
-        self.stride = ODD  # of the seeds of passes, in workers that live on
-        self.ended = False  # whether this epoch came to the end of the loader
+        self.stride = ODD  # between the seeds of passes, in persistent workers
+        self.ended = False  # whether the loader ended in this epoch
         self._start: dict[str, Any] | None = None
         self._kept: dict[str, Any] | None = None
         self._opened: Any = None
@@ -52,7 +52,7 @@ class Part:
 
     def _clone(self) -> None:
         """Work on a copy of the user's loader."""
-        own = torch.Generator()  # for the workers' own seeds, see `_draw_seed`
+        own = torch.Generator()  # for the base seed of workers, see `_draw_seed`
         self.iterable = clone = replacing(self.loader, generator=own)
         inside = clone.__dict__
         if self.workers:
@@ -77,7 +77,7 @@ class Part:
                 owner.set_epoch(epoch)
 
     def __iter__(self) -> Iterator[Any]:
-        """A pass that counts its batches, for loaders that end before the epoch does."""
+        """A pass that counts its batches, for a CombinedLoader, in which a loader may end before the epoch."""
         if self._kept is None:
             self.count = 0
         return self._counting(self.open(self.count))
@@ -89,7 +89,7 @@ class Part:
         self.ended = True
 
     def open(self, skip: int) -> Iterator[Any]:
-        """Begin a pass at batch `skip`, or go on with the one whose state was loaded."""
+        """Start a pass at batch `skip`, or continue the one whose state was loaded."""
         kept, self._kept = self._kept, None
         if kept is None and self.plain:
             self._draw_seed()
@@ -118,8 +118,8 @@ class Part:
         return self._opened  # type: ignore[no-any-return] # whatever a loader gives
 
     def close(self) -> None:
-        """End the workers now, when they have loaded what they are at. Left to Python's collector they do not hear
-        of it, since it closes their queues before, and torch waits five seconds for each.
+        """Stop the workers now, after their current batch. The garbage collector would close their queues first, so
+        they would not notice, and torch would wait five seconds for each.
         """
         if self.plain and hasattr(self._opened, "_shutdown_workers"):
             self._opened._shutdown_workers()
@@ -127,7 +127,7 @@ class Part:
         self._opened = None
 
     def _draw_seed(self) -> None:
-        """Draw what torch would draw for its workers; those that live on keep their seed."""
+        """Draw the base seed of workers, as torch would; persistent workers keep theirs."""
         if self.passes == 0 or not self.persistent:
             self.seed = int(draw_seed(self.loader))
         self.passes += 1
@@ -189,7 +189,7 @@ class Part:
         return True
 
     def _stateful(self) -> Any:
-        """The loader or data set that keeps its own position; one in a worker cannot be asked."""
+        """The loader or data set that saves its own position; a data set in a worker cannot be asked."""
         if _has_state(self.loader):
             return self.loader
         dataset = getattr(self.loader, "dataset", None)
@@ -204,7 +204,7 @@ def owners_of(loader: Any) -> Iterator[Any]:
 
 
 def generators_of(loader: Any) -> list[torch.Generator]:
-    """The generators that a loader and its parts draw from, beside the global ones."""
+    """The generators that a loader and its parts draw from, in addition to the global ones."""
     found = (getattr(owner, "generator", None) for owner in owners_of(loader))
     return list({id(g): g for g in found if isinstance(g, torch.Generator)}.values())
 
@@ -214,7 +214,7 @@ def _has_state(thing: Any) -> bool:
 
 
 def take_random(generators: Sequence[torch.Generator]) -> dict[str, Any]:
-    """All global random numbers, and those of `generators`."""
+    """The random state: global, and of `generators`."""
     return {"rng": rng_state(), "generators": [g.get_state() for g in generators]}
 
 
@@ -229,7 +229,7 @@ def put_states(states: Sequence[Any], generators: Sequence[torch.Generator]) -> 
 
 
 def drop(items: Iterator[Any], count: int) -> bool:
-    """Drop the first items; whether global random numbers were drawn after the first of them."""
+    """Drop the first items; returns whether the global random state changed after the first of them."""
     next(items, None)
     before = digest(rng_state())
     for _ in islice(items, count - 1):
@@ -238,7 +238,7 @@ def drop(items: Iterator[Any], count: int) -> bool:
 
 
 class Cursor:
-    """A sampler that can leave out its first batches, and marks indices with a seed for workers."""
+    """A sampler that can skip its first batches, and adds a seed to each index for workers."""
 
     def __init__(
         self, sampler: Any, batched: bool, marked: bool, generators: list[torch.Generator]
@@ -246,17 +246,17 @@ class Cursor:
         self.sampler, self.batched, self.marked = sampler, batched, marked
         self.generators = generators
         self.skip = self.seed = 0
-        self.start: dict[str, Any] | None = None  # random numbers when the sampler drew first
+        self.start: dict[str, Any] | None = None  # random state before the sampler's first draw
         self.again: dict[str, Any] | None = None  # the same, from a checkpoint
         self.draws_late = False
         self._primed: Iterator[Any] | None = None
 
     def position(self, skip: int, again: dict[str, Any] | None) -> None:
-        """Where the next pass begins; `again` are the random numbers its sampler drew from before."""
+        """Set where the next pass starts; `again`: the random state from which its sampler drew before."""
         self.skip, self.again, self._primed, self.draws_late = skip, again, None, False
 
     def prime(self) -> None:
-        """Skip now, and not when the first batch is asked for."""
+        """Skip now, not when the first batch is requested."""
         self._primed = self._positioned()
 
     def _positioned(self) -> Iterator[Any]:
@@ -284,7 +284,7 @@ class Cursor:
 
 
 class Seeded(Dataset[Any]):
-    """A data set whose samples are loaded under a seed of their own. Else it is the data set."""
+    """A wrapper of a data set that seeds each sample before loading it; all else is the data set's."""
 
     def __init__(self, dataset: Any) -> None:
         self.__dict__["dataset"] = dataset
@@ -302,11 +302,11 @@ class Seeded(Dataset[Any]):
         return getattr(self.dataset, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        setattr(self.dataset, name, value)  # a worker_init_fn prepares the data set it is given
+        setattr(self.dataset, name, value)  # a worker_init_fn may set attributes
 
 
 class SeededBatches(Seeded):
-    """The same for a data set that loads a whole batch at once."""
+    """`Seeded` for a data set that loads a whole batch at once."""
 
     def __getitems__(self, marked: Sequence[tuple[int, Any]]) -> Any:
         seed_sample(*marked[0])
@@ -314,10 +314,10 @@ class SeededBatches(Seeded):
 
 
 class SeededStream(Seeded, IterableDataset[Any]):
-    """An iterable data set in workers that live on: each pass has a seed of its own."""
+    """An iterable data set in persistent workers: each pass has its own seed."""
 
     def begin(self, seed: int, passes: int, stride: int = ODD) -> None:
-        """What the workers made next start from; those that exist count on by themselves."""
+        """Set the seed for workers that are created next; existing ones count passes by themselves."""
         self.__dict__.update(_seed=seed + stride * passes, _stride=stride)
 
     def __iter__(self) -> Iterator[Any]:
@@ -328,7 +328,7 @@ class SeededStream(Seeded, IterableDataset[Any]):
 
 
 def seed_sample(seed: int, index: Any) -> None:
-    """Seed Python, NumPy and torch from (seed, index), the same in every process."""
+    """Seed Python, NumPy and torch from (seed, index), alike in every process."""
     number = index if isinstance(index, int) else zlib.crc32(repr(index).encode())
     mixed = (seed * 0x5851F42D4C957F2D + number * 0x14057B7EF767814F + 0xB5) & BITS
     mixed ^= mixed >> 33

@@ -1,5 +1,6 @@
-"""What the server that forks workers, Python 3.14's way on Linux, imports when it starts: it outlives signals to all
-processes of a job, and what it forks has their handlers as they were. See `workers`."""
+"""Imported by the "forkserver" process that starts workers (the default on Linux from Python 3.14 on): it ignores
+signals to all processes of a job, and restores their handlers in the processes it forks. See `workers`.
+"""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""Each process its own part of the data: shuffled and even for training, every sample once for evaluation."""
+"""Sharding data over ranks: shuffled and of equal size for training, every sample once for evaluation."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ from scaffold_runtime.seed import isolate_rng, seed_all
 
 
 class Shares:
-    """The part of the data that one process gets.
+    """Shards loaders for one rank.
 
     Args:
-        rank: of the process.
-        size: how many processes there are.
-        seed: of the order in which training samples are shuffled; the same on all of them.
+        rank: rank of this process.
+        size: number of processes.
+        seed: the seed for shuffling training samples; the same on all ranks.
     """
 
     def __init__(self, rank: int, size: int, seed: int) -> None:
         self.rank, self.size, self.seed = rank, size, seed
 
     def of_training(self, source: Any) -> Any:
-        """A loader, or a combined one, that gives this process its samples.
+        """A loader, or a combined one, that gives this rank its samples.
 
-        Every process gets equally many; where they do not divide, some come twice.
+        All ranks get the same number: a DistributedSampler repeats some samples for that, `EveryNth` drops some.
         """
         if isinstance(source, CombinedLoader):
             return CombinedLoader(tree_map(self.of_training, source.iterables), source.mode)
@@ -57,7 +57,7 @@ class Shares:
         return _resampled(source, sampler)
 
     def of_evaluation(self, loader: Any) -> Any:
-        """A loader that gives this process every `size`-th batch: the batches one process would see."""
+        """A loader that gives this rank every `size`-th batch of those that a single process would see."""
         if not _divisible(loader):
             return loader
         if isinstance(loader.sampler, RandomSampler):
@@ -71,7 +71,7 @@ class Shares:
 
 
 class EveryNth:
-    """Every n-th item of a sampler, which draws the same items in each process."""
+    """Every n-th item of a sampler, which draws the same items on each rank."""
 
     def __init__(self, items: Any, first: int, step: int, even: bool, seed: int) -> None:
         self.items, self.first, self.step, self.even = items, first, step, even
@@ -85,7 +85,7 @@ class EveryNth:
                 set_epoch(epoch)
 
     def __iter__(self) -> Iterator[Any]:
-        if not hasattr(self.items, "__len__"):  # it may have no end, so it cannot be drawn at once
+        if not hasattr(self.items, "__len__"):  # it may be endless, so do not draw all at once
             return islice(self.items, self.first, None, self.step)
         with isolate_rng():
             seed_all(self.seed + self.epoch)
@@ -99,7 +99,7 @@ class EveryNth:
 
 
 def unshuffled(source: Any, stage: str) -> Any:
-    """A loader, or a combined one, that gives its samples in order, and so the same first batches each time."""
+    """A loader, or a combined one, without shuffling, so that its first batches are the same each time."""
     if isinstance(source, CombinedLoader):
         parts = tree_map(lambda part: unshuffled(part, stage), source.iterables)
         return CombinedLoader(parts, source.mode)
@@ -110,7 +110,7 @@ def unshuffled(source: Any, stage: str) -> Any:
 
 
 def whole(loader: Any) -> Any:
-    """A loader without `drop_last`: a prediction is wanted for each sample."""
+    """A loader without `drop_last`, since each sample needs a prediction."""
     batches = getattr(loader, "batch_sampler", None)
     if not numbered(loader) or type(batches) is not BatchSampler or not batches.drop_last:
         return loader
@@ -118,17 +118,17 @@ def whole(loader: Any) -> Any:
 
 
 def numbered(loader: Any) -> bool:
-    """Whether it is a loader over samples that have indices."""
+    """Whether this is a DataLoader over samples that have indices."""
     return isinstance(loader, DataLoader) and not isinstance(loader.dataset, IterableDataset)
 
 
 def _sampler(loader: DataLoader[Any]) -> Any:
-    """What draws samples: a batch sampler of the user's has a sampler of its own."""
+    """The sampler of single samples: that of the batch sampler, if it has one."""
     return getattr(loader.batch_sampler, "sampler", loader.sampler)
 
 
 def _divisible(loader: Any) -> bool:
-    """Whether it is a loader over numbered samples whose sampler does not divide them already."""
+    """Whether this is a DataLoader over samples with indices that its sampler does not shard already."""
     return numbered(loader) and not isinstance(_sampler(loader), DistributedSampler)
 
 

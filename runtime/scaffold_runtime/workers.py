@@ -1,5 +1,5 @@
-"""Workers of a DataLoader, and what Python starts beside them: a signal to all processes of a job is left to the one
-that trains, which saves at its next step."""
+"""Workers of a DataLoader, and Python's helper processes: they ignore signals to all processes of a job, so that the
+training process can save at its next step."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ SERVER = "scaffold_runtime.server"
 
 
 def start(loader: Any) -> Iterator[Any]:
-    """Begin a pass over a loader, with its workers where it has some.
+    """Start a pass over a loader, with its workers, if it has some.
 
     Raises:
-        MisconfigurationException: if it cannot be sent to them, or the script trains where they only import it.
+        MisconfigurationException: if it cannot be pickled for them, or if importing the script starts training.
     """
     workers = getattr(loader, "num_workers", 0)
     context = getattr(loader, "multiprocessing_context", None) or multiprocessing
@@ -43,7 +43,7 @@ def start(loader: Any) -> Iterator[Any]:
 
 
 def _protect_server() -> None:
-    """Let the server that forks workers, and the tracker of what they share, outlive such a signal."""
+    """Let the server that forks workers, and the resource tracker, survive such signals."""
     from multiprocessing import forkserver, resource_tracker  # not on Windows
 
     server: Any = forkserver._forkserver
@@ -57,8 +57,9 @@ def _protect_server() -> None:
 
 
 class StaysOn:
-    """What a worker does first. Ctrl-C and SLURM signal all processes of a job; a worker that ended, as torch lets it
-    at SIGTERM, would keep training from the step at which it saves. Ours go on, after SIGTERM for `GRACE` seconds.
+    """The `worker_init_fn` of workers. Ctrl-C and SLURM signal all processes of a job; a worker that ended, as torch's
+    do at SIGTERM, would stop training before the step at which it saves. Ours continue, after SIGTERM for `GRACE`
+    seconds.
     """
 
     def __init__(self, prepare: Any) -> None:
