@@ -1,4 +1,4 @@
-"""What a device is: whether it is here, how many there are, and its `torch.device`."""
+"""Kinds of devices: whether this machine has them, how many, and their `torch.device`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import torch
 from scaffold_runtime.errors import MisconfigurationException, warn
 from scaffold_runtime.extras import require
 
-# Whether there are GPUs is asked of the system: asked of CUDA itself, no process could be forked any more.
+# Look for GPUs through NVML: asking CUDA itself would initialize it, after which no process can be forked.
 os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
 
 
@@ -37,11 +37,11 @@ class Accelerator(abc.ABC):
     @staticmethod
     @abc.abstractmethod
     def is_available() -> bool:
-        """Whether this machine has one that torch can use."""
+        """Whether this machine has such a device that torch can use."""
 
     @staticmethod
     def auto_device_count() -> int:
-        """How many of them there are: one, where nothing else is said."""
+        """Number of devices; one, unless overridden."""
         return 1
 
     def device(self, index: int) -> torch.device:
@@ -54,7 +54,7 @@ class Accelerator(abc.ABC):
 
 
 class CPUAccelerator(Accelerator):
-    """The processor; always there."""
+    """The CPU; always available."""
 
     name = "cpu"
 
@@ -103,7 +103,7 @@ class XLAAccelerator(Accelerator):
 
     @staticmethod
     def is_available() -> bool:
-        """Whether to take it without being asked: there is a TPU. Importing torch_xla would take seconds."""
+        """Whether "auto" selects it: if there is a TPU. Does not import torch_xla, which takes seconds."""
         named = os.environ.get("PJRT_DEVICE", "TPU" if glob("/dev/accel*") else "")
         return named == "TPU" and find_spec("torch_xla") is not None
 
@@ -118,7 +118,7 @@ class XLAAccelerator(Accelerator):
         return torch.device("xla", index)
 
 
-ACCELERATORS: dict[str, type[Accelerator]] = {  # the best one first
+ACCELERATORS: dict[str, type[Accelerator]] = {  # in the order in which "auto" tries them
     kind.name: kind for kind in (CUDAAccelerator, MPSAccelerator, XLAAccelerator, CPUAccelerator)
 }
 
@@ -135,7 +135,7 @@ def select_accelerator(choice: str | Accelerator) -> Accelerator:
     if choice == "auto" or (choice == "gpu" and available[0] in ("cuda", "mps")):
         return ACCELERATORS[available[0]]()
     if choice == "tpu":
-        xla()  # also where it drives something else than a TPU
+        xla()  # torch_xla may also drive another device
     if choice in available or choice == "tpu":
         return ACCELERATORS[choice]()
     if choice == "gpu" or choice in ACCELERATORS:
@@ -150,7 +150,7 @@ def select_accelerator(choice: str | Accelerator) -> Accelerator:
 
 
 def interactive() -> bool:
-    """Whether this is a notebook or an interactive session, whose program cannot be started again."""
+    """Whether this is a notebook or an interactive session, so there is no script to start again."""
     return hasattr(sys, "ps1") or "ipykernel" in sys.modules
 
 
@@ -211,15 +211,15 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def find_usable_cuda_devices(num_devices: int = -1) -> list[int]:
-    """The first `num_devices` GPUs (-1: all) that take a tensor; one in exclusive mode and in use does not.
+    """The first `num_devices` GPUs (-1: all) that accept a tensor, unlike one in exclusive mode that is in use.
 
     Raises:
-        MisconfigurationException: if there are fewer.
+        MisconfigurationException: if fewer do.
     """
     usable: list[int] = []
     for index in range(torch.cuda.device_count()):
         if len(usable) == num_devices:
-            break  # to try one takes memory of it
+            break  # trying one more would take memory of it
         with contextlib.suppress(RuntimeError):
             torch.zeros(1, device=torch.device("cuda", index))
             usable.append(index)
@@ -231,7 +231,7 @@ def find_usable_cuda_devices(num_devices: int = -1) -> list[int]:
 
 
 def free_memory() -> None:
-    """Give back what a failed attempt left behind."""
+    """Free memory that a failed attempt left behind."""
     gc.collect()
     if torch.accelerator.is_available():
         torch.accelerator.empty_cache()

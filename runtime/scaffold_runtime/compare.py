@@ -1,4 +1,4 @@
-"""Compare states bit by bit: a short name for any state, and the first place where two differ."""
+"""Comparing states bit by bit: a hash of any state, and the first place where two differ."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 def digest(value: Any) -> str:
-    """A short name for a nest of tensors and plain values: equal if and only if all bits are."""
+    """A hash of nested tensors and plain values: equal, barring collisions, only if all bits are."""
     found = hashlib.blake2b(digest_size=8)
     for path, leaf in leaves(value):
         found.update(path.encode() + b"\0" + _bits(leaf))
@@ -20,7 +20,7 @@ def digest(value: Any) -> str:
 
 
 def difference(one: Any, other: Any) -> str | None:
-    """The first place where two nests differ, in words; None where they are identical."""
+    """The first place where two nested structures differ, in words; None if they are identical."""
     ours, theirs = dict(leaves(one)), dict(leaves(other))
     for path in [*ours, *theirs]:
         if path not in ours or path not in theirs:
@@ -31,7 +31,7 @@ def difference(one: Any, other: Any) -> str | None:
 
 
 def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Every tensor and plain value in a nest, with its path; an empty container is one too."""
+    """Every tensor and plain value in a nested structure, with its path; an empty container counts as one."""
     if isinstance(value, Mapping):
         items: Any = value.items()
     elif isinstance(value, (list, tuple)):

@@ -1,4 +1,4 @@
-"""One logged name in one scope: how its values are reduced, and what it holds so far."""
+"""Entry: one logged name in one scope, with how its values are reduced and what was logged so far."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NOTHING: tuple[Scalar | None, Scalar | None, float, bool] = (None, None, 0, Fals
 
 
 class Entry:
-    """One logged name in one scope: how it is to be reduced, and what it holds so far."""
+    """One logged name in one scope: how its values are reduced, and what was logged so far."""
 
     __slots__ = (
         "computed", "fresh", "last", "loader", "logger", "metric", "name", "on_epoch", "on_step", "options",
@@ -29,12 +29,12 @@ class Entry:
     def __init__(self, name: str, suffix: str, loader: int | None, choice: tuple[Any, ...]) -> None:
         prog_bar, logger, on_step, on_epoch, reduction = choice
         self.name, self.suffix = name, suffix
-        self.options: tuple[Any, ...] | None = None  # of the first `log` in this process
-        self.loader = loader  # None where it was logged outside of a loader's batches
+        self.options: tuple[Any, ...] | None = None  # those of the first `log` call in this process
+        self.loader = loader  # None if it was logged outside of batches
         self.prog_bar, self.logger = prog_bar, logger is not False
         self.on_step, self.on_epoch, self.reduction = on_step, on_epoch, reduction
         self.metric: Any = None
-        self.computed: Scalar | None = None  # what `metric` said, before a hook may have reset it
+        self.computed: Scalar | None = None  # value of `metric`, before a hook may reset it
         self.synced = False  # whether each step's value is reduced over processes
         self.clear()
 
@@ -46,7 +46,7 @@ class Entry:
         self.computed = None
 
     def held(self) -> tuple[Scalar | None, Scalar | None, float, bool]:
-        """What was logged; later values do not change it."""
+        """A copy of what was logged, which later values do not change."""
         return self.last, detached_copy(self.total), self.weight, self.fresh
 
     def state_dict(self) -> dict[str, Any]:
@@ -64,14 +64,14 @@ class Entry:
 
     @classmethod
     def from_state(cls, kept: dict[str, Any]) -> Entry:
-        """An entry as another process, or an earlier one, had it."""
+        """An entry from the state of another rank, or of a checkpoint."""
         entry = cls(kept["name"], kept["suffix"], kept["loader"], tuple(kept["choice"]))
         for part in ("last", "total", "weight", "fresh"):
             setattr(entry, part, kept[part])
         return entry
 
     def packed(self) -> dict[str, Any]:
-        """What other processes need to know, as plain values."""
+        """What other ranks need for `absorb`, as plain values."""
         numbers = {
             name: None if value is None else float(value)
             for name, value in (("total", self.total), ("last", self.last))
@@ -79,7 +79,7 @@ class Entry:
         return {**self.state_dict(), **numbers, "metric": self.metric is not None}
 
     def absorb(self, parts: list[dict[str, Any]]) -> None:
-        """Take the totals of all processes together, and the mean of their last values."""
+        """Combine the totals of all ranks, and average their last values."""
         totals = [part["total"] for part in parts if part["total"] is not None]
         lasts = [part["last"] for part in parts if part["last"] is not None]
         combine: Any = {"min": min, "max": max}.get(self.reduction, sum)
@@ -89,7 +89,7 @@ class Entry:
         self.fresh = any(part["fresh"] for part in parts)
 
     def label(self, level: str) -> str:
-        """The name loggers see: suffixed by level where both levels are logged."""
+        """The name that loggers see: with the level as a suffix if both levels are logged."""
         forked = self.on_step and self.on_epoch
         return f"{self.name}_{level}{self.suffix}" if forked else f"{self.name}{self.suffix}"
 
@@ -126,10 +126,10 @@ class Entry:
 def levels(
     name: str, stage: str, in_batch: bool, on_step: bool | None, on_epoch: bool | None
 ) -> tuple[bool, bool]:
-    """`on_step` and `on_epoch`, with Lightning's defaults where they are not given.
+    """`on_step` and `on_epoch`, with Lightning's defaults if they are None.
 
     Raises:
-        MisconfigurationException: if nothing would be logged, or a step value where no step is running.
+        MisconfigurationException: if nothing would be logged, or a step value while no step is running.
     """
     stepwise = stage == "train" and in_batch
     on_step = stepwise if on_step is None else on_step
@@ -150,7 +150,7 @@ def reduction_of(name: str, reduce_fx: Any) -> str:
     """The name of a reduction.
 
     Raises:
-        MisconfigurationException: if it is none that values can be reduced with as they come.
+        MisconfigurationException: if it is none of those that work on a running total.
     """
     reduction = REDUCTIONS.get(reduce_fx.lower() if isinstance(reduce_fx, str) else reduce_fx)
     if reduction is None:

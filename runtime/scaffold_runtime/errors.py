@@ -32,7 +32,7 @@ PACKAGE = os.path.dirname(__file__)
 class ScaffoldRuntimeError(Exception):
     """Root of the tree: catch this to catch everything the runtime raises on purpose."""
 
-    exit_code = 1  # of a command that it ends
+    exit_code = 1  # of a command that ends with this error
 
 
 class MisconfigurationException(ScaffoldRuntimeError):  # noqa: N818 - the name people catch
@@ -70,7 +70,7 @@ def check_choice(owner: object, argument: str, value: object, *allowed: object) 
 
 
 def check_local(owner: str, path: Any) -> None:
-    """Refuse the address of a remote store, which would become a folder of that name here.
+    """Refuse the URL of a remote store, which would become the name of a local folder.
 
     Raises:
         MisconfigurationException: with what to do instead.
@@ -83,7 +83,7 @@ def check_local(owner: str, path: Any) -> None:
 
 
 class Moved:
-    """A name of Lightning's for what is in another place here: whoever reads it is told where."""
+    """An attribute that Lightning has and this package has elsewhere: reading it raises an error that says where."""
 
     def __init__(self, place: str) -> None:
         self.place = place
@@ -96,7 +96,7 @@ class Moved:
 
 
 class MovedAway(Moved):
-    """One that cannot be set either: it would do nothing."""
+    """A `Moved` attribute that cannot be set either, since setting it would have no effect."""
 
     def __set__(self, instance: object, value: object) -> None:
         raise AttributeError(self.message)
@@ -109,7 +109,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def not_logged(owner: object, monitor: str, known: Iterable[str]) -> MisconfigurationException:
-    """What to raise where `owner` monitors a name that is not among those `known`."""
+    """The error to raise if `owner` monitors a name that is not among those `known`."""
     hint = did_you_mean(monitor, known)
     if monitor.startswith("val") and not any(name.startswith("val") for name in known):
         hint = " Is there a validation loader, and a `validation_step` that logs it?"
@@ -120,7 +120,7 @@ def not_logged(owner: object, monitor: str, known: Iterable[str]) -> Misconfigur
 
 
 def leave_to_launcher(error: BaseException) -> None:
-    """The process that started this one prints `error`, so this one does not."""
+    """Let this process not print `error`, since the process that started this one does."""
     shown = sys.excepthook
 
     def hook(kind: Any, value: BaseException, trace: Any) -> None:
@@ -137,20 +137,20 @@ def said_elsewhere(error: BaseException | None) -> bool:
 
 
 def noted(error: BaseException, note: str) -> BaseException:
-    """`error`, to be printed with a line more; `add_note` came with Python 3.11."""
+    """Add a note to `error`, which tracebacks show; `add_note` itself needs Python 3.11."""
     vars(error)["__notes__"] = [*getattr(error, "__notes__", ()), note]
     return error
 
 
 def how_to_install(error: BaseException) -> str:
-    """A line for a package that is not there; nothing for any other error."""
+    """A hint if `error` is a missing package; otherwise an empty string."""
     absent = isinstance(error, ModuleNotFoundError) and error.name and "." not in error.name
     how = "`pip install -e .` installs what pyproject.toml lists; add it there if it is new."
     return f"\n  {how}" if absent else ""
 
 
 def plain_imports() -> None:
-    """Turn an import that fails above `plain_errors`, where a script begins, into one line, too."""
+    """Also turn an import that fails at the top of a script, outside of `plain_errors`, into one line."""
     shown = sys.excepthook
 
     def hook(kind: Any, error: BaseException, trace: Any) -> None:
@@ -165,9 +165,9 @@ def plain_imports() -> None:
 
 @contextmanager
 def plain_errors() -> Iterator[None]:
-    """Turn errors and warnings of the runtime into one line, and errors into an exit code; also a value that a class of
-    torch refuses, such as a negative learning rate, and a file that the runtime cannot read or write. Of any other
-    error the traceback shows the project's calls and the libraries', not the runtime's between them.
+    """Turn errors and warnings of the runtime into one line, and errors into an exit code; also an argument that one of
+    torch's classes refuses, such as a negative learning rate, and a file that the runtime cannot read or write. For
+    any other error the traceback shows the calls of the project and of libraries, without those of the runtime.
 
     Raises:
         SystemExit: with 2 for a wrong configuration, 1 for any other of these errors, 130 for Ctrl-C.
@@ -179,7 +179,7 @@ def plain_errors() -> Iterator[None]:
         _leave("\ninterrupted", 130)
     except Exception as error:
         if isinstance(error, BrokenPipeError) and _nobody_reads():  # as after `| head`
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is buffered
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for buffered output
             _leave("error: stopped, since nothing reads the output any more.", 1)
         said = _in_one_line(error)
         if said is None:
@@ -191,10 +191,10 @@ def plain_errors() -> Iterator[None]:
 
 
 def _nobody_reads() -> bool:
-    """Whether it is what is printed that nobody reads, and not a pipe of the project's own."""
+    """Whether the broken pipe is stdout, and not one of the project's own."""
     if not hasattr(select, "poll"):  # Windows
         return True
-    with suppress(OSError):  # where printing is caught there is no pipe
+    with suppress(OSError):  # stdout may be replaced by an object without a file
         looks = select.poll()
         looks.register(sys.stdout.fileno(), 0)
         return any(event & select.POLLERR for _, event in looks.poll(0))
@@ -202,7 +202,7 @@ def _nobody_reads() -> bool:
 
 
 def _in_one_line(error: Exception) -> tuple[str, int] | None:
-    """What to say of it without a traceback, and the exit code; None where the traceback is needed."""
+    """The line to print instead of a traceback, and the exit code; None if the traceback is needed."""
     if isinstance(error, ScaffoldRuntimeError):
         return f"error: {error}", error.exit_code
     if how := how_to_install(error):
@@ -218,15 +218,15 @@ def _in_one_line(error: Exception) -> tuple[str, int] | None:
 
 
 def _written(error: OSError) -> str:
-    """The file that could not be written, which such an error does not say."""
+    """The file that could not be written, found in local variables, since such an error does not name it."""
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     files = [it for f in frames for it in f.f_locals.values() if isinstance(it, io.IOBase)]
     return str(getattr(files[-1], "name", "a file")) if files else "the output"
 
 
 def _leave_out_engine(error: Exception) -> None:
-    """Leave the project's and the libraries' calls in the traceback, if the project's made the error."""
-    by_worker = "in DataLoader worker process" in str(error)  # which had the project's calls
+    """Remove the runtime's calls from the traceback, if the error is the project's."""
+    by_worker = "in DataLoader worker process" in str(error)  # it has the project's calls
     ours = _of_runtime(_last_call(error).filename) and not by_worker
     if ours or os.environ.get("SCAFFOLD_TRACEBACK"):
         return
@@ -235,11 +235,11 @@ def _leave_out_engine(error: Exception) -> None:
         following = call.tb_next
         while following and _of_runtime(following.tb_frame.f_code.co_filename):
             following = following.tb_next
-        call.tb_next, call = following, call.tb_next  # what is left out leads on, too
+        call.tb_next, call = following, call.tb_next  # removed calls link on, too
 
 
 def warn(message: str) -> None:
-    """Warn, and point at the line of the user's that led here, if any did."""
+    """Warn, and point at the line of user code that led here, if there is one."""
     calls = traceback.walk_stack(sys._getframe())
     files = enumerate((frame.f_code.co_filename for frame, _ in calls), start=1)
     theirs = (level for level, file in files if not (_of_runtime(file) or _of_library(file)))
@@ -257,7 +257,7 @@ def _plain_warning(
     lineno: int,
     line: str | None = None,
 ) -> str:
-    """Where it is in the runtime says nothing to its users, nor that a script runs; where in their project does."""
+    """Format a warning with its line, but only if that is in the project, and not in the runtime or the script."""
     script = getattr(sys.modules["__main__"], "__file__", None)
     silent = _of_runtime(filename) or filename == script
     here = "" if silent else f"{_shown(filename)}, line {lineno}: "
@@ -265,7 +265,7 @@ def _plain_warning(
 
 
 def _refused_by_torch(error: ValueError) -> bool:
-    """Whether it was raised where torch makes a loader, an optimizer or a layer."""
+    """Whether the error was raised in the `__init__` of one of torch's loaders, optimizers or layers."""
     raised, torch = traceback.extract_tb(error.__traceback__)[-1], _folder_of_torch()
     places = tuple(os.path.join(torch, *p) for p in (("nn",), ("optim",), ("utils", "data")))
     return bool(torch) and raised.name == "__init__" and raised.filename.startswith(places)
@@ -276,14 +276,14 @@ def _folder_of_torch() -> str:
 
 
 def _given_where(error: ValueError) -> str:
-    """The line of the project that gave torch the value, if it was one of the project's."""
+    """The line of the project that gave torch the value; empty if the runtime did."""
     given = _last_call(error)
     ours = _of_runtime(given.filename)
     return "" if ours else f"{_shown(given.filename)}, line {given.lineno}, `{given.line}`: "
 
 
 def _last_call(error: Exception) -> traceback.FrameSummary:
-    """Of the runtime, or of the project, on the way to the error."""
+    """The last call of the runtime or the project before the error."""
     calls = traceback.extract_tb(error.__traceback__)
     return [call for call in calls if not _of_library(call.filename)][-1]
 
@@ -297,7 +297,7 @@ def _shown(file: str) -> str:
 
 @functools.cache
 def _of_library(file: str) -> bool:
-    import sysconfig  # only where something failed
+    import sysconfig  # only needed after a failure
 
     libraries = [sysconfig.get_paths()[name] for name in ("stdlib", "purelib", "platlib")]
     beside_torch = os.path.dirname(_folder_of_torch()) or libraries[0]
@@ -314,7 +314,7 @@ def _leave(line: str, code: int) -> None:
 
 
 def hide_passwords(text: str) -> str:
-    """`text` without the passwords of the addresses in it: "https://me:***@host". Over http a name alone is a token,
-    "https://***@host", but "git"; "ssh://me@host" is the name of a user."""
+    """`text` with the passwords in its URLs hidden: "https://me:***@host". In http URLs a name alone may be a token, so
+    it is hidden, too, except "git"; in others, such as "ssh://me@host", it is a user name."""
     text = re.sub(r"(https?://)(?!git@)[^/?#\s:@]+@", r"\1***@", text)
     return re.sub(r"(://[^/\s:@]*:)[^/\s]+@", r"\1***@", text)

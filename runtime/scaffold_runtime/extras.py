@@ -1,4 +1,4 @@
-"""Optional packages: import them where they are used, or say how to install them."""
+"""Optional packages: import them when they are used, or say how to install them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hyperparameters: remember what an object was made with, so a checkpoint can make it again."""
+"""Hyperparameters: the arguments of an object, from which a checkpoint can create it again."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 else:
 
     class of_the_class(classmethod):  # noqa: N801 - used as a decorator
-        """A class method that an object refuses: it makes another object, and would leave this one as it is."""
+        """A class method that cannot be called on an instance: it creates another object and leaves that unchanged."""
 
         def __get__(self, instance: Any, owner: Any = None) -> Any:
             call = super().__get__(None, owner)
@@ -77,18 +77,18 @@ class WithHyperparameters:
 
     @property
     def hparams_initial(self) -> AttributeDict:
-        """The hyperparameters as they were when saved, whatever was changed since."""
+        """The hyperparameters as they were when saved, without later changes."""
         return _snapshots(self._hparams_initial or {})
 
     def _set_hparams(self, hparams: Any) -> None:
-        """Under Lightning's name: take these in the place of all."""
+        """Replace all hyperparameters; the name is Lightning's."""
         self._hparams = AttributeDict(as_mapping(hparams))
 
     def hparams_to_save(self) -> dict[str, Any]:
         """For checkpoints: the hyperparameters, which of them are objects, and which a Namespace or OmegaConf's.
 
-        No checkpoint holds an object: in its place is what a command line made it of, or else what it is. One
-        that `__init__` takes by default is left out.
+        No checkpoint holds an object: in its place is the configuration that the command line created it from, or a
+        description of it. An object that is the default of its argument is left out.
         """
         plain = {**self.hparams, **self._hparams_configured}
         objects: list[str] = list(self._hparams_configured)
@@ -117,7 +117,7 @@ class WithHyperparameters:
         frame: FrameType | None = None,
         logger: bool = True,
     ) -> None:
-        """Keep arguments of `__init__` in `self.hparams`; checkpoints and loggers take them there.
+        """Keep arguments of `__init__` in `self.hparams`, for checkpoints and loggers.
 
         Without arguments, all of them; with strings, the ones named; with one mapping, Namespace or
         dataclass, its entries. `ignore` leaves names out. `logger=False` keeps them from loggers.
@@ -163,7 +163,7 @@ class WithHyperparameters:
         weights_only: bool | None = None,
         **kwargs: Any,
     ) -> T:
-        """Make an object from the hyperparameters and weights in a checkpoint.
+        """Create an object from the hyperparameters and weights in a checkpoint.
 
         `kwargs` override hyperparameters. Nothing but tensors and plain values is read from the
         file, whatever `weights_only` says, so a checkpoint cannot run code.
@@ -180,7 +180,7 @@ class WithHyperparameters:
 
 
 def fitting(function: Callable[..., Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of `values` that it takes under their names."""
+    """Those of `values` whose names are arguments of `function`."""
     taken = inspect.signature(function).parameters
     any_name = any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values())
     return {name: value for name, value in values.items() if any_name or name in taken}
@@ -189,36 +189,36 @@ def fitting(function: Callable[..., Any], values: Mapping[str, Any]) -> dict[str
 def init_arguments(owner: object, frame: FrameType | None) -> dict[str, Any]:
     """The arguments of all `__init__` frames of `owner` from `frame` outwards, outermost last."""
     collected: dict[str, Any] = {}
-    while frame is not None and not _makes(frame, owner):  # a method that `__init__` calls
+    while frame is not None and not _makes(frame, owner):  # skip methods that `__init__` calls
         frame = frame.f_back
     while frame is not None and _makes(frame, owner):
         collected.update(arguments_of(frame))
         frame = frame.f_back
     for field in dataclasses.fields(owner) if dataclasses.is_dataclass(owner) else ():
         if field.name in collected and field.default_factory is not dataclasses.MISSING:
-            collected[field.name] = getattr(owner, field.name)  # a mark stands for what was made
+            collected[field.name] = getattr(owner, field.name)  # the argument is only a marker
     return {key: value for key, value in collected.items() if not key.startswith("__")}
 
 
 def arguments_of(frame: FrameType) -> dict[str, Any]:
-    """What the method that runs in `frame` was given, by name, without `self`."""
+    """The arguments of the method that runs in `frame`, by name, without `self`."""
     info = inspect.getargvalues(frame)
     by_name = {name: info.locals[name] for name in info.args[1:]}
     return by_name | (info.locals[info.keywords] if info.keywords else {})
 
 
 def _makes(frame: FrameType, owner: object) -> bool:
-    """Whether it is the frame of an `__init__` of `owner`."""
+    """Whether this is the frame of an `__init__` of `owner`."""
     code = frame.f_code
     first = code.co_varnames[0] if code.co_argcount else ""
     return code.co_name == "__init__" and bool(first) and frame.f_locals.get(first) is owner
 
 
 def hparams_to_log(module: WithHyperparameters, datamodule: WithHyperparameters) -> dict[str, Any]:
-    """What loggers get: the hyperparameters of both, as they were when saved.
+    """The hyperparameters of both for loggers, as they were when saved.
 
     Raises:
-        MisconfigurationException: if both have one of the same name with different values.
+        MisconfigurationException: if both have the same name with different values.
     """
     mine, theirs = _logged(module), _logged(datamodule)
     for name in mine.keys() & theirs.keys():
@@ -240,7 +240,7 @@ def _same(one: Any, other: Any) -> bool:
     try:
         return bool(one is other or one == other)
     except (RuntimeError, ValueError):
-        return False  # arrays do not compare to one truth
+        return False  # the comparison of arrays has no single truth value
 
 
 def as_mapping(value: Any) -> dict[str, Any]:
@@ -273,8 +273,8 @@ def _snapshots(hparams: Mapping[str, Any]) -> AttributeDict:
 
 def _snapshot(value: Any) -> Any:
     if isinstance(value, nn.Module):
-        return value  # its weights may fill the memory
+        return value  # a copy of its weights could fill the memory
     try:
         return copy.deepcopy(value)
     except Exception:
-        return value  # a thing that cannot be copied is kept as it is
+        return value  # what cannot be copied is kept itself

@@ -1,4 +1,4 @@
-"""Names of a package, and modules in it, that are imported when they are first used."""
+"""Importing names and modules of a package when they are first used."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 
 
 def imported_when_used(package: str, home: Mapping[str, str]) -> Callable[[str], Any]:
-    """A `__getattr__` for `package`: each name of `home` comes from the module below the package that it says;
-    other modules of the package are there under their own names."""
+    """A `__getattr__` for `package`: `home` says from which of its modules a name is imported; other names are
+    modules of the package."""
 
     def look_up(name: str) -> Any:
         if name in home:
@@ -24,8 +24,8 @@ def imported_when_used(package: str, home: Mapping[str, str]) -> Callable[[str],
 
 
 def _imported(module: str) -> Any:
-    """Import it without looking for garbage, of which importing makes none: among all that torch brings, that takes
-    a tenth of the time."""
+    """Import a module with garbage collection off: importing torch creates many objects and no garbage, so collecting
+    takes a tenth of the time."""
     collects = gc.isenabled()
     gc.disable()
     try:

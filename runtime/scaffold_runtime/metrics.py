@@ -1,4 +1,4 @@
-"""What `self.log` keeps: values stay on their device until somebody needs the number.
+"""What `self.log` keeps: values stay on their device until their number is needed.
 
 A logged name has one entry per scope (stage, batch or epoch level, loader). The entry holds the last
 value, and for epoch values a running total and weight, all detached and on the device. Numbers reach
@@ -45,18 +45,18 @@ class Metrics:
         self.logged_values: dict[str, Scalar] = {}
         self.bar_values: dict[str, Scalar] = {}
         self.batch: Any = None
-        self.reduce: Callable[..., Tensor] | None = None  # over processes, where several
-        self.alone: set[str] = set()  # stages in whose steps no process may wait for another
-        self.first = True  # whether this is the first of the processes
-        self.eval_steps = False  # whether an evaluation step logs with `on_step`
-        self.seen: dict[str, int] = {}  # batches such steps have seen, by stage and loader
-        self.validated: set[str] = set()  # names that validation logged in earlier lives of the run
+        self.reduce: Callable[..., Tensor] | None = None  # over ranks, if there are several
+        self.alone: set[str] = set()  # stages whose steps must not use collectives
+        self.first = True  # whether this is rank 0
+        self.eval_steps = False  # whether evaluation steps log with `on_step`
+        self.seen: dict[str, int] = {}  # batches of such evaluations so far, by stage and loader
+        self.validated: set[str] = set()  # names that validation logged before the run was resumed
         self._active: dict[str, Entry] | None = None
         self._scope: tuple[str, bool, int] = ("", False, 0)
         self._loaders = 1
         self._where = "outside of a run"
         self._closing: str | None = None
-        self._told = False  # that sizes of batches are unclear
+        self._told = False  # whether it was warned of unclear batch sizes
         self._by_loader: dict[int | None, dict[str, Scalar]] = {}
         self._queue: deque[tuple[dict[str, Any], HostCopy]] = deque()
         self._bar = Newest()
@@ -70,17 +70,17 @@ class Metrics:
         self._active = self.scopes.setdefault(self._scope, {})
 
     def in_step_alone(self) -> bool:
-        """Whether a step runs in which no process may wait for another."""
+        """Whether a step is running that must not use collectives, since ranks may run different numbers of steps."""
         return self._scope[1] and self._scope[0] in self.alone
 
     def leave(self, where: str, scope: tuple[str, bool, int] | None = None) -> None:
-        """From now on logging is an error, because we are `where`."""
+        """From now on logging is an error, which says that it cannot be done `where`."""
         self._active, self._scope = None, scope or (self._scope[0], False, 0)
         self._where = where
         self.batch = None
 
     def mark(self) -> Callable[[], None]:
-        """A way back to what is logged in this scope now, where a step has to be taken again."""
+        """A function that restores what is logged in this scope now, for a step that has to be repeated."""
         active = self._active or {}
         held = {name: entry.held() for name, entry in active.items()}
 
@@ -105,7 +105,7 @@ class Metrics:
         batch_size: int | None = None,
         rank_zero_only: bool = False,
     ) -> None:
-        """Take one value; see `LightningModule.log`, and `entry.changed_options` for the order of options."""
+        """Log one value; see `LightningModule.log`, and `entry.changed_options` for the order of `options`."""
         if rank_zero_only and not self.first:
             return
         active = self._active
@@ -124,7 +124,7 @@ class Metrics:
             if value.requires_grad:
                 value = value.detach()
             if entry.on_step:
-                # `loss += penalty`, an optimizer or a CUDA graph may write into it before it is read.
+                # Copied: `loss += penalty`, an optimizer or a CUDA graph may change it before it is read.
                 value = value.clone()
             if value.dim():
                 value = one_element(name, value)
@@ -185,7 +185,7 @@ class Metrics:
             entry.last = detached_copy(getattr(metric, "_forward_cache", None))
 
     def _check_size(self, entry: Entry) -> None:
-        """Say once where the mean of an epoch may weigh batches by something else than their samples."""
+        """Warn once if epoch means may be weighted by something other than the number of samples."""
         if self._told or entry.metric is not None or self.batch is None or not self._scope[1]:
             return
         size, sizes = size_in(self.batch), sorted(set(islice(sizes_in(self.batch), 100)))
@@ -209,7 +209,7 @@ class Metrics:
 
     @contextmanager
     def closing(self, stage: str) -> Iterator[None]:
-        """While the epoch-end hooks of `stage` run, its epoch values can be read already."""
+        """A context for the epoch-end hooks of `stage`, in which its epoch values can be read already."""
         self._closing = stage
         try:
             yield
@@ -217,8 +217,9 @@ class Metrics:
             self._closing = None
 
     def _news(self, *stages: str, wanted: str = "name") -> Iterator[tuple[Entry, str, Scalar]]:
-        """What is not published yet, of entries that have what is `wanted`: (entry, "step" or "epoch", value). What
-        steps of `stages` logged last, and then the epoch values of the stage that is closing."""
+        """Values that are not published yet, as (entry, "step" or "epoch", value), of entries whose attribute `wanted`
+        is true: the last step values of `stages`, then the epoch values of the stage that is closing.
+        """
         for stage in dict.fromkeys(stages):
             for entry in self._entries(stage):
                 if entry.last is not None and getattr(entry, wanted):
@@ -236,7 +237,7 @@ class Metrics:
         return {name: _as_float(value) for name, value in merged.items()}
 
     def logged_metrics(self) -> dict[str, Tensor]:
-        """The newest value of every name that loggers get, sent or not yet, as tensors."""
+        """The newest value of every name with `logger=True`, whether sent yet or not, as tensors."""
         merged = dict(self.logged_values)
         for entry, level, value in self._news("train", wanted="logger"):
             if level == "epoch" or (entry.on_step and entry.fresh):
@@ -252,7 +253,7 @@ class Metrics:
         return self._bar.of(shown)
 
     def take_step(self, stage: str = "train", loader: int = 0) -> dict[str, Scalar]:
-        """The step values logged since the last call, under the names loggers see."""
+        """The step values logged since the last call, under the names that loggers see."""
         taken: dict[str, Scalar] = {}
         for entry in self._entries(stage):
             if not entry.on_step or entry.last is None or entry.loader not in (None, loader):
@@ -260,25 +261,25 @@ class Metrics:
             if entry.metric is None and not entry.fresh:
                 continue
             if entry.metric is None:
-                entry.fresh = False  # what a Metric has seen is told at the end of the epoch
+                entry.fresh = False  # for a Metric, `take_epoch` still needs the flag
             if entry.logger:
                 taken[entry.label("step")] = entry.last
         return taken
 
     def compute(self, stage: str) -> None:
-        """Ask the Metrics that steps of `stage` logged for their values, before a hook resets one."""
+        """Compute the Metrics that steps of `stage` logged, before a hook may reset one."""
         for (name, in_batch, _), entries in self.scopes.items():
             for entry in entries.values() if name == stage and in_batch else ():
                 if entry.metric is not None and entry.on_epoch:
                     entry.computed = entry.epoch_value()
 
     def merge(self, stage: str, gather: Callable[[Any], list[Any]], in_batch: bool) -> None:
-        """Make the values of `stage` those of all processes, in one message; names may be unknown here.
+        """Merge the values of `stage` over all ranks, in one collective; other ranks may have logged other names.
 
-        `in_batch` says which of them: those that steps logged, or those that epoch hooks logged.
+        `in_batch` chooses between values that steps logged and those that epoch hooks logged.
 
         Raises:
-            MisconfigurationException: if a torchmetrics Metric was logged by some processes only.
+            MisconfigurationException: if a torchmetrics Metric was logged on some ranks only.
         """
         known = [(scope, e) for scope, entries in self.scopes.items() for e in entries.values()]
         everything = gather(
@@ -287,7 +288,7 @@ class Metrics:
         for scope, name in dict.fromkeys(key for packed in everything for key in packed):
             parts = [packed[scope, name] for packed in everything if (scope, name) in packed]
             entries = self.scopes.setdefault(scope, {})
-            # Taken out and put in again: in the same order everywhere, since metrics compute together.
+            # Reinserted, so that all ranks have the same order: torchmetrics uses collectives in `compute`.
             entry = entries.pop(name) if name in entries else Entry.from_state(parts[0])
             entries[name] = entry
             if any(part["metric"] for part in parts) and len(parts) < len(everything):
@@ -298,7 +299,7 @@ class Metrics:
             entry.absorb(parts)
 
     def take_epoch(self, stage: str) -> dict[str, Scalar]:
-        """Close an epoch of `stage`: reduce every epoch value, publish it, start afresh."""
+        """Close an epoch of `stage`: reduce every epoch value, publish it, and start over."""
         with self.closing(stage):
             news = list(self._news(stage))
         taken: dict[str, Scalar] = {}
@@ -320,12 +321,12 @@ class Metrics:
         return taken
 
     def of_loader(self, loader: int) -> dict[str, float]:
-        """What the last `take_epoch` took from one loader, and from outside of loaders, as numbers."""
+        """The values of one loader in the last `take_epoch`, and those logged outside of loaders, as numbers."""
         taken = {**self._by_loader.get(loader, {}), **self._by_loader.get(None, {})}
         return {name: float(value) for name, value in taken.items()}
 
     def reset(self) -> None:
-        """A new run begins: no name is known, nothing was logged."""
+        """Start a new run: no name is known, nothing was logged."""
         self.scopes.clear()
         self.seen, self.eval_steps, self.alone = {}, False, set()
         self.validated = set()
@@ -349,14 +350,14 @@ class Metrics:
         return plain | forked
 
     def of_steps_only(self) -> list[str]:
-        """The names that loggers get from training steps, and not from epochs."""
+        """The names that training logs for loggers at steps only, not at epochs."""
         entries = self._entries("train")
         return [e.name for e in entries if e.logger and e.on_step and not e.on_epoch]
 
     # -- to the loggers -------------------------------------------------------------------------
 
     def flush(self, values: Mapping[str, Scalar], header: dict[str, Any]) -> None:
-        """Start bringing `values` to the host, to be delivered with `header` in this order."""
+        """Start copying `values` to the host, to be delivered with `header` in this order."""
         self._queue.append((header, HostCopy(values)))
 
     def deliver(self, send: Callable[[dict[str, Any], dict[str, float]], None], wait: bool) -> None:
@@ -368,9 +369,9 @@ class Metrics:
     # -- resume ---------------------------------------------------------------------------------
 
     def state_dict(self, names: Mapping[int, str]) -> dict[str, Any]:
-        """What this epoch has accumulated and the newest values, as tensors and plain values.
+        """What this epoch has accumulated, and the newest values, as tensors and plain values.
 
-        `names` says what the Metrics in the model are called, by their id.
+        `names`: from the id of each Metric in the model to its name.
         """
         partial = [
             {**entry.state_dict(), "scope": list(scope), "metric": names.get(id(entry.metric))}
@@ -393,7 +394,7 @@ class Metrics:
     def load_state_dict(
         self, state: dict[str, Any], metrics: Mapping[str, Any], validates: bool
     ) -> None:
-        """Go on from there; what validation logged counts no more where there is none."""
+        """Restore a state; what validation logged is dropped if this run has no validation."""
         self.scopes.clear()
         for kept in state["partial"]:
             entry = Entry.from_state(kept)
@@ -411,6 +412,6 @@ class Metrics:
 
 
 def _as_float(value: Scalar) -> Tensor:
-    """Of 32 bits, or of 64 where it is: what is compared and averaged."""
+    """As a float tensor, of 64 bits if it has them, else of 32: for comparing and averaging."""
     tensor = torch.as_tensor(value)
     return tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()

@@ -29,7 +29,7 @@ HERE = "scaffold_runtime"
 HOMES = ["", ".callbacks", ".loggers", ".strategies", ".profilers", ".plugins", ".accelerators"]
 HOMES += [".cli", ".utilities", ".utilities.types", ".core.mixins", ".loggers.logger"]
 HOMES += [".plugins.environments"]
-INSTEAD = {  # of what several packages take from Lightning's insides, and from earlier Lightnings
+INSTEAD = {  # for internals of Lightning that several packages use, and names of earlier versions
     "DDPPlugin": "scaffold_runtime.strategies.DDPStrategy",
     "LightningLoggerBase": "scaffold_runtime.loggers.Logger",
     "ProgressBarBase": "scaffold_runtime.callbacks.ProgressBar",
@@ -42,11 +42,11 @@ INSTEAD = {  # of what several packages take from Lightning's insides, and from 
 ENDINGS = (".py", ".ipynb", ".yaml", ".yml")
 
 Places = list[tuple[int, str]]
-"""Lines, and what is to be said of them."""
+"""Line numbers, and what to report about them."""
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Print or write what changes; 0 if all is here, 1 if something is not, 2 for a wrong command line."""
+    """Print or write the changes; 0 if every name exists here, 1 if not, 2 for a wrong command line."""
     parser = argparse.ArgumentParser(f"python -m {HERE}.migrate", description=__doc__)
     parser.add_argument("path", type=Path, nargs="+", help="a file, or a folder with files")
     parser.add_argument("--write", action="store_true", help="change the files")
@@ -77,7 +77,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def files(paths: list[Path]) -> Iterator[Path]:
-    """Those given, and those in folders given, but for hidden ones and virtual environments."""
+    """The given files, and those in given folders, except hidden ones and virtual environments."""
     for path in paths:
         if path.is_file():
             yield path
@@ -91,10 +91,10 @@ def files(paths: list[Path]) -> Iterator[Path]:
 
 
 def migrate(text: str, suffix: str) -> tuple[str, Places]:
-    """The text of a file as it should be, and what it names that is not here.
+    """The migrated text of a file, and the names in it that do not exist here.
 
     Raises:
-        SyntaxError, ValueError: if it is not what the ending of its name says.
+        SyntaxError, ValueError: if it is not in the format that its suffix says.
     """
     if suffix == ".ipynb":
         return in_notebook(text)
@@ -102,11 +102,11 @@ def migrate(text: str, suffix: str) -> tuple[str, Places]:
 
 
 class Source:
-    """Python code: what is to be changed in it, and said of it.
+    """Python code, with the changes to make in it and what to report about it.
 
     Args:
-        text: the code; lines of a notebook's magic may be in it.
-        names: what of Lightning's its names mean, from code before it. Those that it imports are added.
+        text: the code, perhaps with magic commands of a notebook.
+        names: from names in earlier cells to what they mean of Lightning. Names that the code imports are added.
     """
 
     def __init__(self, text: str, names: dict[str, str]) -> None:
@@ -122,7 +122,7 @@ class Source:
                     self.take_module(alias)
             elif isinstance(node, ast.ImportFrom):
                 self.take_names(node, "." * node.level + (node.module or ""))
-        for name in self.others:  # in a function, say: which of the two is meant there is not known
+        for name in self.others:  # imported twice, perhaps in a function: its meaning is ambiguous
             self.names.pop(name, None)
         for node in nodes:
             if isinstance(node, ast.Attribute) and (path := self.meaning(node)):
@@ -132,7 +132,7 @@ class Source:
 
     def take_module(self, alias: ast.alias) -> None:
         new, name = here(alias.name), alias.asname or alias.name
-        if new and "." in name:  # binds the first part, with the others below it
+        if new and "." in name:  # binds the first part only
             new, name = HERE, name.partition(".")[0]
         if not new:
             self.others.add(name)
@@ -161,8 +161,8 @@ class Source:
             self.said.append((node.lineno, f"write `from {new} import` in one line."))
 
     def take_class_path(self, node: ast.Constant, path: str) -> None:
-        """What is made from `{"class_path": "lightning.pytorch.loggers.CSVLogger"}` and the like: text that is the path
-        of a class, and nothing else, in one line."""
+        """A string that is the path of a class and nothing else, in one line, as in
+        `{"class_path": "lightning.pytorch.loggers.CSVLogger"}`."""
         end = node.end_col_offset or 0
         found = self.lines[node.lineno - 1][node.col_offset + 1 : end - 1]
         if (
@@ -178,7 +178,7 @@ class Source:
         return bool(gone)
 
     def meaning(self, node: ast.expr) -> str:
-        """What `L.callbacks.Timer` means, where `L` is a name of Lightning's; empty for other names."""
+        """The path that `L.callbacks.Timer` means if `L` is Lightning's; empty for other names."""
         if isinstance(node, ast.Attribute):
             before = self.meaning(node.value)
             return before and f"{before}.{node.attr}"
@@ -193,7 +193,7 @@ class Source:
 
 def parsed(code: str) -> ast.AST:
     with contextlib.suppress(SyntaxError):
-        return ast.parse(code)  # a line of it may begin with `%`, and be no magic
+        return ast.parse(code)  # first as it is: a line that begins with `%` need not be magic
     return ast.parse(MAGIC.sub(r"\1pass", code))
 
 
@@ -205,7 +205,7 @@ def in_notebook(text: str) -> tuple[str, Places]:
     same = True
     for number, cell in enumerate(notebook["cells"], start=1):
         before = "".join(cell["source"])
-        if cell["cell_type"] != "code" or before.lstrip().startswith("%%"):  # of another language
+        if cell["cell_type"] != "code" or before.lstrip().startswith("%%"):  # not Python
             continue
         try:
             after, places = Source(before, names).changed()
@@ -231,7 +231,7 @@ def in_yaml(text: str) -> tuple[str, Places]:
 
 
 def here(path: str) -> str:
-    """Where a module or class of Lightning's should be here; empty for what is not Lightning's."""
+    """The path here of a module or class of Lightning's; empty for other paths."""
     for pattern, home in ((LIGHTNING, HERE), (FABRIC, f"{HERE}.fabric")):
         if pattern.match(path):
             return pattern.sub(home, path, count=1)
@@ -239,7 +239,7 @@ def here(path: str) -> str:
 
 
 def absent(path: str) -> str:
-    """What to say of a dotted path that leads nowhere; empty for one that leads somewhere."""
+    """What to report about a dotted path that does not exist; empty if it does."""
     found = importlib.import_module(HERE)
     parts = path.split(".")
     for count, name in enumerate(parts[1:], start=2):
@@ -249,7 +249,7 @@ def absent(path: str) -> str:
         except ImportError:
             return f"there is no {part}.{found_in(parts[-1])}"
         if not isinstance(found, ModuleType):
-            break  # what a class has shows when it runs
+            break  # attributes of classes are not checked
     return ""
 
 
@@ -261,7 +261,7 @@ def found_in(name: str) -> str:
 
 
 def home_of(names: list[str]) -> str:
-    """The module here that has all of these names; empty if none has."""
+    """The module here that has all these names; empty if there is none."""
     for home in HOMES:
         if all(hasattr(importlib.import_module(HERE + home), name) for name in names):
             return HERE + home

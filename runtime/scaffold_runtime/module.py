@@ -35,19 +35,19 @@ class LightningModule(WithHyperparameters, DataHooks, nn.Module):
     automatic_optimization: bool = True
     _trainer: Trainer | None = None
     _metrics: Metrics | None = None
-    _divider: str | None = None  # what divided the weights, so that this process has a part
+    _divider: str | None = None  # what sharded the weights, if something did
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         nn.Module.__init__(self)
 
-    # -- what the trainer knows -----------------------------------------------------------------
+    # -- from the trainer -----------------------------------------------------------------------
 
     @property
     def trainer(self) -> Trainer:
         """The trainer this module is attached to.
 
         Raises:
-            RuntimeError: before the module was given to one.
+            RuntimeError: before the module is given to one.
         """
         if self._trainer is None:
             raise RuntimeError(f"{type(self).__name__} is not attached to a `Trainer`.")
@@ -136,7 +136,7 @@ class LightningModule(WithHyperparameters, DataHooks, nn.Module):
         except (AttributeError, TypeError) as error:
             kind = type(batch).__name__
             if kind not in ("list", "tuple") or kind not in str(error):
-                raise  # it is forward's own mistake
+                raise  # an error inside `forward`
             raise StepError(
                 f"{type(self).__name__}.forward cannot take the batch as the loader gives it, a {kind} "
                 f"({error}). Define `predict_step(self, batch, batch_idx)`, which takes what it needs of it."
@@ -147,10 +147,10 @@ class LightningModule(WithHyperparameters, DataHooks, nn.Module):
         raise NotImplementedError
 
     def configure_model(self) -> None:
-        """Create large layers here, on the right device and in the right precision. May run twice."""
+        """Create large layers here, on the right device and in the right precision. May be called more than once."""
 
     def configure_callbacks(self) -> Any:
-        """Return callbacks this module brings along; one of the same type replaces the trainer's."""
+        """Return callbacks that this module needs; one of the same type replaces the trainer's."""
         return []
 
     # -- hooks, in the order in which a fit first calls them --------------------------------------
@@ -184,7 +184,7 @@ class LightningModule(WithHyperparameters, DataHooks, nn.Module):
         """Before backward of the loss."""
 
     def on_after_backward(self) -> None:
-        """After backward: gradients are there."""
+        """After backward: gradients are available."""
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Gradients are complete and unscaled, not yet clipped."""
@@ -417,10 +417,10 @@ class LightningModule(WithHyperparameters, DataHooks, nn.Module):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip gradients by "norm" (the default) or by "value"; with None, as the Trainer was told.
+        """Clip gradients by "norm" (the default) or by "value"; None: the Trainer's setting.
 
         Raises:
-            MisconfigurationException: if the Trainer was told otherwise.
+            MisconfigurationException: if it contradicts the Trainer's setting.
         """
         limit = _agreed("gradient_clip_val", gradient_clip_val, self.trainer)
         algorithm = _agreed("gradient_clip_algorithm", gradient_clip_algorithm, self.trainer)
@@ -484,7 +484,7 @@ class LightningModule(WithHyperparameters, DataHooks, nn.Module):
 
     @torch.no_grad()
     def to_onnx(self, file_path: Any = None, input_sample: Any = None, **kwargs: Any) -> Any:
-        """Export to ONNX with `input_sample`, or `example_input_array` where none is given.
+        """Export to ONNX with `input_sample`, or `example_input_array` if none is given.
 
         Raises:
             MisconfigurationException: if there is neither.
@@ -512,14 +512,14 @@ class LightningModule(WithHyperparameters, DataHooks, nn.Module):
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave the trainer behind when pickled or copied, and methods that were compiled: they are this module's."""
+        """Leave out the trainer when pickled or copied, and compiled methods, which are bound to this module."""
         state = {**self.__dict__, "_trainer": None, "_metrics": None}
         compiled = {name for name in state if hasattr(state[name], "_torchdynamo_orig_callable")}
         return {k: v for k, v in state.items() if k not in compiled or not hasattr(type(self), k)}
 
 
 def _agreed(setting: str, given: Any, trainer: Trainer) -> Any:
-    """What `clip_gradients` was given, or else the trainer's own setting."""
+    """The value given to `clip_gradients`, or else the trainer's own setting."""
     told = getattr(trainer, setting)
     if given is not None and told is not None and given != told:
         raise MisconfigurationException(

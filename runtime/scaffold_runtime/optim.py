@@ -40,7 +40,7 @@ FORMS = (
     'a dict with "optimizer" and maybe "lr_scheduler", a list of such dicts, or None.'
 )
 TAKES_ANY_GROUP = (ConstantLR, ExponentialLR, LinearLR, MultiStepLR, PolynomialLR, StepLR)
-"""Schedulers that change the rate of whatever groups there are; others know those they were made with."""
+"""Schedulers that handle any number of parameter groups; others only those that existed when they were created."""
 
 
 @dataclass
@@ -57,7 +57,7 @@ class LRSchedulerConfig:
 
 
 def configure(module: LightningModule) -> tuple[list[Optimizer], list[LRSchedulerConfig]]:
-    """Call `configure_optimizers` and bring its answer into one form.
+    """Call `configure_optimizers`, and convert and check what it returns.
 
     Raises:
         MisconfigurationException: if the answer has none of the accepted forms.
@@ -190,13 +190,13 @@ class Schedules:
         reduce: Callable[..., Tensor] | None = None,
     ) -> None:
         self.configs = configs
-        self._step = step  # the module's own `lr_scheduler_step`, where it has one
+        self._step = step  # the module's own `lr_scheduler_step`, if it has one
         self._monitored = monitored
-        self._reduce = reduce  # over processes, where several
+        self._reduce = reduce  # over ranks, if there are several
         self.replace(list(configs))
 
     def replace(self, configs: list[LRSchedulerConfig]) -> None:
-        """Step these from now on; checkpoints hold their state, too."""
+        """Step these schedulers from now on, also saved in checkpoints."""
         self.configs[:] = configs
         self._per_step = [c for c in configs if c.interval == "step" and not c.reduce_on_plateau]
         self._plateaus = [c for c in configs if c.interval == "step" and c.reduce_on_plateau]
@@ -225,7 +225,7 @@ class Schedules:
         if plateau and metric is None:
             return
         if plateau and self._reduce is not None:
-            # The value of a step is each process's own, and rates must not come to differ.
+            # A step value differs between ranks, but learning rates must not.
             metric = self._reduce(torch.tensor(float(metric)))
         if self._step is not None:
             self._step(config.scheduler, metric)
@@ -245,8 +245,8 @@ class Schedules:
 
 
 def step_scheduler(scheduler: Any, metric: Any | None = None) -> None:
-    """Step it. Groups that came to the optimizer later, as finetuning adds them, keep their rates where the scheduler
-    does not know them: torch's own would fail on them."""
+    """Step a scheduler. Parameter groups that were added later, as by finetuning, and that it cannot handle keep their
+    rates: torch's schedulers would fail on them."""
     groups = getattr(getattr(scheduler, "optimizer", None), "param_groups", [])
     known = _known_groups(scheduler, len(groups))
     later = groups[known:]
@@ -265,10 +265,10 @@ def _known_groups(scheduler: Any, there: int) -> int:
 
 
 class LightningOptimizer:
-    """What `self.optimizers()` gives in manual optimization: the optimizer, with the trainer's parts.
+    """A wrapper of an optimizer, returned by `self.optimizers()` in manual optimization.
 
-    `step` unscales and steps in the run's precision and counts; anything else is the optimizer's, its class
-    too, so that schedulers take it.
+    `step` runs hooks, uses the run's precision and counts the step; all else is the optimizer's, including its class,
+    so that schedulers accept it.
     """
 
     def __init__(
@@ -282,7 +282,7 @@ class LightningOptimizer:
         self._module = module
 
     def step(self, closure: Callable[[], Any] | None = None, **kwargs: Any) -> Any:
-        """Take one step; `closure` re-evaluates the loss for optimizers that need it, `kwargs` are the optimizer's."""
+        """Take one step; `closure` evaluates the loss for optimizers that need it, `kwargs` go to the optimizer."""
         return self._step(self.optimizer, closure, **kwargs)
 
     @contextmanager
@@ -296,7 +296,7 @@ class LightningOptimizer:
         finally:
             prepared.set_syncing(True)
 
-    @property  # type: ignore[misc] # what `isinstance` asks
+    @property  # type: ignore[misc] # for `isinstance`
     def __class__(self) -> type:
         return type(self.optimizer)
 
@@ -304,7 +304,7 @@ class LightningOptimizer:
         return getattr(self.optimizer, name)
 
     def __reduce__(self) -> Any:
-        """Copied or pickled, as an attribute of a module say, it is the optimizer alone: no run steps that."""
+        """Copy or pickle the bare optimizer: the wrapper belongs to a run."""
         return copy.copy, (self.optimizer,)
 
     def __repr__(self) -> str:
@@ -312,8 +312,8 @@ class LightningOptimizer:
 
 
 def give_base(scheduler: Any, rate: float) -> list[str]:
-    """Have a scheduler, and those inside it, start from this learning rate. Returns the kinds of those that set
-    rates by themselves, and so cannot."""
+    """Set the base learning rate of a scheduler and those inside it. Returns the type names of those that set rates by
+    themselves, and so cannot take one."""
     if isinstance(scheduler, (CyclicLR, OneCycleLR)):
         return [type(scheduler).__name__]
     if hasattr(scheduler, "base_lrs"):
@@ -323,8 +323,8 @@ def give_base(scheduler: Any, rate: float) -> list[str]:
 
 
 def takes_closure(optimizer: Optimizer, precision: Precision) -> bool:
-    """Whether it may evaluate the loss again, as SAM and line searches do. Torch's own do not (LBFGS has a step of
-    its own here), and none can where gradients are scaled."""
+    """Whether an optimizer may evaluate the loss again, as SAM and line searches do. torch's own do not (for LBFGS
+    there is another step function), and none can if gradients are scaled."""
     step = type(optimizer).step
     own = not step.__module__.startswith("torch.optim") and not precision.scales
     return own and "closure" in signature(step).parameters
@@ -337,10 +337,10 @@ def parameters_of(optimizer: Optimizer | LightningOptimizer) -> list[nn.Paramete
 def grad_norm(
     module: nn.Module, norm_type: float | int | str, group_separator: str = "/"
 ) -> dict[str, Tensor]:
-    """The norm of each parameter's gradient, and of all together, by name: made for `self.log_dict`.
+    """The norm of each parameter's gradient, and of all together, by name, for `self.log_dict`.
 
     Raises:
-        MisconfigurationException: if `norm_type` is not above 0 ("inf" is).
+        MisconfigurationException: if `norm_type` is not above 0 ("inf" is allowed).
     """
     norm_type = float(norm_type)
     if norm_type <= 0:

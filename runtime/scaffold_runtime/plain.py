@@ -16,12 +16,12 @@ from scaffold_runtime.errors import CheckpointError
 
 ATOMS = (type(None), bool, int, float, complex, str, bytes, torch.Tensor, torch.dtype, torch.device)
 MAPPINGS = (dict, OrderedDict, Counter)
-LEFT_OUT = object()  # stands for what cannot be stored, until it is dropped
+LEFT_OUT = object()  # marks what cannot be stored, until it is dropped
 
 
 def to_plain(value: Any, path: str = "checkpoint", left_out: list[str] | None = None) -> Any:
-    """Return `value` with every part a tensor or plain; `path` names it in errors. Where there is a list for
-    what is `left_out`, errors go there, and what they are about is missing (in a list it is None).
+    """Convert `value` to tensors and plain values; `path` names it in errors. If a list `left_out` is given, error
+    messages are added to it instead of raised, and the parts they are about are left out (None in a list).
 
     Subclasses of dict, list, str and numbers become their plain base; paths become strings, NumPy
     scalars Python numbers, enums their values.
@@ -63,9 +63,9 @@ def to_plain(value: Any, path: str = "checkpoint", left_out: list[str] | None = 
 
 
 def opened(value: Any, resolve: bool = False) -> Any:
-    """A Namespace, or a configuration of OmegaConf, as what it holds; anything else as it is.
+    """A Namespace or an OmegaConf configuration as a plain container; anything else unchanged.
 
-    `resolve` says whether values that refer to others are those, as in logs, or the reference, as in files.
+    `resolve`: replace references to other values by these, as for logs; otherwise keep them, as for checkpoints.
     """
     if isinstance(value, Namespace):
         return vars(value)

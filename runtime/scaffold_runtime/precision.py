@@ -1,4 +1,4 @@
-"""Number formats: what the forward pass computes in, what the weights are kept in, how gradients scale."""
+"""Precisions: the dtype of the forward pass, the dtype of the weights, and the scaling of gradients."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from scaffold_runtime.errors import MisconfigurationException
 
 
 class Precision:
-    """Precision of weights and arithmetic: 32-true. Subclass it for another."""
+    """Precision of weights and arithmetic: 32-true. Subclass it for other precisions."""
 
     precision: str = "32-true"
     dtype: torch.dtype = torch.float32  # of weights and inputs
-    converts_inputs: bool = False  # whether floating point inputs are brought to `dtype`
+    converts_inputs: bool = False  # whether floating point inputs are converted to `dtype`
     scales: bool = False  # whether gradients are scaled between backward and step
 
     def convert_module(self, module: nn.Module) -> nn.Module:
-        """Bring weights and buffers into the storage format."""
+        """Convert weights and buffers to the dtype in which they are kept."""
         return module
 
     def forward_context(self) -> AbstractContextManager[Any]:
-        """A context in which user steps run. Made once for each kind of step, and entered in each, unless it can be
-        entered once only (`@contextmanager`)."""
+        """A context in which user steps run. Created once for each kind of step and entered in each, unless it can only
+        be entered once (`@contextmanager`)."""
         return nullcontext()
 
     def init_context(self) -> AbstractContextManager[Any]:
@@ -35,19 +35,19 @@ class Precision:
         return nullcontext()
 
     def begin(self) -> None:
-        """Gradients are new from here on: training begins, or a batch of manual optimization."""
+        """Called when gradients start over: when training begins, and in manual optimization before each batch."""
 
     def backward(self, loss: Tensor, run_backward: Callable[[Tensor], None]) -> None:
         """Call `run_backward` on the (possibly scaled) loss."""
         run_backward(loss)
 
     def unscale(self, optimizer: Optimizer) -> None:
-        """Bring gradients back to their true size, before hooks see them and clipping."""
+        """Undo the scaling of gradients, before hooks see them and before clipping."""
 
     def step(
         self, optimizer: Optimizer, closure: Callable[[], Any] | None = None, **given: Any
     ) -> Any:
-        """Let the optimizer step, with what it was `given`, and return what it does."""
+        """Step the optimizer with the arguments `given`, and return what its `step` returns."""
         if closure is not None:
             given["closure"] = closure
         return optimizer.step(**given)
@@ -69,7 +69,7 @@ class TruePrecision(Precision):
         self.precision, self.dtype = precision, dtype
 
     def convert_module(self, module: nn.Module) -> nn.Module:
-        # What is complex stays so; `module.to` would keep its real part.
+        # Complex tensors stay complex; `module.to` would discard their imaginary part.
         module._apply(lambda t: t.to(self.dtype) if t.is_floating_point() else t)
         return module
 
@@ -88,13 +88,13 @@ class AutocastPrecision(Precision):
         self._device, self._dtype = device, dtype
 
     def forward_context(self) -> AbstractContextManager[Any]:
-        # Without torch's memory of weights it has cast: a step may change them (by hand, two optimizers), and what
-        # it cast without gradients would stay without.
+        # Without the cache of cast weights: manual optimization may change weights within a step, and weights that
+        # were cast under `no_grad` would stay without gradients.
         return torch.autocast(self._device.type, dtype=self._dtype, cache_enabled=False)
 
 
 class ScaledPrecision(AutocastPrecision):
-    """The same in float16, with a gradient scaler against underflow: 16-mixed."""
+    """Autocast to float16, with a gradient scaler against underflow: 16-mixed."""
 
     scales = True
 
@@ -104,7 +104,7 @@ class ScaledPrecision(AutocastPrecision):
         self.scaler = scaler or torch.amp.GradScaler(device.type)
 
     def begin(self) -> None:
-        if self._unscaled:  # they failed before their step, or took none
+        if self._unscaled:  # optimizers that were unscaled but did not step
             self._unscaled.clear()
             self.scaler.update()
 
@@ -120,12 +120,12 @@ class ScaledPrecision(AutocastPrecision):
     def step(
         self, optimizer: Optimizer, closure: Callable[[], Any] | None = None, **given: Any
     ) -> Any:
-        """Let the optimizer step, with what it was `given`, and return what it does."""
+        """Step the optimizer with the arguments `given`, and return what its `step` returns."""
         returned = self.scaler.step(optimizer, **given)
-        # Also where it was left out since gradients overflowed: a scheduler steps then, and torch would warn.
+        # Also if the step was skipped because gradients overflowed: torch would warn when a scheduler steps.
         vars(optimizer)["_opt_called"] = True
         self._unscaled.discard(id(optimizer))
-        if not self._unscaled:  # an update would forget of the others that they are
+        if not self._unscaled:  # `update` would forget that others are unscaled
             self.scaler.update()
         return returned
 
@@ -139,7 +139,7 @@ class ScaledPrecision(AutocastPrecision):
 
 
 def in_precision(step: Callable[..., Any], precision: Precision) -> Callable[..., Any]:
-    """A step of the module, within the precision's context where it has one."""
+    """A step of the module, run in the precision's context, if it has one."""
     context = precision.forward_context()
     if type(context) is nullcontext:
         return step

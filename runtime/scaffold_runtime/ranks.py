@@ -1,4 +1,4 @@
-"""Things only rank 0 does, for code that runs before or beside a Trainer."""
+"""Functions that act on rank 0 only, for code that runs without a Trainer."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ RANK_VARIABLES = ("RANK", "SLURM_PROCID", "LOCAL_RANK")  # as torchrun and SLURM
 
 
 def rank() -> int:
-    """Which process this is, as its launcher says; 0 where there is none."""
+    """The rank that the launcher gave this process; 0 without a launcher."""
     found = (os.environ.get(name) for name in RANK_VARIABLES)
     return next((int(value) for value in found if value), 0)
 
 
 class _RankZeroOnly:
-    """Call a function on rank 0 only; elsewhere return `default`. `rank_zero_only.rank` is which this is."""
+    """Call a function on rank 0 only; elsewhere return `default`. `rank_zero_only.rank` is this process's rank."""
 
     def __init__(self) -> None:
         self.__qualname__ = "rank_zero_only"
@@ -44,7 +44,7 @@ rank_zero_only = _RankZeroOnly()
 
 
 def rank_prefixed_message(message: str, rank: int | None) -> str:
-    """The message, with the process it is of in front, where there is one."""
+    """The message, with the rank in front if there is one."""
     return message if rank is None else f"[rank: {rank}] {message}"
 
 
@@ -68,25 +68,25 @@ def rank_zero_warn(message: str, stacklevel: int = 4, **kwargs: Any) -> None:
 
 @rank_zero_only
 def rank_zero_deprecation(message: str, stacklevel: int = 5, **kwargs: Any) -> None:
-    """Warn that something will go away, on rank 0 only."""
+    """Issue a DeprecationWarning, on rank 0 only."""
     warnings.warn(message, DeprecationWarning, stacklevel=stacklevel - 2, **kwargs)
 
 
 class WarningCache(set[str]):
-    """Says each message once, on rank 0 only."""
+    """Issues each message once, on rank 0 only."""
 
     def warn(self, message: str, stacklevel: int = 5, **kwargs: Any) -> None:
-        """Warn, unless it was said."""
+        """Warn, unless this message was issued before."""
         if self._is_new(message):
             rank_zero_warn(message, stacklevel=stacklevel, **kwargs)
 
     def deprecation(self, message: str, stacklevel: int = 6, **kwargs: Any) -> None:
-        """Warn that something will go away, unless it was said."""
+        """Issue a DeprecationWarning, unless this message was issued before."""
         if self._is_new(message):
             rank_zero_deprecation(message, stacklevel=stacklevel, **kwargs)
 
     def info(self, message: str, stacklevel: int = 5, **kwargs: Any) -> None:
-        """Log at level INFO, unless it was said."""
+        """Log at level INFO, unless this message was issued before."""
         if self._is_new(message):
             rank_zero_info(message, stacklevel=stacklevel, **kwargs)
 

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 FACTS, REPORT = "run.json", "report.html"
 STAGES = ("train", "val", "test")
-NOT_SETTINGS = ("ckpt_path", "restore", "loggers.")  # from where it goes on, where it is logged
+NOT_SETTINGS = ("ckpt_path", "restore", "loggers.")  # where a run resumed, where it is logged
 MOST_POINTS = 2000  # of one line: more than a chart has pixels, and quick to draw
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2em auto; padding: 0 1em; color: #222 }
@@ -82,12 +82,12 @@ class RunReport(Callback):
         self._spent_on("training")
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Last, as other callbacks may still draw pictures when training ends."""
+        """Write the report last, since other callbacks may still draw pictures when training ends."""
         if stage != "fit" or not trainer.is_global_zero or not trainer.loggers:
             return
         try:
             self._write(trainer)
-        except Exception as error:  # training is done, and the page can be made by hand
+        except Exception as error:  # training is done, and the report can be written later
             warn(f"RunReport: {type(error).__name__}: {error}")
 
     def _write(self, trainer: Trainer) -> None:
@@ -106,7 +106,7 @@ class RunReport(Callback):
 
 
 def environment(trainer: Trainer) -> dict[str, str]:
-    """On what the run was made."""
+    """Versions, device, precision and command of the run."""
     device = trainer.strategy.root_device
     gpu = f" ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else ""
     return {
@@ -120,7 +120,7 @@ def environment(trainer: Trainer) -> dict[str, str]:
 
 
 def commit() -> dict[str, str]:
-    """The commit of the project's repository, with "-dirty" where files differ from it; nothing where there is none."""
+    """The commit of the project's repository, with "-dirty" if files differ from it; empty without a repository."""
     words = ["git", "describe", "--always", "--dirty", "--exclude=*", "--abbrev=10"]
     with suppress(OSError, subprocess.TimeoutExpired):
         said = subprocess.run(words, capture_output=True, encoding="utf-8", timeout=10)
@@ -130,10 +130,10 @@ def commit() -> dict[str, str]:
 
 
 class RunFolder:
-    """What a run left.
+    """The files in the folder of a run.
 
     Raises:
-        MisconfigurationException: if it is no folder of a run.
+        MisconfigurationException: if it is not the folder of a run.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -163,7 +163,7 @@ class RunFolder:
 
 
 def settings_of(run: RunFolder) -> dict[str, str]:
-    """What a run was made with, by the names of the command line, without what names the run's own folder."""
+    """The settings of a run, by their names on the command line, without those that contain the run's own folder."""
     whole = (run.folder / "config.yaml").exists()  # hyperparameters have other names
     found = flat(run.config if whole else run.parsed("hparams.yaml", yaml.safe_load), ".")
     named = {re.sub(r"\.(init_args|class_path)\b", "", name): str(v) for name, v in found.items()}
@@ -173,7 +173,7 @@ def settings_of(run: RunFolder) -> dict[str, str]:
 
 
 def differing(runs: list[RunFolder]) -> dict[str, list[str]]:
-    """The settings that are not the same in all runs, each with a value per run, or nothing where it is not known."""
+    """The settings that differ between runs, each with one value per run, empty where it is not known."""
     settings = [settings_of(run) for run in runs]
     known = [each for each in settings if each.keys() != {"commit"}]
     names = {name for each in known for name in each}
@@ -183,7 +183,7 @@ def differing(runs: list[RunFolder]) -> dict[str, list[str]]:
 
 
 def read_curves(path: Path) -> Curves:
-    """Steps and values of each metric, without what is no number, and a last row that a crash cut short."""
+    """Steps and values of each metric, without values that are no numbers and without an incomplete last row."""
     if not path.exists():
         return {}
     with path.open(newline="", encoding="utf-8", errors="replace") as file:
@@ -192,7 +192,7 @@ def read_curves(path: Path) -> Curves:
         at = {name: place for place, name in enumerate(header)}
         step_at = at.pop("step", -1)
         at.pop("epoch", None)
-        # Arrays of numbers, not lists of points: a million of those the garbage collector walks again and again.
+        # Arrays of numbers, not lists of tuples, a million of which would slow down the garbage collector.
         lines = {place: (array("d"), array("d")) for place in at.values()}
         for row in rows:
             if len(row) != len(header):
@@ -209,7 +209,7 @@ def read_curves(path: Path) -> Curves:
 
 
 def thinned(steps: Points, values: Points) -> tuple[Points, Points, int]:
-    """The lowest and the highest of every N points where there are too many to see, and N."""
+    """The lowest and the highest of every N points, if there are too many to see, and N."""
     every = -(-2 * len(values) // MOST_POINTS)
     if every <= 2:
         return steps, values, 1
@@ -223,13 +223,13 @@ def thinned(steps: Points, values: Points) -> tuple[Points, Points, int]:
 
 
 def panel_of(name: str) -> str:
-    """Metrics of several stages share a panel: `train_loss` and `val_loss` are in `loss`."""
+    """The panel of a metric, shared by stages: `train_loss` and `val_loss` are in `loss`."""
     stage, _, rest = name.partition("_")
     return rest.removesuffix("_epoch").removesuffix("_step") if stage in STAGES and rest else name
 
 
 def charts(runs: list[RunFolder]) -> str:
-    """One chart per panel; the first brings the script that draws them all."""
+    """One chart per panel; the first includes the script that draws them all."""
     panels: dict[str, list[str]] = {}
     for name in sorted({name for run in runs for name in run.curves}):
         panels.setdefault(panel_of(name), []).append(name)
@@ -245,7 +245,7 @@ def charts(runs: list[RunFolder]) -> str:
 
 
 def chart(panel: str, names: list[str], runs: list[RunFolder]) -> Any:
-    """One line per run and stage, with the values of all of them where the mouse is."""
+    """One line per run and stage; at the mouse, the values of all lines are shown."""
     from plotly.colors import qualitative
     from plotly.graph_objects import Figure
 
@@ -295,7 +295,7 @@ def metrics_table(runs: list[RunFolder]) -> str:
 
 
 def of_one_run(run: RunFolder) -> str:
-    """What is shown of each run besides its curves."""
+    """The part of the report about one run, besides its curves."""
     parts = []
     for picture in run.pictures:
         data = base64.b64encode(picture.read_bytes()).decode()

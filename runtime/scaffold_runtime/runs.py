@@ -25,13 +25,13 @@ ORDERS = {"min": "lowest", "max": "highest"}
 
 
 def runs_below(folder: Path) -> list[RunFolder]:
-    """The runs in `folder`, folds and trials too, named by their place there; what was written last comes last.
+    """The runs below `folder`, including folds and trials, named by their path in it; the one written last comes last.
 
     Raises:
         MisconfigurationException: if there is none.
     """
     found = {path.parent for name in FILES for path in folder.rglob(name)}
-    places = [place for place in found if not place.name.startswith(".")]  # those are other tools'
+    places = [place for place in found if not place.name.startswith(".")]  # made by other tools
     if not places:
         raise MisconfigurationException(
             f"{folder} contains no run, that is, no folder with a config.yaml or a metrics.csv. "
@@ -44,13 +44,13 @@ def runs_below(folder: Path) -> list[RunFolder]:
 
 
 def written(run: RunFolder) -> float:
-    """When the run was written last, in seconds."""
+    """When the run's files were last written, in seconds."""
     files = [run.folder / name for name in FILES]
     return max(file.stat().st_mtime for file in files if file.exists())
 
 
 def callbacks_of(config: dict[str, Any]) -> list[Any]:
-    """Those of a project, each by its name, or LightningCLI's list; other files are also called config.yaml."""
+    """The callbacks in a project's config, by name, or in LightningCLI's, a list; none in other files of that name."""
     named, trainer = config.get("callbacks"), config.get("trainer")
     if isinstance(named, dict):
         return [*named.values()]
@@ -59,7 +59,7 @@ def callbacks_of(config: dict[str, Any]) -> list[Any]:
 
 
 def monitor_of(runs: list[RunFolder]) -> tuple[str | None, str]:
-    """What checkpoints are chosen by in most runs, and whether its "min" or "max" is best."""
+    """The metric that selects checkpoints in most runs, and whether its "min" or "max" is best."""
     options = [
         callback.get("init_args") or {}
         for run in runs
@@ -71,7 +71,7 @@ def monitor_of(runs: list[RunFolder]) -> tuple[str | None, str]:
 
 
 def metrics_of(run: RunFolder, by: str | None, mode: str) -> dict[str, float]:
-    """Each metric as it was when `by` was at its best; as it ended, if it is of a test or `by` was not logged."""
+    """The value of each metric when `by` was best; the last value of test metrics, and if `by` was not logged."""
     at = np.inf
     if by in run.curves:
         steps, values = run.curves[by]
@@ -84,23 +84,23 @@ def metrics_of(run: RunFolder, by: str | None, mode: str) -> dict[str, float]:
 
 
 def steps_of(run: RunFolder) -> float:
-    """Steps that were trained, as far as they were logged."""
+    """Number of training steps, as far as they were logged."""
     last = [steps[-1] for name, (steps, _) in run.curves.items() if not name.startswith("test")]
     return max(last, default=-1) + 1
 
 
 def unlike(own: dict[str, str], usual: dict[str, str]) -> str:
-    """The settings that are not the usual ones; of a callback that is not usual, its name says enough."""
+    """The settings that differ from the usual ones; of an unusual callback only its name, without its arguments."""
     rare = {name: value for name, value in own.items() if value not in ("", usual[name])}
     options = tuple(f"{name}." for name in rare if name.startswith("callbacks."))
     return "  ".join(f"{n}={v}" for n, v in rare.items() if usual[n] or not n.startswith(options))
 
 
 def table(runs: list[RunFolder], by: str | None, mode: str, everything: bool) -> list[list[str]]:
-    """A head and a row for each run, in the order of `by`, the best first, or of time.
+    """A header and a row for each run, sorted by `by`, the best first, or by time.
 
     With `everything` it has all metrics, and each setting that differs; without, those of validation and tests, and the
-    settings that most runs have otherwise.
+    settings in which a run differs from most others.
     """
     metrics = {run.name: metrics_of(run, by, mode) for run in runs}
     if by is not None:

@@ -1,4 +1,4 @@
-"""Random number generators: seed them, save them, put them back."""
+"""Random number generators: seeding them, saving and restoring their state."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ MAX_SEED = 2**32 - 1
 def seed_everything(seed: int | None = None, workers: bool = False, verbose: bool = True) -> int:
     """Seed Python, NumPy and torch (all devices) and return the seed.
 
-    Without `seed`, the environment variable PL_GLOBAL_SEED is used, else 0. `workers` is accepted
-    for code that moves over: workers are always seeded here, per sample.
+    Without `seed`, the environment variable PL_GLOBAL_SEED is used, else 0. `workers` is accepted for
+    compatibility with Lightning: workers are always seeded here, per sample.
 
     Raises:
         MisconfigurationException: if the seed is not an integer in [0, 2**32 - 1].
@@ -36,7 +36,7 @@ def seed_everything(seed: int | None = None, workers: bool = False, verbose: boo
         raise MisconfigurationException(
             f"seed {given!r} is not an integer between 0 and {MAX_SEED}."
         )
-    os.environ["PL_GLOBAL_SEED"] = str(value)  # processes started later seed themselves alike
+    os.environ["PL_GLOBAL_SEED"] = str(value)  # read by processes started later
     os.environ["PL_SEED_WORKERS"] = str(int(workers))
     seed_all(value)
     return value
@@ -50,7 +50,7 @@ def seed_all(seed: int) -> None:
 
 
 def raw_rng() -> tuple[Any, ...]:
-    """What every global generator holds, as it says it: cheap, where most of it is thrown away."""
+    """The state of every global generator, not yet converted: cheap, since most of these are discarded."""
     cuda = torch.cuda.is_available() and torch.cuda.is_initialized()
     kinds = ("cuda",) * cuda + ("mps",) * torch.backends.mps.is_available()
     on_gpu = {kind: getattr(torch, kind).get_rng_state() for kind in kinds}
@@ -75,7 +75,7 @@ def rng_state(raw: tuple[Any, ...] | None = None) -> dict[str, Any]:
 
 
 def set_rng_state(state: dict[str, Any]) -> None:
-    """Put back what `rng_state` took."""
+    """Restore what `rng_state` returned."""
     python, numpy = state["python"], state["numpy"]
     random.setstate((python["version"], tuple(python["words"].tolist()), python["gauss"]))
     keys = numpy["keys"].numpy().astype(np.uint32)
@@ -88,9 +88,9 @@ def set_rng_state(state: dict[str, Any]) -> None:
 
 
 def computing_alike(call: Callable[[], Any]) -> Callable[[], Any]:
-    """A call for a new process, which begins there with the random numbers and switches of this one."""
+    """A call for a new process, which starts with this process's random state, torch settings and start method."""
     state = rng_state()
-    state.pop("cuda", None)  # of the GPU of here
+    state.pop("cuda", None)  # the new process may have another GPU
     bits = torch.backends.cuda.matmul.fp32_precision  # its older name may refuse to be read
     switches = (torch.get_deterministic_debug_mode(), torch.backends.cudnn.benchmark, bits)
     starting = multiprocessing.get_start_method(allow_none=True)
@@ -100,9 +100,9 @@ def computing_alike(call: Callable[[], Any]) -> Callable[[], Any]:
 def _call(
     seed: int, state: dict[str, Any], switches: Any, starting: Any, call: Callable[[], Any]
 ) -> Any:
-    # A spawned process would spawn its data workers, too, and each of these would import torch, in each epoch.
+    # By default a spawned process would spawn its data workers too, which then import torch in each epoch.
     multiprocessing.set_start_method(starting, force=True)
-    torch.manual_seed(seed)  # GPUs, which are not in use yet
+    torch.manual_seed(seed)  # for GPUs, which are not initialized yet
     set_rng_state(state)
     deterministic, torch.backends.cudnn.benchmark, bits = switches
     torch.set_deterministic_debug_mode(deterministic)
@@ -112,7 +112,7 @@ def _call(
 
 @contextmanager
 def isolate_rng(include_cuda: bool = True) -> Iterator[None]:
-    """Leave every global generator as it was found; without `include_cuda`, not that of the GPU."""
+    """Restore every global generator after the block; without `include_cuda`, not that of the GPU."""
     state = rng_state()
     if not include_cuda:
         state.pop("cuda", None)

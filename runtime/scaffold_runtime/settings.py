@@ -1,4 +1,4 @@
-"""The Trainer's arguments: each checked and brought into one form, before anything starts."""
+"""The Trainer's arguments: each is checked and converted before anything starts."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def limit(name: str, value: Limit | None, default: Limit = 1.0) -> Limit:
 
 
 def whole(value: Any) -> Any:
-    """2.0 is a number of batches, too; 1.0 is a fraction."""
+    """Convert a whole float above 1 to an int: 2.0 is a number of batches, 1.0 a fraction."""
     return int(value) if isinstance(value, float) and value > 1 and value % 1 == 0 else value
 
 
@@ -113,15 +113,15 @@ def clipping(value: Any, algorithm: Any) -> None:
 
 
 def max_epochs(given: int | None, limited: bool) -> Any:
-    """The limit; where none is given, -1 if training is `limited` otherwise, else None until it begins."""
+    """The limit; if none is given, -1 if training is `limited` otherwise, else None, which a fit replaces."""
     return count("max_epochs", -1 if given is None and limited else given, 0, (-1, None))
 
 
 def switch(name: str, value: bool | None, barebones: bool) -> bool:
-    """Whether a part is on; it is unless `barebones`.
+    """Whether a part is switched on; by default it is, unless `barebones`.
 
     Raises:
-        MisconfigurationException: if both are asked for.
+        MisconfigurationException: if both are switched on.
     """
     if barebones and value:
         raise MisconfigurationException(
@@ -134,7 +134,7 @@ def set_determinism(deterministic: bool | str | None, benchmark: bool | None) ->
     """Tell torch which algorithms it may use.
 
     Raises:
-        MisconfigurationException: if `deterministic` is none of its values.
+        MisconfigurationException: if `deterministic` is not an allowed value.
     """
     check_choice("Trainer", "deterministic", deterministic, None, True, False, "warn")
     if deterministic is not None:

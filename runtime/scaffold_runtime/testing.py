@@ -1,4 +1,4 @@
-"""Prove that a module and its data resume exactly: interrupt them anywhere, resume, compare every bit.
+"""Test that a module and its data resume exactly: interrupt training anywhere, resume, compare every bit.
 
 def make():
     return MyModule(), MyData()
@@ -29,22 +29,22 @@ from scaffold_runtime.module import LightningModule
 from scaffold_runtime.seed import rng_state, seed_everything
 from scaffold_runtime.trainer import Trainer
 
-WALL_CLOCK = ("time_elapsed",)  # state that no two runs share
+WALL_CLOCK = ("time_elapsed",)  # state that differs between any two runs
 
 
 class ResumeError(AssertionError):
-    """A resumed run is not the run that never stopped; the message names the first difference."""
+    """A resumed run differs from the uninterrupted one; the message names the first difference."""
 
 
-class Interruption(Exception):  # noqa: N818 - nobody's mistake
-    """Raised in the middle of training, in place of a power cut."""
+class Interruption(Exception):  # noqa: N818 - not an error
+    """Raised during training to simulate a power cut."""
 
 
 class Trace(Callback):
-    """One row per training batch: names for what was seen, computed and drawn so far, in hex.
+    """One row per training batch: hashes of the batch, the loss, random state, weights and optimizers.
 
     Args:
-        file: where rows are appended as JSON lines, for processes that are killed.
+        file: a file to which rows are appended as JSON lines, for processes that are killed.
     """
 
     def __init__(self, file: str | os.PathLike[str] | None = None) -> None:
@@ -97,9 +97,9 @@ def check_resume(
     and the final state.
 
     Args:
-        make: makes the module, and its data module or training loader, afresh.
+        make: creates a new module, and its data module or training loader.
         folder: where checkpoints and logs go.
-        trials: how many runs are interrupted, each at one to three random places.
+        trials: number of runs to interrupt, each at one to three random batches.
         seed: seeds the interruptions and each run.
         arguments: of the Trainer; keep the run short.
 
@@ -112,7 +112,7 @@ def check_resume(
         place, stops = Path(folder) / f"interrupted-{trial}", choose.randint(1, 3)
         rows: list[dict[str, Any]] = []
         counts = (choose.randint(1, len(reference)) for _ in range(stops))
-        for count in chain(counts, [0]):  # the last one stops nothing
+        for count in chain(counts, [0]):  # the last one does not interrupt
             stop = Interrupter("on_train_batch_start", count)
             lived, final = train(make, place, seed, stop, **arguments)
             rows += lived
@@ -130,7 +130,7 @@ def train(
     trace_file: Path | None = None,
     **arguments: Any,
 ) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
-    """One life of a run that saves after every step: its trace, and its end if it came to it."""
+    """Start or resume a run that saves after every step: returns its trace, and its final state unless interrupted."""
     seed_everything(seed)
     model, data = make()
     trace = Trace(trace_file)
@@ -153,7 +153,7 @@ def _trainer(folder: Path, extra: list[Callback], arguments: dict[str, Any]) -> 
 
 
 def end_of(trainer: Trainer, folder: Path) -> dict[str, Any]:
-    """All state at the end of a run, its logged values, and nothing of wall clocks and places."""
+    """All state at the end of a run, and its logged values, without wall-clock times and paths."""
     run = trainer._last_run
     assert run is not None
     state = collect(run)
@@ -186,7 +186,7 @@ def compare_runs(
     rows: list[dict[str, Any]],
     final: dict[str, Any] | None,
 ) -> None:
-    """Compare what an interrupted run did in all its lives to the run that never stopped.
+    """Compare what an interrupted run did, over all its resumptions, to the uninterrupted run.
 
     Raises:
         ResumeError: naming the first difference.

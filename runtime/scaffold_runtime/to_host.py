@@ -1,4 +1,4 @@
-"""Numbers on their way from devices to the host, without waiting for the devices."""
+"""Copying numbers from devices to the host without waiting for the devices."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from scaffold_runtime.entry import Scalar
 
 
 class HostCopy:
-    """Named numbers on their way from a device to the host, without waiting for the device."""
+    """A copy of named numbers from devices to the host, which does not wait for the devices."""
 
     __slots__ = ("events", "floats", "host")
 
@@ -27,7 +27,7 @@ class HostCopy:
             elif isinstance(value, Tensor):
                 remote.setdefault(value.device, []).append(name)
         for device, names in remote.items():
-            # Large counters stay exact where the device can.
+            # In 64 bits, if the device has them, large counters stay exact.
             wide = torch.float64 if device.type == "cuda" else torch.float32
             stacked = torch.stack([self.floats[name].to(wide) for name in names])
             if device.type == "cuda":
@@ -41,7 +41,7 @@ class HostCopy:
         return all(event.query() for event in self.events)
 
     def read(self) -> dict[str, float]:
-        """The numbers, in the order given; waits if they are still on their way."""
+        """The numbers, in the order given; waits until they have arrived."""
         for event in self.events:
             event.synchronize()
         for names, host in self.host:
@@ -50,7 +50,7 @@ class HostCopy:
 
 
 class Newest:
-    """The newest numbers that have arrived, of those asked for again and again: one copy is under way at most."""
+    """The newest numbers that have arrived, for repeated requests: at most one copy is in progress."""
 
     def __init__(self) -> None:
         self._copy: HostCopy | None = None
