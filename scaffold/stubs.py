@@ -69,7 +69,7 @@ def _second(disk: Disk, kind: str, words: dict[str, str], classes: Classes) -> d
     named, words["TheArguments"] = _configured(disk, f"configs/{part}.yaml")
     module, _, first = named.rpartition(".") if named else (classes[part][0], "", classes[part][1])
     text = copied(disk.root, module, first, words["MyStub"])
-    about = f"# Taken by `--{part} {words['my_stub']}`: begun as a copy of `{first}`.\n"
+    about = f"# Chosen by `--{part} {words['my_stub']}`; started as a copy of `{first}`.\n"
     return {f"{words['my_package']}/{folder}/{words['my_stub']}.py": about + text}
 
 

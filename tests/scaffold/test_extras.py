@@ -116,7 +116,7 @@ def test_the_dockerfile_builds_what_trains(project, tmp_path, runtime):
 
 def test_a_dockerfile_says_that_an_image_has_no_folder_of_this_machine(project):
     project("docker", "--runtime", str(Path(__file__).parents[2] / "runtime"))
-    said = "# The runtime is a folder of this machine, which no image has"
+    said = "# This does not build yet: the project uses a runtime in a folder of this machine"
     assert said in Path("Dockerfile").read_text()
     os.chdir("..")
     shutil.rmtree("my-exp")
