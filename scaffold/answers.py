@@ -1,4 +1,4 @@
-"""What a project was made from: its answers, kept in `.scaffold/answers.yml`."""
+"""The answers a project was generated from, stored in `.scaffold/answers.yml`."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -13,9 +13,9 @@ from scaffold.errors import DescriptionError, ScaffoldError
 from scaffold.names import check_name, one_line, package_name, public
 
 SCHEMA = 1
-NEEDED = ("version", "name", "task", "features")  # to know what a project is
-MEND = "after a merge, run `scaffold doctor --rebuild`; else fix it by hand or restore it from git"
-EXCLUSIVE = {"strategy"}  # of which one at a time is on
+REQUIRED = ("version", "name", "task", "features")
+FIX = "after a merge, run `scaffold doctor --rebuild`; else fix it by hand or restore it from git"
+EXCLUSIVE = {"strategy"}  # kinds of which only one feature can be on
 FLAGS = {"callbacks": "callback", "loggers": "logger", "strategy": "strategy", "extras": "extra"}
 
 
@@ -28,15 +28,14 @@ class Answers:
     description: str = ""
     runtime: str = ""  # empty: the compatible range; else a version, a path or `vendored`
     version: str = __version__
-    templates: str = ""  # tells them from others of the same version, see `render.digest`
-    created: str = __version__  # the version that wrote the project first
-    command: str = ""  # and the line that made it
-    template: str = ""  # a team's own, as SOURCE or SOURCE@REF
+    templates: str = ""  # the digest of the templates, see `render.digest`
+    created: str = __version__  # the version that generated the project
+    command: str = ""  # the command line that generated it
+    template: str = ""  # a template of the team's own, as SOURCE or SOURCE@REF
     template_answers: Mapping[str, Any] = field(default_factory=dict)
-    other: Mapping[str, Any] = field(default_factory=dict)  # keys of later versions, kept
-    trained: Mapping[str, tuple[str, str]] = field(
-        default_factory=dict
-    )  # as `train.py` says, not kept here
+    other: Mapping[str, Any] = field(default_factory=dict)  # unknown keys, of later versions
+    # read from `train.py`, not stored
+    trained: Mapping[str, tuple[str, str]] = field(default_factory=dict)
 
     @property
     def package(self) -> str:
@@ -46,13 +45,13 @@ class Answers:
         return self.features.get(kind, ())
 
     def classes(self, task: Part) -> dict[str, tuple[str, str]]:
-        """Module and name of what is trained, by `model` and `data`."""
+        """Module and class of the `model` and of the `data` that `train.py` trains."""
         ours = {"model": (f"{self.package}.model", task.model)}
         ours |= {"data": (f"{self.package}.data", task.data)}
         return {**ours, **self.trained}
 
     def parts(self, catalogue: Catalogue) -> list[Part]:
-        """The folders to render, the more special ones later."""
+        """The template folders to render; later ones override earlier ones."""
         if self.template:
             return []
         try:
@@ -60,12 +59,12 @@ class Answers:
             return [catalogue.project, catalogue.task(self.task), *features]
         except DescriptionError:
             raise
-        except ScaffoldError as error:  # flags were checked before
+        except ScaffoldError as error:  # from the file: flags are checked earlier
             fix = way_out(self.lost(catalogue)[:1])
             raise ScaffoldError(f"`.scaffold/answers.yml`: {error}\n{fix}") from None
 
     def lost(self, catalogue: Catalogue) -> list[tuple[str, str]]:
-        """Kind and name of what is on, but no more in the templates, or in a package that is gone."""
+        """Kind and name of active features that no template or installed plugin provides any more."""
         on = [(kind, name) for kind in KINDS for name in self.on(kind)]
         return [(kind, name) for kind, name in on if name not in catalogue.features[kind]]
 
@@ -77,7 +76,7 @@ class Answers:
         return self._with(kind, [each for each in self.on(kind) if each != name])
 
     def complete(self, catalogue: Catalogue) -> "Answers":
-        """With everything that the task and the features need."""
+        """The answers, plus the features that the task and the other features need."""
         answers = self
         for part in self.parts(catalogue):
             for need in map(catalogue.named, part.needs):
@@ -96,6 +95,7 @@ class Answers:
 
 
 def way_out(lost: list[tuple[str, str]]) -> str:
+    """How to get rid of features that nothing provides any more."""
     ways = [f"`scaffold remove {kind} {one_line(name)}`" for kind, name in lost]
     return ", or ".join(["install the package that provides it", *ways])
 
@@ -111,11 +111,11 @@ def default_answers(name: str, catalogue: Catalogue) -> Answers:
 
 
 def command(answers: Answers) -> str:
-    """The line that makes the same project again."""
+    """The command line that generates the same project."""
     chosen = [
         f"--{flag} {','.join(answers.on(kind)) or 'none'}"
         for flag, kind in FLAGS.items()
-        if answers.on(kind) or kind in ("callback", "logger")  # on by default, so said when off
+        if answers.on(kind) or kind in ("callback", "logger")  # these have defaults: say `none`
     ]
     chosen += [f"--runtime {answers.runtime}"] if answers.runtime == "vendored" else []
     return " ".join([f"scaffold new {answers.name} --task {answers.task}", *chosen])
@@ -143,20 +143,20 @@ def to_yaml(answers: Answers) -> bytes:
 
 
 def from_yaml(data: bytes) -> Answers:
-    """Not trusted: the file may have been edited or merged by hand."""
+    """Validates the file, since it may have been edited or merged by hand."""
     try:
-        said = yaml.load(data, Loader=LOADER)
-        if missing := [key for key in NEEDED if key not in said]:
-            raise ScaffoldError(f"`.scaffold/answers.yml` has no `{missing[0]}:`\n{MEND}")
-        listed = said.pop("features")
+        raw = yaml.load(data, Loader=LOADER)
+        if missing := [key for key in REQUIRED if key not in raw]:
+            raise ScaffoldError(f"`.scaffold/answers.yml` has no `{missing[0]}:`\n{FIX}")
+        listed = raw.pop("features")
         features = _by_kind(listed if isinstance(listed, list) else ())
-        schema = int(said.pop("schema", SCHEMA))
-        texts = {key: str(said.pop(key) or "") for key in TEXTS if key in said}
-        own = dict(said.pop("template_answers", {}))
-        answers = Answers(features=features, template_answers=own, other=said, trained={}, **texts)
+        schema = int(raw.pop("schema", SCHEMA))
+        texts = {key: str(raw.pop(key) or "") for key in TEXTS if key in raw}
+        own = dict(raw.pop("template_answers", {}))
+        answers = Answers(features=features, template_answers=own, other=raw, trained={}, **texts)
         check_name(answers.name)
     except (yaml.YAMLError, AttributeError, TypeError, ValueError, RecursionError):
-        raise ScaffoldError(f"`.scaffold/answers.yml` cannot be read\n{MEND}") from None
+        raise ScaffoldError(f"`.scaffold/answers.yml` cannot be read\n{FIX}") from None
     for kind in EXCLUSIVE:
         if len(on := answers.on(kind)) > 1:
             what = f"`features` lists {kind} {' and '.join(on)}, but only one can be on"
@@ -179,12 +179,12 @@ def from_yaml(data: bytes) -> Answers:
 def _own(answers: Answers) -> dict[str, Any]:
     if not answers.template:
         return {}
-    template, said = public(answers.template), dict(answers.template_answers)
-    return {"template": template, "template_answers": said}
+    template, own = public(answers.template), dict(answers.template_answers)
+    return {"template": template, "template_answers": own}
 
 
 def _check_features(listed: Any) -> None:
-    """What cannot be read is not off: that would delete its files."""
+    """An unreadable entry is an error: treated as switched off, its files would be deleted."""
     if not isinstance(listed, list):
         entry = f"`features` is `{one_line(str(listed))}`, not a list"
         how = "write each on a line below, as `- kind/name`, or `features: []` for none"
@@ -207,7 +207,7 @@ def numbers(version: str) -> tuple[int, ...]:
 
 
 def with_flags(answers: Answers, flags: Mapping[str, str | None], catalogue: Catalogue) -> Answers:
-    """The defaults, with what the flags say instead."""
+    """`answers` with the command-line flags applied."""
     task = catalogue.task(answers.task if flags["task"] is None else flags["task"])
     features = catalogue.defaults(task)
     for kind in features:

@@ -1,4 +1,4 @@
-"""What can be rendered: tasks and features, each one a folder under `templates/`."""
+"""The available tasks and features: each is a folder under `templates/`."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -16,12 +16,12 @@ from scaffold.names import one_line, pick
 
 LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 KINDS = ("callback", "logger", "strategy", "extra")
-DESCRIPTIONS = ("project.yml", "task.yml", "feature.yml")  # describe a folder, are not rendered
+DESCRIPTIONS = ("project.yml", "task.yml", "feature.yml")  # describe a folder; not rendered
 
 
 @dataclass(frozen=True)
 class Part:
-    """One folder of templates with the file that describes it."""
+    """One folder of templates, with its description."""
 
     kind: str
     name: str
@@ -33,11 +33,11 @@ class Part:
     monitor: str = ""
     mode: str = ""
     model: str = ""  # of a task: the class in model.py
-    data: str = ""  # and the one in data.py
+    data: str = ""  # of a task: the class in data.py
     needs: tuple[str, ...] = ()  # other features that must be on, as kind/name
     features: tuple[str, ...] = ()  # of a task: those that are on unless chosen otherwise
-    imports: str = ""  # the module that tells whether its optional package is installed
-    mistake: str = ""  # in the file that describes it, which makes it useless
+    imports: str = ""  # the module of its optional package, to check if it is installed
+    mistake: str = ""  # an error in its description, reported when it is used
 
     def checked(self) -> "Part":
         if self.mistake:
@@ -46,7 +46,7 @@ class Part:
 
 
 TEXT, TEXTS = (str, "a string"), (list, "a list of strings, such as [a, b]")
-SHAPES: Mapping[str, tuple[type, str]] = {  # what may be written in such a file
+SHAPES: Mapping[str, tuple[type, str]] = {  # the keys of a description, and their types
     **dict.fromkeys(("description", "monitor", "mode", "model", "data", "imports"), TEXT),
     **dict.fromkeys(("requirements", "needs", "features"), TEXTS),
     "default": (bool, "true or false"),
@@ -58,10 +58,10 @@ SHAPES: Mapping[str, tuple[type, str]] = {  # what may be written in such a file
 class Catalogue:
     root: Path
     version: str = __version__
-    plugins: tuple[Path, ...] = ()  # folders of installed packages that bring more of the same
+    plugins: tuple[Path, ...] = ()  # template folders of installed packages
 
     def moves(self, package: str) -> dict[str, str]:
-        """Files that templates moved since earlier versions, old path to new."""
+        """Files that the templates renamed since earlier versions: old path to new path."""
         path = self.root / "moves.yml"
         text = path.read_text(encoding="utf-8") if path.exists() else ""
         return yaml.load(text.replace("my_package", package), Loader=LOADER) or {}
@@ -86,12 +86,12 @@ class Catalogue:
         return features[pick(name, list(features), kind)].checked()
 
     def named(self, feature: str) -> Part:
-        """The feature called kind/name."""
+        """The feature written as kind/name."""
         kind, _, name = feature.partition("/")
         return self.feature(kind, name)
 
     def defaults(self, task: Part) -> dict[str, tuple[str, ...]]:
-        """What a new project of this task has on, by kind, unless chosen otherwise."""
+        """The features of a new project of this task, by kind, unless chosen otherwise."""
         wanted = [self.named(each) for each in (*task.features, *task.needs)]
         parts = [part for kind in self.features.values() for part in kind.values() if part.default]
         return {
@@ -122,7 +122,7 @@ def read_part(path: Path, kind: str) -> Part:
 
 
 def _checked(described: Any) -> dict[str, Any]:
-    """The values by key; raises one clear line about a key that is none, or a value of another kind."""
+    """The values by key; raises a ScaffoldError for an unknown key or a value of the wrong type."""
     if not isinstance(described, dict):
         raise ScaffoldError("it must hold `key: value` lines")
     for key, value in described.items():
@@ -136,7 +136,7 @@ def _checked(described: Any) -> dict[str, Any]:
 
 
 def packaged() -> Catalogue:
-    """The templates that come with this version: in the wheel, or beside the package."""
+    """The templates of this version: inside the wheel, or beside the package in a checkout."""
     here = Path(__file__).resolve().parent
     inside = here / "templates"
     root = inside if inside.is_dir() else here.parent / "templates"
@@ -144,7 +144,7 @@ def packaged() -> Catalogue:
 
 
 def plugin_folders() -> Iterator[Path]:
-    """Packages that declare an entry point `scaffold.templates`; none of their code is run."""
+    """Template folders of packages with an entry point `scaffold.templates`; their code is not run."""
     for entry in entry_points(group="scaffold.templates"):
         package = find_spec(entry.module.partition(".")[0])
         for place in (package and package.submodule_search_locations) or ():

@@ -1,4 +1,4 @@
-"""How every changing command runs: lock, plan, settle conflicts, write, report."""
+"""The steps of every command that changes a project: lock, plan, settle conflicts, write, report."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,16 +21,16 @@ POLICIES = ["fail", "markers", "mine", "template"]
 
 @dataclass(frozen=True)
 class Manner:
-    """How the user wants it done."""
+    """How the user wants a change to be made."""
 
     conflict: str
     dry_run: bool
     as_json: bool
-    while_pending: bool = False  # also while an earlier conflict is open
+    while_pending: bool = False  # allowed while an earlier conflict is open
 
 
 def change(headline: str, make: "Callable[[Path, Catalogue], Proposal]", manner: Manner) -> None:
-    """The exit code is 2 whenever a conflict is open at the end."""
+    """Make one change; the exit code is 2 if it leaves a conflict open."""
     from scaffold.journal import alone
     from scaffold.project import check_plain, find_root
     from scaffold.transition import carry_out, check_nothing_pending, settle
@@ -67,7 +67,7 @@ def _policy(manner: Manner) -> "Policy":
 
 
 def ask_each(path: str, conflict: "Conflict") -> str:
-    """Per file: whose lines win, or both with markers between them."""
+    """Ask, for one file, whose lines win, or whether to keep both with markers."""
     import questionary
 
     choices = {

@@ -1,4 +1,4 @@
-"""Which answers a new project gets: from flags, from the wizard, else the defaults."""
+"""The answers of a new project: from flags, from the wizard, else the defaults."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -10,7 +10,7 @@ from scaffold.errors import ScaffoldError
 from scaffold.names import check_name, one_line
 from scaffold.runtime import check_runtime
 
-NAMES = ("project_name", "name", "project")  # how templates ask for the project's name
+NAMES = ("project_name", "name", "project")  # questions that mean the project's name
 
 
 def choose(
@@ -28,7 +28,7 @@ def choose(
 def choose_own(
     name: str, source: str, data: list[str], catalogue: Catalogue, *, ask: bool
 ) -> Answers:
-    """For a team's own template; says what of it will not run."""
+    """The answers for a team's own template; warns about parts of it that will not run."""
     from scaffold.own import answered, fetch, pinned
 
     check_name(name)
@@ -36,11 +36,11 @@ def choose_own(
     fetched = fetch(source)
     if fetched.ignored:
         console.warn(f"ignored in the template, as it would run code: {', '.join(fetched.ignored)}")
-    asked_for = next((key for key in NAMES if key in fetched.questions), None)
-    given = {asked_for: name} if asked_for else {}
+    name_key = next((key for key in NAMES if key in fetched.questions), None)
+    given = {name_key: name} if name_key else {}
     given |= dict(_pair(word) for word in data)
-    said = answered(source, given, ask=ask)
-    kept = [f"--data {w}" for w in data if w.partition("=")[0] in said]  # no answer that is secret
+    own = answered(source, given, ask=ask)
+    kept = [f"--data {w}" for w in data if w.partition("=")[0] in own]  # without secret answers
     line = " ".join([f"scaffold new {name} --template {source}", *kept])
     return Answers(
         name,
@@ -50,7 +50,7 @@ def choose_own(
         created=catalogue.version,
         command=line,
         template=source,
-        template_answers=said,
+        template_answers=own,
     )
 
 

@@ -42,7 +42,7 @@ NameArgument = Annotated[
 
 
 def main(words: list[str] | None = None) -> None:
-    """Run the command; an error the user can mend is at most three lines."""
+    """Run the command; an error that the user can fix is printed in at most three lines."""
     console.prepare()
     try:
         app(words)

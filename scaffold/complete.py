@@ -1,4 +1,4 @@
-"""What the shell completes; see `scaffold --install-completion`."""
+"""Shell completion; see `scaffold --install-completion`."""
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -9,7 +9,7 @@ from scaffold.catalogue import KINDS, Part, packaged
 from scaffold.change import POLICIES
 from scaffold.errors import ScaffoldError
 
-Found = list[tuple[str, str]]  # what can stand there, and what it is
+Found = list[tuple[str, str]]  # completion, description
 
 
 def kinds(incomplete: str) -> list[str]:
@@ -29,7 +29,7 @@ def tasks(incomplete: str) -> Found:
 
 
 def names(context: typer.Context, incomplete: str) -> Found:
-    """Features of the kind before it; after `remove` those that are on."""
+    """Features of the kind given before; for `remove`, only those that are on."""
     kind = context.params.get("kind") or ""
     parts = packaged().features.get(kind, {})
     on = _on(kind) if context.info_name == "remove" else None
@@ -37,7 +37,7 @@ def names(context: typer.Context, incomplete: str) -> Found:
 
 
 def several(kind: str) -> Callable[[str], Found]:
-    """The last name of a comma-separated list."""
+    """Completes the last name of a comma-separated list."""
 
     def complete(incomplete: str) -> Found:
         done, comma, last = incomplete.rpartition(",")

@@ -1,4 +1,4 @@
-"""What the user reads: short lines, the same in a pipe and without colour."""
+"""The output for the user: short lines, with the same text in a pipe and without colour."""
 
 import io
 import json
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from scaffold.transition import Proposal
 
 
-MOST_LINES = 20  # about one folder
-COLOURS = {  # of lines of a diff, of verbs, of findings and of states
+MOST_LINES = 20  # per folder; more files are summed up in one line
+COLOURS = {  # for lines of a diff, verbs, findings and states
     "+": "green",
     "-": "red",
     "@": "cyan",
@@ -40,17 +40,17 @@ COLOURS = {  # of lines of a diff, of verbs, of findings and of states
 
 
 def prepare() -> None:
-    """Have streams that take every character, also where they are closed or have an encoding of Windows."""
+    """Make the standard streams usable, which may be closed, or unable to encode all characters."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
-    if isinstance(sys.stdout, io.TextIOWrapper):  # stderr escapes by itself
+    if isinstance(sys.stdout, io.TextIOWrapper):  # stderr does so by default
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
 @contextmanager
 def reporting(*, done: bool) -> Iterator[None]:
-    """What is done stays done, also where it cannot be said: no error of the command."""
+    """A report that cannot be printed is no error, as the change itself was made."""
     try:
         yield
     except OSError as error:
@@ -60,12 +60,13 @@ def reporting(*, done: bool) -> Iterator[None]:
 
 
 def _print(text: str, *, err: bool = False, colour: bool | None = None) -> None:
-    """Quiet where nobody reads on, as after `| head`."""
+    """Print; a reader that is gone, as after `| head`, is no error."""
     try:
         typer.echo(text, err=err, color=colour)
     except OSError as error:
         stream = sys.stderr if err else sys.stdout
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # for the rest, buffered too
+        # the rest, and what is buffered, goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
         if not (err or isinstance(error, BrokenPipeError)):
             raise
 
@@ -73,14 +74,14 @@ def _print(text: str, *, err: bool = False, colour: bool | None = None) -> None:
 def say(
     line: str = "", *, colour: str | None = None, dim: bool = False, bold: bool = False
 ) -> None:
-    """Without colours in a pipe, and where NO_COLOR is set."""
+    """Print a line, without colours in a pipe or if NO_COLOR is set."""
     plain = False if os.environ.get("NO_COLOR") else None
     styled = typer.style(line, fg=colour, dim=dim or None, bold=bold or None)
     _print(styled, colour=plain)
 
 
 def _painted(line: str, word: str) -> str:
-    """The line with its first word in the colour of that word."""
+    """The line, with the first occurrence of `word` in the colour for that word."""
     return line.replace(word, typer.style(word, fg=COLOURS[word]), 1) if word in COLOURS else line
 
 
@@ -115,7 +116,7 @@ def fail(error: Exception, *, as_json: bool) -> None:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
-        place = error.filename2 or error.filename  # of a rename, what it was for
+        place = error.filename2 or error.filename  # of a rename, the target
         return f"{error.strerror}: {place}" if place else error.strerror
     return str(error)
 
@@ -130,7 +131,7 @@ def created(
     git: bool,
     as_json: bool,
 ) -> None:
-    """`to` goes into its folder, `kept` was there before."""
+    """Report a new project; `to` is the command that enters its folder, `kept` the files that existed before."""
     next_command = f"{to}python train.py" if "train.py" in tree else to.removesuffix(" && ")
     if as_json:
         said = {"project": answers.name, "dry_run": dry_run, "files": sorted(tree), "kept": kept}
@@ -183,7 +184,7 @@ def changed(
 
 
 def _gathered(said: "list[tuple[str, Verb, str]]") -> Iterator[tuple[str, str, str]]:
-    """One line for a folder in which the same happens to many files, such as a copy of the runtime."""
+    """The steps, with one line for a folder where the same happens to many files, such as a vendored runtime."""
     for (verb, note, folder), group in groupby(
         said, key=lambda step: (step[1], step[2], step[0].rpartition("/")[0].partition("/")[0])
     ):
@@ -247,7 +248,7 @@ def examined(findings: "list[Finding]", as_json: bool) -> None:
 
 
 def _hung(line: str, indent: int = 6) -> str:
-    """Broken between words on a terminal, under the text; whole in a pipe, for other programs."""
+    """Wrapped with a hanging indent on a terminal; unchanged in a pipe, for other programs."""
     if not sys.stdout.isatty():
         return line
     return textwrap.fill(

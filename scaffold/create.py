@@ -1,4 +1,4 @@
-"""A new project: rendered beside its place, then moved there by one rename."""
+"""A new project: written to a folder beside the target, which is then renamed."""
 
 import os
 import re
@@ -23,13 +23,13 @@ from scaffold.render import digest, render
 from scaffold.runtime import requirements
 
 BEGINNING = re.compile(r"(?i)\.git(ignore|attributes)|(readme|licen[cs]e|copying)(\.\w+)?")
-BESIDE = {".git", ".venv", "venv", ".DS_Store"}  # of other tools: they stay as they are
+BESIDE = {".git", ".venv", "venv", ".DS_Store"}  # of other tools: left alone
 STAGING = ".scaffold-new-"
 DAY = 24 * 60 * 60
 
 
 def plan_new(answers: Answers, catalogue: Catalogue, kept: Iterable[str] = ()) -> Tree:
-    """Every file of the new project, nothing written yet; `kept` are the user's own in its place."""
+    """Every file of the new project, not yet written; `kept` are existing files of the user, which stay."""
     tree = render(answers, catalogue)
     own = {path: Entry(tree[path], "ejected") for path in kept if path in tree}
     answers = replace(answers, templates=digest(catalogue, answers.runtime))
@@ -38,7 +38,7 @@ def plan_new(answers: Answers, catalogue: Catalogue, kept: Iterable[str] = ()) -
 
 
 def needs_install(answers: Answers, catalogue: Catalogue) -> bool:
-    """Whether the environment of this command lacks a package that the project needs."""
+    """Whether the current environment lacks a package that the project needs."""
     parts = answers.parts(catalogue)
     needed = [
         line for part in parts for line in (*requirements(answers.runtime), *part.requirements)
@@ -52,7 +52,7 @@ def needs_install(answers: Answers, catalogue: Catalogue) -> bool:
 
 
 def check_target(target: Path) -> list[str]:
-    """What is there already and stays: the files that a repository begins with."""
+    """The existing files that stay: those that a new repository starts with. Anything else is an error."""
     if target.is_symlink() or (target.exists() and not target.is_dir()):
         raise ScaffoldError(f"`{target.name}` exists and is not a folder; choose another name")
     place = target if target.is_dir() else target.parent
@@ -67,12 +67,12 @@ def check_target(target: Path) -> list[str]:
 
 
 def _begins(path: Path) -> bool:
-    """GitHub and others make these for a new repository."""
+    """Whether it is a file that GitHub and others create in a new repository, such as a README."""
     return path.is_file() and not path.is_symlink() and bool(BEGINNING.fullmatch(path.name))
 
 
 def write_new(tree: Tree, target: Path) -> None:
-    """All of it or nothing: what fails half-way leaves no trace, what is killed none for long."""
+    """Write all or nothing: a failure leaves no trace; after a kill, the next `new` cleans up (`sweep`)."""
     if target.is_dir():
         return _write_into(tree, target)
     sweep(target.parent)
@@ -85,7 +85,7 @@ def write_new(tree: Tree, target: Path) -> None:
         os.replace(staging, target)
     except BaseException as error:
         shutil.rmtree(staging, ignore_errors=True)
-        if isinstance(error, OSError) and target.exists():  # and holds something
+        if isinstance(error, OSError) and target.exists():  # and is not empty
             raise ScaffoldError(
                 f"`{target.name}` was created in the meantime; nothing was written"
             ) from None
@@ -97,35 +97,35 @@ def write_new(tree: Tree, target: Path) -> None:
 
 
 def _write_into(tree: Tree, target: Path) -> None:
-    """Beside what is there, by a journal: a folder that is used has no other name to be written under."""
+    """Write into an existing folder, through the journal, since it cannot be replaced by a rename."""
     if (target / LOCK).exists():
         raise ScaffoldError(f"`{target.name}` has become a project; nothing was written")
     seen = Disk(target)
-    seen.seen.update(dict.fromkeys(tree))  # none of it was there when the user was asked
+    seen.seen.update(dict.fromkeys(tree))  # none of these existed when the plan was made
     with alone(target):
         try:
             write(target, tree, seen)
         finally:
-            shutil.rmtree(target / WORK, ignore_errors=True)  # nothing to undo: it begins here
+            shutil.rmtree(target / WORK, ignore_errors=True)  # there is nothing to undo before this
             with suppress(OSError):
                 (target / WORK).parent.rmdir()
 
 
 def clear(target: Path) -> None:
-    """Take back what a killed `scaffold new` left in the folder where it was to write."""
+    """Roll back what a killed `scaffold new` left in the existing folder it wrote into."""
     if (target / WORK).is_dir() and not (target / LOCK).exists():
         _write_into({}, target)
 
 
 def sweep(folder: Path) -> None:
-    """Delete what a killed `scaffold new` left in this folder."""
+    """Delete staging folders that a killed `scaffold new` left in this folder."""
     for path in folder.glob(f"{STAGING}*"):
         if path.is_dir() and not path.is_symlink() and _is_left(path):
             shutil.rmtree(path, ignore_errors=True)
 
 
 def _is_left(path: Path) -> bool:
-    """Nobody holds it any more; where that cannot be told, it is a day old."""
+    """Whether no process holds its lock any more or, without locks, whether it is a day old."""
     try:
         held = _hold(path)
     except OSError:
@@ -137,12 +137,12 @@ def _is_left(path: Path) -> bool:
 
 
 def _hold(folder: Path) -> int | None:
-    """Lock it until the descriptor is closed or this process ends; None where there are no locks.
+    """Lock a folder until the descriptor is closed or this process ends; None if locks are not supported.
 
     Raises:
         OSError: if another process holds it.
     """
-    if os.name == "nt":  # where a folder cannot be opened
+    if os.name == "nt":  # Windows cannot open a folder
         return None
     descriptor, held = os.open(folder, os.O_RDONLY), False
     try:

@@ -1,6 +1,6 @@
-"""What is wrong with the environment or the project, each finding with its fix.
+"""Problems of the environment or the project, each with its fix.
 
-The project's Python is asked in a process of its own: the scaffolder itself never imports torch.
+The project's Python is examined in another process, since the scaffolder itself never imports torch.
 """
 
 import json
@@ -73,7 +73,7 @@ def examine(root: Path, catalogue: Catalogue) -> list[Finding]:
     except ScaffoldError as error:
         what, _, fix = str(error).partition("\n")
         return [to_fix(what, fix)]
-    ours = not project.answers.template  # what a team's own needs, nobody knows
+    ours = not project.answers.template  # what a team's own template needs is unknown
     python = interpreter(root)
     probe = ask(python, modules, root)
     return [
@@ -91,7 +91,7 @@ def examine(root: Path, catalogue: Catalogue) -> list[Finding]:
 
 
 def interpreter(root: Path) -> str:
-    """The Python that trains: of the project's own environment or its repository's, else the one on the path."""
+    """The Python that trains: from a .venv in the project or in its repository, else from the PATH."""
     above = [root, *root.parents]
     top = next((n for n, folder in enumerate(above) if (folder / ".git").exists()), 0)
     for folder in above[: top + 1]:
@@ -211,7 +211,7 @@ def of_project(project: Project, catalogue: Catalogue) -> Iterator[Finding]:
 
 
 def of_files(project: Project, probe: dict[str, Any]) -> Iterator[Finding]:
-    """Generated files that could be read until they were edited; `of_configs` reads those in `configs/`."""
+    """Generated files that an edit made unreadable; `of_configs` checks those in `configs/`."""
     disk, checked = Disk(project.root), "torch" in probe and "runtime" in probe
     for path, entry in project.lock.items():
         found = disk.get(path)
@@ -226,7 +226,7 @@ def of_files(project: Project, probe: dict[str, Any]) -> Iterator[Finding]:
 
 
 def of_configs(python: str, root: Path, probe: dict[str, Any]) -> Iterator[Finding]:
-    """The project's own `train.py check` makes everything that `configs/` describes; it trains nothing."""
+    """Runs the project's `train.py check`, which builds everything in `configs/` without training."""
     script = root / "train.py"
     if "torch" not in probe or "runtime" not in probe or not (root / "configs").is_dir():
         return
@@ -238,7 +238,7 @@ def of_configs(python: str, root: Path, probe: dict[str, Any]) -> Iterator[Findi
         yield Finding("ok", "configs: model, data, trainer, callbacks and loggers can be created")
         return
     said = done.stderr.strip() or "train.py fails"
-    if not said.startswith("error: "):  # no mistake in a config: the code itself does not run
+    if not said.startswith("error: "):  # not a mistake in a config: the code itself fails
         said = f"{_place(said, root)}: {said.splitlines()[-1]}"
     for error in said.removeprefix("error: ").split("\nerror: "):
         what, _, more = error.partition("\n")
@@ -247,7 +247,7 @@ def of_configs(python: str, root: Path, probe: dict[str, Any]) -> Iterator[Findi
 
 
 def _place(traceback: str, root: Path) -> str:
-    """The last line of the project's own code that it names."""
+    """The last line of the project's own code in a traceback."""
     found = re.findall(r'File "([^<].*)", line (\d+)', traceback)
     lines = [(os.path.relpath(file, os.path.realpath(root)), line) for file, line in found]
     own = [f"{file}, line {line}" for file, line in lines if not file.startswith(".")]
@@ -268,9 +268,9 @@ def of_disk(root: Path) -> Iterator[Finding]:
 
 
 def _run(words: list[str], root: Path) -> subprocess.CompletedProcess[str]:
-    env = {**os.environ, "PYTHONIOENCODING": "utf-8"}  # else that of the machine, in a pipe
-    said: dict[str, Any] = {"capture_output": True, "encoding": "utf-8", "errors": "replace"}
+    env = {**os.environ, "PYTHONIOENCODING": "utf-8"}  # else a pipe has the machine's encoding
+    output: dict[str, Any] = {"capture_output": True, "encoding": "utf-8", "errors": "replace"}
     try:
-        return subprocess.run(words, cwd=root, env=env, timeout=120, **said)
+        return subprocess.run(words, cwd=root, env=env, timeout=120, **output)
     except (OSError, subprocess.TimeoutExpired) as error:
         return subprocess.CompletedProcess(words, 1, "", str(error))

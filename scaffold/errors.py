@@ -1,4 +1,4 @@
-"""What can go wrong, by exit code.
+"""Exceptions, with their exit codes.
 
 ScaffoldError 1
 ├── DescriptionError 1
@@ -6,7 +6,7 @@ ScaffoldError 1
 ├── NotAProjectError 3
 └── CancelledError 130
 
-The message says what, where and how to fix it, in one to three lines.
+Messages say what, where and how to fix it, in one to three lines.
 """
 
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ class ConflictError(ScaffoldError):
 
 
 class DescriptionError(ScaffoldError):
-    """The file that describes a task or a feature is wrong."""
+    """The file that describes a task or a feature has a mistake."""
 
 
 class NotAProjectError(ScaffoldError):

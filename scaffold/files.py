@@ -1,4 +1,4 @@
-"""A tree of files in memory, and its way to and from the disk."""
+"""Trees of files in memory, and how they are read and written."""
 
 import os
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from stat import S_IMODE
 class File:
     data: bytes
     executable: bool = False
-    permissions: int | None = field(default=None, compare=False)  # all, as on the disk
+    permissions: int | None = field(default=None, compare=False)  # all bits, as on the disk
 
     @property
     def hash(self) -> str:
@@ -25,11 +25,11 @@ class File:
 
 
 class Odd(Enum):
-    """What lies at a path and is no file of the project's own."""
+    """Something at a path that is not a regular file inside the project."""
 
     LINK = "a link"
     FOLDER = "a folder"
-    SPECIAL = "not a regular file"  # a pipe would be read for ever
+    SPECIAL = "not a regular file"  # reading a pipe would block
     BLOCKED = "behind a link or a file"
 
 
@@ -52,7 +52,7 @@ def read_tree(root: Path) -> dict[str, File]:
 
 
 def write_tree(tree: Tree, root: Path) -> None:
-    """Write into a folder that is ours alone."""
+    """Write into a folder that no one else uses; the project itself is written by `journal`."""
     for path, file in tree.items():
         place = root / path
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -61,7 +61,7 @@ def write_tree(tree: Tree, root: Path) -> None:
 
 
 class Disk:
-    """The user's files as first seen, never through a link."""
+    """The user's files: each is read once, and never through a link."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -73,7 +73,7 @@ class Disk:
         return self.seen[path]
 
     def without(self, path: str, changes: Mapping[str, File | None]) -> Found:
-        """What lies there once the files that `changes` delete are gone, and the folders that this empties."""
+        """What is at `path` after the deletions in `changes`, which also remove folders they empty."""
         found = self.get(path)
         if found is not Odd.BLOCKED and found is not Odd.FOLDER:
             return found
@@ -102,7 +102,7 @@ class Disk:
         return File(place.read_bytes(), bool(mode & 0o100), mode)
 
     def blocker(self, path: str) -> str:
-        """The link or file that lies where `path` needs a folder."""
+        """The parent of `path` that is a link or a file instead of a folder; empty if there is none."""
         for parent in reversed(Path(path).parents[:-1]):
             if (self.root / parent).is_symlink() or (self.root / parent).is_file():
                 return parent.as_posix()

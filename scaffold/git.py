@@ -1,4 +1,4 @@
-"""The few things asked of git, always by argument list, never failing the caller."""
+"""The few uses of git: never through a shell, and a failure is never an exception."""
 
 import os
 import subprocess
@@ -16,7 +16,7 @@ AT_THE_TOP = {
 def git(
     *words: str, inside: Path, env: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[bytes] | None:
-    """Run git, or None where there is no git."""
+    """Run git, without the GIT_ variables of the environment; None if git is not installed."""
     plain = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
     env = {**plain, **(env or {})}
     try:
@@ -26,7 +26,7 @@ def git(
 
 
 def init(project: Path) -> bool:
-    """Start a repository, except inside an existing one; True if it was started."""
+    """Create a repository unless inside an existing one; True if it was created."""
     inside = git("rev-parse", "--is-inside-work-tree", inside=project)
     if inside is None or inside.returncode == 0:
         return False
@@ -35,7 +35,7 @@ def init(project: Path) -> bool:
 
 
 def out_of_place(project: Path, paths: Iterable[str]) -> dict[str, str]:
-    """Those that count only at the root of the repository, where the project is below it; with the fix."""
+    """Of `paths`, those that only work at the root of the repository, if the project is below it; with the fix."""
     found = {path: fix for path, fix in AT_THE_TOP.items() if path in paths}
     inside = project if project.is_dir() else project.parent
     shown = git("rev-parse", "--show-toplevel", inside=inside) if found else None
@@ -43,12 +43,12 @@ def out_of_place(project: Path, paths: Iterable[str]) -> dict[str, str]:
         return {}
     top = os.fsdecode(shown.stdout).rstrip("\n")
     here = Path(os.path.relpath(project.resolve(), top)).as_posix()
-    said = {"top": top, "here": here, "name": here.replace("/", "-")}
-    return {path: fix.format(**said) for path, fix in found.items() if here != "."}
+    names = {"top": top, "here": here, "name": here.replace("/", "-")}
+    return {path: fix.format(**names) for path, fix in found.items() if here != "."}
 
 
 def unmerged(project: Path) -> list[str]:
-    """Paths below it that a merge has left in conflict, as git's index says."""
+    """Paths in the project that are unmerged in git's index."""
     listed = git("ls-files", "--unmerged", "-z", inside=project)
     if listed is None or listed.returncode:
         return []

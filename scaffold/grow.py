@@ -22,7 +22,7 @@ from scaffold.transition import PENDING, Proposal, check_merged, propose
 
 
 def add(project: Project, kind: str, name: str, catalogue: Catalogue) -> Proposal:
-    """Switch a feature on, with what it needs; its files that the user deleted come back."""
+    """Switch a feature on, with the features it needs; restores files of it that the user deleted."""
     answers, owned = project.answers, list[str]()
     project.check_has_features()
     _check_current(project, catalogue)
@@ -40,7 +40,7 @@ def add(project: Project, kind: str, name: str, catalogue: Catalogue) -> Proposa
 
 
 def _feature(kind: str, name: str, catalogue: Catalogue) -> Part:
-    """One of ours; of a name that is none, how to begin one's own."""
+    """The feature of this name; the error for an unknown callback or logger explains `--custom`."""
     try:
         return catalogue.feature(kind, name)
     except ScaffoldError as error:
@@ -50,7 +50,7 @@ def _feature(kind: str, name: str, catalogue: Catalogue) -> Part:
 
 
 def _check_current(project: Project, catalogue: Catalogue) -> None:
-    """Other templates are a change of their own, with its own report, conflicts and undo."""
+    """Require `update` first if templates changed: that has its own report, conflicts and undo."""
     if is_current(project.answers, catalogue):
         return
     of, now = project.answers.version, catalogue.version
@@ -79,7 +79,7 @@ def remove(project: Project, kind: str, name: str, catalogue: Catalogue) -> Prop
 
 
 def _remove_lost(project: Project, answers: Answers, catalogue: Catalogue) -> Proposal:
-    """Which files it had shows only when the rest is rendered, so these may have to wait for `update`."""
+    """Its files are only known once the rest is rendered, so deleting them may have to wait for `update`."""
     if answers.version == catalogue.version and not answers.lost(catalogue):
         return propose(project, answers, catalogue)
     check_merged(project)
@@ -89,7 +89,7 @@ def _remove_lost(project: Project, answers: Answers, catalogue: Catalogue) -> Pr
 
 
 def _check_feature(project: Project, kind: str, name: str, catalogue: Catalogue) -> None:
-    """What the user began with `add ... --custom` is not ours to delete, and what the task brought no feature."""
+    """Refuse to remove the user's own code (`add ... --custom`), and configs that belong to the task."""
     folder = {"callback": "callbacks", "logger": "loggers", "module": "model", "datamodule": "data"}
     path = f"configs/{folder.get(kind)}/{package_name(name)}.yaml"
     ours, delete = catalogue.features.get(kind, {}), f"delete `{path}` to switch it off"
@@ -107,13 +107,12 @@ def _check_feature(project: Project, kind: str, name: str, catalogue: Catalogue)
 def update(
     project: Project, catalogue: Catalogue, ref: str = "", runtime: str | None = None
 ) -> Proposal:
-    """To the templates of this version; a team's own template can be moved to `ref`."""
+    """Update to the templates of this version, or a team's own template to `ref`."""
     answers = replace(project.answers, version=catalogue.version)
     if runtime is not None:
         answers = replace(answers, runtime=check_runtime(runtime))
     elif answers.runtime[:1].isdigit():
-        # Pinned, maybe to one that newer templates do not work with.
-        check_runtime(answers.runtime)
+        check_runtime(answers.runtime)  # a pinned version may be too old for the templates
     if ref and not answers.template:
         raise ScaffoldError("--ref is for projects made with `--template`")
     address, at = split(answers.template) if answers.template else ("", "")
@@ -131,7 +130,7 @@ def update(
 
 
 def undo(root: Path) -> Proposal:
-    """The last change backwards, merged with what was edited since."""
+    """The last change in reverse, merged with later edits."""
     changes = last_change(root)
     if not changes:
         raise ScaffoldError("there is nothing to undo")
@@ -155,7 +154,7 @@ def undo(root: Path) -> Proposal:
 
 
 def _with_kept(lock: File | None, entries: Lock) -> dict[str, File | None]:
-    """An earlier lock, and what stays although it did not know it."""
+    """An earlier lock, plus the files that stay although it does not list them."""
     kept = {path: entry for path, entry in entries.items() if entry.state == "kept"}
     if not lock or not kept:
         return {}

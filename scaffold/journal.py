@@ -1,8 +1,8 @@
-"""Writing a set of files as one change: killed at any moment, the next command takes it back.
+"""Writes a set of files as one change: if killed at any moment, the next command rolls it back.
 
-The whole change lies in `.scaffold/work/journal.json` before the first file of the project is
-touched: what each file held before, and what it shall hold. When all are written, one rename makes
-it `undo.json`, from which `scaffold undo` takes the change back.
+Before the first file of the project is touched, the whole change is in `.scaffold/work/journal.json`:
+the content of each file before and after. When all files are written, the journal is renamed to
+`undo.json`, which `scaffold undo` reads.
 """
 
 import json
@@ -31,7 +31,7 @@ class Change:
 
 @contextmanager
 def alone(root: Path, *, dry_run: bool = False) -> Iterator[None]:
-    """One command at a time in this project; what an earlier one left half-done is taken back."""
+    """Allow one command at a time in this project, and roll back what an interrupted one left."""
     work = root / WORK
     if dry_run:
         check_whole(root)
@@ -40,7 +40,7 @@ def alone(root: Path, *, dry_run: bool = False) -> Iterator[None]:
     work.mkdir(parents=True, exist_ok=True)
     with open(work / "lock", "wb") as held:
         try:
-            hold(held.fileno())  # where there are no locks, the journal alone must do
+            hold(held.fileno())  # without support for locks, the journal alone must do
         except OSError:
             raise ScaffoldError("another `scaffold` is running here, try again") from None
         recover(root)
@@ -48,13 +48,13 @@ def alone(root: Path, *, dry_run: bool = False) -> Iterator[None]:
 
 
 def check_whole(root: Path) -> None:
-    """For what only looks: half a change is neither what was nor what will be."""
+    """For commands that only read: refuse a project in which a change was interrupted."""
     if (root / WORK / "journal.json").exists():
         raise ScaffoldError("a change was interrupted\n`scaffold resolve` rolls it back")
 
 
 def hold(descriptor: int) -> bool:
-    """Lock it until it is closed or this process ends; False where there are no locks.
+    """Lock a file until it is closed or this process ends; False if locks are not supported.
 
     Raises:
         OSError: if another process holds it.
@@ -63,7 +63,7 @@ def hold(descriptor: int) -> bool:
         import fcntl
 
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):  # EAGAIN; EACCES says the same
+    except (BlockingIOError, PermissionError):  # EAGAIN or EACCES: held by another
         raise
     except (ImportError, OSError):  # Windows; a file system such as Lustre without `-o flock`
         return False
@@ -71,7 +71,7 @@ def hold(descriptor: int) -> bool:
 
 
 def write(root: Path, wanted: Mapping[str, File | None], seen: Disk) -> None:
-    """All of `wanted`, in its order but deletions first, or nothing; `seen` is what the decision was made on."""
+    """Write all of `wanted` (None deletes) or nothing, deletions first; `seen` are the files it was planned from."""
     changes = sorted(_changes(wanted, seen, Disk(root)), key=lambda each: each.after is not None)
     if not changes:
         return
@@ -87,7 +87,7 @@ def write(root: Path, wanted: Mapping[str, File | None], seen: Disk) -> None:
 
 
 def recover(root: Path) -> None:
-    """Take back a change that was cut short; what was edited since stays as it is."""
+    """Roll back an interrupted change; files that were edited since stay as they are."""
     journal = root / WORK / "journal.json"
     if not journal.exists():
         return
@@ -118,10 +118,10 @@ def _meanwhile(path: str) -> ScaffoldError:
 
 
 def _put(root: Path, change: Change) -> None:
-    """Never half a file: written aside, then renamed into place."""
+    """Make one change, atomically: the file is written aside, then renamed into place."""
     place = root / change.path
     aside = _aside(root, place, change.after) if change.after else None
-    now = Disk(root).get(change.path)  # looked at last, as an editor may save at any time
+    now = Disk(root).get(change.path)  # read again, since an editor may save at any time
     if now == change.after:
         return
     if now != change.before:
@@ -131,13 +131,13 @@ def _put(root: Path, change: Change) -> None:
         os.replace(aside, place)
         return
     place.unlink()
-    with suppress(OSError):  # ends at the first folder that still holds something
+    with suppress(OSError):  # stops at the first folder that is not empty
         for parent in place.relative_to(root).parents[:-1]:
             (root / parent).rmdir()
 
 
 def _aside(root: Path, place: Path, file: File) -> Path:
-    """Written in full, to be renamed into its place."""
+    """Write a file completely, to be renamed into its place."""
     aside = root / WORK / "aside"
     with open(aside, "wb") as out:
         out.write(file.data)
@@ -148,7 +148,7 @@ def _aside(root: Path, place: Path, file: File) -> Path:
 
 
 def _mode(place: Path, file: File) -> int:
-    """As it is there, or was; only whether the file can be run is part of a change."""
+    """Permissions as they are or were; a change only decides whether the file is executable."""
     mode = S_IMODE(place.stat().st_mode) if place.exists() else file.permissions
     if mode is None:
         return file.mode
@@ -162,7 +162,7 @@ def _packed(changes: Sequence[Change]) -> bytes:
 
 
 def _unpacked(data: bytes) -> list[Change]:
-    """Not trusted: a foreign repository may bring such a file along."""
+    """Validated, since a cloned repository may contain such a file."""
     try:
         rows = [(str(path), _as_file(old), _as_file(new)) for path, old, new in json.loads(data)]
     except (ValueError, TypeError, LookupError):

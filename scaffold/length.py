@@ -1,4 +1,4 @@
-"""How Python is formatted: the line length of a project, and what a formatter may change."""
+"""Formatting of Python: the line length of a project, and comparison regardless of formatting."""
 
 import ast
 import re
@@ -11,12 +11,12 @@ from scaffold.files import Disk, File
 from scaffold.runtime import PACKAGE
 
 LINE_LENGTH, LARGEST = 88, 64 * 1024
-SAID = re.compile(rb"(?m)^line-length\s*=\s*([1-9]\d{0,2})\b")  # to black, else to ruff
+SETTING = re.compile(rb"(?m)^line-length\s*=\s*([1-9]\d{0,2})\b")  # of black, else of ruff
 
 
 @cache
 def formatted(data: bytes, length: int = LINE_LENGTH, *, commas: bool = True) -> bytes:
-    """As black writes it; without `commas`, also where a last comma keeps a call on many lines.
+    """Formatted by black; without `commas`, trailing commas do not keep a call on several lines.
 
     Raises:
         ValueError: if it is not Python.
@@ -29,7 +29,7 @@ def formatted(data: bytes, length: int = LINE_LENGTH, *, commas: bool = True) ->
 
 @cache
 def meaning(data: bytes) -> tuple[str, list[str]] | None:
-    """What no formatter changes: the code and its comments; None of what is no Python, or too long to compare."""
+    """What no formatter changes: the syntax tree and the comments; None if not Python, or too long to compare."""
     if len(data) > LARGEST:
         return None
     try:
@@ -42,16 +42,17 @@ def meaning(data: bytes) -> tuple[str, list[str]] | None:
 
 
 def own_length(disk: Disk) -> int:
-    found = disk.get("pyproject.toml")
-    said = SAID.search(found.data) if isinstance(found, File) else None
-    return int(said[1]) if said else LINE_LENGTH
+    """The line length in the project's pyproject.toml, else the default."""
+    file = disk.get("pyproject.toml")
+    found = SETTING.search(file.data) if isinstance(file, File) else None
+    return int(found[1]) if found else LINE_LENGTH
 
 
 def at_length(path: str, file: File, length: int) -> File:
-    """A generated file as it would be in a project of this length."""
+    """A generated file, formatted for this line length."""
     if length == LINE_LENGTH or not path.endswith(".py") or path.startswith(f"{PACKAGE}/"):
         return file
     try:
         return replace(file, data=formatted(file.data, length))
-    except (ValueError, RecursionError):  # what is no Python has no length
+    except (ValueError, RecursionError):  # not valid Python
         return file

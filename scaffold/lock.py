@@ -1,6 +1,6 @@
 """The pristine copy of every generated file, kept in `.scaffold/lock.json`.
 
-It is one opaque file, not a tree of copies, because formatters, linters and grep would find those.
+It is one opaque file, not a tree of copies: formatters, linters and grep would find those.
 """
 
 import base64
@@ -13,8 +13,8 @@ from typing import Literal, cast, get_args
 from scaffold.errors import ScaffoldError
 from scaffold.files import File, Tree
 
-# managed: merged with every change; ejected: the user's own; deleted: by the user, stays away;
-# kept: generated no more, but edited, so left
+# managed: merged with every change; ejected: the user's own; deleted: by the user, not restored;
+# kept: no longer generated, but edited by the user, so it stays
 State = Literal["managed", "ejected", "deleted", "kept"]
 LARGEST = 16 * 1024 * 1024
 
@@ -40,7 +40,7 @@ def to_json(lock: Lock, version: str) -> bytes:
 
 
 def from_json(data: bytes) -> tuple[Lock, dict[str, str]]:
-    """The lock, and the damaged entries with the hash they claim; the file is not trusted."""
+    """The valid entries, and the recorded hash of each damaged one, since the file may have been edited."""
     try:
         files = json.loads(data)["files"]
         entries = {path: _unpacked(path, packed) for path, packed in files.items()}
@@ -55,7 +55,7 @@ def from_json(data: bytes) -> tuple[Lock, dict[str, str]]:
 
 
 def is_safe(path: str) -> bool:
-    """Below the root, outside our own folder, and the same on every system."""
+    """Whether it is below the root, outside `.scaffold` and `.git`, and valid on every system."""
     parts = path.split("/")
     odd = {"", ".", ".."} & set(parts) or "\\" in path or ":" in path or "\0" in path
     return not odd and parts[0].lower() not in (".scaffold", ".git")
@@ -73,7 +73,7 @@ def _packed(entry: Entry) -> str:
 
 
 def _unpacked(path: str, packed: Mapping[str, str]) -> Entry | None:
-    """None where the path is unsafe, or the bytes are not those that were written."""
+    """None if the path is unsafe, or the content does not match its hash."""
     try:
         inflate = zlib.decompressobj()
         data = inflate.decompress(base64.b64decode(packed["data"]), LARGEST)

@@ -1,4 +1,4 @@
-"""Reading a project without changing it: what is on, what was edited, what would come."""
+"""Views of a project for `list` and `diff`: active features, edits, and what `update` would change."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -19,7 +19,8 @@ class Feature:
     kind: str
     name: str
     description: str
-    state: str  # "", on, yours, edited, missing, ejected; kept: switched off, but edited, so still there
+    # "" (off), on, yours, edited, missing, ejected, or kept (off, but edited files remain)
+    state: str
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Difference:
 
 
 def features(catalogue: Catalogue, start: Path) -> list[Feature]:
-    """The whole catalogue; outside a project nothing is on, and a template of one's own has no features."""
+    """All features; outside a project none is on, and a team's own template has none."""
     try:
         project = open_project(find_root(start))
     except NotAProjectError:
@@ -45,7 +46,7 @@ def features(catalogue: Catalogue, start: Path) -> list[Feature]:
 
 
 def _others(project: Project, kind: str, parts: Mapping[str, Part]) -> Iterator[Feature]:
-    """What is on beside the catalogue: brought by the task or a package that is gone, or the user's own."""
+    """Active configs outside the catalogue: the task's, the user's own, or of a package that is gone."""
     lost = {package_name(name) for name in project.answers.on(kind) if name not in parts}
     known = {path for part in parts.values() for path in paths(part, project.answers.package)}
     for place in sorted((project.root / "configs" / f"{kind}s").glob("*.yaml")):
@@ -58,7 +59,7 @@ def _others(project: Project, kind: str, parts: Mapping[str, Part]) -> Iterator[
 
 
 def own_changes(project: Project) -> list[Difference]:
-    """What the user did to generated files."""
+    """Edits of the user in generated files."""
     disk = Disk(project.root)
     found = []
     for path, entry in sorted(project.lock.items()):
@@ -69,7 +70,7 @@ def own_changes(project: Project) -> list[Difference]:
 
 
 def coming_changes(project: Project, catalogue: Catalogue) -> list[Difference]:
-    """What `update` would do; nothing is rendered where the templates are the same."""
+    """What `update` would change; renders nothing if the templates are the same."""
     if is_current(project.answers, catalogue):
         return []
     from scaffold.grow import update
@@ -98,7 +99,7 @@ def _state(part: Part, project: Project | None) -> str:
 
 
 def _as_formatted(path: str, file: File, now: Found) -> File:
-    """What was generated, so that a diff shows edits and not what a formatter did."""
+    """The generated file in the user's formatting, so that a diff only shows edits."""
     if not isinstance(now, File) or is_binary(file.data) or is_binary(now.data):
         return file
     return replace(file, data=in_style_of(now.data, unedited(path, now.data, file.data)))

@@ -1,4 +1,4 @@
-"""Merging one file three ways, on bytes: what the user and the templates each did to the base."""
+"""Three-way merge of one file, on bytes: the changes that the user and the templates made to the base."""
 
 import ast
 import json
@@ -18,7 +18,7 @@ from scaffold.git import git
 from scaffold.length import formatted, meaning
 
 BOM = b"\xef\xbb\xbf"
-BLANK, AIRY = re.compile(rb"\n{2,}"), (".yaml", ".yml", ".toml")  # where these mean nothing
+BLANK, SPACED = re.compile(rb"\n{2,}"), (".yaml", ".yml", ".toml")  # where blank lines mean nothing
 STEPS, INDENT = re.compile(rb"(?m)^(?: {4})+"), re.compile(rb":\n([ \t]+)\S")  # black's; any
 OPEN, MIDDLE, EQUALS, CLOSE = b"<<<<<<< mine", b"||||||| before", b"=======", b">>>>>>> scaffold"
 
@@ -31,7 +31,7 @@ class Merged:
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses a key that is written twice, as the runtime does."""
+    """Rejects duplicate keys, as the runtime does."""
 
     def compose_mapping_node(self, anchor: Any) -> Any:
         node = super().compose_mapping_node(anchor)
@@ -45,7 +45,7 @@ def is_binary(data: bytes) -> bool:
 
 
 def has_markers(data: bytes) -> bool:
-    """Whether a merge of ours was left unresolved; a user's own `<<<<<<<` does not count."""
+    """Whether it has conflict markers of ours; `<<<<<<<` alone, as in a user's text, does not count."""
     return any(line.rstrip() in (OPEN, MIDDLE, CLOSE) for line in data.splitlines())
 
 
@@ -54,14 +54,14 @@ def has_git_markers(data: bytes) -> bool:
 
 
 def is_same_text(path: str, mine: bytes, other: bytes) -> bool:
-    """But for line ends, a byte order mark, a final newline and how Python is formatted: the user's to choose."""
+    """Whether they differ at most in line ends, BOM, final newline and the formatting of Python."""
     if mine == other or is_binary(mine) or is_binary(other):
         return mine == other
     return unedited(path, mine, other) == _normal(mine)
 
 
 def are_crlf(files: Iterable[bytes]) -> bool:
-    """Whether all that have lines have them so, as in a checkout on Windows."""
+    """Whether all text files have CRLF line ends, as in a checkout on Windows."""
     texts = [data for data in files if b"\n" in data and not is_binary(data)]
     return bool(texts) and all(map(_is_crlf, texts))
 
@@ -71,18 +71,18 @@ def in_crlf(data: bytes) -> bytes:
 
 
 def merge(path: str, base: bytes, mine: bytes, template: bytes) -> Merged:
-    """A result in the user's own line ends, BOM and final newline; broken syntax is a conflict."""
+    """The merge, with the line ends, BOM and final newline of `mine`; a result that does not parse is a conflict."""
     plain = [_normal(data) for data in (base, mine, template)]
     merged = _merged(*plain)
-    if merged.conflicts and Path(path).suffix in AIRY:
+    if merged.conflicts and Path(path).suffix in SPACED:
         dense = [BLANK.sub(b"\n", data) for data in plain]
-        if dense[1] == plain[1]:  # yours has none
+        if dense[1] == plain[1]:  # `mine` has no blank lines
             plain, merged = dense, _merged(*dense)
-        elif dense[1] == dense[0]:  # they are all that you changed
+        elif dense[1] == dense[0]:  # only blank lines were changed in `mine`
             merged = Merged(plain[2], 0)
     if merged.conflicts and path.endswith(".py"):
-        worn = unedited(path, plain[1], plain[0])
-        again = _merged(worn, plain[1], _dressed(plain[0], worn, plain[2]) or plain[2])
+        styled = unedited(path, plain[1], plain[0])
+        again = _merged(styled, plain[1], _restyled(plain[0], styled, plain[2]) or plain[2])
         merged = min(merged, again, key=lambda each: (each.conflicts, len(each.data)))
     if not merged.conflicts and parses(path, mine) and not parses(path, merged.data):
         marked = _marked(*(_lines(data) for data in plain))
@@ -91,22 +91,22 @@ def merge(path: str, base: bytes, mine: bytes, template: bytes) -> Merged:
 
 
 def unedited(path: str, mine: bytes, base: bytes) -> bytes:
-    """What was generated as your formatter would leave it: your file with your edits taken back."""
+    """The generated file `base` in the formatting of `mine`: that is `mine` without the user's edits."""
     plain, old = _normal(mine), _normal(base)
     if not path.endswith(".py") or None in (meant := [meaning(plain), meaning(old)]):
         return old
     if meant[0] == meant[1]:
         return plain
     ours, theirs = (formatted(data, commas=False) for data in (plain, old))
-    return _dressed(ours, plain, theirs) or old
+    return _restyled(ours, plain, theirs) or old
 
 
-def _dressed(base: bytes, worn: bytes, new: bytes) -> bytes:
-    """The change from `base` to `new`, made to another formatting of `base`; empty where that is not it."""
-    found = INDENT.search(worn)
+def _restyled(base: bytes, styled: bytes, new: bytes) -> bytes:
+    """`new` in the formatting of `styled`, a reformatted `base`; empty if the result does not mean `new`."""
+    found = INDENT.search(styled)
     step = found[1] if found else b" " * 4
     like = [STEPS.sub(lambda line: len(line[0]) // 4 * step, data) for data in (base, new)]
-    done = diff3(like[0], worn, like[1], favour=True).data
+    done = diff3(like[0], styled, like[1], favour=True).data
     return done if meaning(done) == meaning(new) else b""
 
 
@@ -115,12 +115,12 @@ def parses(path: str, data: bytes) -> bool:
 
 
 def mistake(path: str, data: bytes) -> str:
-    """Why a file of this name cannot be read, on one line; empty where it can."""
+    """Why a file of this name does not parse, in one line; empty if it does."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             _parse(Path(path).suffix, data)
-    except Exception as error:  # each parser has its own errors, and RecursionError is no better
+    except Exception as error:  # each parser has its own errors, and RecursionError is possible
         return " ".join(str(error).split()) or type(error).__name__
     return ""
 
@@ -165,7 +165,7 @@ def diff3(base: bytes, mine: bytes, template: bytes, *, favour: bool = False) ->
 def _shared(
     base: list[bytes], mine: list[bytes], template: list[bytes]
 ) -> Iterator[tuple[int, int, int, int]]:
-    """Runs of lines that all three have: where each starts, how long; the last one is empty."""
+    """Runs of lines that all three share: the three starts and the length; the last run is empty."""
     to_mine, to_template = _matches(base, mine), _matches(base, template)
     start = 0
     while start < len(base):
@@ -196,16 +196,16 @@ def _marked(base: list[bytes], mine: list[bytes], template: list[bytes]) -> byte
 
 
 def _merged(*texts: bytes) -> Merged:
-    """Else from below: what the template inserts above a line of yours counts as touching it only from above."""
+    """Merge from the top, else from the bottom: insertions beside an edit may conflict in one direction only."""
     merged = _by_git(*texts) or diff3(*texts)
     if not merged.conflicts:
         return merged
-    turned = [_turned(text) for text in texts]
-    again = _by_git(*turned) or diff3(*turned)
-    return merged if again.conflicts else Merged(_turned(again.data), 0)
+    reverse = [_reversed(text) for text in texts]
+    again = _by_git(*reverse) or diff3(*reverse)
+    return merged if again.conflicts else Merged(_reversed(again.data), 0)
 
 
-def _turned(text: bytes) -> bytes:
+def _reversed(text: bytes) -> bytes:
     return b"".join(reversed(_lines(text)))
 
 
@@ -235,7 +235,7 @@ def in_style_of(mine: bytes, data: bytes) -> bytes:
 
 
 def _is_crlf(data: bytes) -> bool:
-    """Every line ends in CRLF, so that turning it to LF and back loses nothing."""
+    """Whether every line ends in CRLF, so that LF and back loses nothing."""
     return b"\r\n" in data and data.count(b"\n") == data.count(b"\r\n")
 
 

@@ -1,4 +1,4 @@
-"""Which names a project and its parts may have."""
+"""Valid names of projects and their parts."""
 
 import keyword
 import re
@@ -25,13 +25,13 @@ def package_name(name: str) -> str:
 
 
 def check_name(name: str, hint: str = "try `my-exp`") -> None:
-    """Raise one clear line unless `name` can be a folder, a distribution and a package."""
+    """Raise a ScaffoldError unless `name` can be a folder, a distribution and a package."""
     if problem := _problem(name):
         raise ScaffoldError(f"cannot name a project {_shown(name)}: {problem}; {hint}")
 
 
 def check_part(name: str) -> None:
-    """Raise one clear line unless `name` can be a module in a project, with a class of that name."""
+    """Raise a ScaffoldError unless `name` can be a module in a project, with a class of that name."""
     if problem := _misspelt(name) or (
         "it is a Python keyword" * keyword.iskeyword(class_name(name))
     ):
@@ -39,7 +39,7 @@ def check_part(name: str) -> None:
 
 
 def class_name(name: str) -> str:
-    """`my-own` as `MyOwn`, `ResNet` as it is."""
+    """`my-own` becomes `MyOwn`; `ResNet` stays."""
     return "".join(word[:1].upper() + word[1:] for word in re.split("[-_]", name))
 
 
@@ -78,7 +78,7 @@ def _problem(name: str) -> str:
 
 
 def pick(word: str, allowed: list[str], what: str) -> str:
-    """`word` if it is allowed, else an error that names the nearest one."""
+    """`word` if it is allowed, else an error that suggests the closest allowed one."""
     if word in allowed:
         return word
     near = get_close_matches(word, allowed, n=1)
@@ -87,7 +87,7 @@ def pick(word: str, allowed: list[str], what: str) -> str:
 
 
 def public(text: str) -> str:
-    """Without the passwords and tokens in addresses, so that it can be kept and shown."""
+    """The text without passwords and tokens in URLs, so that it can be stored and shown."""
     text = re.sub(r"(https?://)(?!git@)[^/?#\s:@]*(?::[^/\s]*)?@", r"\1", text)
     return re.sub(r"(://[^/\s:@]*):[^/\s]+@", r"\1@", text)
 

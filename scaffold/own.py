@@ -1,7 +1,7 @@
-"""A team's own Copier template, from a folder or a git address: `--template SOURCE[@REF]`.
+"""A team's own Copier template, from a folder or a git URL: `--template SOURCE[@REF]`.
 
-Its tasks, migrations and extensions are code and never run; they are taken out of a copy of the
-template before Copier sees it, and named to the user.
+Its tasks, migrations and extensions are code, and never run: they are removed from a copy of the
+template before Copier sees it, and the user is told.
 """
 
 import atexit
@@ -31,7 +31,7 @@ MOST_NODES = 20_000
 
 @dataclass(frozen=True)
 class Fetched:
-    """A harmless copy of a template."""
+    """A copy of a template, without the parts that would run code."""
 
     folder: Path
     commit: str
@@ -40,7 +40,7 @@ class Fetched:
 
 
 def answered(source: str, given: Mapping[str, Any], *, ask: bool) -> dict[str, Any]:
-    """The template's questions answered: by `given`, on the terminal, or by its defaults."""
+    """Answers to the template's questions: `given`, from the terminal, or its defaults."""
     fetched = fetch(source)
     if unknown := sorted({*given} - {*fetched.questions}):
         raise ScaffoldError(f"the template does not ask for {', '.join(map(one_line, unknown))}")
@@ -53,7 +53,7 @@ def render_own(source: str, answers: Mapping[str, Any]) -> Tree:
     with TemporaryDirectory(prefix="scaffold-") as scratch:
         _copy(fetched, Path(scratch, "out"), answers, ask=False)
         tree = read_tree(Path(scratch, "out"))
-    # In Copier's answers file.
+    # Copier's answers file names our temporary copy: write the source instead
     ours, theirs = str(fetched.folder).encode(), public(split(source)[0]).encode()
     tree = {
         path: File(file.data.replace(ours, theirs), file.executable) for path, file in tree.items()
@@ -67,9 +67,9 @@ def render_own(source: str, answers: Mapping[str, Any]) -> Tree:
 
 @cache
 def fetch(source: str) -> Fetched:
-    """Copy or clone, then take out all that would run."""
+    """Copy or clone a template, and remove the parts that would run code."""
     scratch = mkdtemp(prefix="scaffold-")
-    atexit.register(shutil.rmtree, scratch, ignore_errors=True)  # until then several steps read it
+    atexit.register(shutil.rmtree, scratch, ignore_errors=True)  # several steps read it until then
     folder = Path(scratch, "template")
     address, ref = split(source)
     if Path(address).is_dir() and not ref:
@@ -86,14 +86,14 @@ def fetch(source: str) -> Fetched:
 
 
 def pinned(source: str) -> str:
-    """A folder as an absolute path, so that `update` finds it from anywhere."""
+    """The source, with a folder as an absolute path, so that `update` works from anywhere."""
     address, ref = split(source)
     folder = Path(os.path.expanduser(address))
     return f"{folder.resolve()}{f'@{ref}' if ref else ''}" if folder.is_dir() else source
 
 
 def split(source: str) -> tuple[str, str]:
-    """`address@ref` as two; the `@` of `git@host:path` belongs to the address."""
+    """Split `address@ref`; the `@` of `git@host:path` belongs to the address."""
     address, at, ref = source.rpartition("@")
     is_place = "/" in address or Path(address).is_dir()
     if at and address and is_place and not {"/", ":"} & set(ref):
@@ -115,9 +115,7 @@ def _clone(address: str, ref: str, folder: Path) -> str:
     )
     if done.returncode or checked is None or checked.returncode:
         said = done.stderr.decode(errors="replace").strip().splitlines()
-        reason = [
-            line for line in said if not line.lower().startswith("warning")
-        ]  # the first says why
+        reason = [line for line in said if not line.lower().startswith("warning")]
         if not done.returncode:
             reason = [f"it has no tag, branch or commit {one_line(ref or 'HEAD')}"]
         raise ScaffoldError(
@@ -153,7 +151,7 @@ def _checked(text: bytes, name: str) -> dict[str, Any]:
 
 
 def _size(node: yaml.Node, known: dict[int, int]) -> int:
-    """How many nodes it has with all aliases written out; found without writing them out."""
+    """The number of nodes with all aliases expanded, counted without expanding them."""
     if id(node) not in known:
         known[id(node)] = MOST_NODES  # a node inside itself has no end
         children: list[yaml.Node] = []
@@ -191,7 +189,7 @@ def _copy(fetched: Fetched, out: Path, data: Mapping[str, Any], ask: bool) -> di
 
 
 def place_in(folder: Path, error: Exception) -> str:
-    """Which line of a template Jinja could not render, if it was one."""
+    """The template line that Jinja could not render, as text for an error; empty if unknown."""
     for call in reversed(extract_tb(error.__traceback__)):
         if Path(call.filename).is_relative_to(folder):
             return f", `{Path(call.filename).relative_to(folder)}`, line {call.lineno}"

@@ -1,4 +1,4 @@
-"""The folder of the project's own code, which the user may have given another name."""
+"""The Python package of the project, which the user may have renamed."""
 
 import re
 from collections import Counter
@@ -11,12 +11,12 @@ from scaffold.lock import Entry, Lock
 from scaffold.plan import Plan
 from scaffold.project import Project
 
-# Where a second model or source of data has its config, and where it lies in the package.
+# `add module` and `add datamodule`: folder of the config in `configs/`, and of the code in the package
 SECOND = {"module": ("model", "models"), "datamodule": ("data", "datamodules")}
 
 
 def is_second(path: str, disk: Disk) -> bool:
-    """Whether it began as a copy, by `add module` or `add datamodule`."""
+    """Whether `add module` or `add datamodule` created it, as a copy of the first one."""
     file = Path(path)
     return any(
         file.parent.name == folder and disk.get(f"configs/{part}/{file.stem}.yaml")
@@ -31,7 +31,7 @@ def is_gone(project: Project) -> bool:
 
 
 def check_package(project: Project, plan: Plan) -> None:
-    """No second package beside the one that the user renamed."""
+    """Refuse to create a second package beside the one that the user renamed."""
     package = project.answers.package
     starts = any(file and path.startswith(f"{package}/") for path, file in plan.changes.items())
     if starts and is_gone(project):
@@ -42,7 +42,7 @@ def check_package(project: Project, plan: Plan) -> None:
 
 
 def renamed(base: Lock, target: Tree, disk: Disk, package: str) -> Lock:
-    """The base by the package's new name, where `name:` in the answers was edited."""
+    """The base under the package's new name, if `name:` in the answers was edited."""
     old = _old_name(base, target, package)
     if not old:
         return base
@@ -60,7 +60,7 @@ def renamed(base: Lock, target: Tree, disk: Disk, package: str) -> Lock:
 
 
 def _old_name(base: Lock, target: Tree, package: str) -> str:
-    """The folder in the base that holds what the package holds now."""
+    """The package's folder in the base; empty if it has not been renamed."""
     inside = {path.partition("/")[2] for path in target if path.startswith(f"{package}/")}
     if any(path.startswith(f"{package}/") for path in base):
         return ""
@@ -71,7 +71,7 @@ def _old_name(base: Lock, target: Tree, package: str) -> str:
 
 
 def _reworded(disk: Disk, path: str, entry: Entry, old: re.Pattern[bytes], package: str) -> Entry:
-    """Where the user has replaced the name already, so has the base: that is no edit to merge."""
+    """Replace the old name in the base, if the user did in the file: then it does not count as an edit."""
     user = disk.get(path)
     if not isinstance(user, File) or old.search(user.data):
         return entry

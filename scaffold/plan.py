@@ -1,7 +1,7 @@
-"""What a change does to each file, decided before anything is written.
+"""Decides what a change does to each file, before anything is written.
 
-A pure function of three maps: the pristine base, the user's files and the fresh render.
-The first case that fits a path decides; nothing that a user wrote is overwritten or deleted.
+A pure function of three maps: the base as generated, the user's files and the new render.
+The first case that fits a path decides; nothing that the user wrote is overwritten or deleted.
 """
 
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ Step = tuple[str, Verb, str]  # path, verb, note
 
 
 class Disk(Protocol):
-    """The user's files, by path; also as they are once others are deleted."""
+    """The user's files by path, also as they would be after deletions."""
 
     def get(self, path: str, /) -> Found: ...
     def without(self, path: str, changes: Mapping[str, File | None], /) -> Found: ...
@@ -30,18 +30,18 @@ class Disk(Protocol):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What happens at one path; `state` None drops it from the lock."""
+    """What happens to one path; `state` None removes it from the lock."""
 
     verb: Verb
     state: State | None = "managed"
     file: File | None = None  # the content afterwards, for the verbs that write
     note: str = ""
-    stale: bool = False  # the base stays the old one, as the new one was not delivered
+    stale: bool = False  # keep the old base in the lock, as the new file was not written
 
 
 @dataclass(frozen=True)
 class Conflict:
-    """Both sides changed the same lines: three ways to end it."""
+    """Both sides changed the same lines; the three possible results."""
 
     mine: File
     template: File
@@ -66,10 +66,16 @@ def make_plan(
     *,
     crlf: bool = False,
 ) -> Plan:
-    """`renamed`: old to new path in the templates; `homes`: where the user moved a file to; `crlf`: of new ones."""
+    """Decide every path.
+
+    Args:
+        renamed: files that the templates moved, old path to new path.
+        homes: files that the user moved, old path to new path.
+        crlf: write new files with CRLF line ends.
+    """
     plan, renamed, homes = Plan(), renamed or {}, homes or {}
     came_from = {new: old for old, new in renamed.items()}
-    # What goes comes first: a folder may come in its place, or a file in that of a folder.
+    # deletions first: a file may become a folder, or a folder a file
     for path in sorted({*base, *target} - {*renamed}, key=lambda path: (path in target, path)):
         origin = came_from.get(path, path)
         home = homes.get(origin, origin)
@@ -94,7 +100,7 @@ def make_plan(
 
 
 def is_in_crlf(lock: Lock, disk: Disk) -> bool:
-    """Whether all generated files have such line ends, and so shall new ones."""
+    """Whether all generated files have CRLF line ends, so that new ones get them too."""
     return are_crlf([file.data for file in map(disk.get, lock) if isinstance(file, File)])
 
 
@@ -117,7 +123,7 @@ def decide(path: str, base: Entry | None, user: Found, target: File | None) -> O
 
 
 def _unmanaged(base: Entry, user: Found, target: File | None) -> Outcome | None:
-    """A file that went its own way; None where it is back on the common path."""
+    """The outcome for a file that is not merged any more; None if it is to be merged again."""
     if user is not None and user == target:
         return Outcome("same")
     if base.state == "ejected" and target is not None:
@@ -132,7 +138,7 @@ def _unmanaged(base: Entry, user: Found, target: File | None) -> Outcome | None:
 
 
 def _dropped(path: str, base: Entry | None, user: Found) -> Outcome:
-    """The templates have this file no more."""
+    """The templates no longer have this file."""
     if user is None or base is None:
         return Outcome("same", None)
     if isinstance(user, Odd):
@@ -172,7 +178,7 @@ def _three_files(path: str, base: File, user: File, target: File) -> Outcome:
 
 
 def _both_moved(origin: str, home: str, base: Entry, user: Found, target: File) -> Outcome:
-    """Yours stays where your code looks for it; other generated files look for the template's."""
+    """User and templates moved the file: both stay, as the code of each looks for its own."""
     if base.state != "managed":
         return Outcome("same", "deleted")
     if not isinstance(user, File):
@@ -186,7 +192,7 @@ def _both_moved(origin: str, home: str, base: Entry, user: Found, target: File) 
 def _record(
     plan: Plan, path: str, outcome: Outcome, base: Entry | None, target: File | None
 ) -> None:
-    """What the lock will hold: the fresh render, or the old base where nothing replaced it."""
+    """Update the lock: the new render, or the old base if it was not replaced."""
     old = base.file if base else None
     pristine = old if outcome.stale or target is None else target
     if pristine and outcome.state:
@@ -212,7 +218,7 @@ def _sibling(path: str, file: File, disk: Disk) -> str:
 
 
 def _leave(plan: Plan, old: str, new: str, user: Found) -> None:
-    """The templates moved a file: the user's goes along, edits and all."""
+    """The templates moved a file: move the user's version too, with its edits."""
     if not isinstance(user, File):
         return
     if new not in plan.conflicts:

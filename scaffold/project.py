@@ -1,4 +1,4 @@
-"""A project on the disk: its root, its answers and its lock."""
+"""A project on disk: its root, answers and lock."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -23,7 +23,9 @@ class Project:
     root: Path
     answers: Answers
     lock: Lock
-    damaged: Mapping[str, str] = field(default_factory=dict)  # with the hash each claims
+    damaged: Mapping[str, str] = field(
+        default_factory=dict
+    )  # damaged entries, with their recorded hash
 
     def check_has_features(self) -> None:
         if self.answers.template:
@@ -46,7 +48,7 @@ def find_root(start: Path) -> Path:
 
 
 def check_plain(root: Path) -> None:
-    """What is to be written lies in the project: nothing is written through a link."""
+    """Refuse state files that are links: nothing is written through a link, out of the project."""
     for path in (".scaffold", ANSWERS, LOCK):
         if (root / path).is_symlink():
             raise ScaffoldError(
@@ -62,7 +64,7 @@ def open_project(root: Path) -> Project:
 
 
 def state_files(answers: Answers, lock: Lock, disk: Disk | None = None) -> Tree:
-    """What is kept in `.scaffold/`; the lock comes last. The two for git may have lines of the user's."""
+    """The files in `.scaffold/`, the lock last; existing ones for git stay, as the user may have edited them."""
     missing = {path: file for path, file in FOR_GIT.items() if not (disk and disk.get(path))}
     state = {ANSWERS: File(to_yaml(answers)), LOCK: File(to_json(lock, answers.version))}
     return {**missing, **state}

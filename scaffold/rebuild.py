@@ -1,7 +1,7 @@
-"""Make the lock anew, after a merge of two branches or an edit by hand.
+"""Rebuilds the lock after a merge of two branches or an edit by hand.
 
-Where git still knows both sides of a conflict, answers are merged as sets of features, and a generated
-file that neither branch edited is simply generated again.
+If git still has both sides of a conflict, answers are merged as sets of features, and a generated
+file that neither branch edited is generated again.
 """
 
 from contextlib import suppress
@@ -23,7 +23,7 @@ from scaffold.transition import Proposal, still_used
 
 @dataclass(frozen=True)
 class Sides:
-    """The versions of a file that git holds while it is in conflict."""
+    """The versions of a file in git's index while it is in conflict."""
 
     base: bytes | None
     ours: bytes
@@ -31,7 +31,7 @@ class Sides:
 
 
 def rebuild(root: Path, catalogue: Catalogue) -> Proposal:
-    """The lock as the answers give it; the answers as both branches meant them."""
+    """Answers merged from both branches, and the lock that belongs to them."""
     disk = Disk(root)
     answers, notes = _answers(disk)
     if answers.version != catalogue.version:
@@ -43,14 +43,14 @@ def rebuild(root: Path, catalogue: Catalogue) -> Proposal:
     known, merged = _known(locks), answers.parts(catalogue)
     answers = answers.complete(catalogue)
     for part in answers.parts(catalogue):
-        if part not in merged:  # one branch switched off what the other began to need
+        if part not in merged:  # switched off by one branch, but needed by the other
             for path in paths(part, answers.package):
                 known.pop(path, None)
     target = render(answers, catalogue, still_used(known, disk, answers, catalogue))
     base = _base(known, disk, target)
     plan = make_plan(base, disk, target, crlf=is_in_crlf(base, disk))
     for path, entry in _agreed(known, locks).items():
-        if path in plan.lock:  # `update` brings what is newer, if one branch has it
+        if path in plan.lock:  # keep what the branches agree on; `update` merges newer templates
             plan.lock[path] = replace(plan.lock[path], file=entry.file)
     for path, file in target.items():
         now = disk.get(path)
@@ -79,7 +79,7 @@ def _answers(disk: Disk) -> tuple[Answers, list[Step]]:
 
 
 def _merged(base: Answers, ours: Answers, theirs: Answers) -> tuple[Answers, list[Step]]:
-    """Switched on by either branch, and off by none; of a strategy each, that of this branch."""
+    """Features that either branch has, except those that one switched off; of two strategies, this branch's."""
     if ours.version != theirs.version:
         raise ScaffoldError(
             f"the branches are at versions {ours.version} and {theirs.version}\n"
@@ -99,7 +99,7 @@ def _merged(base: Answers, ours: Answers, theirs: Answers) -> tuple[Answers, lis
 
 
 def _locks(disk: Disk) -> list[Lock]:
-    """Of both branches, or as it lies here; none where it cannot be read."""
+    """The locks of both branches, or the one on disk; none if unreadable."""
     both, found = sides(disk.root, LOCK), disk.get(LOCK)
     here = [found.data] if isinstance(found, File) else []
     with suppress(ScaffoldError):
@@ -108,13 +108,13 @@ def _locks(disk: Disk) -> list[Lock]:
 
 
 def _readable(data: bytes) -> Lock:
-    """A damaged entry tells at least that there was one."""
+    """The lock; a damaged entry becomes an empty file, so that its path is still known."""
     lock, damaged = from_json(data)
     return {**lock, **{path: Entry(File(b"")) for path in damaged}}
 
 
 def _known(locks: list[Lock]) -> dict[str, Entry]:
-    """What either branch knew; a file that went its own way in one does so in both."""
+    """Entries of either branch; a file that is not managed in one is not managed in the result."""
     known: dict[str, Entry] = {}
     for path, entry in (pair for lock in locks for pair in lock.items()):
         if path not in known or known[path].state == "managed":
@@ -123,7 +123,7 @@ def _known(locks: list[Lock]) -> dict[str, Entry]:
 
 
 def _agreed(known: Lock, locks: list[Lock]) -> Lock:
-    """What no branch knows otherwise; damaged entries are empty."""
+    """Entries on which the branches do not differ, without damaged (empty) ones."""
     return {
         path: entry
         for path, entry in known.items()
@@ -132,7 +132,7 @@ def _agreed(known: Lock, locks: list[Lock]) -> Lock:
 
 
 def _base(known: Lock, disk: Disk, target: Tree) -> Lock:
-    """As if it had been generated now, so that nothing the user has, or has no more, changes."""
+    """A base as if generated now, so that the rebuild changes no file of the user."""
     now = {path: Entry(file) for path, file in target.items() if path in known or disk.get(path)}
     return {**known, **{p: replace(known.get(p, new), file=new.file) for p, new in now.items()}}
 

@@ -1,7 +1,7 @@
-"""Answers in, files out: Copier renders into a folder of our own, black formats, Python parses.
+"""Renders answers to files: Copier renders into a temporary folder, black formats, Python parses.
 
-Template sources name the project's package `my_package`, a dotfile `dot_name` and end in `.jinja`:
-so they are valid Python before rendering, and packaging neither hides nor compiles them.
+Template sources end in `.jinja`, call the project's package `my_package`, and a dotfile `dot_name`:
+so they are valid Python before rendering, and packaging tools neither hide nor compile them.
 """
 
 import ast
@@ -29,7 +29,7 @@ _envops: {undefined: jinja2.StrictUndefined, trim_blocks: true, lstrip_blocks: t
 
 
 def digest(catalogue: Catalogue, runtime: str) -> str:
-    """Of all that files are made from: a `git pull` or a newer plugin changes it, and no version."""
+    """A hash of all template files: a `git pull` or a newer plugin changes it, but not the version."""
     found = sha256(catalogue.version.encode())
     for tree in (*map(read_tree, (catalogue.root, *catalogue.plugins)), copied(runtime)):
         for path, file in tree.items():
@@ -39,30 +39,35 @@ def digest(catalogue: Catalogue, runtime: str) -> str:
 
 
 def is_current(answers: Answers, catalogue: Catalogue) -> bool:
-    """Whether these templates made the project; of a team's own nobody knows."""
+    """Whether the project was rendered from exactly these templates; False for a team's own, which may change."""
     return not answers.template and answers.templates == digest(catalogue, answers.runtime)
 
 
 def render(
     answers: Answers, catalogue: Catalogue, still_used: Sequence[Part] = (), base: Lock = NOTHING
 ) -> Tree:
-    """`still_used`: features that are off, but whose packages the user's files need; `base`: the last render."""
+    """All files of a project.
+
+    Args:
+        still_used: features that are off, but whose packages the user's files still need.
+        base: the last render; files that did not change are not formatted again.
+    """
     if answers.template:
         return render_own(answers.template, answers.template_answers)
     parts = answers.parts(catalogue)
     with TemporaryDirectory(prefix="scaffold-") as scratch:
         template, out = Path(scratch, "template"), Path(scratch, "out")
         assemble(parts, answers.package, template)
-        out.mkdir()  # or Copier 9.17 tries to remove what it did not get to make
-        ready = _ready(template / "files")
+        out.mkdir()  # if it fails, Copier 9.17 removes the folder, which must exist
+        static = _take_static(template / "files")
         _copy(template, out, variables(answers, parts, still_used))
-        files = sorted({**ready, **read_tree(out)}.items())
+        files = sorted({**static, **read_tree(out)}.items())
         tree = {path: polish(path, file, base.get(path)) for path, file in files}
     return {**tree, **copied(answers.runtime)}
 
 
 def assemble(parts: Iterable[Part], package: str, template: Path) -> None:
-    """Lay the parts over each other into one Copier template."""
+    """Combine the parts into one Copier template; later ones override files of earlier ones."""
     for part in parts:
         for source in _sources(part):
             jinja = source.suffix == ".jinja"
@@ -74,8 +79,8 @@ def assemble(parts: Iterable[Part], package: str, template: Path) -> None:
     (template / "copier.yml").write_bytes(SETTINGS)
 
 
-def _ready(files: Path) -> Tree:
-    """Take out what has nothing to fill in: each file that Copier renders costs it a process of git."""
+def _take_static(files: Path) -> Tree:
+    """Remove and return files without Jinja syntax: Copier runs a git process per file, which is slow."""
     found = {}
     for path, file in read_tree(files).items():
         if not any(mark in file.data for mark in JINJA):
@@ -87,7 +92,7 @@ def _ready(files: Path) -> Tree:
 def variables(
     answers: Answers, parts: list[Part], still_used: Sequence[Part] = ()
 ) -> dict[str, Any]:
-    """Everything that a template may name."""
+    """The variables of templates."""
     _, task, *features = parts
     trainer: dict[str, Any] = {}
     for part in parts:
@@ -115,7 +120,7 @@ def variables(
 
 
 def polish(path: str, file: File, last: Entry | None = None) -> File:
-    """Format Python with black, and refuse what does not parse. What black gave `last`, it would give again."""
+    """Format Python with black, and reject what does not parse; skipped if equal to `last`, which was formatted."""
     if not path.endswith(".py") or (last and last.file == file):
         return file
     try:
@@ -139,7 +144,7 @@ def _copy(template: Path, out: Path, data: dict[str, Any]) -> None:
 
 
 def paths(part: Part, package: str) -> list[str]:
-    """Which files of a project come from this part, told without rendering."""
+    """The files of a project that come from this part, found without rendering."""
     return sorted(_place(part, source, package) for source in _sources(part))
 
 

@@ -1,4 +1,4 @@
-"""How a project is linked to its runtime: a range, a version, a folder, or a copy of its own."""
+"""How a project depends on the runtime: a version range, a version, a folder, or a vendored copy."""
 
 import os
 import re
@@ -10,7 +10,7 @@ from scaffold.files import File, Tree, read_tree
 from scaffold.names import one_line
 
 DISTRIBUTION, PACKAGE, VENDORED = "scaffold-runtime", "scaffold_runtime", "vendored"
-NEEDS = (  # what the runtime itself depends on, for a project that holds a copy of it
+NEEDS = (  # dependencies of the runtime, for a project with a vendored copy
     "jsonargparse[signatures]>=4.53",
     "numpy>=1.24",
     "pyyaml>=6",
@@ -20,7 +20,7 @@ NEEDS = (  # what the runtime itself depends on, for a project that holds a copy
 
 
 def requirements(runtime: str) -> tuple[str, ...]:
-    """The lines in the project's dependencies."""
+    """The runtime's lines in the project's dependencies."""
     if runtime == VENDORED:
         return NEEDS
     if not runtime:
@@ -32,7 +32,7 @@ def requirements(runtime: str) -> tuple[str, ...]:
 
 
 def copied(runtime: str) -> Tree:
-    """The runtime's source for the project's own folder, licence included."""
+    """The runtime's source code and licence, for a project with a vendored copy."""
     if runtime != VENDORED:
         return {}
     tree = read_tree(_source())
@@ -45,11 +45,11 @@ def copied(runtime: str) -> Tree:
 
 
 def check_runtime(runtime: str) -> str:
-    """The answer to keep: an absolute folder for a folder."""
+    """Validate `--runtime`, and make a folder absolute."""
     if not runtime or runtime == VENDORED:
         return runtime
     if runtime[0].isdigit():
-        series = __version__.rpartition(".")[0]  # that these templates are written for
+        series = __version__.rpartition(".")[0]  # the templates are written for it
         if not re.fullmatch(rf"{re.escape(series)}(\.\w+)*", runtime):
             fits = requirements("")[0]
             raise ScaffoldError(
@@ -57,7 +57,7 @@ def check_runtime(runtime: str) -> str:
                 'choose one of these, or the newest with --runtime ""'
             )
         return runtime
-    folder = Path(os.path.expanduser(runtime)).resolve()  # which leaves a user there is not
+    folder = Path(os.path.expanduser(runtime)).resolve()  # an unknown ~user stays as it is
     if not (folder / PACKAGE).is_dir():
         raise ScaffoldError(
             f"--runtime {one_line(runtime)}: no runtime found there\n"
@@ -67,7 +67,7 @@ def check_runtime(runtime: str) -> str:
 
 
 def _source() -> Path:
-    """In the wheel, or in the checkout."""
+    """The runtime's package, in the wheel or in the checkout."""
     here = Path(__file__).resolve().parent
     inside = here / "vendored" / PACKAGE
     return inside if inside.is_dir() else here.parent / "runtime" / PACKAGE

@@ -1,6 +1,6 @@
-"""Stubs of the user's own callback, logger, module or data module, with test and config.
+"""Stubs for the user's own callback, logger, module or data module, with test and config.
 
-They are the user's from the start: no later change touches them, so they are not in the lock.
+They belong to the user: no later change touches them, so they are not in the lock.
 """
 
 import re
@@ -51,7 +51,7 @@ def stub(project: Project, kind: str, name: str, catalogue: Catalogue) -> Propos
 
 
 def _words(name: str, package: str, classes: Classes) -> dict[str, str]:
-    """What stands in a stub, and what it becomes."""
+    """Placeholders in stubs, and their replacements."""
     return {
         "my_package.model import TheModel": " import ".join(classes["model"]),
         "my_package.data import TheData": " import ".join(classes["data"]),
@@ -64,7 +64,7 @@ def _words(name: str, package: str, classes: Classes) -> dict[str, str]:
 
 
 def _second(disk: Disk, kind: str, words: dict[str, str], classes: Classes) -> dict[str, str]:
-    """Another model or source of data is a copy of the first to change, with its present arguments."""
+    """The code of a second model or data module: a copy of the first. Sets `TheArguments` to its arguments."""
     part, folder = SECOND[kind]
     named, words["TheArguments"] = _configured(disk, f"configs/{part}.yaml")
     module, _, first = named.rpartition(".") if named else (classes[part][0], "", classes[part][1])
@@ -74,7 +74,7 @@ def _second(disk: Disk, kind: str, words: dict[str, str], classes: Classes) -> d
 
 
 def _configured(disk: Disk, path: str) -> tuple[str, str]:
-    """The class that the file names, if it does, and the arguments as the lines below `init_args:`."""
+    """The class that a config names, or "", and its arguments as lines to put below `init_args:`."""
     found = disk.get(path)
     text = found.data.decode("utf-8-sig", errors="replace") if isinstance(found, File) else ""
     said = _loaded(text)
@@ -98,7 +98,7 @@ def _loaded(text: str) -> Any:
 
 
 def _check_free(path: str, name: str, text: str, disk: Disk) -> None:
-    """Nothing of the user's is written over, hidden or given two meanings."""
+    """Refuse to overwrite or shadow a file of the user, or to define a name twice."""
     hiding = (path, path.removesuffix(".py"), f"{path.rpartition('/')[0]}.py")
     if taken := next((each for each in hiding if disk.get(each)), None):
         raise ScaffoldError(f"`{taken}` already exists, choose another name or move it")
@@ -111,7 +111,7 @@ def _replaced(text: str, words: Mapping[str, str]) -> str:
 
 
 def _sorted_imports(text: str, package: str) -> str:
-    """The project's own imports in order, which depends on the chosen name."""
+    """Sort the imports from the project: their order depends on the chosen name."""
     lines = text.splitlines(keepends=True)
     own = [number for number, line in enumerate(lines) if line.startswith(f"from {package}.")]
     for number, line in zip(own, sorted(lines[number] for number in own), strict=True):

@@ -1,4 +1,4 @@
-"""Which classes a project trains, and where they are written: they get renamed and moved like any code."""
+"""Finds the classes that a project trains, since the user may rename and move them."""
 
 import ast
 import re
@@ -16,7 +16,7 @@ def trained(root: Path) -> dict[str, tuple[str, str]]:
 
 
 def named_in_script(script: bytes) -> dict[str, tuple[str, str]]:
-    """Module and name of what `run(Model, Data)` in `train.py` gets, by `model` and `data`."""
+    """Module and class of the `model` and `data` that `train.py` passes to `run(Model, Data)`."""
     tree = _parsed(script)
     meant = dict(_bound(tree, "train", "train"))
     for call in ast.walk(tree):
@@ -29,7 +29,7 @@ def named_in_script(script: bytes) -> dict[str, tuple[str, str]]:
 
 
 def check_written(root: Path, classes: Iterable[tuple[str, str]]) -> None:
-    """Code that imports them can be written; packages that are installed are taken at their word."""
+    """Raise a ScaffoldError if a class is not in the project's files; those of installed packages are not checked."""
     for module, name in classes:
         top = root / module.partition(".")[0]
         if top.is_dir() or top.with_suffix(".py").is_file():
@@ -37,10 +37,10 @@ def check_written(root: Path, classes: Iterable[tuple[str, str]]) -> None:
 
 
 def copied(root: Path, module: str, name: str, becomes: str) -> str:
-    """The file with this class, which gets a new name; what it imports by dots it imports in full."""
+    """The source with this class, renamed to `becomes`, and with absolute instead of relative imports."""
     path, package = _home(root, module, name)
     text = COOKIE.sub(r"\1", decode_source(_bytes(path)))  # the copy is UTF-8
-    lines = text.split("\n")  # as Python counts them: a form feed ends none
+    lines = text.split("\n")  # not splitlines: to Python, a form feed ends no line
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.ImportFrom) and node.level:
             full, line = _origin(node, package), lines[node.lineno - 1]
@@ -49,12 +49,12 @@ def copied(root: Path, module: str, name: str, becomes: str) -> str:
 
 
 def names_in(text: str) -> list[str]:
-    """What its imports and classes are called, each as often as it is bound."""
+    """The names that imports and classes bind, with repetitions."""
     return [name for name, _ in _bound(ast.parse(text), "", "")]
 
 
 def _home(root: Path, module: str, name: str) -> tuple[Path, str]:
-    """The file that holds the class and the package of that file, also where others import it from."""
+    """The file that defines the class, and its package; follows imports from `module`."""
     seen, place = set[str](), f"{module}.{name}"
     while place and place not in seen:
         seen.add(place)
@@ -73,7 +73,7 @@ def _home(root: Path, module: str, name: str) -> tuple[Path, str]:
 
 
 def _bound(tree: ast.Module, module: str, package: str) -> Iterator[tuple[str, str]]:
-    """Names that a file has for classes and modules, each with what it means in full."""
+    """The names that a file binds to classes and modules, each with its full dotted name."""
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom):
             origin = _origin(node, package)
@@ -85,7 +85,7 @@ def _bound(tree: ast.Module, module: str, package: str) -> Iterator[tuple[str, s
 
 
 def _origin(node: ast.ImportFrom, package: str) -> str:
-    """The module that a line imports from, with its dots resolved."""
+    """The module that an import statement imports from, with leading dots resolved."""
     try:
         return resolve_name("." * node.level + (node.module or ""), package)
     except ImportError:  # more dots than packages
@@ -93,13 +93,13 @@ def _origin(node: ast.ImportFrom, package: str) -> str:
 
 
 def _full(node: ast.expr, meant: dict[str, str]) -> str:
-    """`Net` or `model.Net` in full; empty for all that is not a name."""
+    """The full dotted name of `Net` or `model.Net`; empty if it is not a name."""
     head, dot, rest = ast.unparse(node).partition(".")
     return f"{meant.get(head, head)}{dot}{rest}" if head.isidentifier() else ""
 
 
 def _parsed(code: bytes) -> ast.Module:
-    """Empty where it is not Python."""
+    """The syntax tree; empty if it is not Python."""
     try:
         return ast.parse(decode_source(code))
     except (ValueError, SyntaxError, RecursionError, LookupError):
@@ -107,8 +107,8 @@ def _parsed(code: bytes) -> ast.Module:
 
 
 def _bytes(path: Path) -> bytes:
-    """Empty where no file can be read."""
+    """The content of a file; empty if it cannot be read."""
     try:
-        return path.read_bytes() if path.is_file() else b""  # a pipe would be read for ever
+        return path.read_bytes() if path.is_file() else b""  # reading a pipe would block
     except OSError:
         return b""

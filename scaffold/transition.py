@@ -1,6 +1,6 @@
-"""The one engine behind `add`, `remove` and `update`: from these answers to those.
+"""The engine behind `add`, `remove` and `update`: from the old answers to the new ones.
 
-render, plan, settle the conflicts, write as one change.
+Render, plan, settle conflicts, write as one change.
 """
 
 import json
@@ -41,8 +41,8 @@ class Proposal:
     root: Path
     plan: Plan
     disk: Disk
-    state: Mapping[str, File | None]  # what `.scaffold/` shall hold
-    headline: str = ""  # where the command alone does not know it
+    state: Mapping[str, File | None]  # files in `.scaffold/`; None deletes
+    headline: str = ""  # replaces that of the command
 
     @property
     def changes_nothing(self) -> bool:
@@ -53,7 +53,7 @@ class Proposal:
 def propose(
     project: Project, answers: Answers, catalogue: Catalogue, restore: Iterable[str] = ()
 ) -> Proposal:
-    """What going to `answers` does; `restore` brings back files that the user deleted."""
+    """The change to `answers`; `restore` are files that the user deleted and that come back."""
     check_merged(project)
     disk = Disk(project.root)
     length = LINE_LENGTH if answers.template else own_length(disk)
@@ -74,14 +74,14 @@ def propose(
     script = plan.changes.get("train.py")
     names = named_in_script(script.data) if script else {}
     if names and names != answers.trained:
-        # Other classes from now on, and other files name them, too.
+        # train.py names other classes now, and so must the other files
         return propose(project, replace(answers, trained=names), catalogue, restore)
     answers = replace(answers, templates=digest(catalogue, answers.runtime))
     return Proposal(project.root, plan, disk, state_files(answers, plan.lock, disk))
 
 
 def still_used(lock: Lock, disk: Disk, answers: Answers, catalogue: Catalogue) -> list[Part]:
-    """Features that are off, but whose edited files stay: these need their packages still."""
+    """Features that are off, but whose edited files stay and still need their packages."""
     return [
         part
         for parts in catalogue.features.values()
@@ -116,7 +116,7 @@ def settle(plan: Plan, policy: Policy) -> list[str]:
 
 
 def carry_out(proposal: Proposal, pending: list[str]) -> None:
-    """Write the plan, answers and lock last."""
+    """Write the changes, then answers and lock."""
     state = dict(proposal.state)
     if pending:
         state = {PENDING: File(json.dumps(pending).encode()), **state}
@@ -124,7 +124,7 @@ def carry_out(proposal: Proposal, pending: list[str]) -> None:
 
 
 def pending_conflicts(root: Path) -> list[str]:
-    """Files that still hold markers of an earlier change."""
+    """Files that still have conflict markers of an earlier change."""
     listed = root / PENDING
     try:
         paths = [str(path) for path in json.loads(listed.read_bytes())] if listed.exists() else []
@@ -153,7 +153,7 @@ def check_merged(project: Project) -> None:
 
 
 def unmerged_files(project: Project) -> list[str]:
-    """Files of ours that a merge in git has left in conflict."""
+    """Generated files and state that are in conflict after a git merge."""
     return [
         path
         for path in unmerged(project.root)
@@ -166,26 +166,26 @@ def _unresolved(path: Path) -> bool:
 
 
 def _newer(project: Project, answers: Answers) -> bool:
-    """Whether other templates may render now; of a team's own and those of packages nobody knows."""
+    """Whether the templates may have changed: another version or, with the same features, an `update`."""
     before = project.answers
     return before.version != answers.version or before.features == answers.features
 
 
 def _base(project: Project, catalogue: Catalogue) -> Lock:
-    """The lock; a damaged entry is rendered again, where this version still gives its hash."""
+    """The lock; damaged entries are rendered again, if that gives their recorded hash."""
     if not project.damaged or project.answers.version != catalogue.version:
         return project.lock
     again = render(project.answers, catalogue)
-    mended = {
+    restored = {
         path: Entry(again[path])
         for path, claim in project.damaged.items()
         if path in again and again[path].hash == claim
     }
-    return {**project.lock, **mended}
+    return {**project.lock, **restored}
 
 
 def _renamed(base: Lock, target: Tree, disk: Disk, said: Mapping[str, str]) -> dict[str, str]:
-    """Files that the templates moved: said in `moves.yml`, else by likeness."""
+    """Files that the templates moved, by `moves.yml` or by similar content: old path to new."""
     gone = [path for path in base if path not in target and base[path].state != "kept"]
     new = [path for path in target if path not in base and disk.get(path) is None]
     moves: dict[str, str] = {}
@@ -199,7 +199,7 @@ def _renamed(base: Lock, target: Tree, disk: Disk, said: Mapping[str, str]) -> d
 
 
 def _homes(base: Lock, target: Tree, disk: Disk, renamed: Mapping[str, str]) -> dict[str, str]:
-    """Where the user moved files that are about to change."""
+    """Files about to change that the user moved: old path to new, found by similar content."""
     lost = [
         path
         for path, entry in base.items()
@@ -211,13 +211,13 @@ def _homes(base: Lock, target: Tree, disk: Disk, renamed: Mapping[str, str]) -> 
         return {}
     own = _own_files(disk, {*base, *target})
     found = {path: _most_alike(path, base[path].file, own) for path in lost}
-    known = {path: entry.file for path, entry in base.items()}  # it may be another of these, moved
+    known = {path: entry.file for path, entry in base.items()}  # one of them may be more alike
     pairs = ((path, home) for path, home in found.items() if home)
     return {path: home for path, home in pairs if _most_alike(home, own[home], known) == path}
 
 
 def _own_files(disk: Disk, generated: set[str]) -> dict[str, File]:
-    """The user's own files of a size and at a place where a moved file may be, as far as they can be read."""
+    """Readable files of the user, not too large, that may be moved generated files."""
     found: dict[str, File] = {}
     stack = [disk.root]
     while stack and len(found) < 5000:
