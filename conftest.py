@@ -1,8 +1,8 @@
-"""For every test: no name server is asked, and what is there before the first one is no garbage.
+"""Settings for all tests: no DNS lookups, and faster garbage collection.
 
-torch's store looks up the name of each address that connects to it, 127.0.0.1 included. Where an answer is lost,
-as happens on a busy machine, each lookup takes five seconds, and some of them together end a test of several
-processes by its time limit. No test needs a name that `/etc/hosts` does not have.
+torch's TCPStore looks up the name of each address that connects to it, even of 127.0.0.1. On a busy machine answers
+get lost, each lookup then takes five seconds, and several of them exceed the time limit of a multi-process test.
+No test needs a name that is not in `/etc/hosts`.
 """
 
 import gc
@@ -12,6 +12,6 @@ os.environ.setdefault("RES_OPTIONS", "attempts:0")
 
 
 def pytest_collection_finish() -> None:
-    """So that `gc.collect()`, in which tests of the tuner spent most of their time, looks at what came since."""
+    """Exclude existing objects from `gc.collect()`, where tests of the tuner spent most of their time."""
     gc.collect()
     gc.freeze()

@@ -1,7 +1,7 @@
-"""Measure ours, the plain loop and the peers, in turns, and print one table: `make bench`, `make bench ROWS="new add"`.
+"""Measure this engine, the plain loop and the peers in turns: `make bench`, `make bench ROWS="new add"`.
 
-Ratios are taken within a round and their median is printed, with the middle half of them. One thread, CPU.
-With `--write` each row goes into measured.json as soon as it is done, and the pages show all that is there.
+Prints one table, with the median and the quartiles of the ratios within a round. One thread, CPU.
+With `--write` each row is stored in measured.json as soon as it is done, and the pages show all stored rows.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ import models
 import torch
 from table import Row, markdown, measure
 
-# The files of rows beside this one.
+# Modules in this folder with `rows()`.
 ROWS = ("steps", "memory", "growth", "processes", "distributed", "checkpoint")
 ROOT = Path(__file__).parent.parent
-# The pages that carry figures, each between two marks, and the rows they show (none: all).
+# Pages with a table between two marks, and the keys of the rows it shows (none: all).
 PAGES: dict[str, tuple[str, ...]] = {
     "docs/benchmarks.md": (),
     "README.md": ("off", "defaults", "logs", "validation", "tensors", "import"),
 }
-MEASURED = "benchmarks/measured.json"  # by row: when and on what, and the figures
+MEASURED = "benchmarks/measured.json"  # per row: date and machine, and the figures
 BEGIN, END = "<!-- written by `make bench WRITE=1` -->", "<!-- end of what is written -->"
 
 
 def machine() -> str:
-    """What was measured on, in a line."""
+    """The machine and torch version, in one line."""
     names = [line for line in _cpuinfo() if line.startswith("model name")]
     kind = names[0].split(":", 1)[1].strip() if names else platform.machine()
     return f"{kind}, {os.cpu_count()} cores, one thread used, torch {torch.__version__}"
@@ -49,13 +49,13 @@ def _cpuinfo() -> list[str]:
 
 
 def page(rows: Iterable[Row]) -> str:
-    """The table, with when and on what its rows were measured."""
+    """The table, preceded by date and machine of its rows."""
     rows = list(rows)
-    said = []
+    sources = []
     for by in dict.fromkeys(row.by for row in rows):
         of = [f"`{row.key}`" for row in rows if row.by == by]
-        said.append(f"{by}, `make bench`{'' if len(of) == len(rows) else ': ' + ', '.join(of)}.")
-    return "\n\n".join([*said, markdown(rows)])
+        sources.append(f"{by}, `make bench`{'' if len(of) == len(rows) else ': ' + ', '.join(of)}.")
+    return "\n\n".join([*sources, markdown(rows)])
 
 
 def kept() -> dict[str, dict[str, Any]]:
@@ -64,7 +64,7 @@ def kept() -> dict[str, dict[str, Any]]:
 
 
 def recall(rows: Iterable[Row]) -> None:
-    """What was measured of these rows before."""
+    """Give rows the figures that were stored earlier."""
     measured = kept()
     for row in rows:
         if row.key in measured:
@@ -72,13 +72,13 @@ def recall(rows: Iterable[Row]) -> None:
 
 
 def keep(row: Row) -> None:
-    """At once, so that nothing is lost when a later row is stopped."""
+    """Store a row at once, so that it is not lost if a later row is interrupted."""
     measured = {**kept(), row.key: {"by": row.by, "figures": row.figures}}
     (ROOT / MEASURED).write_text(json.dumps(measured, indent=1) + "\n")
 
 
 def write(rows: list[Row]) -> None:
-    """Put what is known of them between the marks of the pages."""
+    """Write the rows that have figures between the marks of the pages."""
     for name, keys in PAGES.items():
         shown = [row for row in rows if row.figures and (not keys or row.key in keys)]
         if not shown:
@@ -117,7 +117,7 @@ def main() -> None:
         models.clock = time.process_time
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    logging.disable(logging.CRITICAL)  # notices of the peers would bury the table
+    logging.disable(logging.CRITICAL)  # messages of the peers would hide the table
     rows = every_row()
     wanted = chosen(rows, options.rows)
     if options.write:

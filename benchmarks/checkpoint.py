@@ -1,4 +1,4 @@
-"""The rows of saving: how long training stands still for a state of 400 MB, and what saving it safely costs."""
+"""Rows of checkpoints: how long saving a state of 400 MB blocks training, and the cost of saving safely."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from torch.utils.data import DataLoader, TensorDataset
 from scaffold_runtime import Callback, LightningModule, Trainer
 from scaffold_runtime.callbacks import ModelCheckpoint
 
-NUMBERS = 100_000_000  # of 4 bytes
+NUMBERS = 100_000_000  # of 4 bytes each
 
 
 class Big(LightningModule):
-    """Little to train, much to save."""
+    """A small model with a large buffer to save."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -27,7 +27,7 @@ class Big(LightningModule):
         self.register_buffer("much", torch.ones(NUMBERS))
 
     def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
-        time.sleep(0.5)  # so that one save has ended before the next
+        time.sleep(0.5)  # so that a save has finished before the next one
         return self.layer(batch[0]).square().mean()
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
@@ -35,7 +35,7 @@ class Big(LightningModule):
 
 
 class Gap(Callback):
-    """From the end of the second batch that is saved to the start of the next one."""
+    """Measures from the end of the batch that triggers the second save to the start of the next batch."""
 
     def on_train_batch_end(self, *args: Any) -> None:
         self.began = time.perf_counter()
@@ -65,7 +65,7 @@ def blocked(async_save: bool) -> Contestant:
 
 
 def torch_save() -> float:
-    """As most scripts do it: nothing is synced to the disk, and a crash leaves half a file."""
+    """The usual way: without fsync, so a crash can leave an incomplete file."""
     state = Big().state_dict()
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Rows of two processes: what a step costs beside DDP's own, in time and in messages, and how soon it begins."""
+"""Rows of two processes: time and messages per step, against plain DDP, and time to the first step."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ Contestants = Mapping[str, Callable[[], Callable[[], Figures]]]
 
 
 def launch(kind: str) -> Figures:
-    """What a training of two processes says: the plain loop's under torchrun, ours and Lightning's start their own."""
+    """The figures of a training in two processes: the plain loop uses torchrun, the others launch themselves."""
     command = python(*(TORCHRUN if kind == "plain" else ()), SCRIPT, kind, STEPS)
     began = time.time()
-    said: Figures = json.loads(execute(command, scratch()).splitlines()[-1])
-    return {**said, "start": said["began"] - began}
+    figures: Figures = json.loads(execute(command, scratch()).splitlines()[-1])
+    return {**figures, "start": figures["began"] - began}
 
 
 def reading(launched: Contestants, what: str) -> Mapping[str, Contestant]:
-    """One figure of each launch."""
+    """Contestants that read one of the figures of each launch."""
 
     def of(launches: Callable[[], Figures]) -> Contestant:
         return lambda: launches()[what]

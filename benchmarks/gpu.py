@@ -1,8 +1,8 @@
-"""Time per step on a GPU, in the form of every other row: `make bench-gpu`, `make bench-gpu ROWS=small`.
+"""Time per step on a GPU: `make bench-gpu`, `make bench-gpu ROWS=small`.
 
-First a fit runs under `torch.cuda.set_sync_debug_mode("error")`, in which waiting for the device between
-two log points is an error. A row is printed as soon as it is done, so that a stop loses one. Without a GPU it says so
-and ends with 2; `--device cpu` tries the script itself, with tiny models.
+First a fit runs under `torch.cuda.set_sync_debug_mode("error")`, where waiting for the device between two log
+steps is an error. Each row is printed as soon as it is done. Without a GPU the exit code is 2; `--device cpu`
+tests the script itself, with tiny models.
 """
 
 from __future__ import annotations
@@ -36,22 +36,22 @@ LOG_EVERY = 50
 
 @dataclass(frozen=True)
 class Work:
-    """What is trained, where and how; plain and engine read the same."""
+    """One training: the plain loop and the engine get the same."""
 
     device: torch.device
     network: Callable[[], nn.Module]
     data: Callable[[int], Watch]
     steps: int
     precision: str = "32-true"
-    compiled: str = ""  # a mode of torch.compile, or nothing
-    beside: bool = True  # whether the engine copies batches on a stream of their own
+    compiled: str = ""  # mode of torch.compile; empty: not compiled
+    side_stream: bool = True  # whether the engine copies batches on a separate CUDA stream
 
     def model(self) -> nn.Module:
         with self.device:
             model = self.network()
         if not self.compiled:
             return model
-        torch.compiler.reset()  # else torch would run the ninth model of this code as it is
+        torch.compiler.reset()  # else torch stops compiling this code after eight models
         return torch.compile(model, mode=self.compiled)  # type: ignore[return-value] # compiled modules are modules
 
     def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
@@ -59,7 +59,7 @@ class Work:
 
 
 def large_gpt() -> nn.Module:
-    """About 100 million weights."""
+    """A GPT of about 100 million weights."""
     torch.manual_seed(0)
     blocks = [models.Attention(768, 12) for _ in range(12)]
     head = nn.Linear(64 * 768, models.CLASSES)
@@ -67,7 +67,7 @@ def large_gpt() -> nn.Module:
 
 
 def finished(device: torch.device) -> None:
-    """Wait until the device has done all it was given."""
+    """Wait until the device has finished all its work."""
     if device.type == "cuda":
         torch.cuda.synchronize()
 
@@ -107,7 +107,7 @@ class Module(LightningModule):
 
 
 class OneStream(Module):
-    """Batches are copied on the stream that computes: what the side stream is compared with."""
+    """Copies batches on the compute stream, for comparison with the side stream."""
 
     def transfer_batch_to_device(
         self, batch: Any, device: torch.device, dataloader_idx: int
@@ -130,11 +130,11 @@ def ours(work: Work, data: Watch, **settings: Any) -> None:
         enable_model_summary=False,
         **settings,
     )
-    trainer.fit(Module(work) if work.beside else OneStream(work), data.loader)
+    trainer.fit(Module(work) if work.side_stream else OneStream(work), data.loader)
 
 
 def per_step(run: Callable[[Work, Watch], None], work: Work) -> Contestant:
-    """Seconds a step, from the draw of the 21st batch, with the device idle, to the end of the last."""
+    """Seconds per step, from the 21st batch to the last; the device is synchronized at both."""
 
     def contestant() -> float:
         data = work.data(work.steps)
@@ -148,7 +148,7 @@ def per_step(run: Callable[[Work, Watch], None], work: Work) -> Contestant:
 
 
 class NoWaiting(Callback):
-    """From the third batch on, waiting for the device is an error, but at log points and ends."""
+    """Makes waiting for the device an error, from the fourth batch to the end of the epoch."""
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:  # fmt: skip
         torch.cuda.set_sync_debug_mode("error" if batch_idx > 2 else "default")
@@ -158,7 +158,7 @@ class NoWaiting(Callback):
 
 
 def check_no_waiting(device: torch.device, steps: int) -> None:
-    """One fit per precision with everything on; an error if anything waits for the device."""
+    """One fit per precision with all features on; fails if anything waits for the device."""
     for precision in ("32-true", "bf16-mixed", "16-mixed"):
         work = Work(device, models.mlp, models.vectors, steps, precision)
         watch = [NoWaiting()] if device.type == "cuda" else []
@@ -192,15 +192,15 @@ def rows(device: torch.device, tiny: bool) -> list[Row]:
                 key = "-".join(filter(None, (size, precision.split("-")[0], mode)))
                 work = Work(device, network, data, steps, precision, mode)
                 found.append((key, f"{size} model, {precision}{words}", goal, work))
-    # Batches that take as long to bring as to train on.
+    # copying these batches takes as long as training on them
     heavy = models.vectors if tiny else models.heavy
     bound = partial(
         Work, device, models.mlp if tiny else models.cnn, heavy, small[2] if tiny else 120
     )
     name = "loader-bound: large images from pinned memory"
     found.append(("loader", name, 1.0, bound()))
-    found.append(("loader-one-stream", f"{name}, no side stream", None, bound(beside=False)))
-    found.sort(key=lambda row: bool(row[-1].compiled))  # what takes longest comes last
+    found.append(("loader-one-stream", f"{name}, no side stream", None, bound(side_stream=False)))
+    found.sort(key=lambda row: bool(row[-1].compiled))  # the slowest last
     return [
         Row(
             key,
@@ -208,7 +208,7 @@ def rows(device: torch.device, tiny: bool) -> list[Row]:
             goal,
             "µs",
             {"base": per_step(plain, work), "ours": per_step(ours, work)},
-            rounds=1 if work.compiled else 3,  # each compiles anew
+            rounds=1 if work.compiled else 3,  # each round compiles again
         )
         for key, name, goal, work in found
     ]

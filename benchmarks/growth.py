@@ -1,4 +1,4 @@
-"""Rows of growth: a step costs the same after 100 thousand of them, and a logged name the same among 200."""
+"""Rows of growth: is a step slower after 100,000 steps, or a logged name slower among 200?"""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ FEW, MANY = 1_000, 100_000
 
 
 def last(steps: int) -> Watch:
-    """Small batches, of which the last thousand are timed."""
+    """Small batches; the last thousand are timed."""
     torch.manual_seed(0)
     return Watch(torch.randn(2048, 64), 2, steps, skip=steps - FEW - 1)
 
 
 def of_a_name(names: int) -> Contestant:
-    """Seconds that one of `names` logged names adds to a step."""
+    """Seconds per step for each of `names` logged names."""
     silent = per_step(fitting("scaffold_runtime", models.mlp, 0, **OFF), models.vectors, 320)
     logging = per_step(fitting("scaffold_runtime", models.mlp, names, **OFF), models.vectors, 320)
     return lambda: (logging() - silent()) / names

@@ -1,4 +1,4 @@
-"""The default project's first step with Lightning: what its users write, as one script."""
+"""The default project's first step with Lightning, as a user would write it."""
 
 import logging
 import warnings

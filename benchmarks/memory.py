@@ -1,6 +1,6 @@
-"""The row of peak memory: the highest resident size of a process that trains, plain, ours or Lightning's.
+"""The row of peak memory: the peak resident size of a training process (plain loop, ours, Lightning).
 
-Run with the name of a contestant it trains and prints that size in bytes.
+Run with the name of a contestant, it trains and prints that size in bytes.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def fit(framework: str) -> None:
 
 
 def peak(who: str) -> Contestant:
-    """The size that another process says, in bytes."""
+    """Peak memory of a training in another process, in bytes."""
     words = python(__file__, who)
     return lambda: float(execute(words, Path(tempfile.gettempdir())).split()[-1])
 

@@ -1,4 +1,4 @@
-"""The models and data that the benchmarks train: small, synthetic, the same for every framework."""
+"""Models and data of the benchmarks: small, synthetic, the same for every framework."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def gpt() -> nn.Module:
 
 
 class Samples(Dataset[tuple[Tensor, Tensor]]):
-    """Pairs that are taken one by one, as from most data sets."""
+    """Samples that are fetched one by one, as from most data sets."""
 
     def __init__(self, inputs: Tensor, labels: Tensor) -> None:
         self.inputs, self.labels = inputs, labels
@@ -72,7 +72,7 @@ class Samples(Dataset[tuple[Tensor, Tensor]]):
 
 
 class Ready(Samples):
-    """Batches that nobody has to put together."""
+    """Fetches a batch as a slice, without collating samples."""
 
     def __init__(self, *tensors: Tensor) -> None:
         pins = torch.cuda.is_available()
@@ -84,9 +84,9 @@ class Ready(Samples):
 
 
 class Watch:
-    """`steps` batches drawn from a few samples in a fixed order, in a loader that notes when they are drawn.
+    """A loader of `steps` batches in a fixed order, from few samples, that measures time.
 
-    Time counts from the draw of batch `skip` to that of the last one, so set-up and warming up do not count.
+    Time is measured from the draw of batch `skip` to that of the last batch, without set-up and warm-up.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class Watch:
         index = torch.arange(batch * steps) % len(inputs)
         self.indices: list[list[int]] = index.view(steps, batch).tolist()
         self.skip, self.times = skip, [0.0, 0.0]
-        self.settle: Callable[[], None] = lambda: None  # a device that works behind is waited for
+        self.settle: Callable[[], None] = lambda: None  # synchronizes the device, if asynchronous
         labels = torch.arange(len(inputs)) % CLASSES
         self.loader: DataLoader[Any] = DataLoader(
             kind(inputs, labels), batch_sampler=self, **options
@@ -141,7 +141,7 @@ def images(steps: int) -> Watch:
 
 
 def heavy(steps: int) -> Watch:
-    """Batches of 25 MB, ready in pinned memory, which take about as long to bring to a device as to train on."""
+    """Batches of 25 MB in pinned memory: copying one to a GPU takes about as long as training on it."""
     torch.manual_seed(0)
     return Watch(torch.randn(8192, 3, 32, 32), 2048, steps, kind=Ready, collate_fn=list)
 

@@ -1,4 +1,4 @@
-"""The default project's first step as a plain script: what `python train.py` is compared with."""
+"""The default project's first step as a plain script, to compare `python train.py` with."""
 
 import torch
 from sklearn.datasets import load_digits

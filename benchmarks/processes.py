@@ -23,7 +23,7 @@ ENVIRONMENT = {
     **os.environ,
     "OMP_NUM_THREADS": "1",
     "NO_COLOR": "1",
-    "RES_OPTIONS": "attempts:0",  # no name server is asked, as torch does where processes meet: a lost answer takes 5 s
+    "RES_OPTIONS": "attempts:0",  # no DNS lookups, which torch's rendezvous makes: a lost answer takes 5 s
     "PYTHONPATH": os.pathsep.join([str(ROOT / "runtime"), str(ROOT)]),
     **{f"GIT_{who}_{what}": "bench@localhost" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")},
 }  # fmt: skip
@@ -46,7 +46,7 @@ UPDATE = ("update", "--defaults", "--quiet", "--vcs-ref=v2")
 
 
 def python(*words: object) -> list[str]:
-    """A Python command; a word that is a function is what it returns, made when first needed."""
+    """A Python command; a word that is a function is called to get the word, when first needed."""
     return [sys.executable, *_flags, *(str(word() if callable(word) else word) for word in words)]
 
 
@@ -56,7 +56,7 @@ _said: list[str] = []
 
 @contextmanager
 def traced(flags: list[str]) -> Iterator[list[str]]:
-    """Give Python these flags, and take what its processes write to stderr."""
+    """Add flags to the Python commands; yields the list of what they write to stderr."""
     _flags[:] = flags
     yield _said
     _flags.clear()
@@ -77,7 +77,7 @@ def seconds(command: list[str], folder: Path) -> float:
 
 
 def timed(*words: object, start: Callable[[], Path] | None = None) -> Contestant:
-    """The time of a Python command in an empty folder, or in a copy of the one `start` gives."""
+    """The time of a Python command in an empty folder, or in a copy of the folder `start()`."""
 
     def contestant() -> float:
         with tempfile.TemporaryDirectory() as name:
@@ -89,7 +89,7 @@ def timed(*words: object, start: Callable[[], Path] | None = None) -> Contestant
     return contestant
 
 
-# -- what the commands work on, made once ---------------------------------------------------------------
+# -- inputs of the commands, made once ------------------------------------------------------------------
 
 
 @functools.cache
@@ -107,7 +107,7 @@ def project() -> Path:
 
 @functools.cache
 def template() -> Path:
-    """The default project's own template as Copier takes one: in git, at v1; v2 has one feature more."""
+    """The default project as a Copier template in git: v1, and v2 with one more feature."""
     from scaffold.answers import default_answers
     from scaffold.catalogue import packaged
     from scaffold.render import SETTINGS, assemble, variables
@@ -139,7 +139,7 @@ def commit(folder: Path, tag: str) -> None:
 
 @functools.cache
 def copied() -> Path:
-    """What Copier makes of it, in git as its update wants it."""
+    """A project that Copier generated from the template, in git, as `copier update` needs it."""
     folder = scratch() / "copied"
     execute(python("-m", "copier", *COPY, "--vcs-ref=v1", template(), folder), scratch())
     commit(folder, "made")

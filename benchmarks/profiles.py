@@ -1,4 +1,4 @@
-"""Profiles of whole processes, as tables: what they import, and in whose code their time goes."""
+"""Profiles of whole processes, as tables: what they import, and the time per package."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def of_functions(stats: pstats.Stats, steps: int) -> None:
 
 
 def of_a_process(key: str) -> None:
-    """What a command imports, and in whose code its time goes; profiling itself makes calls look dear."""
+    """What a command imports, and its time per package; profiling makes calls look slower than they are."""
     row = next(row for row in processes.rows() if row.key == key)
     with processes.traced(["-X", "importtime"]) as said:
         row.contestants["ours"]()
@@ -46,7 +46,7 @@ def of_a_process(key: str) -> None:
 
 
 def of_two_ranks() -> None:
-    """The first of two processes, by whose code ran; waiting for the other is in gloo's, under torch."""
+    """The time per package of the first of two processes; waiting for the other (gloo) counts as torch."""
     with tempfile.TemporaryDirectory() as folder:
         for kind in ("plain", "scaffold_runtime"):
             file = Path(folder) / kind
@@ -64,7 +64,7 @@ def of_two_ranks() -> None:
 
 
 def by_package(file: Path) -> dict[str, float]:
-    """Own milliseconds of a profile, by the package whose code ran."""
+    """Own milliseconds in a profile, by package."""
     taken: dict[str, float] = defaultdict(float)
     for (path, _, name), (_, _, own, _, _) in pstats.Stats(str(file)).stats.items():  # type: ignore[attr-defined]
         taken[package(path, name)] += own * 1000
@@ -72,7 +72,7 @@ def by_package(file: Path) -> dict[str, float]:
 
 
 def package(path: str, name: str) -> str:
-    """`torch` for a file of torch; built-in functions by their own names."""
+    """The package of a file; built-in functions are listed by name."""
     inside = re.search(r"(?:site-packages|runtime)/(\w+)|/(scaffold)/", path)
     if path == "~":
         return re.sub(r"[<>']|built-in |method ", "", name).partition(" of ")[0] + "()"

@@ -1,4 +1,4 @@
-"""Rows of time per step: the plain loop, ours and the peers train or evaluate the same model on the same batches."""
+"""Rows of time per step: all contestants train or evaluate the same model on the same batches."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ OFF: dict[str, Any] = {
 
 
 class Terminal(io.StringIO):
-    """A terminal nobody looks at, so that progress bars draw as they would for a person."""
+    """A fake terminal, so that progress bars do all their work."""
 
     def isatty(self) -> bool:
         return True
@@ -37,7 +37,7 @@ class Terminal(io.StringIO):
 
 
 def per_step(run: Callable[[Watch, str], None], data: Data, steps: int) -> Contestant:
-    """Seconds a step of `run(batches, folder)`, from the 21st batch it draws to its last."""
+    """Seconds per step of `run(batches, folder)`, from the 21st batch to the last."""
 
     def contestant() -> float:
         batches = data(steps)
@@ -78,7 +78,7 @@ def plain_validation(data: Watch, folder: str) -> None:
             correct = correct + (logits.argmax(1) == labels).sum()
 
 
-# -- ours and Lightning, which take the same module ---------------------------------------------------
+# -- ours and Lightning, with the same module ---------------------------------------------------------
 
 
 def module(framework: ModuleType, network: nn.Module, logs: int) -> Any:

@@ -1,8 +1,8 @@
-"""The one form of every benchmark: a row has contestants who take turns, and ratios to the first are printed.
+"""The form of every benchmark: the contestants of a row take turns, and are shown relative to the first.
 
-A file of rows has `rows() -> list[Row]` and its name in `ROWS` of bench.py. A contestant is a function that does the
-work once and returns one figure (seconds a step, seconds, bytes): the smaller the better. What it prepares and
-clears away it leaves out of the figure.
+A module of rows has `rows() -> list[Row]`, and its name is in `ROWS` of bench.py. A contestant is a function that
+does the work once and returns one figure (seconds per step, seconds, bytes): the smaller, the better. Preparing and
+cleaning up do not count.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import TypeVar
 T = TypeVar("T")
 Contestant = Callable[[], float]
 
-# Peers: what a column is called, and the package whose version stands beside it.
+# Peers: title of the column, and the package of which it shows the version.
 PEERS = {
     "Lightning": "lightning",
     "barebones": "lightning",
@@ -33,21 +33,21 @@ UNITS = {"µs": 1e6, "ms": 1e3, "s": 1.0, "MB": 1e-6, "": 1.0}
 
 @dataclass
 class Row:
-    """One line of a table: "base" is what the others are divided by, "ours" is us, the rest are peers."""
+    """One line of a table. Contestants: "base", which the others are divided by, "ours", and peers."""
 
     key: str  # `make bench ROWS=key`
     name: str
-    goal: float | None  # the ratio we want to stay under; None where the row only informs
-    unit: str  # how the base is shown; figures themselves are in seconds or bytes
+    goal: float | None  # the largest ratio wanted; None if the row only informs
+    unit: str  # in which the base is shown; figures are in seconds or bytes
     contestants: Mapping[str, Contestant]
     rounds: int = 7
     peer_rounds: int = 2  # peers are shown for comparison, and are slow
-    warm_up: bool = True  # a round that does not count; a process of its own needs none
+    warm_up: bool = True  # a first round that does not count; not needed for separate processes
     figures: dict[str, list[float]] = field(default_factory=dict)
-    by: str = ""  # when and on what they were measured
+    by: str = ""  # date and machine of the measurement
 
     def play(self, round_: int) -> None:
-        """One round: everybody's turn, those who have rounds left. Round 0 warms up and is not kept."""
+        """One round: a turn of each contestant that has rounds left. Round 0 is warm-up, and not kept."""
         for name, contestant in self.contestants.items():
             if round_ > (self.peer_rounds if name in PEERS else self.rounds):
                 continue
@@ -57,7 +57,7 @@ class Row:
                 self.figures.setdefault(name, []).append(figure)
 
     def ratios(self, name: str) -> list[float]:
-        """Each figure over the base of the same round."""
+        """Each figure, divided by the base of the same round."""
         pairs = zip(self.figures.get(name, []), self.figures["base"], strict=False)
         return [figure / base for figure, base in pairs]
 
@@ -70,7 +70,7 @@ class Row:
         return f"{statistics.median(ratios):.2f}" if ratios else ""
 
     def reached(self) -> str:
-        """Our ratio with its middle half, and whether the goal was missed."""
+        """Median and quartiles of our ratio, and whether it missed the goal."""
         ratios = self.ratios("ours")
         if len(ratios) < 3:
             return self.ratio("ours")
@@ -80,13 +80,13 @@ class Row:
 
 
 def installed(peer: str) -> bool:
-    """Whether a peer can be measured here; without them the tables have fewer columns."""
+    """Whether a peer is installed; the others have no column."""
     package = {"pytorch-ignite": "ignite"}.get(PEERS[peer], PEERS[peer])
     return importlib.util.find_spec(package) is not None
 
 
 def in_turn(measure: Callable[[], T]) -> Callable[[], Callable[[], T]]:
-    """For rows that read figures of the same work: it is done once a turn, by the row that comes first."""
+    """Readers that share one measurement per turn, for rows with different figures of the same work."""
     taken: list[T] = []
 
     def reader() -> Callable[[], T]:
@@ -108,7 +108,7 @@ def measure(
     say: Callable[[str], None] | None = None,
     done: Callable[[Row], None] = lambda row: None,
 ) -> None:
-    """Row after row, so that a stop loses one; in a row all play in turns, and a slow minute hits everybody."""
+    """Row by row, so that an interruption loses only one; contestants alternate, so that a slow minute hits all."""
     say = say or progress
     for row in rows:
         for round_ in range(0 if row.warm_up else 1, row.rounds + 1):
@@ -124,7 +124,7 @@ def progress(text: str) -> None:
 
 
 def markdown(rows: Iterable[Row]) -> str:
-    """The table: row, base, goal, reached, and a column for each peer that took part anywhere."""
+    """The table: row, base, goal, reached, and a column for each peer that was measured in any row."""
     rows = list(rows)
     peers = [name for name in PEERS if any(name in row.figures for row in rows)]
     versions = [importlib.metadata.version(PEERS[name]) for name in peers]

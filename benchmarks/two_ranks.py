@@ -1,7 +1,7 @@
 """One of two processes that train together: `two_ranks.py plain|scaffold_runtime|lightning.pytorch STEPS`.
 
-The first prints what a step took, and how many messages between the processes it needed. The plain loop wants
-torchrun; the others start their second process by themselves where torchrun did not.
+The first prints seconds and collectives per step. The plain loop needs torchrun; the others launch their
+second process themselves.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SKIP = 20
 
 
 class Count(models.Watch):
-    """Notes the number of messages, too, when it notes the time."""
+    """Counts messages along with the time."""
 
     def __init__(self, steps: int) -> None:
         super().__init__(torch.randn(2048, 64), 32, steps, SKIP)
@@ -35,7 +35,7 @@ class Count(models.Watch):
     def __iter__(self) -> Any:
         last = len(self.indices) - 1
         for number, batch in enumerate(super().__iter__()):
-            if number == 1:  # the first step has been made
+            if number == 1:  # the first step is done
                 self.began = time.time()
             if number in (self.skip, last):
                 self.messages[number == last] = sent()
@@ -51,7 +51,7 @@ class Count(models.Watch):
 
 
 def sent() -> int:
-    """How many collectives this process has taken part in."""
+    """The number of collectives of this process so far."""
     return dist.distributed_c10d._get_default_group()._get_sequence_number_for_group()
 
 
@@ -86,6 +86,6 @@ if __name__ == "__main__":
     logging.disable(logging.CRITICAL)
     main(sys.argv[1], int(sys.argv[2]))
     if sys.argv[1] == "plain":
-        # gloo's threads sometimes abort the interpreter's exit; the figures are printed.
+        # gloo's threads sometimes abort at exit, after the figures were printed
         sys.stdout.flush()
         os._exit(0)

@@ -1,9 +1,9 @@
-"""Where the time beside the plain loop goes: `make bench-where`, or `make bench-where ROWS="import new"`.
+"""Where the overhead over the plain loop comes from: `make bench-where`, `make bench-where ROWS="import new"`.
 
-`off`: the parts of a training step on the tiny MLP, plain and ours in turns, the median of the fastest tenth; then
-what of it is the engine's own, measured where model, optimizer and data do nothing; then the engine's functions.
-`import`, `startup`, `help`, `new`, `add`: what the process imports, and in whose code its time goes.
-`ddp`: the same of the first of two processes, and the engine's functions. With `--write` all of it goes into the page.
+`off`: the parts of a training step on the tiny MLP, plain and ours in turns, the tenth percentile of each; then the
+engine's own share, with a model, optimizer and data that do nothing; then a profile of the engine's functions.
+`import`, `startup`, `help`, `new`, `add`: what the process imports, and its time per package.
+`ddp`: time per package of the first of two processes, and the engine's functions. `--write` updates the page.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ Stamps = list[list[float]]
 
 
 class Module(LightningModule):
-    """The tiny MLP, which notes when its step begins and ends."""
+    """The tiny MLP; records when its step begins and ends."""
 
     def __init__(self, stamps: Stamps) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ class Noting(torch.optim.SGD):
 
 
 class Draws:
-    """The batches, each of which opens a new list of stamps when it is drawn."""
+    """The batches; drawing one starts a new list of time stamps."""
 
     def __init__(self, stamps: Stamps) -> None:
         self.stamps, self.indices = stamps, models.vectors(STEPS).indices
@@ -104,7 +104,7 @@ def quietly(call: Callable[..., None], *arguments: Any) -> None:
 
 
 def of_a_step() -> None:
-    """Microseconds of each part, plain and ours."""
+    """Prints the microseconds of each part of a step, plain and ours."""
     dataset = models.vectors(STEPS).loader.dataset
     taken: dict[str, list[list[float]]] = defaultdict(list)
     for name, run in [("plain", plain), ("ours", ours)] * ROUNDS:
@@ -123,12 +123,12 @@ def of_a_step() -> None:
 
 
 def fastest(figures: Any) -> float:
-    """The tenth percentile, which a busy machine moves least."""
+    """The tenth percentile, which depends least on other load of the machine."""
     return sorted(figures)[len(figures) // 10]
 
 
 def of_the_engine() -> None:
-    """What a step costs where user code, optimizer and data do nothing: the engine's own work alone."""
+    """Prints the engine's own time per step: user code, optimizer and data do nothing."""
 
     class Idle(torch.optim.SGD):
         def step(self) -> None: ...  # type: ignore[override]
@@ -166,7 +166,7 @@ def of_the_engine() -> None:
 
 
 class Stream:
-    """What a function gives, as a loader."""
+    """A loader over the values of a function."""
 
     def __init__(self, give: Callable[[], Iterator[int]]) -> None:
         self.give = give
@@ -179,7 +179,7 @@ class Stream:
 
 
 def functions(logs: int) -> None:
-    """The engine's functions in a profile of training; profiling itself makes calls look dear."""
+    """Profiles training, by function of the engine; profiling makes calls look slower than they are."""
     profile = cProfile.Profile()
     with tempfile.TemporaryDirectory() as folder:
         run = fitting("scaffold_runtime", models.mlp, logs, **OFF)
@@ -195,7 +195,7 @@ def of_steps(key: str) -> None:
 
 
 def explained(key: str) -> str:
-    """What is printed about one row."""
+    """The section of one row."""
     text = io.StringIO()
     explain = {"off": of_steps, "logs": of_steps, "ddp": lambda key: of_two_ranks()}
     with redirect_stdout(text):

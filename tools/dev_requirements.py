@@ -1,4 +1,4 @@
-"""Print the development requirements of the root pyproject.toml, for pip versions without --group."""
+"""Print the development requirements in pyproject.toml, for pip versions without --group."""
 
 import re
 from pathlib import Path

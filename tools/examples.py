@@ -1,6 +1,6 @@
 """Render the default project of each task into examples/: `python tools/examples.py`.
 
-With --check, say which files differ instead, and end with 1 if any does.
+With --check, only list the files that differ; the exit code is 1 if there are any.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
 def rendered(task: str) -> Tree:
-    """What `scaffold new TASK --task TASK --defaults` writes, without what ties it to a version."""
+    """The files of `scaffold new TASK-example --task TASK --defaults`, without `.scaffold/`."""
     catalogue = packaged()
     features = catalogue.defaults(catalogue.task(task))
     answers = default_answers(f"{task}-example", catalogue)
@@ -49,7 +49,7 @@ def main() -> int:
 
 
 def kept_files(folder: Path) -> Tree:
-    """The files of an example, without what using it leaves there."""
+    """The files of an example, without those that using it creates."""
     left = ("__pycache__", "runs", "data", ".pytest_cache", ".ruff_cache", ".mypy_cache")
     files = read_tree(folder) if folder.is_dir() else {}
     return {path: file for path, file in files.items() if not {*left} & {*path.split("/")[:-1]}}

@@ -1,7 +1,7 @@
-"""Train every task as a user would, and write docs/gallery.md from what came out: `python tools/gallery.py`.
+"""Train every task as a user would, and write docs/gallery.md from the results: `python tools/gallery.py`.
 
-Takes some minutes. `python tools/gallery.py TASK ...` trains these alone and keeps the numbers of the others.
-It ends with 1 if a task does not reach what is stated here.
+Takes some minutes. `python tools/gallery.py TASK ...` trains only these, and keeps the results of the others.
+The exit code is 1 if a task does not reach the value stated here.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from scaffold.catalogue import Part, packaged
 
 DOCS = Path(__file__).parent.parent / "docs"
 RESULTS = DOCS / "gallery" / "results.json"
-SEEDS, QUICK = 3, 40  # what trains in fewer seconds of one core is trained with several seeds
+SEEDS, QUICK = 3, 40  # tasks that take fewer CPU seconds are trained with several seeds
 STATED = {
     "blank": 0.1,
     "diffusion": 5.0,
@@ -65,7 +65,7 @@ Result = dict[str, Any]
 
 
 def gallery(task: Part) -> Result:
-    """How good a task becomes, by how many seeds, in how many seconds; its pictures are of the first."""
+    """Train a task: metric by seed, comparison with its baseline, and seconds; draws the first run."""
     with tempfile.TemporaryDirectory() as place:
         new = ["new", "my-exp", "--task", task.name, "--defaults", "--no-git"]
         subprocess.run([sys.executable, "-m", "scaffold", *new], cwd=place, check=True)
@@ -84,7 +84,7 @@ def gallery(task: Part) -> Result:
 
 
 def train(task: Part, project: Path, seed: int) -> Result:
-    """One training: its best validation, what is printed beside it, and seconds, also of one core."""
+    """One training: best validation value, the baseline printed beside it, seconds and CPU seconds."""
     began, before = time.perf_counter(), cpu_seconds()
     done = subprocess.run(
         [sys.executable, "train.py", f"--seed_everything={seed}"],
@@ -109,7 +109,7 @@ def train(task: Part, project: Path, seed: int) -> Result:
 
 
 def draw(task: Part, run: Path) -> None:
-    """The picture that the task draws of itself, or else how its metric went."""
+    """Save the picture that the task draws, or else a curve of its metric."""
     target = DOCS / "gallery" / f"{task.name}.png"
     own = sorted(run.glob("pictures/*.png"))
     if own:
@@ -127,13 +127,13 @@ def draw(task: Part, run: Path) -> None:
 
 
 def cpu_seconds() -> float:
-    """Of the programs that were run and are over."""
+    """CPU time of all finished child processes."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 
 
 def reached(task: Part, result: Result) -> bool:
-    """By each seed."""
+    """Whether the value of every seed reaches what is stated."""
     stated = STATED[task.name]
     return all(
         value >= stated if task.mode == "max" else value <= stated for value in result["values"]
@@ -141,7 +141,7 @@ def reached(task: Part, result: Result) -> bool:
 
 
 def shown(values: list[float]) -> str:
-    """The median, and the range of several."""
+    """The median, and the range if there are several values."""
     middle = f"{median(values):.3g}"
     return middle if len(values) == 1 else f"{middle} ({min(values):.3g} to {max(values):.3g})"
 

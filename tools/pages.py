@@ -1,6 +1,6 @@
-"""Write the pages of docs/ that follow from the code: `make docs` does; a test keeps them current.
+"""Generate pages of docs/ from the code: run by `make docs`; a test fails if they are not up to date.
 
-docs/hooks.md comes from the classes that have hooks; docs/api/*.md name what each public module exports.
+docs/hooks.md lists the hooks; docs/api/*.md name what each public module exports.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from scaffold_runtime.hooks import Callback, hook_names
 from scaffold_runtime.module import LightningModule
 
 DOCS = Path(__file__).parent.parent / "docs"
-# Page -> title, and the modules whose `__all__` it documents, or single objects.
+# page: title, and the modules whose `__all__` it documents, or single objects
 REFERENCE = {
     "trainer": (
         "Trainer",
@@ -95,7 +95,7 @@ def hooks_page() -> str:
 
 
 def hooks_in_order() -> list[str]:
-    """Those of callbacks, and between them those of modules alone, each before the one that follows it there."""
+    """The hooks of callbacks; those of modules only are inserted where LightningModule has them."""
     names, modules = [*hook_names(Callback)], hook_names(LightningModule)
     for place, name in reversed([*enumerate(modules)]):
         if name not in names:
@@ -111,13 +111,13 @@ def reference_page(title: str, sources: list[str]) -> str:
 
 
 def public_objects(source: str) -> list[str]:
-    """The objects a module exports, under the modules that define them; an object is itself."""
+    """Full names of the objects that a module exports; `source` itself if it is an object."""
     try:
         module = importlib.import_module(source)
     except ModuleNotFoundError:
         return [source]
     named = [getattr(module, name) for name in exported(module)]
-    own = "scaffold_runtime"  # leaves out aliases of types
+    own = "scaffold_runtime"  # without type aliases
     objects = [t for t in named if getattr(t, "__module__", "").startswith(own)]
     return [f"{thing.__module__}.{thing.__qualname__}" for thing in objects]
 

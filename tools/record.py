@@ -23,7 +23,7 @@ SESSION = [
 
 
 def output(command: str, folder: Path) -> str:
-    """What the command shows on a terminal of 80 columns, colours included."""
+    """The output of a command on a terminal of 80 columns, with colours."""
     ours, theirs = pty.openpty()
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = {**os.environ, "PATH": path, "COLUMNS": "80", "TERM": "xterm-256color"}
@@ -35,7 +35,7 @@ def output(command: str, folder: Path) -> str:
     try:
         while chunk := os.read(ours, 65536):
             shown += chunk
-    except OSError:  # how Linux says that the other end is closed
+    except OSError:  # Linux: the other end is closed
         pass
     if child.wait():
         raise SystemExit(f"{command} failed:\n{shown.decode()}")
