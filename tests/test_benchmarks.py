@@ -1,4 +1,4 @@
-"""The benchmarks measure and print: one form for every row. What they measure is never asserted."""
+"""The benchmarks run and print their table; what they measure is never asserted."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_pages_keep_what_stands_around_the_table(load: Any, tmp_path: Path, monk
 
 
 def test_rows_measured_one_by_one_are_merged(load: Any, tmp_path: Path, monkeypatch: Any) -> None:
-    """What was stopped lost nothing: the pages show the rows of all runs, each with its date and machine."""
+    """The pages show the rows of all runs, each with its date and machine, after an interruption too."""
     bench, table = load("bench"), load("table")
     for name in (*bench.PAGES, bench.MEASURED):
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -127,7 +127,7 @@ def test_an_unknown_row_is_named() -> None:
 
 
 def test_the_gpu_script_runs() -> None:
-    """On the CPU it tries itself, all rows; the check for waiting has no GPU to wait for here."""
+    """All rows, on the CPU; the check for waiting needs a GPU."""
     done = run("gpu.py", "--device", "cpu", "--rounds", "1")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("holds") == 3

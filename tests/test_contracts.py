@@ -73,7 +73,7 @@ CODE = [
 
 
 def without_encoding(text: str) -> Iterator[str]:
-    """Calls that read or write text in whatever encoding the machine has."""
+    """Calls that read or write text in the default encoding of the machine."""
     for call in ast.walk(ast.parse(text)):
         if not isinstance(call, ast.Call) or "encoding" in {word.arg for word in call.keywords}:
             continue
@@ -87,7 +87,7 @@ def without_encoding(text: str) -> Iterator[str]:
 
 
 def test_files_are_utf8_whatever_the_machine_has() -> None:
-    """Windows reads and writes another encoding unless it is told."""
+    """The default encoding of Windows is not UTF-8."""
     found = {
         str(file.relative_to(ROOT)): [*without_encoding(file.read_text("utf-8"))] for file in CODE
     }
@@ -98,7 +98,7 @@ def test_files_are_utf8_whatever_the_machine_has() -> None:
 
 
 def test_public_names_are_the_ones_promised() -> None:
-    """A name is added or removed on purpose, here and in the changelog."""
+    """A name is only added or removed on purpose: here and in the changelog."""
     assert sorted(scaffold_runtime.__all__) == PUBLIC
     for name in PUBLIC:
         assert getattr(scaffold_runtime, name).__doc__

@@ -1,4 +1,4 @@
-"""The pages that follow from the code are current, and every public name is documented."""
+"""Generated pages are up to date, and every public name is documented."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_every_make_target_is_explained() -> None:
 
 
 def test_every_module_stands_in_the_design() -> None:
-    """In the table of layers, by its name."""
+    """Its name is in the table of layers."""
     table = (ROOT / "docs" / "design.md").read_text().partition("| layer |")[2].partition("\n\n")[0]
     named = {name.rpartition("/")[2] for name in re.findall(r"`([a-z_/]+)`", table)}
     runtime = ROOT / "runtime" / "scaffold_runtime"
@@ -57,7 +57,7 @@ def test_every_module_stands_in_the_design() -> None:
 
 
 def exported() -> dict[str, Any]:
-    """Every public class and function, under the place that defines it."""
+    """Every public class and function, with the module that defines it."""
     found = {}
     for name in ("", *MODULES):
         module = importlib.import_module(f"scaffold_runtime.{name}".rstrip("."))
@@ -76,7 +76,7 @@ def test_every_public_name_is_in_the_reference() -> None:
 
 
 def test_every_public_name_has_a_docstring() -> None:
-    """Of its own, and its public methods and properties have one, or that of what they override."""
+    """And its public methods and properties have one, or override one that has."""
     bare = []
     for path, thing in exported().items():
         bare += [path] if not thing.__doc__ else []

@@ -1,4 +1,4 @@
-"""`scaffold add extra folds`, then `python folds.py`: real trainings, killed and gone on with."""
+"""`scaffold add extra folds`, then `python folds.py`: real trainings, killed and continued."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def run(folder: Path, *words: str, code: int = 0) -> str:
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Classes by name, ids that begin with 0, and a file to predict without the classes."""
+    """A table with named classes and ids with leading zeros, and a test file without the classes."""
     folder = tmp_path_factory.mktemp("folds")
     words = ("--task", "tabular", "--extras", "folds", "--no-git")
     scaffold(folder, "new", "fold-exp", *words)
@@ -71,7 +71,7 @@ def table(path: Path) -> list[dict[str, str]]:
 
 
 def kill_when(project: Path, reached: Path) -> None:
-    """Start folds.py, and end it with its trainings when there is such a file."""
+    """Start folds.py, and kill it and its trainings as soon as a file `reached` exists."""
     words = [sys.executable, "folds.py", *WORDS]
     folds = subprocess.Popen(words, cwd=project, env=ENVIRONMENT, start_new_session=True)
     try:

@@ -80,7 +80,7 @@ def test_evaluation_uses_the_best_checkpoint(project: Path, trained: str) -> Non
 
 
 def test_overrides_reach_every_part(project: Path) -> None:
-    """Arguments of trainer, model, data and a callback by its name; the resolved config says so."""
+    """Arguments of trainer, model, data and a callback (by name) arrive in the resolved config."""
     printed = run(
         project,
         "train.py",

@@ -1,4 +1,4 @@
-"""`scaffold add extra sweep`, then `python sweep.py`: real trainings, two at a time, killed and gone on with."""
+"""`scaffold add extra sweep`, then `python sweep.py`: real trainings, two at a time, killed and continued."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def lowest(project: Path, folder: str, metric: str = "val_loss") -> float:
 
 @pytest.fixture
 def killed(project: Path) -> list[int]:
-    """A sweep that is ended, with its trainings, when two trials are over; the numbers of those."""
+    """Kill a sweep and its trainings after two trials; returns the numbers of the finished trials."""
     words = [sys.executable, "sweep.py", "--trials", "6", "--workers", "2"]
     sweep = subprocess.Popen(words, cwd=project, env=ENVIRONMENT, start_new_session=True)
     try:
@@ -114,7 +114,7 @@ def test_a_killed_sweep_goes_on_prunes_and_says_how_to_have_the_best_again(
 
 
 def add_good_trials(project: Path, like: optuna.trial.FrozenTrial) -> None:
-    """Ten that are better than any real one can be, so that their median is too: the next is hopeless at once."""
+    """Add ten trials better than any real one, so that the next trial is pruned at once."""
     study = the_study(project)
     for _ in range(10):
         made = optuna.trial.create_trial(
@@ -160,7 +160,7 @@ def test_no_trials_at_all_are_refused(project: Path, words: tuple[str, ...]) -> 
 
 @pytest.mark.slow
 def test_a_monitor_that_is_not_logged_is_named(project: Path) -> None:
-    """It stands in sweep.py as the task had it; the model may log under another name since."""
+    """sweep.py has the metric of the task, but the model may be edited to log another name."""
     file = project / "sweep.py"
     text = file.read_text()
     file.write_text(text.replace('"val_loss"', '"val_los"'))

@@ -62,7 +62,7 @@ def tutorial(workplace: Path, *arguments: str) -> subprocess.CompletedProcess[st
 
 
 def test_the_tutorial_trains_and_resumes(workplace: Path) -> None:
-    """Precision 16, accumulation, clipping, both callbacks, then `ckpt_path=` to go on."""
+    """Precision 16, accumulation, clipping, both callbacks, then `ckpt_path=` to resume."""
     first = tutorial(workplace, "--accelerator", "cpu")
 
     assert first.returncode == 0, first.stderr

@@ -18,7 +18,7 @@ NOTEBOOK = Path(__file__).parent.parent.parent / "examples" / "notebook" / "digi
 def test_it_trains_on_one_process_and_on_two(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also where the first training used several threads, after which forked processes can use only one."""
+    """Even if the first training used several threads, after which forked processes can use only one."""
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
     book = shutil.copy(NOTEBOOK, tmp_path)

@@ -1,4 +1,4 @@
-"""The runtime is of use without the scaffolder."""
+"""The runtime works without the scaffolder."""
 
 import os
 import re
@@ -13,7 +13,7 @@ SCRIPT = Path(__file__).parents[2] / "examples" / "plain" / "plain.py"
 
 @pytest.mark.slow
 def test_a_plain_script_trains(tmp_path: Path) -> None:
-    """To a quality, in a folder that holds nothing."""
+    """It reaches a stated accuracy, in an empty folder."""
     done = subprocess.run(
         [sys.executable, "-W", "error", str(SCRIPT)],
         cwd=tmp_path,

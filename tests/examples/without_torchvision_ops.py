@@ -1,6 +1,6 @@
-"""Let torchvision be imported where its compiled part does not fit the torch at hand.
+"""Make torchvision importable if its compiled part does not match the installed torch.
 
-Its Python part (datasets, transforms) works without; it only wants its operators to be declared. Run as
+Its Python part (datasets, transforms) works without it, but needs its operators to be declared. Run as
 `python without_torchvision_ops.py SCRIPT ARGUMENT...`.
 """
 

@@ -1,4 +1,4 @@
-"""Every test has an empty folder for itself and a command line that runs in process."""
+"""Every test gets an empty folder, and a command line that runs in process."""
 
 import sys
 from collections.abc import Callable
@@ -28,7 +28,7 @@ Scaffold = Callable[..., Ran]
 
 @pytest.fixture(autouse=True)
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current folder; git knows nothing of the machine's settings."""
+    """The empty current folder; git ignores the settings of the machine."""
     folder = tmp_path / "workplace"
     folder.mkdir()
     monkeypatch.chdir(folder)

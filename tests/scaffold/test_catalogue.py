@@ -85,7 +85,7 @@ def test_one_config_each_named_after_the_feature(kind):
 
 
 def test_no_two_features_write_the_same_file_or_setting():
-    """So pairs need no rendering of their own: each only adds what no other touches."""
+    """So pairs need not be rendered: no feature touches what another one adds."""
     for one, other in itertools.combinations(FEATURES, 2):
         assert not set(paths(one, "x")) & set(paths(other, "x"))
         if not one.kind == other.kind == "strategy":
@@ -100,7 +100,7 @@ def test_needs_name_features_that_exist():
 
 
 def test_every_question_of_the_wizard_fits_a_terminal():
-    """Four columns stand before each choice."""
+    """Each choice is indented by four columns."""
     for choices in _choices(CATALOGUE).values():
         assert max(map(len, choices)) <= 80 - 5
 
@@ -179,7 +179,7 @@ def test_what_is_newer_in_a_package_is_shown_and_comes(plugin, scaffold, monkeyp
 def test_a_wrong_description_is_named_where_it_is_used(
     plugin, scaffold, tmp_path, monkeypatch, text, why
 ):
-    """Nothing else minds: not the other features, and no project without it."""
+    """Other features and projects without it are not affected."""
     file = tmp_path / "site/team_templates/more/features/callback/team/feature.yml"
     assert scaffold("new", "one", "--no-git", "--callbacks", "team").code == 0
     file.write_text(text)
@@ -223,7 +223,7 @@ def on(scaffold) -> set[str]:
 
 
 def test_a_task_says_what_is_on_and_what_it_needs(plugin, scaffold, monkeypatch):
-    """Its features may be chosen otherwise, what it needs may not; what those need comes along."""
+    """Its `features` are defaults, its `needs` cannot be switched off; needs of needs are included."""
     assert scaffold("new", "one", "--no-git", "--task", "team-task").code == 0
     words = ("--task", "team-task", "--callbacks", "none", "--loggers", "none")
     assert scaffold("new", "two", "--no-git", *words).code == 0

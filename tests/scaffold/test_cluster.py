@@ -1,4 +1,4 @@
-"""Cluster extras, carried out: SLURM by stand-ins for srun and scontrol, the others for real on two processes."""
+"""Cluster extras in use: SLURM with stand-ins for srun and scontrol, the others for real in two processes."""
 
 import contextlib
 import itertools
@@ -68,7 +68,7 @@ def start(words: list[str], **more: object) -> subprocess.Popen[str]:
 
 
 def end(*started: subprocess.Popen[str]) -> list[int]:
-    """Their exit codes; what hangs is killed with all it started, and what was printed is shown."""
+    """Exit codes of the processes; one that hangs is killed with its children, and its output is shown."""
     try:
         return [each.wait(timeout=150) for each in started]
     except subprocess.TimeoutExpired:
@@ -129,7 +129,7 @@ def submit(restarts: int, **more: object) -> subprocess.Popen[str]:
     ("tasks", "sent"), [(1, "USR1"), (1, "TERM"), (2, "USR1")], ids=lambda each: str(each)
 )
 def test_slurm_requests_launches_requeues_and_resumes(project, tasks, sent):
-    """USR1 comes before the time is up: training asks to be queued again. TERM comes when SLURM itself requeues."""
+    """USR1 comes before the time limit: training requeues itself. TERM comes when SLURM requeues the job."""
     project("slurm")
     path = Path("scripts/train.slurm")
     path.write_text(path.read_text().replace("per-node=1", f"per-node={tasks}"))

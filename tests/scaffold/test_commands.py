@@ -1,4 +1,4 @@
-"""What every command promises: help with an example, JSON, and a dry run that says exactly what the run then does."""
+"""All commands have help with an example, JSON output, and a dry run that is exact."""
 
 import json
 import os
@@ -58,7 +58,7 @@ def tree() -> dict[str, bytes]:
     ids=" ".join,
 )
 def test_a_dry_run_says_what_is_then_done(scaffold, words):
-    """The same report, nothing written; and what it said is what differs afterwards."""
+    """A dry run prints the same report and writes nothing; the real run changes what it reported."""
     assert scaffold("new", "my-exp", "--task", "blank", "--no-git").code == 0
     os.chdir("my-exp")
     scaffold("add", "logger", "wandb")
@@ -97,7 +97,7 @@ def test_an_error_in_json_is_an_object(scaffold, words, code):
 
 
 def piped(*words: str, **more: object) -> subprocess.CompletedProcess[bytes]:
-    """In a process of its own, with streams of its own."""
+    """Run in another process, with its own streams."""
     return subprocess.run([sys.executable, "-m", "scaffold", *words], stderr=-1, **more)
 
 

@@ -1,4 +1,4 @@
-"""`scaffold doctor`: each trouble is found, with its fix; and branches merged by git are mended."""
+"""`scaffold doctor`: each problem is found, with its fix; and `--rebuild` repairs merged branches."""
 
 import json
 import os
@@ -29,7 +29,7 @@ def project(scaffold, monkeypatch):
 
 @pytest.fixture
 def machine(monkeypatch):
-    """Pretend that the project's Python answers this, and whether there is a driver."""
+    """Fake the answers of the project's Python, and whether there is an NVIDIA driver."""
 
     def answers(driver: bool = True, **changes: object) -> None:
         probe = {key: value for key, value in {**HEALTHY, **changes}.items() if value is not None}
@@ -76,7 +76,7 @@ def test_troubles_of_the_environment(project, machine, changes, what, fix):
 
 
 def test_a_runtime_of_before_the_update(project, machine, monkeypatch):
-    """The requirement of the project says so, but nobody has installed it anew."""
+    """`update` changed the requirement of the project, but the new runtime is not installed yet."""
     monkeypatch.setattr("scaffold.answers.__version__", "0.2.0")
     answers = Path(".scaffold/answers.yml")
     answers.write_text(answers.read_text().replace("version: 0.1.0", "version: 0.2.0", 1))
@@ -174,7 +174,7 @@ def of_configs() -> list:
 
 @pytest.mark.slow
 def test_configs_that_cannot_be_made(project):
-    """Each with its file and key, also those that only `--model` and `--config` would read."""
+    """Reported with file and key, including configs that only `--model` and `--config` read."""
     assert [found.level for found in of_configs()] == ["ok"]
     assert not Path("runs").exists()
     project("add", "module", "resnet")
@@ -204,7 +204,7 @@ def test_configs_that_cannot_be_made(project):
 
 
 def test_a_script_that_is_not_ours_is_not_run(project):
-    """It might train whatever it is told."""
+    """It might start a training, whatever its arguments are."""
     Path("train.py").write_text("from pathlib import Path\nPath('trained').touch()\n")
     (found,) = of_configs()
     assert found.level == "note"
@@ -271,7 +271,7 @@ def test_conflicts_in_what_a_branch_edited_stay_the_users(scaffold):
 
 
 def test_in_the_middle_of_a_merge_nothing_is_added(scaffold, machine):
-    """Files of ours are in conflict in git's index; files of the user's own are his affair."""
+    """Only unmerged generated files count; unmerged files of the user's own do not."""
     machine()
     scaffold("new", "my-exp")
     os.chdir("my-exp")
@@ -305,7 +305,7 @@ def test_every_optional_package_of_the_catalogue_is_checked():
 
 
 def test_the_environment_of_a_repository_is_that_of_its_projects(tmp_path):
-    """But none above it, such as one of the user's home."""
+    """But not one above the repository, such as in the user's home."""
     root = tmp_path / "mono" / "vision" / "digits"
     for folder in (tmp_path, tmp_path / "mono", root):
         python = folder / ".venv" / "bin" / "python"

@@ -1,4 +1,4 @@
-"""Extras are used as a person would use them: containers, CI, hooks and the notebook of a rendered project."""
+"""Extras in use, in rendered projects: containers, CI, hooks and the notebook."""
 
 import json
 import os
@@ -79,7 +79,7 @@ def test_a_package_that_a_script_lacks_is_one_line(project, extra, package):
 @pytest.mark.slow
 @pytest.mark.parametrize("runtime", ["", "vendored"])
 def test_the_dockerfile_builds_what_trains(project, tmp_path, runtime):
-    """Each instruction is carried out here, as there is no daemon; pip takes packages from this environment."""
+    """Its instructions are carried out here, without Docker; pip takes packages from this environment."""
     context = project("docker,sweep", *(["--runtime", runtime] if runtime else []))
     ignored = {*(context / ".dockerignore").read_text().replace("**/", "").split()}
     (context / "runs").mkdir()

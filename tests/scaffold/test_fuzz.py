@@ -35,7 +35,7 @@ def test_a_name_is_refused_or_harmless(name):
 
 
 def rendered_pyproject(answers: Answers) -> str:
-    """The one template that takes free text into structure, rendered as Copier does."""
+    """The only template that puts free text into structured data, rendered as Copier does."""
     from copier import Settings  # noqa: F401  (its filters come with it)
     from jinja2 import StrictUndefined
     from jinja2.sandbox import SandboxedEnvironment

@@ -308,7 +308,7 @@ def test_the_templates_side_comes_in_the_line_ends_of_the_file(project, generati
 
 
 def test_a_moved_file_is_no_home_of_another_that_was_deleted(scaffold, monkeypatch):
-    """Early stopping and checkpoints have configs that are alike, and a task's metric is in both."""
+    """Early stopping and checkpoints have similar configs, with the metric of the task in both."""
     assert scaffold("new", "my-exp", "--no-git").code == 0
     monkeypatch.chdir("my-exp")
     shutil.copytree(packaged().root, "../templates")
@@ -326,7 +326,7 @@ def test_a_moved_file_is_no_home_of_another_that_was_deleted(scaffold, monkeypat
 
 
 def test_what_names_the_classes_names_those_that_come(scaffold, monkeypatch):
-    """The notebook imports what `train.py` trains, which newer templates may call otherwise."""
+    """The notebook imports the classes in `train.py`, which newer templates may rename."""
     now = Catalogue(packaged().root, "0.0.9")
     monkeypatch.setattr("scaffold.cli.packaged", lambda: now)
     words = ("new", "my-exp", "--no-git", "--task", "blank", "--extras", "notebook")
@@ -344,7 +344,7 @@ def test_what_names_the_classes_names_those_that_come(scaffold, monkeypatch):
 
 
 def test_moved_by_the_user_and_renamed_by_the_template(project, generation):
-    """Whichever imports win in a conflict, what they name is there, edits and all."""
+    """Whichever imports win in a conflict, the module they name exists, with the edits."""
     swap("my_exp/layers.py", "return x * x * x", "return x**3")
     Path("my_exp/nets").mkdir()
     os.rename("my_exp/layers.py", "my_exp/nets/layers.py")
@@ -374,7 +374,7 @@ def test_a_damaged_list_of_conflicts(project, text):
 
 
 def test_an_error_of_the_disk_names_the_users_file(project, monkeypatch):
-    """A stand-in for a folder on another disk; a read-only one does not stop an administrator."""
+    """Simulates a folder on another disk; a read-only folder would not stop root."""
     replace, before = os.replace, files()
 
     def other_disk(old, new):
@@ -422,7 +422,7 @@ def test_a_merge_that_breaks_the_syntax_is_a_conflict():
 
 
 def test_a_key_that_both_added_at_other_places_is_a_conflict():
-    """The runtime refuses a file with a key that is written twice."""
+    """The runtime rejects a file with duplicate keys."""
     from scaffold.merge import merge
 
     base = b"a:\n  b: 1\n  c: 1\n  d: 1\n"
@@ -630,7 +630,7 @@ def test_unreadable_answers_are_an_error_with_their_fix(project, text):
 
 @pytest.mark.parametrize("key", ["version", "name", "task", "features"])
 def test_a_key_that_the_answers_lack_is_named(project, key):
-    """A list of features that is not there would switch all of them off."""
+    """A missing list of features would switch all of them off."""
     answers = Path(".scaffold/answers.yml")
     text = re.sub(rf"(?m)^{key}:.*\n(- .*\n)*", "", answers.read_text())
     answers.write_text(text)
@@ -671,7 +671,7 @@ def test_unknown_answers_are_kept(project):
 @pytest.mark.parametrize("blocked", ["configs", "configs/callbacks"])
 @pytest.mark.parametrize("kind", ["link", "file"])
 def test_a_link_or_a_file_where_a_folder_is_needed(project, workplace, blocked, kind):
-    """Nothing is written through it, and nothing is said to be on."""
+    """Nothing is written through it, and the feature is not reported as on."""
     outside = workplace / "outside"
     outside.mkdir()
     Path(blocked).parent.mkdir(exist_ok=True)
@@ -687,7 +687,7 @@ def test_a_link_or_a_file_where_a_folder_is_needed(project, workplace, blocked, 
 @pytest.mark.parametrize("words", [("add", "callback", "stop"), ("remove", "callback", "ema")])
 @pytest.mark.parametrize("dry", [(), ("--dry-run",)])
 def test_newer_templates_come_by_update_only(project, generation, words, dry):
-    """Else the files that they moved would go out of use, edits and all, and no report say so."""
+    """Otherwise edited files that they moved would no longer be used, and no report would say so."""
     project("add", "callback", "ema")
     swap("my_exp/layers.py", "return x * x * x", "return x**3")
     before = files()
@@ -719,7 +719,7 @@ def test_templates_of_a_checkout_are_newer_without_another_version(scaffold, mon
 
 
 def test_one_change_renders_once(scaffold, monkeypatch):
-    """Whether newer templates wait is told without a second render, which costs as much as the change."""
+    """Newer templates are detected without a second render, which takes as long as the change."""
     assert scaffold("new", "my-exp", "--no-git").code == 0
     monkeypatch.chdir("my-exp")
     rendered = []
@@ -766,7 +766,7 @@ def test_diff_shows_mine_and_what_would_come(project, generation):
 
 
 def killed(project, number: int, *words: str) -> None:
-    """While it writes the file of that number."""
+    """Killed while it writes the file of this number."""
     child = os.fork()
     if child == 0:
         from scaffold import journal
@@ -785,7 +785,7 @@ def killed(project, number: int, *words: str) -> None:
 
 
 def test_a_crash_is_taken_back_by_the_next_command(project):
-    """The whole command, not only the journal."""
+    """Tested with the whole command, not only the journal."""
     before = files()
     killed(project, 2, "add", "callback", "ema")
     assert files() != before
@@ -798,7 +798,7 @@ def test_a_crash_is_taken_back_by_the_next_command(project):
     "words", [("add", "callback", "ema"), ("undo",), ("resolve",), ("doctor", "--rebuild")]
 )
 def test_half_a_change_is_not_looked_at(project, words):
-    """It would be told as yours, and the command would then do something else."""
+    """It would be shown as the user's edits, and the next command would roll it back."""
     killed(project, 2, "add", "callback", "ema")
     half = files()
     for looks in ((*words, "--dry-run"), ("diff",)):
@@ -851,7 +851,7 @@ def test_a_damaged_journal(project, text):
 
 
 def test_what_was_formatted_before_is_not_formatted_again(scaffold, monkeypatch):
-    """black takes a quarter of all the time."""
+    """black takes a quarter of the time of a change."""
     assert scaffold("new", "my-exp", "--no-git").code == 0
     monkeypatch.chdir("my-exp")
     formatted.cache_clear()
@@ -920,7 +920,7 @@ def test_a_link_in_place_of_what_is_kept_is_said(project, path):
 
 @pytest.fixture
 def dropped(monkeypatch, tmp_path):
-    """Templates of a version that has these callbacks no more."""
+    """Templates of a version without these callbacks."""
 
     def use(version: str, *names: str) -> None:
         root = tmp_path / f"without-{'-'.join(names)}"
@@ -1000,7 +1000,7 @@ def test_what_cannot_be_read_is_no_home_of_a_moved_file(project, generation, mon
 
 @pytest.mark.parametrize(("folder", "part"), [("models", "model"), ("datamodules", "data")])
 def test_a_second_model_is_no_home_of_the_first(project, generation, folder, part):
-    """It began as a copy, and so looks like the file that was deleted."""
+    """It is a copy, so it looks like the deleted file."""
     for each in (f"my_exp/{folder}", f"configs/{part}"):
         Path(each).mkdir(parents=True)
     Path(f"configs/{part}/resnet.yaml").write_text("class_path: my_exp.x.resnet.Resnet\n")
@@ -1031,7 +1031,7 @@ def test_nor_is_one_blank_line(project, generation):
 
 @pytest.mark.parametrize("git", [True, False])
 def test_a_key_that_comes_above_an_edited_one_is_no_conflict(monkeypatch, git):
-    """It may stand before or after the blank line between them, and one of these does not touch the edit."""
+    """It may go before or after the blank line between them; only one of these touches the edit."""
     if not git:
         monkeypatch.setattr("scaffold.merge.git", lambda *_, **__: None)
     base = b"path: data\n\nbatch_size: 64\n\nseed: 1\n"

@@ -94,7 +94,7 @@ class History(RuleBasedStateMachine):
 
     @rule(number=NUMBERS, line=NUMBERS)
     def edit(self, number: int, line: int) -> None:
-        """A line of one's own, anywhere in any text file."""
+        """Insert a new line anywhere in any text file."""
         path = self.some(number)
         lines = path.read_bytes().split(b"\n")
         lines.insert(line % (len(lines) + 1), self.token())

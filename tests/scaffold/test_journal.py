@@ -1,4 +1,4 @@
-"""A change is all there or not there: also when killed at any call that touches the disk."""
+"""A change is complete or absent, even if killed at any call that touches the disk."""
 
 import errno
 import fcntl
@@ -154,7 +154,7 @@ def test_what_was_saved_meanwhile_is_not_overwritten(root):
 
 @pytest.mark.parametrize("path", ["edit.txt", "gone/deep/x.txt", "new/place.txt", "mode.sh"])
 def test_what_is_saved_while_it_writes_is_not_overwritten(root, monkeypatch, path):
-    """After the first look at all files: as soon as the journal is on its way to the disk."""
+    """Saved after all files were read, while the journal is being written."""
     sync, saved = os.fsync, File(b"saved by an editor")
 
     def save(descriptor):

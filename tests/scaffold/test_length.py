@@ -1,4 +1,4 @@
-"""A project that is formatted otherwise than the templates."""
+"""Projects that are formatted differently from the templates."""
 
 import re
 import shutil
@@ -74,7 +74,7 @@ def test_newer_templates_are_merged_in_the_length_of_the_project(
 
 
 def test_what_is_not_formatted_at_that_length_stays_so(scaffold, sweep):
-    """Some set a length for the linter alone."""
+    """Some projects set a line length only for the linter."""
     settings, before = Path("pyproject.toml"), sweep.read_text()
     settings.write_text(settings.read_text().replace("= 88", "= 120"))
     assert scaffold("add", "callback", "ema").out.count("\n") == 2
@@ -96,7 +96,7 @@ STYLES = {
 
 @pytest.fixture(params=STYLES)
 def restyled(request, sweep):
-    """The formatter of the user has run, and says nowhere where the scaffolder would look."""
+    """The user's formatter has run, with settings that the scaffolder does not read."""
     before = sweep.read_text()
     subprocess.run([*STYLES[request.param], "."], check=True)
     assert sweep.read_text() != before

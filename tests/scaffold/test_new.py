@@ -89,7 +89,7 @@ def test_template_sources_parse_before_rendering():
 
 
 def test_template_sources_are_formatted_as_the_projects_are():
-    """So black reads each file of a new project once: what it changes it formats twice."""
+    """Otherwise black formats a file of a new project twice, to check its result."""
     for source in packaged().root.rglob("*.py.jinja"):
         text = source.read_text()
         if "{%" not in text and "{{" not in text:
@@ -103,7 +103,7 @@ def test_a_command_does_not_look_for_garbage():
 
 
 def test_templates_survive_packaging():
-    """Nothing is byte-compiled on install, hidden, or impossible on Windows."""
+    """No template is byte-compiled on install, hidden, or an invalid name on Windows."""
     for path in packaged().root.rglob("*"):
         assert not path.name.startswith(".")
         assert not set(path.name) & set('"|<>:*?')
@@ -307,7 +307,7 @@ def test_a_repository_with_anything_else_is_left_alone(scaffold, other):
 
 @pytest.mark.parametrize("killed", [True, False])
 def test_nothing_is_half_written_into_a_repository(scaffold, killed, monkeypatch):
-    """It is taken back at once, or by the next `new` if it was killed."""
+    """It is rolled back at once or, after a kill, by the next `new`."""
     cloned("my-exp", MADE_BY_GITHUB)
     put = journal._put
 
@@ -387,7 +387,7 @@ def test_the_command_in_the_readme_makes_the_same_project(scaffold):
 
 
 def test_a_new_feature_is_a_new_folder(scaffold, tmp_path, monkeypatch):
-    """No Python knows the names of features: a throw-away one is found, listed and rendered."""
+    """Python code knows no names of features: a temporary one is found, listed and rendered."""
     root = tmp_path / "templates"
     shutil.copytree(packaged().root, root)
     folder = root / "features/callback/throw-away"

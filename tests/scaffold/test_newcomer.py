@@ -1,4 +1,4 @@
-"""What a newcomer stumbled over once, in a project of the present templates."""
+"""Problems that newcomers had, in a project of the current templates."""
 
 import json
 import os
@@ -19,7 +19,7 @@ def project(scaffold, monkeypatch):
 
 
 def test_a_resolved_change_can_be_undone(project):
-    """`resolve` deletes the list of open conflicts, which is no change by hand."""
+    """`resolve` deletes the list of open conflicts; `undo` must not take that for a change by hand."""
     before = Path("configs/loggers/tensorboard.yaml").read_bytes()
     edit = Path("pyproject.toml")
     edit.write_text(edit.read_text().replace("tensorboard>=2.14", "tensorboard==2.14"))
@@ -33,7 +33,7 @@ def test_a_resolved_change_can_be_undone(project):
 
 
 def test_what_the_user_began_is_listed_and_not_removed(project):
-    """Also what the task brought beside the catalogue."""
+    """The same for configs that come with the task."""
     project("add", "callback", "my-own", "--custom")
     project("add", "module", "resnet")
     listed = json.loads(project("list", "--json").out)["features"]
@@ -65,7 +65,7 @@ def test_many_files_of_one_folder_are_one_line(project):
 
 
 def test_an_edited_config_that_stays_is_said_to_be_on(project):
-    """What lies in configs/callbacks is switched on, whatever the answers say."""
+    """A file in configs/callbacks is active, whatever the answers say."""
     config = Path("configs/callbacks/early_stopping.yaml")
     config.write_text(config.read_text().replace("patience: 5", "patience: 9"))
     said = project("remove", "callback", "early-stopping").out
@@ -73,7 +73,7 @@ def test_an_edited_config_that_stays_is_said_to_be_on(project):
 
 
 def on_a_terminal(*words: str, **env: str) -> str:
-    """What a terminal of 80 columns gets."""
+    """The output on a terminal of 80 columns."""
     ours, theirs = pty.openpty()
     child = subprocess.Popen(
         [sys.executable, "-m", "scaffold", *words],

@@ -28,7 +28,7 @@ def rendered(task: str) -> Tree:
 
 
 def changed(path: str, data: bytes, chance: random.Random, word: str) -> bytes:
-    """With a few changes somewhere, after each of which it can still be read."""
+    """The text with a few random changes, each of which keeps it parseable."""
     lines = data.decode().split("\n")
     for number in range(chance.randrange(4)):
         at = chance.randrange(len(lines))
@@ -53,7 +53,7 @@ def lines_of(data: bytes) -> Lines:
 
 
 def misplaced(base: Lines, mine: Lines, template: Lines, merged: Lines) -> list[str]:
-    """Lines that either side alone put in or took out, and that the merged file has otherwise."""
+    """Lines that only one side inserted or deleted, but that the merged file treats differently."""
     once = [
         line for line in base | mine | template if max(base[line], mine[line], template[line]) == 1
     ]

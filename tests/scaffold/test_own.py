@@ -1,4 +1,4 @@
-"""`--template`: a team's own Copier template. What would run in it does not; hostile ones do nothing."""
+"""`--template`: a team's own Copier template. Its code does not run; hostile templates do no harm."""
 
 import json
 import os
@@ -58,7 +58,7 @@ def commit(team: Path, tag: str) -> None:
 
 @pytest.fixture(autouse=True)
 def fetch_anew():
-    """In one process several commands run here, and the template changes between them."""
+    """Clear the cache: tests run several commands in one process, and change the template in between."""
     fetch.cache_clear()
     yield
     fetch.cache_clear()
@@ -78,7 +78,7 @@ SECRET = "http://me:secretpw@nowhere.invalid/team.git"
 
 
 def test_a_password_in_the_address_is_neither_kept_nor_shown(scaffold, team, monkeypatch):
-    """Git's own credentials stand in for it later, here an address that git is told to take instead."""
+    """Later git gets the password from its credentials; here it is told to use another URL instead."""
     (
         team / "[[ _copier_conf.answers_file ]].jinja".replace("[[", "{{").replace("]]", "}}")
     ).write_text("{{ _copier_answers|to_nice_yaml }}")
@@ -104,7 +104,7 @@ def test_a_password_in_the_address_is_neither_kept_nor_shown(scaffold, team, mon
 
 
 def test_what_git_says_first_is_why(scaffold, workplace):
-    """Its last line only guesses, and is half a sentence."""
+    """The last line of its output is only a guess."""
     ran = scaffold("new", "my-exp", "--template", f"file://{workplace}/nowhere")
     assert ran.code == 1 and ran.err.endswith(
         f"'{workplace}/nowhere' does not appear to be a git repository\n"
@@ -119,7 +119,7 @@ def test_nor_where_the_template_cannot_be_reached(scaffold, secret):
 
 
 def test_a_name_in_an_address_stays():
-    """Only over http a name alone may be a token."""
+    """A user name alone can be a token only over http."""
     for same in (
         "git@github.com:x/y.git",
         "ssh://git@host/x",
@@ -288,7 +288,7 @@ def test_a_git_hook_in_a_template_is_refused(scaffold, team, workplace):
 
 
 def test_copiers_own_answers_file_is_the_same_each_time(team, scaffold, monkeypatch):
-    """It names where the template came from, not the folder it was copied to."""
+    """It names the source of the template, not our temporary copy."""
     (team / "{{ _copier_conf.answers_file }}.jinja").write_text(
         "{{ _copier_answers|to_nice_yaml }}"
     )
@@ -350,7 +350,7 @@ def test_into_a_repository_that_is_there(scaffold, team, workplace):
 
 
 def test_an_update_says_from_where_it_came(scaffold, team, monkeypatch):
-    """Our own version says nothing of a template of others."""
+    """The version of the scaffolder says nothing about it."""
     commit(team, "v1")
     said = {str(team): "", f"{team}@v1": " at `v1`", f"file://{team}": " at `[0-9a-f]{10}`"}
     for number, (address, at) in enumerate(said.items()):

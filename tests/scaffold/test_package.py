@@ -1,4 +1,4 @@
-"""A package folder that the user gave another name."""
+"""A package folder that the user renamed."""
 
 import os
 import subprocess
@@ -10,7 +10,7 @@ import pytest
 
 @pytest.fixture
 def project(scaffold, monkeypatch):
-    """It began as `one`, and its `model.py` is edited."""
+    """A project called `one`, with an edited `model.py`."""
     assert scaffold("new", "one", "--no-git").code == 0
     monkeypatch.chdir("one")
     with Path("one/model.py").open("a") as file:

@@ -46,7 +46,7 @@ def with_features(*chosen):
 
 @pytest.fixture
 def quickly(tmp_path):
-    """`render` without a process of Copier for each project."""
+    """`render` without running Copier for each project."""
     from copier._main import Worker
 
     assemble([CATALOGUE.project], "my_exp", tmp_path / "any")

@@ -1,4 +1,4 @@
-"""`doctor --rebuild` after a merge of branches: what the user deleted, moved, kept or made his own stays so."""
+"""`doctor --rebuild` after a merge of branches: files that the user deleted, moved, kept or ejected stay so."""
 
 import json
 import os
@@ -12,7 +12,7 @@ EMA = Path("configs/callbacks/ema.yaml")
 
 
 def merge_of(scaffold, one: tuple[str, ...], two: tuple[str, ...]) -> None:
-    """Two branches that each change the project by one command; this is the first."""
+    """Merge two branches that each changed the project by one command; the first is checked out."""
     for branch, words in (("one", one), ("two", two)):
         git("checkout", "-qb", branch, "main")
         assert scaffold(*words).code == 0
@@ -60,7 +60,7 @@ def test_what_was_deleted_or_moved_does_not_come_back(project):
 
 
 def test_files_that_went_their_own_way_do_so_after_it(project):
-    """Ejected: the user's own file in the place of a feature's; kept: switched off, but edited."""
+    """Ejected: a file of the user in place of a feature's; kept: of a feature that is off, but edited."""
     EMA.write_text("mine: 1\n")
     assert "beside" in project("add", "callback", "ema").out
     project("add", "callback", "timer")
@@ -153,7 +153,7 @@ def test_a_lock_that_nobody_can_read_is_made_of_what_is_there(project):
 
 
 def test_a_branch_that_added_meets_one_that_updated(scaffold, generation, monkeypatch):
-    """What was added by earlier templates is no edit of the user's, and is brought up later."""
+    """A file added from older templates is not an edit of the user; `update` brings the newer one."""
     generation("0.0.1")
     assert scaffold("new", "my-exp").code == 0
     monkeypatch.chdir("my-exp")

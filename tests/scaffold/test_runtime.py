@@ -1,4 +1,4 @@
-"""How a project is linked to its runtime."""
+"""How a project depends on the runtime."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""27 ways in which a user and the templates meet. In none of them a line of the user is lost.
+"""27 combinations of changes by the user and by the templates; none loses a line of the user.
 
 Each starts from a project of generation 0.0.1, lets the user do something, and then runs one
 command, mostly the update to 0.0.2. A file's content is compared as bytes; None means absent.

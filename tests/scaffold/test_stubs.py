@@ -1,4 +1,4 @@
-"""Stubs of one's own: typed, formatted, linted, and the user's from the start."""
+"""Stubs for the user's own code: typed, formatted, linted, and never touched again."""
 
 import json
 import runpy
@@ -45,7 +45,7 @@ def test_its_config_carries_its_name(project, kind):
 
 @pytest.mark.parametrize("batch", [{"x": [1, 2, 3], "y": [4]}, [[1, 2, 3], [4]]])
 def test_samples_are_counted_in_batches_of_names_too(project, batch):
-    """As the collate functions of transformers make them."""
+    """Batches that are dicts, as from collate functions of transformers."""
     project("add", "callback", "mine", "--custom")
     mine = runpy.run_path("my_exp/mine.py")["Mine"]()
     mine.on_train_batch_end(None, Mock(), None, batch, 0)
@@ -123,13 +123,13 @@ def edit(path: str, **becomes: str) -> None:
 
 
 def renamed() -> None:
-    """As an editor does it: another name for each class."""
+    """Rename each class, as an editor does."""
     for path in ("my_exp/model.py", "my_exp/data.py", "train.py"):
         edit(path, ImageClassifier="DigitNet", ImageDataModule="Digits")
 
 
 def moved() -> None:
-    """The model into a package that exports it, its own imports with dots."""
+    """Move the model into a package that exports it, with relative imports."""
     Path("my_exp/nets").mkdir()
     Path("my_exp/model.py").rename("my_exp/nets/classifier.py")
     edit("my_exp/nets/classifier.py", **{"from my_exp.augment": "from ..augment"})
@@ -138,7 +138,7 @@ def moved() -> None:
 
 
 def by_attribute() -> None:
-    """Modules imported in place of the classes, and the model in train.py itself."""
+    """train.py imports modules instead of classes, and defines the model itself."""
     body = "import my_exp.data as d\nfrom scaffold_runtime import cli\n"
     body += Path("my_exp/model.py").read_text()
     body += "if __name__ == '__main__':\n    cli.run(ImageClassifier, d.ImageDataModule)\n"

@@ -43,7 +43,7 @@ json.dump(failed, open("failed.json", "w"))
 
 
 def train_script(*words: str) -> subprocess.CompletedProcess[str]:
-    """Two batches by `python train.py`, as a user would; whatever hangs is ended."""
+    """Train two batches by `python train.py`, with a time limit."""
     two = ("--trainer.limit_train_batches=2", "--trainer.limit_val_batches=2")
     return subprocess.run(
         [sys.executable, "train.py", *two, "--trainer.max_epochs=1", *words],
@@ -61,7 +61,7 @@ def installed(part) -> bool:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_every_feature_trains_resumes_and_passes_its_tests(scaffold):
-    """Strategies have a test of their own, with two processes."""
+    """Strategies are tested elsewhere, with two processes."""
     features = packaged().features
     chosen = [part for kind in ("callback", "logger", "extra") for part in features[kind].values()]
     absent = [part.imports for part in chosen if not installed(part)]
@@ -87,7 +87,7 @@ def test_every_feature_trains_resumes_and_passes_its_tests(scaffold):
 
 @pytest.mark.slow
 def test_a_default_project_with_stubs_passes_its_own_tests(scaffold):
-    """Those of the project, and those that come with each stub."""
+    """The tests of the project, and those of each stub."""
     assert scaffold("new", "my-exp", "--no-git").code == 0
     os.chdir("my-exp")
     for kind in ("callback", "logger", "module", "datamodule"):

@@ -1,4 +1,4 @@
-"""The built wheel, installed where there is no checkout, renders what the checkout renders."""
+"""The built wheel, installed without a checkout, renders the same files as the checkout."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""Where `scaffold` writes: the project and temporary folders, nowhere else, seen by an audit hook."""
+"""`scaffold` writes only to the project and to temporary folders, as an audit hook shows."""
 
 import os
 import subprocess

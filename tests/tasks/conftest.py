@@ -1,4 +1,4 @@
-"""What the tests of all tasks share."""
+"""Fixtures for the tests of all tasks."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ def projects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_every_task_trains_two_batches_in_two_processes(projects: Path) -> None:
-    """Or says why it does not. Copies stay alike, parts give the same model, and one process speaks."""
+    """Or reports why not. Replicas stay equal, shards give the same model, and only one process prints."""
     runs = [
         [f"my-{name}", task.model, task.data, folder, *QUICK.get(name, [])]
         for name, task in TASKS.items()

@@ -62,7 +62,7 @@ def run(project: Path, *words: str, code: int = 0) -> str:
 
 
 def test_small_enough_to_read(project: Path) -> None:
-    """Data in 40 lines; a model in 45, or where that is not enough in 120."""
+    """Data in at most 40 lines, a model in at most 120."""
     assert lines(project / "train.py") <= 10
     assert lines(project / "my_exp" / "data.py") <= 40
     assert lines(project / "my_exp" / "model.py") <= 120
@@ -77,13 +77,13 @@ def test_formatted_and_linted(project: Path) -> None:
 
 @pytest.mark.slow
 def test_typed(project: Path, mypy: Mypy) -> None:
-    """Its tests, too."""
+    """Including its tests."""
     assert "Success: no issues" in mypy(project)
 
 
 @pytest.mark.slow
 def test_a_misspelt_name_is_a_type_error(tmp_path: Path, mypy: Mypy) -> None:
-    """`import scaffold_runtime as L` imports names when they are used, and hides none from type checkers."""
+    """`import scaffold_runtime as L` imports lazily, but type checkers see all names."""
     (tmp_path / "names.py").write_text(
         "import scaffold_runtime as L\n"
         "L.Trainer(callbacks=[L.callbacks.EarlyStopping('loss')], strategy=L.strategies.FSDPStrategy())\n"
@@ -98,7 +98,7 @@ def test_a_misspelt_name_is_a_type_error(tmp_path: Path, mypy: Mypy) -> None:
 
 
 def test_what_draws_is_imported_when_it_draws(project: Path) -> None:
-    """The first step does not wait for it."""
+    """Importing matplotlib must not delay the first step."""
     for file in (project / "my_exp").glob("*.py"):
         top = ast.parse(file.read_text()).body
         names = [node.module for node in top if isinstance(node, ast.ImportFrom)]
@@ -107,7 +107,7 @@ def test_what_draws_is_imported_when_it_draws(project: Path) -> None:
 
 @pytest.mark.slow
 def test_passes_its_own_tests(project: Path) -> None:
-    """No warning either."""
+    """Without warnings."""
     run(project, "-m", "pytest", "-q", "-W", "error")
 
 
@@ -142,7 +142,7 @@ def test_its_proof_finds_what_is_broken(project: Path, request: pytest.FixtureRe
 
 @pytest.mark.slow
 def test_two_batches_then_resumed_then_every_command(project: Path) -> None:
-    """Run as a person would, warnings being errors."""
+    """Run as a user would, with warnings as errors."""
     first = run(project, "-W", "error", "train.py", *TWO_BATCHES)
     assert "run folder" in first
     again = ["--ckpt_path=last", "--trainer.max_epochs=2"]
@@ -160,7 +160,7 @@ def test_two_batches_then_resumed_then_every_command(project: Path) -> None:
 
 @pytest.mark.parametrize("name", SHARED)
 def test_what_tasks_share_is_the_same_everywhere(name: str) -> None:
-    """Each project has its own copy; the templates do not drift apart."""
+    """Each project has its own copy: the templates must not drift apart."""
     copies = {
         path.read_bytes() for path in packaged().root.glob(f"tasks/*/my_package/{name}.jinja")
     }
@@ -168,7 +168,7 @@ def test_what_tasks_share_is_the_same_everywhere(name: str) -> None:
 
 
 def test_examples_are_what_the_templates_render() -> None:
-    """`python tools/examples.py` brings them back."""
+    """`python tools/examples.py` updates them."""
     tool = Path(__file__).parents[2] / "tools" / "examples.py"
     done = subprocess.run([sys.executable, str(tool), "--check"], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -1,4 +1,4 @@
-"""Trains rendered projects one after another, each in two forked processes; leaves what went wrong in told.json."""
+"""Trains rendered projects one after another, each in two forked processes; writes errors to told.json."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ WORDS = [
 
 
 def train(model: str, data: str, folder: str, words: Sequence[str]) -> str:
-    """In one process of two: what it prints and the weights it ends with go into files."""
+    """Train in one of two processes; its output and final weights go into files."""
     rank = os.environ["RANK"]
     printed = os.open(f"{folder}/printed{rank}", os.O_CREAT | os.O_WRONLY)
     os.dup2(printed, 1)
@@ -62,7 +62,7 @@ def train(model: str, data: str, folder: str, words: Sequence[str]) -> str:
 
 
 def check(folder: Path, checkpoint: str) -> None:
-    """Files are there, and copies of a model are copies."""
+    """Raise unless rank 1 prints nothing, and replicas and checkpoints agree."""
     assert not (text := (folder / "printed1").read_text()), f"the second process prints {text}"
     saved = torch.load(checkpoint, weights_only=True)["state_dict"]
     if folder.name == "ddp":
@@ -79,7 +79,7 @@ def same(saved: dict[str, torch.Tensor], weights: dict[str, torch.Tensor]) -> No
 
 
 def tell(project: str, model: str, data: str, folder: str, *words: str) -> str:
-    """What went wrong, or nothing."""
+    """The error, or an empty string."""
     os.chdir(project)
     try:
         call = partial(train, model, data, folder, words)
