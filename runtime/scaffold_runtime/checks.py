@@ -175,7 +175,7 @@ def check_monitors(run: Run, trained: bool = False) -> None:
         if isinstance(callback, Checkpoint) and monitor in ("epoch", "step"):
             continue
         ours = trained or monitor.startswith("val")
-        if ours and monitor not in known and not _named(run, monitor):
+        if ours and monitor not in known and not _may_be_logged_later(run, monitor):
             raise not_logged(callback, monitor, known)
 
 
@@ -205,16 +205,16 @@ def _may_log_more(run: Run) -> bool:
     )
 
 
-def _named(run: Run, monitor: str) -> bool:
+def _may_be_logged_later(run: Run, monitor: str) -> bool:
     """Whether the code of a user's hook or step can make this name, so that it may be logged later."""
     return any(
-        _may_make(code, monitor) and not name.startswith("configure_")
+        _can_make_name(code, monitor) and not name.startswith("configure_")
         for owner in (run.module, *run.callbacks)
         for name, code in methods_of(owner)
     )
 
 
-def _may_make(code: CodeType, name: str) -> bool:
+def _can_make_name(code: CodeType, name: str) -> bool:
     """Whether `name` is a constant in the code, or may come from its f-strings."""
     if name in code.co_consts:
         return True

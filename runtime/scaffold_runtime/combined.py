@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from scaffold_runtime.errors import MisconfigurationException, check_choice
 
 MODES = ("min_size", "max_size_cycle", "max_size", "sequential")
-_GONE = object()  # marks the end of a loader
+_END = object()  # marks the end of a loader
 TAKE_AGAIN = "pass something that can be iterated over again, such as a list or a DataLoader."
 
 
@@ -76,8 +76,8 @@ class Batches:
             parts: list[Any] = []
             for position, iterator in enumerate(iterators):
                 over = ended[position] and self.mode == "max_size"
-                part = _GONE if over else next(iterator, _GONE)
-                if part is _GONE:
+                part = _END if over else next(iterator, _END)
+                if part is _END:
                     ended[position] = True
                     if self.mode == "min_size" or all(ended):
                         return
@@ -88,8 +88,8 @@ class Batches:
     def _again(self, iterators: list[Iterator[Any]], position: int) -> Any:
         """Restart a loader that has ended, and return its first batch."""
         iterators[position] = iter(self.iterables[position])
-        first = next(iterators[position], _GONE)
-        if first is _GONE:
+        first = next(iterators[position], _END)
+        if first is _END:
             raise MisconfigurationException(
                 f"loader {position + 1} of the {len(iterators)} of a CombinedLoader cannot be repeated: it is empty, "
                 "or gives its batches only once. Check its data, or take mode='min_size'."

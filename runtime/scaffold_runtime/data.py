@@ -141,7 +141,7 @@ def move_data_to_device(batch: Any, device: torch.device | str) -> Any:
         if not can_move(leaf):
             return leaf
         kind: Any = type(leaf)
-        freely = {"non_blocking": True} if free and _goes_freely(kind) else {}
+        freely = {"non_blocking": True} if free and _takes_non_blocking(kind) else {}
         moved = leaf.to(device, **freely)
         return leaf if moved is None else moved  # `to` may work in place and return None
 
@@ -210,7 +210,7 @@ def can_move(thing: Any) -> bool:
 
 
 @cache
-def _goes_freely(kind: Any) -> bool:
+def _takes_non_blocking(kind: Any) -> bool:
     """Whether its `to` takes `non_blocking`, like that of tensors and of batches of `transformers`."""
     try:
         return issubclass(kind, torch.Tensor) or "non_blocking" in signature(kind.to).parameters

@@ -176,21 +176,21 @@ def plain_errors() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        _leave("\ninterrupted", 130)
+        _print_and_exit("\ninterrupted", 130)
     except Exception as error:
-        if isinstance(error, BrokenPipeError) and _nobody_reads():  # as after `| head`
+        if isinstance(error, BrokenPipeError) and _stdout_is_closed():  # as after `| head`
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for buffered output
-            _leave("error: stopped, since nothing reads the output any more.", 1)
+            _print_and_exit("error: stopped, since nothing reads the output any more.", 1)
         said = _in_one_line(error)
         if said is None:
-            _leave_out_engine(error)
+            _remove_runtime_calls(error)
             raise
-        _leave(*said)
+        _print_and_exit(*said)
     finally:
         warnings.formatwarning = formatted
 
 
-def _nobody_reads() -> bool:
+def _stdout_is_closed() -> bool:
     """Whether the broken pipe is stdout, and not one of the project's own."""
     if not hasattr(select, "poll"):  # Windows
         return True
@@ -207,24 +207,24 @@ def _in_one_line(error: Exception) -> tuple[str, int] | None:
         return f"error: {error}", error.exit_code
     if how := how_to_install(error):
         call = _last_call(error)
-        return f"error: {_shown(call.filename)}, line {call.lineno}: {error}{how}", 1
+        return f"error: {_relative(call.filename)}, line {call.lineno}: {error}{how}", 1
     if isinstance(error, ValueError) and _refused_by_torch(error):
-        return f"error: {_given_where(error)}{error}", 1
+        return f"error: {_line_of_project(error)}{error}", 1
     if isinstance(error, OSError) and error.filename and _of_runtime(_last_call(error).filename):
         return f"error: {error.filename}: {error.strerror}", 1
     if isinstance(error, OSError) and error.filename is None and error.errno == errno.ENOSPC:
-        return f"error: cannot write {_written(error)}: {error.strerror}", 1
+        return f"error: cannot write {_unwritable_file(error)}: {error.strerror}", 1
     return None
 
 
-def _written(error: OSError) -> str:
+def _unwritable_file(error: OSError) -> str:
     """The file that could not be written, found in local variables, since such an error does not name it."""
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     files = [it for f in frames for it in f.f_locals.values() if isinstance(it, io.IOBase)]
     return str(getattr(files[-1], "name", "a file")) if files else "the output"
 
 
-def _leave_out_engine(error: Exception) -> None:
+def _remove_runtime_calls(error: Exception) -> None:
     """Remove the runtime's calls from the traceback, if the error is the project's."""
     by_worker = "in DataLoader worker process" in str(error)  # it has the project's calls
     ours = _of_runtime(_last_call(error).filename) and not by_worker
@@ -260,7 +260,7 @@ def _plain_warning(
     """Format a warning with its line, but only if that is in the project, and not in the runtime or the script."""
     script = getattr(sys.modules["__main__"], "__file__", None)
     silent = _of_runtime(filename) or filename == script
-    here = "" if silent else f"{_shown(filename)}, line {lineno}: "
+    here = "" if silent else f"{_relative(filename)}, line {lineno}: "
     return f"warning: {here}{message}\n"
 
 
@@ -275,11 +275,11 @@ def _folder_of_torch() -> str:
     return str(sys.modules["torch"].__path__[0]) if "torch" in sys.modules else ""
 
 
-def _given_where(error: ValueError) -> str:
+def _line_of_project(error: ValueError) -> str:
     """The line of the project that gave torch the value; empty if the runtime did."""
     given = _last_call(error)
     ours = _of_runtime(given.filename)
-    return "" if ours else f"{_shown(given.filename)}, line {given.lineno}, `{given.line}`: "
+    return "" if ours else f"{_relative(given.filename)}, line {given.lineno}, `{given.line}`: "
 
 
 def _last_call(error: Exception) -> traceback.FrameSummary:
@@ -288,7 +288,7 @@ def _last_call(error: Exception) -> traceback.FrameSummary:
     return [call for call in calls if not _of_library(call.filename)][-1]
 
 
-def _shown(file: str) -> str:
+def _relative(file: str) -> str:
     try:
         return os.path.relpath(file)
     except ValueError:  # on another drive
@@ -305,7 +305,7 @@ def _of_library(file: str) -> bool:
     return theirs and not _of_runtime(file)
 
 
-def _leave(line: str, code: int) -> None:
+def _print_and_exit(line: str, code: int) -> None:
     if not said_elsewhere(sys.exc_info()[1]):
         if os.environ.get("SCAFFOLD_TRACEBACK"):
             traceback.print_exc()

@@ -189,9 +189,9 @@ def fitting(function: Callable[..., Any], values: Mapping[str, Any]) -> dict[str
 def init_arguments(owner: object, frame: FrameType | None) -> dict[str, Any]:
     """The arguments of all `__init__` frames of `owner` from `frame` outwards, outermost last."""
     collected: dict[str, Any] = {}
-    while frame is not None and not _makes(frame, owner):  # skip methods that `__init__` calls
+    while frame is not None and not _is_init_of(frame, owner):  # skip methods that `__init__` calls
         frame = frame.f_back
-    while frame is not None and _makes(frame, owner):
+    while frame is not None and _is_init_of(frame, owner):
         collected.update(arguments_of(frame))
         frame = frame.f_back
     for field in dataclasses.fields(owner) if dataclasses.is_dataclass(owner) else ():
@@ -207,7 +207,7 @@ def arguments_of(frame: FrameType) -> dict[str, Any]:
     return by_name | (info.locals[info.keywords] if info.keywords else {})
 
 
-def _makes(frame: FrameType, owner: object) -> bool:
+def _is_init_of(frame: FrameType, owner: object) -> bool:
     """Whether this is the frame of an `__init__` of `owner`."""
     code = frame.f_code
     first = code.co_varnames[0] if code.co_argcount else ""

@@ -20,7 +20,7 @@ from scaffold_runtime.seed import raw_rng, rng_state
 from scaffold_runtime.workers import StaysOn, start
 
 Limit = int | float
-_NOTHING = object()
+_END = object()
 
 
 def limited(length: float, limit: Limit, argument: str) -> float:
@@ -133,21 +133,21 @@ class TrainSource:
         """For a loader without a length: draw one batch ahead to know whether a batch is the last."""
         if self.length != math.inf:
             batches = islice(batches, int(self.length) - skip)
-        first = next(batches, _NOTHING)
-        if first is _NOTHING and not skip:
+        first = next(batches, _END)
+        if first is _END and not skip:
             self._fewer(0)
         return self._one_ahead(first, batches)
 
     def _one_ahead(self, held: Any, batches: Iterator[Any]) -> Iterator[tuple[Any, bool]]:
-        while held is not _NOTHING:
+        while held is not _END:
             self._position = self._here(ahead=True)
             for part in self._position["parts"]:
                 # A user's loader may return its live state.
                 part["inner"] = copy.deepcopy(part["inner"])
-            ahead = next(batches, _NOTHING)
-            if ahead is _NOTHING:
+            ahead = next(batches, _END)
+            if ahead is _END:
                 self._position = {**self._here(ahead=False), "over": True}
-            yield held, ahead is _NOTHING
+            yield held, ahead is _END
             held = ahead
         self._position = None
         self.close(epoch=True)

@@ -56,7 +56,7 @@ class Metrics:
         self._loaders = 1
         self._where = "outside of a run"
         self._closing: str | None = None
-        self._told = False  # whether it was warned of unclear batch sizes
+        self._warned = False  # whether it was warned of unclear batch sizes
         self._by_loader: dict[int | None, dict[str, Scalar]] = {}
         self._queue: deque[tuple[dict[str, Any], HostCopy]] = deque()
         self._bar = Newest()
@@ -186,7 +186,7 @@ class Metrics:
 
     def _check_size(self, entry: Entry) -> None:
         """Warn once if epoch means may be weighted by something other than the number of samples."""
-        if self._told or entry.metric is not None or self.batch is None or not self._scope[1]:
+        if self._warned or entry.metric is not None or self.batch is None or not self._scope[1]:
             return
         size, sizes = size_in(self.batch), sorted(set(islice(sizes_in(self.batch), 100)))
         if size is None:
@@ -195,7 +195,7 @@ class Metrics:
             taken = f"takes {size} as the number of samples, with tensors of {sizes} rows in"
         else:
             return
-        self._told = True
+        self._warned = True
         warn(
             f"the mean of {entry.name!r} over an epoch {taken} a batch ({type(self.batch).__name__}). Say it: "
             "self.log(..., batch_size=...)."
@@ -330,7 +330,7 @@ class Metrics:
         self.scopes.clear()
         self.seen, self.eval_steps, self.alone = {}, False, set()
         self.validated = set()
-        self._told = False
+        self._warned = False
         self.forget()
 
     def forget(self) -> None:

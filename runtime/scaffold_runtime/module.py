@@ -422,8 +422,8 @@ class LightningModule(WithHyperparameters, DataHooks, nn.Module):
         Raises:
             MisconfigurationException: if it contradicts the Trainer's setting.
         """
-        limit = _agreed("gradient_clip_val", gradient_clip_val, self.trainer)
-        algorithm = _agreed("gradient_clip_algorithm", gradient_clip_algorithm, self.trainer)
+        limit = _clip_setting("gradient_clip_val", gradient_clip_val, self.trainer)
+        algorithm = _clip_setting("gradient_clip_algorithm", gradient_clip_algorithm, self.trainer)
         if limit is None:
             return
         settings.clipping(limit, algorithm)
@@ -518,7 +518,7 @@ class LightningModule(WithHyperparameters, DataHooks, nn.Module):
         return {k: v for k, v in state.items() if k not in compiled or not hasattr(type(self), k)}
 
 
-def _agreed(setting: str, given: Any, trainer: Trainer) -> Any:
+def _clip_setting(setting: str, given: Any, trainer: Trainer) -> Any:
     """The value given to `clip_gradients`, or else the trainer's own setting."""
     told = getattr(trainer, setting)
     if given is not None and told is not None and given != told:

@@ -101,17 +101,17 @@ def _set_up(run: Run, ckpt_path: str | None) -> None:
     run.metrics.reset()
     run.metrics.leave("during set-up")
     module.trainer = trainer
-    _take(run, _callbacks(trainer, module))
+    _set_callbacks(run, _callbacks(trainer, module))
     check_run(run)
     checkpoint = read_for_run(run, ckpt_path)  # first of all: it decides on the run folder
-    _share(run, checkpoint)
+    _set_up_ranks(run, checkpoint)
     run.hooks = build_table(run)
     check_hooks(datamodule)
     trainer.strategy.first_per_node(lambda: _prepare_data(run))
     ask(datamodule, "setup", run.fn)
     known = list(run.callbacks)
     run.hooks.setup(run.fn)
-    _take_newcomers(run, known)
+    _set_up_added_callbacks(run, known)
     run.hooks = build_table(run)
     run.precision = trainer.precision_plugin
     with run.precision.init_context():
@@ -151,7 +151,7 @@ def _prepare_data(run: Run) -> None:
     ask(run.module, "prepare_data")
 
 
-def _share(run: Run, checkpoint: dict[str, Any] | None) -> None:
+def _set_up_ranks(run: Run, checkpoint: dict[str, Any] | None) -> None:
     """Give each rank its shard of the data. Rank 0 decides on folders and logs; the others know the folders and
     are silent."""
     trainer, first = run.trainer, run.trainer.is_global_zero
@@ -171,20 +171,20 @@ def _share(run: Run, checkpoint: dict[str, Any] | None) -> None:
             trainer.progress_bar_callback.disable()
 
 
-def _take(run: Run, callbacks: list[Callback]) -> None:
+def _set_callbacks(run: Run, callbacks: list[Callback]) -> None:
     run.checkpoints = [c for c in callbacks if isinstance(c, Checkpoint)]
     others = [c for c in callbacks if not isinstance(c, Checkpoint)]
     run.callbacks = run.trainer.callbacks = [*others, *run.checkpoints]
     _attach_parts(run)
 
 
-def _take_newcomers(run: Run, known: list[Callback]) -> None:
+def _set_up_added_callbacks(run: Run, known: list[Callback]) -> None:
     """Set up callbacks that others added to `trainer.callbacks` in their `setup`."""
     callbacks = run.trainer.callbacks
     for callback in callbacks:  # each may add more
         if callback not in known:
             callback.setup(run.trainer, run.module, run.fn)
-    _take(run, callbacks)
+    _set_callbacks(run, callbacks)
 
 
 def _callbacks(trainer: Trainer, module: LightningModule) -> list[Callback]:

@@ -39,7 +39,7 @@ class Signals:
         if threading.current_thread() is threading.main_thread():
             for number in (*WATCHED, self._slurm.requeue_signal):
                 if number in WATCHED or (number and not callable(signal.getsignal(number))):
-                    self._previous.setdefault(number, signal.signal(number, self._take))
+                    self._previous.setdefault(number, signal.signal(number, self._handle))
         return self
 
     def __exit__(self, kind: object, error: object, traceback: object) -> None:
@@ -50,7 +50,7 @@ class Signals:
         if self.received and isinstance(error, RuntimeError) and "DataLoader worker" in str(error):
             leave(self.received)
 
-    def _take(self, number: int, frame: FrameType | None) -> None:
+    def _handle(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._process:
             return
         if self.received is not None:

@@ -57,12 +57,12 @@ class Newest:
         self._arrived: dict[str, float] = {}
 
     def of(self, values: Mapping[str, Scalar]) -> dict[str, float]:
-        self._take()
+        self._receive()
         if self._copy is None and values:
             self._copy = HostCopy(values)
-            self._take()
+            self._receive()
         return self._arrived
 
-    def _take(self) -> None:
+    def _receive(self) -> None:
         if self._copy is not None and self._copy.arrived():
             self._arrived, self._copy = self._copy.read(), None

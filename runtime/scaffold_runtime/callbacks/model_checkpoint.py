@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from scaffold_runtime import LightningModule, Trainer
 
 
-def _same(name: str) -> Any:
+def _alias(name: str) -> Any:
     """A property that is another name of an attribute."""
     return property(attrgetter(name), lambda self, value: setattr(self, name, value))
 
@@ -119,9 +119,9 @@ class ModelCheckpoint(Checkpoint):
         self._chosen_by: dict[str, Any] = {}
         self._last_global_step_saved = -1
         self._writing: list[str] = []  # paths to write the state of this commit to
-        self._leaving: list[str] = []  # paths to remove once those are safe on disk
+        self._to_remove: list[str] = []  # paths to remove once those are safe on disk
         self._resumed_at: int | None = None  # when the resumed checkpoint was written
-        self._mine: set[str] = set()  # paths written in this training
+        self._ours: set[str] = set()  # paths written in this training
         self._continues = False
         self._background = Background()
         self._copied: Any = None  # the last state written in the background
@@ -191,7 +191,7 @@ class ModelCheckpoint(Checkpoint):
             "last_model_path": self.last_model_path,
             "last_step_saved": self._last_global_step_saved,
             "writing": list(self._writing),
-            "leaving": list(self._leaving),
+            "leaving": list(self._to_remove),
             "waits_for_monitor": self._waits_for_monitor,
             "candidates": self._candidates,
         }
@@ -208,7 +208,7 @@ class ModelCheckpoint(Checkpoint):
             self.current_score = None if score is None else torch.as_tensor(score)
             self._last_global_step_saved = state_dict.get("last_step_saved", -1)
             self._writing = list(state_dict.get("writing", []))
-            self._leaving = list(state_dict.get("leaving", []))
+            self._to_remove = list(state_dict.get("leaving", []))
             self._waits_for_monitor = state_dict.get("waits_for_monitor", False)
             self._candidates = state_dict.get("candidates")
             self.asked = self._candidates is not None
@@ -254,8 +254,8 @@ class ModelCheckpoint(Checkpoint):
         if self.dirpath and trainer.is_global_zero and not trainer.fast_dev_run:
             self._finish_killed_save(trainer, Path(self.dirpath))
             remember_job(Path(self.dirpath))
-        self._writing, self._leaving = [], []
-        self._mine, self._resumed_at = set(), None
+        self._writing, self._to_remove = [], []
+        self._ours, self._resumed_at = set(), None
         if self._continues and trainer.ckpt_path and os.path.exists(trainer.ckpt_path):
             self._resumed_at = written(Path(trainer.ckpt_path))
         self._continues = False
@@ -269,7 +269,7 @@ class ModelCheckpoint(Checkpoint):
             for name in self._writing:
                 if _older(name, trainer.ckpt_path):
                     link_atomically(Path(trainer.ckpt_path), Path(name))
-            for old in self._leaving:
+            for old in self._to_remove:
                 self._remove(trainer, old)
 
     def on_train_batch_end(
@@ -282,18 +282,18 @@ class ModelCheckpoint(Checkpoint):
             due = elapsed >= self.train_time_interval.total_seconds()
         if due and step != self._last_global_step_saved:
             self._last_time = trainer.strategy.now()
-            self._ask(trainer, wait=True)
+            self._request_save(trainer, wait=True)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         due = not self._should_save_on_train_epoch_end(trainer) and self._epoch_due(trainer)
         if due or self._waits_for_monitor:
-            self._ask(trainer)
+            self._request_save(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         arrived = self._waits_for_monitor and self.monitor in trainer.callback_metrics
         due = self._should_save_on_train_epoch_end(trainer) and self._epoch_due(trainer)
         if due or arrived:
-            self._ask(trainer)
+            self._request_save(trainer)
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
@@ -314,7 +314,7 @@ class ModelCheckpoint(Checkpoint):
     def _epoch_due(self, trainer: Trainer) -> bool:
         return self.every_n_epochs >= 1 and (trainer.current_epoch + 1) % self.every_n_epochs == 0
 
-    def _ask(self, trainer: Trainer, wait: bool = False) -> None:
+    def _request_save(self, trainer: Trainer, wait: bool = False) -> None:
         """Request a save at the next commit, with the current metrics."""
         if self._should_skip_saving_checkpoint(trainer):
             return
@@ -349,11 +349,11 @@ class ModelCheckpoint(Checkpoint):
 
     def _finish(self, trainer: Trainer) -> None:
         if self._background.wait():
-            self._tell(trainer)
+            self._report_saved(trainer)
 
     def decide(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._background.ended():
-            self._tell(trainer)
+            self._report_saved(trainer)
         if self._candidates is not None:
             # Step values differ between ranks; which checkpoints are best must not.
             candidates, self._candidates = trainer.strategy.broadcast(self._candidates), None
@@ -367,7 +367,7 @@ class ModelCheckpoint(Checkpoint):
 
     def conclude(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """If no save was due in this training, save its last state all the same."""
-        if self.save_last and not self._mine and trainer.global_step and not trainer.fast_dev_run:
+        if self.save_last and not self._ours and trainer.global_step and not trainer.fast_dev_run:
             candidates = trainer.strategy.broadcast(self._monitor_candidates(trainer))
             candidates["epoch"] -= 1  # the one that has just ended
             self._save_last_checkpoint(trainer, candidates)
@@ -378,7 +378,7 @@ class ModelCheckpoint(Checkpoint):
     def _decide(self, trainer: Trainer, candidates: dict[str, Any]) -> None:
         """Decide on names and scores before anything is written, so that every file of this commit contains them."""
         self._last_global_step_saved = candidates["step"]
-        self._writing, self._leaving = [], []
+        self._writing, self._to_remove = [], []
         # Before the first validation, a monitor that only validation logs is not missing.
         unranked = self.monitor not in (None, *candidates) and trainer.validation_ahead
         if self.save_top_k != 0 and not unranked:
@@ -386,7 +386,7 @@ class ModelCheckpoint(Checkpoint):
         self._save_last_checkpoint(trainer, candidates)
 
     def _save(self, trainer: Trainer) -> None:
-        (first, *others), removed = self._writing, self._leaving
+        (first, *others), removed = self._writing, self._to_remove
         io = trainer.checkpoint_io
         own = overridden("_save_checkpoint", self, ModelCheckpoint)
         if (self.async_save or io.in_background) and not own:
@@ -398,7 +398,7 @@ class ModelCheckpoint(Checkpoint):
 
             def write_and_settle() -> None:
                 write()
-                self._settle(trainer, first, others, removed)
+                self._publish(trainer, first, others, removed)
 
             self._background.start(write_and_settle)
             check_stored(run, first)
@@ -407,11 +407,11 @@ class ModelCheckpoint(Checkpoint):
             if own and not trainer.strategy.broadcast(os.path.exists(first)):  # it is elsewhere
                 while others:
                     self._save_checkpoint(trainer, others.pop())
-            self._settle(trainer, first, others, removed)
-            self._tell(trainer)
-        self._writing, self._leaving = [], []
+            self._publish(trainer, first, others, removed)
+            self._report_saved(trainer)
+        self._writing, self._to_remove = [], []
 
-    def _settle(self, trainer: Trainer, first: str, others: list[str], removed: list[str]) -> None:
+    def _publish(self, trainer: Trainer, first: str, others: list[str], removed: list[str]) -> None:
         """Called when the state is safe on disk: give it its other names, and remove what it replaces."""
         if not trainer.is_global_zero:
             return
@@ -421,7 +421,7 @@ class ModelCheckpoint(Checkpoint):
         for old in [*removed, interrupted] if os.path.exists(interrupted) else removed:
             self._remove(trainer, old)
 
-    def _tell(self, trainer: Trainer) -> None:
+    def _report_saved(self, trainer: Trainer) -> None:
         if self.verbose:
             trainer.print(f"Saved {self.best_model_path or self.last_model_path}")
         for logger in trainer.loggers:
@@ -429,7 +429,7 @@ class ModelCheckpoint(Checkpoint):
 
     # -- under Lightning's names, since subclasses override these -----------------------------------
 
-    _every_n_epochs, _every_n_train_steps = _same("every_n_epochs"), _same("every_n_train_steps")
+    _every_n_epochs, _every_n_train_steps = _alias("every_n_epochs"), _alias("every_n_train_steps")
 
     def _should_skip_saving_checkpoint(self, trainer: Trainer) -> bool:
         """Whether this is not a time to save, or this step is saved already."""
@@ -509,9 +509,9 @@ class ModelCheckpoint(Checkpoint):
         self.asked = True  # also if a subclass decides in a hook of its own
         self._chosen_by, self._last_global_step_saved = chosen_by, chosen_by["step"]
         self._writing.append(path)
-        self._mine.add(path)
+        self._ours.add(path)
         if in_place_of not in ("", path):
-            self._leaving.append(in_place_of)
+            self._to_remove.append(in_place_of)
 
     def _remove(self, trainer: Trainer, path: str) -> None:
         """Delete a file in our folder, except the one that the run was told to start from."""
@@ -569,7 +569,7 @@ class ModelCheckpoint(Checkpoint):
     def _is_taken(self, path: str) -> bool:
         if not os.path.exists(path):
             return False
-        if self._resumed_at is None or path in self._mine or path in self.best_k_models:
+        if self._resumed_at is None or path in self._ours or path in self.best_k_models:
             return True
         return is_checkpoint(Path(path)) and written(Path(path)) < self._resumed_at
 

@@ -95,15 +95,15 @@ class StochasticWeightAveraging(Callback):
         if self._average is not None:  # resumed; the scheduler's own state follows after this hook
             device = self._device or pl_module.device
             self._average = [average.to(device) for average in self._average]
-            self._exchange_scheduler(trainer)
+            self._replace_scheduler(trainer)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         epoch = trainer.current_epoch
         if not self.swa_start <= epoch <= self._last or epoch <= self._latest_epoch:
             return
         if self._average is None:
-            self._exchange_scheduler(trainer)
-        self._take_in(pl_module)
+            self._replace_scheduler(trainer)
+        self._add_to_average(pl_module)
         self._latest_epoch = epoch
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -122,7 +122,7 @@ class StochasticWeightAveraging(Callback):
             current.detach().copy_(average)
         refresh_batch_norm(trainer, pl_module)
 
-    def _take_in(self, pl_module: LightningModule) -> None:
+    def _add_to_average(self, pl_module: LightningModule) -> None:
         device = self._device or pl_module.device
         current = [p.detach().to(device, copy=True) for p in pl_module.parameters()]
         count = torch.tensor(self._count, device=device)
@@ -134,7 +134,7 @@ class StochasticWeightAveraging(Callback):
         )
         self._count += 1
 
-    def _exchange_scheduler(self, trainer: Trainer) -> None:
+    def _replace_scheduler(self, trainer: Trainer) -> None:
         """Replace the module's scheduler by SWALR."""
         optimizer = trainer.optimizers[0]
         rates = self._swa_lrs

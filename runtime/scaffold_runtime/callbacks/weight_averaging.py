@@ -65,9 +65,9 @@ class WeightAveraging(Callback):
             self._updated_step, self._updated_epoch = 0, -1
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._open(trainer, pl_module)
+        self._get_average(trainer, pl_module)
 
-    def _open(self, trainer: Trainer, pl_module: LightningModule) -> AveragedModel:
+    def _get_average(self, trainer: Trainer, pl_module: LightningModule) -> AveragedModel:
         """The average, created when first needed, since `configure_model` may create layers."""
         if self._average_model is None:
             self._count = 0
@@ -95,7 +95,7 @@ class WeightAveraging(Callback):
             self._update(trainer, pl_module)
             self._updated_epoch = epoch
 
-    def _follow(self) -> None:
+    def _copy_new_buffers(self) -> None:
         """Copy buffers that training has filled or replaced by others of another shape."""
         for average, current in self._with_buffers:
             for name, buffer in current._buffers.items():
@@ -104,8 +104,8 @@ class WeightAveraging(Callback):
                     average._buffers[name] = buffer.clone()
 
     def _update(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        average = self._open(trainer, pl_module)
-        self._follow()
+        average = self._get_average(trainer, pl_module)
+        self._copy_new_buffers()
         counter = average.n_averaged
         average._buffers["n_averaged"] = _Counter(counter, self._count)  # type: ignore[assignment]
         try:
@@ -148,7 +148,7 @@ class WeightAveraging(Callback):
     def _pairs(self, pl_module: nn.Module) -> Iterator[tuple[Tensor, Tensor]]:
         assert self._average_model is not None
         average_module = self._average_model.module
-        self._follow()
+        self._copy_new_buffers()
         averages = chain(average_module.parameters(), average_module.buffers())
         currents = chain(pl_module.parameters(), pl_module.buffers())
         for average, current in zip(averages, currents, strict=True):
@@ -194,7 +194,7 @@ class WeightAveraging(Callback):
         if trainer.fn != "fit" or "current_model_state" not in checkpoint:
             return
         weights = {f"{PREFIX}{name}": value for name, value in checkpoint["state_dict"].items()}
-        average = self._open(trainer, pl_module)
+        average = self._get_average(trainer, pl_module)
         fill_buffers(average, weights)
         average.load_state_dict(weights | checkpoint["averaging_state"])
         self._count = int(checkpoint["averaging_state"]["n_averaged"])

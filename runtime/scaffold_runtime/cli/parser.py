@@ -112,7 +112,7 @@ class LightningArgumentParser(ArgumentParser):
             link_to: the argument that receives it, for `instantiate_class`; "AUTOMATIC" uses it in place of the
                 model's `configure_optimizers`.
         """
-        self._add_unmade(optimizer_class, nested_key, "params")
+        self._add_uncreated(optimizer_class, nested_key, "params")
         self._optimizers[nested_key] = (optimizer_class, link_to)
 
     def add_lr_scheduler_args(
@@ -122,10 +122,10 @@ class LightningArgumentParser(ArgumentParser):
         link_to: str = "AUTOMATIC",
     ) -> None:
         """Add the arguments of a learning rate scheduler; see `add_optimizer_args`."""
-        self._add_unmade(lr_scheduler_class, nested_key, "optimizer")
+        self._add_uncreated(lr_scheduler_class, nested_key, "optimizer")
         self._lr_schedulers[nested_key] = (lr_scheduler_class, link_to)
 
-    def _add_unmade(self, kind: Any, nested_key: str, given_later: str) -> None:
+    def _add_uncreated(self, kind: Any, nested_key: str, given_later: str) -> None:
         rest: dict[str, Any] = {"instantiate": False, "fail_untyped": False, "skip": {given_later}}
         if isinstance(kind, tuple):
             about = f"a class; its arguments follow a dot, as in --{nested_key}.NAME VALUE"
@@ -148,7 +148,7 @@ class LightningArgumentParser(ArgumentParser):
             key = self._groups.get(kind) or key_of(kind, namespace) or kind.__name__
             try:
                 with blaming(key, arguments, self.sources):
-                    _refuse_nothing(kind, arguments)
+                    _refuse_empty_keys(kind, arguments)
                     return kind(*given, **arguments)
             except Exception as error:
                 failed.append(error)
@@ -177,7 +177,7 @@ class LightningArgumentParser(ArgumentParser):
         self.exit(2, f"error: {explain(message, self)}\n")
 
 
-def _refuse_nothing(kind: type, arguments: dict[str, Any]) -> None:
+def _refuse_empty_keys(kind: type, arguments: dict[str, Any]) -> None:
     """Refuse a key without a value, which jsonargparse accepts if the argument has a default."""
     try:
         hints = get_type_hints(getattr(kind, "__init__", None))

@@ -68,7 +68,7 @@ def run(
     folder = (here / configs).resolve()
     words = sys.argv[1:] if args is None else list(args)
     with plain_errors(), _working_in(folder.parent) as started_in:
-        words = _from_where_started(words, started_in)
+        words = _absolute_paths(words, started_in)
         if args is None:
             sys.argv[1:] = words  # for processes started later, which run in the project's folder
         command, words = _command(words)
@@ -109,7 +109,7 @@ class ProjectCLI(LightningCLI):
                 "usage": "%(prog)s [fit|validate|test|predict|check] [--PART.KEY VALUE ...] [--config FILE]",
             },
             parser_class=ProjectParser,
-            args=["--config", yaml.safe_dump(settings.base), *_in_order(settings.words)],
+            args=["--config", yaml.safe_dump(settings.base), *_files_first(settings.words)],
             run=False,
         )
 
@@ -171,7 +171,7 @@ class ProjectCLI(LightningCLI):
         validated now; and restored weights and optimizers keep their own settings."""
         now = self.config.get(part)  # None if it takes no arguments
         now = _arguments({} if now is None else now.as_dict())
-        other = _otherwise(_arguments(saved), now)
+        other = _changed(_arguments(saved), now)
         if other:
             had = ", ".join(f"{part}.{key}={value}" for key, value in other.items())
             has = ", ".join(str(now[key]) for key in other)
@@ -195,7 +195,7 @@ class ProjectCLI(LightningCLI):
                 f"{checkpoint} was saved by {saved.get('class_path', 'the model of the script')}, "
                 f"not by {now.get('class_path', 'the model of the script')}; choose it with --model NAME."
             )
-        other = _otherwise(_arguments(saved), _arguments(now))
+        other = _changed(_arguments(saved), _arguments(now))
         given = self.settings.sources.options
         changed = {key: value for key, value in other.items() if f"model.{key}" not in given}
         if "class_path" not in saved:
@@ -228,12 +228,12 @@ def _arguments(config: dict[str, Any]) -> dict[str, Any]:
     return config.get("init_args", config) or {}
 
 
-def _otherwise(saved: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
+def _changed(saved: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
     """The saved values of arguments that differ now."""
     return {key: value for key, value in saved.items() if key in now and now[key] != value}
 
 
-def _in_order(words: list[str]) -> list[str]:
+def _files_first(words: list[str]) -> list[str]:
     """Move files first and `--print_config` last: options override files wherever they are written."""
     prints = "--print_config"
     said = sorted(options(words), key=lambda each: (each.flag not in CONFIG, each.flag == prints))
@@ -265,7 +265,7 @@ def _command(words: list[str]) -> tuple[str, list[str]]:
     return words[0], words[1:]
 
 
-def _from_where_started(words: list[str], started_in: Path) -> list[str]:
+def _absolute_paths(words: list[str], started_in: Path) -> list[str]:
     """Make paths of configurations and checkpoints absolute, if the files exist."""
     fixed = []
     for word in words:

@@ -67,7 +67,7 @@ class MLFlowLogger(ServiceLogger):
         super().__init__(prefix, log_model, run_id)
         require("mlflow", "scaffold-runtime[mlflow]", "MLFlowLogger")
         given = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
-        self._tracking_uri = given or _store_in(os.path.expanduser(save_dir or "./mlruns"))
+        self._tracking_uri = given or _default_uri(os.path.expanduser(save_dir or "./mlruns"))
         self._experiment_name, self._run_name, self._tags = experiment_name, run_name, tags or {}
         self._artifact_location = artifact_location
         self._experiment_id: str | None = None
@@ -120,7 +120,7 @@ class MLFlowLogger(ServiceLogger):
 
         # Including MLflow's own tags: user, script and commit.
         tags = resolve_tags({str(k): str(v) for k, v in self._tags.items()})
-        with _first_contact():
+        with _few_retries():
             run = self._client.create_run(self.experiment_id, tags=tags, run_name=self._run_name)
         if note is not None:
             note.parent.mkdir(parents=True, exist_ok=True)
@@ -168,11 +168,11 @@ class MLFlowLogger(ServiceLogger):
         from mlflow.exceptions import MlflowException
 
         try:
-            with _first_contact():
+            with _few_retries():
                 client, run_id = self.experiment, self.run_id
                 self._known = self._known or dict(client.get_run(run_id).data.params)
         except MlflowException as error:
-            why = hide_passwords(" ".join(str(_root_of(error)).split())[:200])
+            why = hide_passwords(" ".join(str(_first_cause(error)).split())[:200])
             raise MisconfigurationException(
                 f"MLFlowLogger cannot log to {hide_passwords(self._tracking_uri)}: {why}\n"
                 f"Start its server, correct `tracking_uri`, or set {TRIES} to wait for longer."
@@ -202,7 +202,7 @@ class MLFlowLogger(ServiceLogger):
 
 
 @contextmanager
-def _first_contact() -> Iterator[None]:
+def _few_retries() -> Iterator[None]:
     """Let MLflow retry for some seconds, unless the variable is set: by default its retries take four minutes."""
     before = os.environ.get(TRIES)
     os.environ.setdefault(TRIES, "3")
@@ -213,9 +213,9 @@ def _first_contact() -> Iterator[None]:
             del os.environ[TRIES]
 
 
-def _root_of(error: BaseException) -> BaseException:
+def _first_cause(error: BaseException) -> BaseException:
     """The first error in the chain, such as a refused connection."""
-    return _root_of(error.__context__) if error.__context__ else error
+    return _first_cause(error.__context__) if error.__context__ else error
 
 
 def _name(name: str) -> str:
@@ -223,7 +223,7 @@ def _name(name: str) -> str:
     return re.sub(r"[^a-zA-Z0-9_/. -]", " ", name)
 
 
-def _store_in(folder: str) -> str:
+def _default_uri(folder: str) -> str:
     """The URI of an existing file store in the folder; else of a database: MLflow creates no file stores any more."""
     files = any(Path(folder).glob("*/meta.yaml"))
     return f"file:{folder}" if files else f"sqlite:///{folder}/mlflow.db"

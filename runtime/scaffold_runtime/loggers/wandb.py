@@ -113,10 +113,10 @@ class WandbLogger(ServiceLogger):
     def experiment(self) -> Any:
         """wandb's run, opened when first used."""
         if self._open_run is None:
-            self._open_run = self._opened()
+            self._open_run = self._start_run()
         return self._open_run
 
-    def _opened(self) -> Any:
+    def _start_run(self) -> Any:
         wandb = _wandb()
         if wandb.run is not None:
             warn(

@@ -30,7 +30,7 @@ class Agreement:
 
     def __init__(self, store: Any, rank: int, name: str) -> None:
         self._store, self._rank, self._name = store, rank, name
-        self._told = 0
+        self._messages = 0
         self._next = self._last = 0.0
         self._step = 1
         self._asked = 0
@@ -60,8 +60,8 @@ class Agreement:
         return self.stop
 
     def _read(self, batch: float, asked: int) -> None:
-        self._told += 1
-        key = f"{self._name}/{self._told}"
+        self._messages += 1
+        key = f"{self._name}/{self._messages}"
         if self._rank == 0:
             self._write(key, batch, asked)
         now, following, stop = self._store.get(key).decode().split()
@@ -71,7 +71,7 @@ class Agreement:
     def _write(self, key: str, batch: float, asked: int) -> None:
         now = time.monotonic()
         # The batches of a period at the last pace, at most doubled.
-        if self._told > 2 and batch < math.inf:
+        if self._messages > 2 and batch < math.inf:
             done = (batch - self._last) * PERIOD / max(now - self.now, 1e-9)
             self._step = int(min(max(done, 1), 2 * self._step, MOST))
         elsewhere = f"{self._name}/asked"

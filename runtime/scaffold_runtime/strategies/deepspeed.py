@@ -140,9 +140,9 @@ class DeepSpeedStrategy(DistributedStrategy):
         # Neither host nor device may have room for the full model.
         config = complete_config(self.config, module.trainer)
         dtype = FORMATS[precision.precision][1]
-        materialize(module, torch.device("cpu"), then=partial(self._divide, config, dtype))
+        materialize(module, torch.device("cpu"), then=partial(self._shard_layer, config, dtype))
 
-    def _divide(self, config: dict[str, Any], dtype: torch.dtype, layer: nn.Module) -> None:
+    def _shard_layer(self, config: dict[str, Any], dtype: torch.dtype, layer: nn.Module) -> None:
         """Shard a layer's own weights one by one, in the dtype of the computation."""
         own = list(layer.parameters(recurse=False))
         bring_to(dtype, own)
@@ -185,7 +185,7 @@ class DeepSpeedStrategy(DistributedStrategy):
                 engine.destroy()  # its hooks would stay on the module, also under another trainer
         if self.stage == 3:  # otherwise DeepSpeed would first move the full model to the device
             for layer in module.modules():
-                self._divide(config, FORMATS[module.trainer.precision][1], layer)
+                self._shard_layer(config, FORMATS[module.trainer.precision][1], layer)
             module.to(self.root_device)  # its buffers
         self._engine, *_ = self._library.initialize(
             model=StepRouter(module),

@@ -93,7 +93,7 @@ class DistributedStrategy(Strategy):
         self._agreement: Agreement | None = None
         self._calls: Calls | None = None
         self._place_known = False
-        self._failed = self._left = False
+        self._failed = self._exiting = False
         self._name = "before the first run"
 
     # -- connecting -----------------------------------------------------------------------------
@@ -127,12 +127,12 @@ class DistributedStrategy(Strategy):
         if self.node_rank == 0:
             self._server = meeting_store(self.timeout, host=True)
         self._children = start_scripts(here)
-        end_with(self._children, lambda: self._failed, lambda: self._left)
+        end_with(self._children, lambda: self._failed, lambda: self._exiting)
         self._place_known = True
         return None
 
     def open(self) -> None:
-        self._failed = self._left = False
+        self._failed = self._exiting = False
         if self.root_device.type == "cuda":  # another trainer may have set another device
             torch.cuda.set_device(self.root_device)
         if not dist.is_initialized():
@@ -178,11 +178,11 @@ class DistributedStrategy(Strategy):
         self._failed = True
         watch = self._watcher()
         if self._agreement is not None and self._agreement.stop > STOP and code_of(error):
-            self._left = True  # all ranks exit because of a signal
+            self._exiting = True  # all ranks exit because of a signal
             watch.close()
             return error
         if is_consequence(error):
-            error = self._reason(watch) or noted(error, PERHAPS_APART)
+            error = self._failure_elsewhere(watch) or noted(error, PERHAPS_APART)
         first = watch.publish(error)
         watch.close()
         unexplained = is_consequence(error) and not isinstance(error, RankFailed)
@@ -194,7 +194,7 @@ class DistributedStrategy(Strategy):
             _print_first_failure(first, error)
         return error
 
-    def _reason(self, watch: Watch) -> RankFailed | None:
+    def _failure_elsewhere(self, watch: Watch) -> RankFailed | None:
         """Why another rank is gone. Polled for a second, since it may not have reported its failure yet."""
         for _ in range(10):
             failure = watch.failure()

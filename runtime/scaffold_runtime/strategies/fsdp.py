@@ -101,7 +101,7 @@ class FSDPStrategy(DistributedStrategy):
         self._wraps, self._recomputes = auto_wrap_policy, activation_checkpointing_policy
         self._reshard, self._hybrid = reshard_after_forward, device_mesh is not None
         if sharding_strategy is not None:
-            self._reshard, hybrid = _meaning(sharding_strategy)
+            self._reshard, hybrid = _named_options(sharding_strategy)
             self._hybrid = self._hybrid or hybrid
         self._wanted = device_mesh
         if mixed_precision is not None and not hasattr(mixed_precision, "param_dtype"):
@@ -134,15 +134,15 @@ class FSDPStrategy(DistributedStrategy):
 
     def place(self, module: nn.Module, precision: Precision) -> None:
         if ROUTER not in vars(module):
-            self._divide(module)
+            self._shard_module(module)
         elif self._offload:  # the shards stay in host memory
-            module._apply(self._move)
+            module._apply(self._to_device)
         else:
             module.to(self.root_device)
 
-    def _divide(self, module: nn.Module) -> None:
+    def _shard_module(self, module: nn.Module) -> None:
         """Shard one submodule after another, so that a device never holds the full model."""
-        self._compare(module)
+        self._check_same_model(module)
         vars(module)["_divider"] = self.divider
         for layer in _chosen(self._recomputes, module):
             # Not by torch's wrapper, which changes names, so that peft and checkpoints would not find the layer.
@@ -162,24 +162,24 @@ class FSDPStrategy(DistributedStrategy):
         parts = _chosen(self._wraps, module)
         _check_shared(module, parts)
         for part in [*reversed(parts), router]:
-            self._fill(part, sent)
+            self._place_unsharded(part, sent)
             shard(part)
         vars(module)["forward"] = _outside_steps(module.forward, router)
 
-    def _fill(self, part: nn.Module, sent: set[Tensor]) -> None:
+    def _place_unsharded(self, part: nn.Module, sent: set[Tensor]) -> None:
         """Move what is not sharded yet to the device, with rank 0's values on all ranks: each keeps a shard of them."""
         state = (*part.named_parameters(), *part.named_buffers())
         with fork_rng([self.root_device] if self.root_device.type == "cuda" else []):
             materialize(part, self.root_device, () if self.is_global_zero else dict(state))
-        part._apply(self._move)
+        part._apply(self._to_device)
         buffers = [buffer for buffer in part.buffers() if buffer not in sent]
         send_first([*(p for p in part.parameters() if not isinstance(p, DTensor)), *buffers])
         sent.update(buffers)
 
-    def _move(self, tensor: Tensor) -> Tensor:
+    def _to_device(self, tensor: Tensor) -> Tensor:
         return tensor if isinstance(tensor, DTensor) else tensor.to(self.root_device)
 
-    def _compare(self, module: nn.Module) -> None:
+    def _check_same_model(self, module: nn.Module) -> None:
         """Check that all ranks have the same model, before one waits for a tensor that another lacks."""
         state = (*module.named_parameters(), *module.named_buffers())
         told = self.gather([f"{name}: {t.dtype} {tuple(t.shape)}" for name, t in state])
@@ -289,7 +289,7 @@ def _chosen(policy: Policy, module: nn.Module) -> list[nn.Module]:
     layers = [layer for layer in module.modules() if layer is not module]
     if callable(policy):
         torchs = "recurse" in inspect.signature(policy).parameters
-        chooses = partial(_of_torch, policy) if torchs else policy
+        chooses = partial(_ask_torch_policy, policy) if torchs else policy
         return [layer for layer in layers if chooses(layer)]
     named = [policy] if isinstance(policy, str) else policy or ()
     types = tuple(each for each in named if not isinstance(each, str))
@@ -302,7 +302,7 @@ def _chosen(policy: Policy, module: nn.Module) -> list[nn.Module]:
     return [layer for layer in layers if isinstance(layer, types) or type(layer).__name__ in names]
 
 
-def _of_torch(policy: Callable[..., bool], module: nn.Module) -> bool:
+def _ask_torch_policy(policy: Callable[..., bool], module: nn.Module) -> bool:
     """Ask one of torch's policies, which also takes the size of the module."""
     size = sum(parameter.numel() for parameter in module.parameters())
     return policy(module=module, recurse=False, nonwrapped_numel=size)
@@ -317,7 +317,7 @@ def _policy(given: Any) -> MixedPrecisionPolicy:
     return MixedPrecisionPolicy(given.param_dtype, given.reduce_dtype or given.param_dtype)
 
 
-def _meaning(sharding_strategy: Any) -> tuple[bool, bool]:
+def _named_options(sharding_strategy: Any) -> tuple[bool, bool]:
     name = getattr(sharding_strategy, "name", str(sharding_strategy)).upper()
     if name not in STRATEGIES:
         raise MisconfigurationException(

@@ -61,7 +61,7 @@ class Children:
         for rank, process in enumerate(self._processes, self._first):
             code = _exit_code(process)
             if code:
-                return f"process {rank} {_how(code)}"
+                return f"process {rank} {_describe_exit(code)}"
         return None
 
     def codes(self) -> set[int | None]:
@@ -100,7 +100,7 @@ def _exit_code(process: Any) -> int | None:
     return None if code is None else int(code)
 
 
-def _how(code: int) -> str:
+def _describe_exit(code: int) -> str:
     if code < 0:
         name = signal.Signals(-code).name
         hint = ", perhaps because memory ran out" if name == "SIGKILL" else ""
@@ -197,7 +197,7 @@ def end_with(children: Children, failed: Callable[[], bool], left: Callable[[], 
     """When this program ends, end the children too, and report if one failed. If all exit because of a signal, give
     them time to do so."""
 
-    def see_them_end() -> None:
+    def end_children() -> None:
         if left():
             children.wait(GRACE)
         if not failed() and children.wait(FINISH, or_any=True):
@@ -211,7 +211,7 @@ def end_with(children: Children, failed: Callable[[], bool], left: Callable[[], 
             sys.stderr.flush()
             os._exit(1)
 
-    atexit.register(see_them_end)
+    atexit.register(end_children)
 
 
 def _threads(processes: int) -> int:
@@ -264,7 +264,7 @@ def run_in_processes(
                     # The store may be gone with the first machine.
                     with contextlib.suppress(RuntimeError):
                         store.set(f"{name}/{ASKED}", str(signals.received))
-        _leave_with(children)
+        _exit_like(children)
         lost = children.lost()
         if lost is not None:
             children.wait(GRACE / 2)  # the others fail too, and may report a better reason
@@ -280,7 +280,7 @@ def run_in_processes(
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _leave_with(children: Children) -> None:
+def _exit_like(children: Children) -> None:
     """Exit as the processes did, if they exited because of a signal."""
     if children.codes() & set(CODES):
         children.wait(FINISH)
@@ -318,7 +318,7 @@ def _start(
     def starting() -> Iterator[Any]:
         for work, place in zip(works, here, strict=True):
             arguments = (work, variables(place, name), place is here[0], str(folder), threads)
-            process = context.Process(target=_enter, args=arguments)
+            process = context.Process(target=_child_main, args=arguments)
             process.start()
             yield process
 
@@ -345,7 +345,7 @@ def save_call(call: Callable[[], Any], path: Path, strategy: str) -> None:
         ) from error
 
 
-def _enter(
+def _child_main(
     work: Any, environment: dict[str, str], returns: bool, folder: str, threads: int
 ) -> None:
     """The main function of a new process."""

@@ -62,14 +62,14 @@ class Watch:
             )
             thread = threading.Thread(target=self._look, name="scaffold-watch", daemon=True)
             thread.start()
-            atexit.register(self._leave, thread)
+            atexit.register(self._stop_thread, thread)
         self._open = True
 
     def close(self) -> None:
         """Stop polling until the next run."""
         self._open = False
 
-    def _leave(self, thread: threading.Thread) -> None:
+    def _stop_thread(self, thread: threading.Thread) -> None:
         """Stop the thread: if it returned from the store while Python shuts down, it would abort the process."""
         self._wake.set()
         thread.join(GRACE)

@@ -114,7 +114,7 @@ class XLAStrategy(Strategy):
             step = getattr(module, name)
 
             def run(*args: Any) -> Any:
-                output = step(*self._divided(args))
+                output = step(*self._sharded_batch(args))
                 if name != "training_step":
                     sync()  # start computing, without waiting
                 return output
@@ -141,7 +141,7 @@ class XLAStrategy(Strategy):
         if self.world_size > 1:
             _model().reduce_gradients(optimizer)
 
-    def _divided(self, batch: Any) -> Any:
+    def _sharded_batch(self, batch: Any) -> Any:
         """Under SPMD, tell XLA to shard every tensor of a batch along its first dimension."""
         if self._mesh is None:
             return batch
@@ -213,7 +213,7 @@ def run_in_processes(call: Callable[[], Any]) -> Any:
     folder = Path(tempfile.mkdtemp(prefix="scaffold-"))
     try:
         save_call(computing_alike(call), folder / "call", "xla")
-        xla().launch(_enter, args=(str(folder),))
+        xla().launch(_child_main, args=(str(folder),))
         return torch.load(folder / "returned", weights_only=False)  # our own process wrote it
     except Exception as error:
         reasons = sorted(folder.glob("error-*"))
@@ -224,7 +224,7 @@ def run_in_processes(call: Callable[[], Any]) -> Any:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _enter(index: int, folder: str) -> None:
+def _child_main(index: int, folder: str) -> None:
     """The main function of a new process. After an error it exits at once, since others may wait for it."""
     os.environ[INSIDE] = "1"
     try:
