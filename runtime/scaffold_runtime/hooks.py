@@ -105,7 +105,7 @@ class Callback:
         """Before backward of the loss."""
 
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """After backward: gradients are there."""
+        """After backward: gradients are available."""
 
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer

@@ -202,19 +202,19 @@ class Schedules:
         self._plateaus = [c for c in configs if c.interval == "step" and c.reduce_on_plateau]
 
     def after_step(self, step: int) -> None:
-        """The optimizer took its `step`-th step."""
+        """Step what is due after the optimizer's `step`-th step."""
         for config in self._per_step:
             if step % config.frequency == 0:
                 self._advance(config)
 
     def after_logging(self, step: int) -> None:
-        """Metrics of the `step`-th step are known."""
+        """Step plateau schedulers that are due, when the metrics of the `step`-th step are known."""
         for config in self._plateaus:
             if step % config.frequency == 0:
                 self._advance(config)
 
     def after_epoch(self, finished: int) -> None:
-        """The `finished`-th epoch is over and its metrics are known."""
+        """Step what is due when the `finished`-th epoch is over and its metrics are known."""
         for config in self.configs:
             if config.interval == "epoch" and finished % config.frequency == 0:
                 self._advance(config)

@@ -203,7 +203,7 @@ class Run:
         return index % size == 0, closes, int(length % size) if short else size
 
     def commit(self, outputs: Any, updated: bool) -> None:
-        """After each batch: log if due, validate if due, save if asked, stop if asked."""
+        """After each batch: log if due, validate if due, save if requested, stop if requested."""
         trainer, progress = self.trainer, self.progress
         stop = self.stop_agreed() if self.several else trainer.should_stop
         due = progress.step % trainer.log_every_n_steps == 0 or stop

@@ -45,13 +45,13 @@ REMOVED_HOOKS = {
 }
 SYNONYMS = {"val": "validation", "begin": "start"}
 
-# Methods of Lightning's classes that people override but this package never calls: of callbacks,
+# Methods of Lightning's callbacks that people override, but this package never calls.
 OF_CALLBACKS = {
     "_find_names_from_schedulers", "_get_lr_stat", "_get_optimizer_stats", "_format_checkpoint_name",
     "_link_checkpoint", "_should_remove_checkpoint", "_improvement_message", "_init_bar", "_update_bar", "_log_stats",
     "_get_and_log_device_stats", "update_parameters", "transfer_weights", "reset_batch_norm_and_save_state",
 }  # fmt: skip
-# of strategies, and of precisions.
+# The same for strategies and precisions.
 OF_STRATEGIES = {
     "training_step", "validation_step", "test_step", "predict_step", "backward", "optimizer_step", "setup", "teardown",
     "setup_environment", "setup_distributed", "configure_ddp", "model_to_device", "batch_to_device",

@@ -404,7 +404,7 @@ class ModelCheckpoint(Checkpoint):
             check_stored(run, first)
         else:
             self._save_checkpoint(trainer, first)
-            if own and not trainer.strategy.broadcast(os.path.exists(first)):  # it is elsewhere
+            if own and not trainer.strategy.broadcast(os.path.exists(first)):  # saved elsewhere
                 while others:
                     self._save_checkpoint(trainer, others.pop())
             self._publish(trainer, first, others, removed)

@@ -1,1 +1,1 @@
-"""Checkpoints: what is in them, how they get to disk and back."""
+"""Checkpoints: what they contain, and how they are written and read."""

@@ -1,4 +1,4 @@
-"""What `fit` takes from a checkpoint: all of it to resume, or weights, or weights and optimizer states."""
+"""What `fit` loads from a checkpoint: all of it to resume, or weights, or weights and optimizer states."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The step of `accumulate_grad_batches="auto"`: a batch that runs out of memory is cut, and training goes on."""
+"""The step of `accumulate_grad_batches="auto"`: a batch that runs out of memory is cut, and training continues."""
 
 from __future__ import annotations
 

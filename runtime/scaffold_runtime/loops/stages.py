@@ -1,4 +1,4 @@
-"""What the stages of evaluation share: their hooks, their step, and a module that does not train."""
+"""Shared by validation, testing and prediction: their batches, hooks and step, and evaluation mode."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def hooks_of(run: Run, stage: str) -> SimpleNamespace:
-    """The hooks of a stage, under the names all stages share."""
+    """The hooks of a stage, under names without the stage."""
     parts = ("start", "epoch_start", "batch_start", "batch_end", "epoch_end", "end")
     return SimpleNamespace(**{part: getattr(run.hooks, f"on_{stage}_{part}") for part in parts})
 

@@ -104,7 +104,7 @@ class Trainer:
         reload_dataloaders_every_n_epochs: call `train_dataloader` etc. again every N epochs.
         default_root_dir: where logs and checkpoints go without a logger; the current folder.
         enable_autolog_hparams: log hyperparameters when a run starts.
-        model_registry: accepted for code that moves over; there is no registry.
+        model_registry: accepted for compatibility with Lightning; there is no registry.
 
     Raises:
         MisconfigurationException: if an argument is wrong, or two contradict each other.
@@ -272,7 +272,7 @@ class Trainer:
             val_dataloaders: a loader or a list of them.
             datamodule: a data module, in place of loaders.
             ckpt_path: a checkpoint to resume from: a path, "last" or "best".
-            weights_only: accepted for code that moves over; loading never runs code from a file.
+            weights_only: accepted for compatibility with Lightning; loading never runs code from a file.
             restore: what to load from the checkpoint: "all" resumes its run exactly; "weights", or "optimizers"
                 (weights and optimizer states), start a new run, with learning rates as configured.
             restore_keys: with "weights", a pattern for the names to load, such as "encoder.*".
@@ -408,7 +408,7 @@ class Trainer:
         """Write a checkpoint of the run as it is now; all processes must call this.
 
         Raises:
-            CheckpointError: if the file cannot be written, or was written without what cannot be stored safely.
+            CheckpointError: if the file cannot be written, or if it lacks something that cannot be stored safely.
         """
         run = self._training_record()
         if run is None or run.module is not self._module:
@@ -674,7 +674,7 @@ class Trainer:
 
     @property
     def estimated_stepping_batches(self) -> float:
-        """Number of optimizer steps of the whole fit (or the last one), for learning rate schedulers.
+        """Number of optimizer steps of the whole current or last fit, for learning rate schedulers.
 
         Raises:
             MisconfigurationException: before the first fit.
