@@ -1,4 +1,4 @@
-"""The switch to full-size data: small files of the true formats are read, broken ones are clear errors."""
+"""Data of the user's own: small files in the real formats are read, broken ones are clear errors."""
 
 from __future__ import annotations
 
@@ -120,15 +120,15 @@ def test_a_folder_of_images(load, tmp_path):
         data.ImageDataModule("folder", str(place), batch_size=4),
     )
     (place / "cat" / "0.png").write_text("not an image")
-    with pytest.raises(MisconfigurationException, match=r"0\.png is no whole image"):
+    with pytest.raises(MisconfigurationException, match=r"0\.png is no valid image"):
         images.ImageFolder(place)[0]
 
 
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [
-        ("train-images-idx3-ubyte", b"\0\0\x08\x03" + bytes(12) + b"x", "not a whole IDX file"),
-        ("train-images-idx3-ubyte", b"<html>", "not a whole IDX file"),
+        ("train-images-idx3-ubyte", b"\0\0\x08\x03" + bytes(12) + b"x", "not a complete IDX file"),
+        ("train-images-idx3-ubyte", b"<html>", "not a complete IDX file"),
         ("train-images-idx3-ubyte.gz", b"not gzip", "cannot be read"),
     ],
 )
@@ -143,7 +143,7 @@ def test_broken_cifar10_is_one_clear_error(load, tmp_path):
     (images,) = load("image-classification", "images")
     write_cifar(tmp_path)
     (tmp_path / "data_batch_3.bin").write_bytes(b"short")
-    with pytest.raises(MisconfigurationException, match="broken rows"):
+    with pytest.raises(MisconfigurationException, match="is not complete"):
         images.split_images("cifar10", str(tmp_path), 0)
 
 
@@ -204,7 +204,7 @@ def lonely_mask(folder: Path) -> None:
 
 
 def coco(folder: Path, kind: int = 3, images: int = 12) -> None:
-    """Files as COCO has them: photos of 30 x 20, in each a box at the same place, and one around many."""
+    """Files in COCO format: photos of 30 x 20, each with the same box and a crowd box."""
     for number in range(images):
         whole_image(folder / "images" / f"{number}.png")
     box = {"category_id": kind, "bbox": [3, 4, 12, 10], "area": 120, "segmentation": []}
@@ -259,20 +259,20 @@ WRONG = [
     ("image-classification", IMAGES, cut_gzip, {"source": "mnist"}, "t10k.*cannot be read"),
     ("image-classification", IMAGES, one_batch_short, {"source": "cifar10"}, "no .*data_batch_4"),
     ("image-classification", IMAGES, nothing, {"source": "folder"}, "no images in"),
-    ("image-classification", IMAGES, cut_image, {"source": "folder"}, "is no whole image"),
+    ("image-classification", IMAGES, cut_image, {"source": "folder"}, "is no valid image"),
     ("image-classification", IMAGES, nothing, {"source": "minst"}, "choose digits, mnist"),
     ("image-segmentation", "MaskDataModule", nothing, {}, "no files in"),
     ("image-segmentation", "MaskDataModule", lonely_mask, {}, "b is not in both"),
-    ("image-segmentation", "MaskDataModule", cut_masks, {}, "is no whole image"),
+    ("image-segmentation", "MaskDataModule", cut_masks, {}, "is no valid image"),
     ("object-detection", SCENES, nothing, {}, "there is no .*annotations.json"),
     (
         "object-detection",
         SCENES,
         holds("annotations.json", "{"),
         {},
-        "COCO.s form: JSONDecodeError",
+        "COCO format: JSONDecodeError",
     ),
-    ("object-detection", SCENES, holds("annotations.json", "[]"), {}, "not in COCO's form"),
+    ("object-detection", SCENES, holds("annotations.json", "[]"), {}, "not in COCO format"),
     ("object-detection", SCENES, unknown_kind, {}, "no category 5"),
     (
         "object-detection",
@@ -282,7 +282,7 @@ WRONG = [
         "has no images",
     ),
     ("object-detection", SCENES, absent_photo, {}, "there is no .*7.png, which"),
-    ("object-detection", SCENES, cut_photos, {}, "is no whole image"),
+    ("object-detection", SCENES, cut_photos, {}, "is no valid image"),
     ("language-model", "TextDataModule", nothing, {}, "a folder with files of text"),
     ("language-model", "TextDataModule", holds("a.txt", "ab"), {}, "too few for a context"),
     ("llm-finetuning", "ChatDataModule", nothing, "t.jsonl", "there is no file"),
@@ -293,9 +293,15 @@ WRONG = [
         "ChatDataModule",
         holds("t.jsonl", '\n{"prompt": "\\ud83d", }'),
         "t.jsonl",
-        r"t\.jsonl, line 2: no JSON \(.*, column 2[02]\)",
+        r"t\.jsonl, line 2: not JSON \(.*, column 2[02]\)",
     ),
-    ("llm-finetuning", "ChatDataModule", holds("t.jsonl", "[1]"), "t.jsonl", "line 1: no object"),
+    (
+        "llm-finetuning",
+        "ChatDataModule",
+        holds("t.jsonl", "[1]"),
+        "t.jsonl",
+        "line 1: not a JSON object",
+    ),
     ("text-classification", "TextDataModule", nothing, "t.csv", "there is no file"),
     ("text-classification", "TextDataModule", nothing, "t.txt", "ends in .csv"),
     ("text-classification", "TextDataModule", holds("t.csv", ""), "t.csv", "cannot be read"),
@@ -320,7 +326,7 @@ WRONG = [
     ("time-series", SERIES, nothing, "t.dat", "co2, sunspots, or a file"),
     ("time-series", SERIES, holds("t.csv", ""), "t.csv", "cannot be read"),
     ("time-series", SERIES, holds("t.csv", "a,b\n" + MANY), "t.csv", "no column 'value'.* a, b"),
-    ("time-series", SERIES, holds("t.csv", "a,value\n" + MANY), "t.csv", "too few to learn"),
+    ("time-series", SERIES, holds("t.csv", "a,value\n" + MANY), "t.csv", "too few to forecast"),
     ("time-series", SERIES, holds("t.csv", "a,value\n1,x\n" + MANY), "t.csv", "gaps or text"),
 ]
 
@@ -337,7 +343,7 @@ def first_batch(data) -> None:
     ids=[f"{task}-{says}" for task, _, _, _, says in WRONG],
 )
 def test_what_is_wrong_is_one_clear_error(load, tmp_path, task, name, prepare, given, says):
-    """Before training starts, or, of a single image among many, when its turn comes."""
+    """Before training starts or, for a single broken image, when it is read."""
     (module,) = load(task, "data")
     place = tmp_path / "files"
     place.mkdir()
@@ -381,7 +387,7 @@ def test_tables_in_files(load, tmp_path, suffix):
 
 
 def passengers(count: int = 120) -> pandas.DataFrame:
-    """Of all kinds: numbers with gaps, words with gaps, rare words, booleans, ids that begin with 0."""
+    """Columns of all kinds: numbers and text with gaps, rare values, booleans, ids with leading zeros."""
     chance = np.random.default_rng(0)
     return pandas.DataFrame(
         {
@@ -397,7 +403,7 @@ def passengers(count: int = 120) -> pandas.DataFrame:
 
 @pytest.fixture
 def table(load, tmp_path):
-    """A data module of what is given, which is set up."""
+    """Makes a data module for a table, and sets it up."""
     (data,) = load("tabular", "data")
 
     def made(frame: pandas.DataFrame, test: pandas.DataFrame | None = None, stage="fit", **more):
@@ -414,7 +420,7 @@ def table(load, tmp_path):
 
 
 def test_columns_of_all_kinds(table):
-    """Age and where it has a gap, three words of Port of which a gap is one, two of Alone; no Ticket repeats."""
+    """Inputs: Age and its gaps, three values of Port (one is a gap), two of Alone; all values of Ticket are rare."""
     module = table(passengers())
     inputs, goals = module.train.tensors
     assert inputs.shape == (84, 7)
@@ -427,7 +433,7 @@ def test_columns_of_all_kinds(table):
 
 
 def test_only_rows_to_train_on_are_learned_from(table):
-    """Whatever stands in the others, what is trained on stays bit for bit."""
+    """Whatever the other rows contain, the training inputs are bit-identical."""
     before = table(passengers())
     frame = passengers()
     others = ~frame["Id"].isin(before.train.ids)
@@ -441,7 +447,7 @@ def test_only_rows_to_train_on_are_learned_from(table):
 
 
 def test_a_file_to_predict(table):
-    """Its columns may stand in another order, and one row is enough; all rows of the source are learned from."""
+    """Columns may be in another order, and one row is enough; all rows of the source are for training."""
     test = passengers(300).tail(150).drop(columns="Fate")
     module = table(passengers(), test)
     assert module.test.ids[0] == "0150"
@@ -471,7 +477,7 @@ def test_a_file_to_predict(table):
             r"gaps in 1 rows, the first is 3",
         ),
         (None, None, {"fold": 5}, r"fold is 5 and data\.folds 5"),
-        (None, None, {"fold": 0, "folds": 1}, r"data\.folds 1: of 102 rows"),
+        (None, None, {"fold": 0, "folds": 1}, r"data\.folds 1: 102 rows allow"),
     ],
 )
 def test_files_that_do_not_fit_each_other(table, change, change_test, more, says):
@@ -491,7 +497,7 @@ def test_other_forms_of_csv(table, load, tmp_path, form):
 
 
 def folds_of(modules) -> list[int]:
-    """Checks that no fold trains on what it validates, and returns all that is validated."""
+    """Checks that no fold trains on its validation rows, and returns the validation rows of all folds."""
     seen = []
     for module in modules:
         module.setup("fit")
@@ -506,7 +512,7 @@ def ids(part) -> list:
 
 
 def test_each_row_is_validated_in_one_fold(load, tmp_path):
-    """And those to test with in none; what is tested is what is tested without folds."""
+    """And test rows in none: the test set is the same with and without folds."""
     for task, name in (
         ("tabular", TABLE),
         ("image-classification", IMAGES),
@@ -522,7 +528,7 @@ def test_each_row_is_validated_in_one_fold(load, tmp_path):
 
 
 def test_folds_have_alike_many_of_each_class(load):
-    """Of a class with fewer rows than folds, some have none."""
+    """A class with fewer rows than folds is missing in some."""
     (fold,) = load("tabular", "fold")
     labels = [0] * 50 + [1] * 23 + [2] * 3
     rows = torch.randperm(76, generator=torch.Generator().manual_seed(0)).tolist()
@@ -538,7 +544,7 @@ def test_folds_have_alike_many_of_each_class(load):
 
 
 def test_a_table_of_predictions(load, tmp_path):
-    """Ids, names and truth are those of the sample, also where the data are a part of a part."""
+    """Ids, names and truth belong to the sample, even in a Subset of a Subset."""
     writer, _ = load("tabular", "prediction_writer", "data")
     whole = torch.utils.data.TensorDataset(torch.zeros(6, 1))
     said = {"ids": [*"abcdef"], "labels": [0, 1, 2, 0, 1, 2], "names": ["x", "y", "z"]}
@@ -564,7 +570,7 @@ def test_a_table_of_predictions(load, tmp_path):
 
 
 def test_a_regression_is_predicted_in_the_units_of_the_table(load, tmp_path):
-    """And an equal model is made of a checkpoint, though its sizes were those of the table."""
+    """And a checkpoint restores the model, though its sizes came from the table."""
     data, model = load("tabular", "data", "model")
     frame = passengers().assign(Price=lambda t: 5e5 + 100 * t["Age"].fillna(40))
     frame.to_csv(tmp_path / "rows.csv", index=False)
@@ -585,7 +591,7 @@ def test_a_regression_is_predicted_in_the_units_of_the_table(load, tmp_path):
 
 
 def test_more_classes_than_the_model_has_are_one_clear_error(load, tmp_path):
-    """Before training, and not when the first such label comes by; one class less than there may be is fine."""
+    """Before training, not at the first such label; fewer classes than the model has are fine."""
     place = tmp_path / "photos"
     place.mkdir()
     write_folder(place)
@@ -666,7 +672,7 @@ def test_masks_in_folders(load, tmp_path):
 
 
 def test_boxes_in_cocos_form(load, tmp_path):
-    """Boxes are brought to the size of the images, classes are numbered in the order of their ids."""
+    """Boxes are scaled with the images, classes are numbered in the order of their ids."""
     data, model = load("object-detection", "data", "model")
     coco(tmp_path)
     module = data.SceneDataModule(str(tmp_path), size=40, batch_size=4)
@@ -713,7 +719,7 @@ def test_a_folder_of_text(load, tmp_path):
 
 
 def a_model(folder: Path, template: str | None = None) -> str:
-    """A GPT-2 of transformers with weights of 16 bits, which reads bytes."""
+    """A byte-level GPT-2 of transformers, with bfloat16 weights."""
     from transformers import ByT5Tokenizer, GPT2Config, GPT2LMHeadModel
 
     config = GPT2Config(vocab_size=259, n_embd=16, n_layer=1, n_head=2, n_positions=64)
@@ -725,7 +731,7 @@ def a_model(folder: Path, template: str | None = None) -> str:
 
 @pytest.mark.parametrize("rank", [0, 2])
 def test_a_model_and_conversations_of_ones_own(load, tmp_path, rank):
-    """What is longer than the model reads is cut, and the result has the format it began with."""
+    """Conversations are truncated to the context length, and the export has the dtype of the base model."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     data, model, export = load("llm-finetuning", "data", "model", "export")
@@ -756,7 +762,7 @@ THINKS = (  # as templates of models that think do: only the last answer keeps i
 
 
 def test_a_template_that_writes_earlier_answers_otherwise(load, tmp_path):
-    """They are no answers then; the last one is, and where the prompt says more than is kept, what differs is."""
+    """They are not answers then, only the last one is, from where it differs from the generation prompt."""
     tokens, chats, network = load("llm-finetuning", "tokens", "chats", "network")
     tokenizer = network.load_tokenizer(a_model(tmp_path / "gpt", THINKS))
     said = [("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d")]
@@ -773,7 +779,7 @@ def test_a_template_that_writes_earlier_answers_otherwise(load, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "says"), [("no/where", r"not to be had from the .* hub"), (".", "a folder that")]
+    ("name", "says"), [("no/where", r"not available from the .* hub"), (".", "a folder that")]
 )
 def test_a_model_that_is_not_there(load, monkeypatch, name, says):
     data, model = load("llm-finetuning", "data", "model")
@@ -789,7 +795,7 @@ def test_an_environment_of_gymnasium(load):
 
 
 def test_adapters_and_an_installed_backbone(load, monkeypatch):
-    """What torchvision gives is asked for by its name, and adapted."""
+    """A torchvision model is found by name, and adapted."""
     (backbones,) = load("finetune", "backbones")
     network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.LazyLinear(7))
     network.fc = torch.nn.Linear(7, 3)

@@ -17,14 +17,14 @@ class DataModule(LightningDataModule):
         self.options: dict = {"num_workers": num_workers, "pin_memory": pin_memory}
 
     def prepare_data(self) -> None:
-        """Download or convert here. Runs once per machine; do not assign to `self`."""
+        """Download or convert here. Runs once per machine: do not assign to `self`."""
 
     def setup(self, stage: str) -> None:
         # create your data sets here: any map-style Dataset
-        chance = torch.Generator().manual_seed(self.seed)
-        inputs = torch.randn(512, self.features, generator=chance)
+        generator = torch.Generator().manual_seed(self.seed)
+        inputs = torch.randn(512, self.features, generator=generator)
         dataset = TensorDataset(inputs, inputs.sum(dim=1, keepdim=True))
-        parts = random_split(dataset, [0.7, 0.15, 0.15], chance)
+        parts = random_split(dataset, [0.7, 0.15, 0.15], generator)
         self.train, self.val, self.test = parts
 
     def train_dataloader(self) -> DataLoader:

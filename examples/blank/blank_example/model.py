@@ -8,7 +8,7 @@ class Model(LightningModule):
     def __init__(self, features: int = 8, lr: float = 0.1) -> None:
         super().__init__()
         self.save_hyperparameters()
-        # your network; the callback backbone-finetuning needs a `self.backbone`
+        # your network; `self.backbone` is what the callback backbone-finetuning freezes
         self.backbone = nn.Sequential(nn.Linear(features, 16), nn.ReLU())
         self.head = nn.Linear(16, 1)
 
@@ -28,7 +28,7 @@ class Model(LightningModule):
         return self(batch[0])
 
     def step(self, batch: list[Tensor], stage: str) -> Tensor:
-        # your loss, and what you want to log of each batch
+        # your loss, and the metrics to log
         loss = mse_loss(self(batch[0]), batch[1])
         self.log(f"{stage}_loss", loss, prog_bar=True)
         return loss

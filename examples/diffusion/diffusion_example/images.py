@@ -1,4 +1,4 @@
-"""Where images come from: scikit-learn's digits, files of MNIST or CIFAR-10, a folder.
+"""Sources of images: scikit-learn's digits, files of MNIST or CIFAR-10, or a folder.
 
 mnist    path/{train,t10k}-images-idx3-ubyte and -labels-idx1-ubyte, also as .gz
 cifar10  path/data_batch_1.bin ... data_batch_5.bin, test_batch.bin (the binary version)
@@ -24,16 +24,16 @@ Item = tuple[Tensor, int]
 
 def split_images(source: str, path: str, seed: int) -> list:
     """Training, validation and test images; MNIST and CIFAR-10 have test sets."""
-    same_split = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
     if source in ("digits", "folder"):
-        whole = read_digits() if source == "digits" else ImageFolder(Path(path))
-        return random_split(whole, [0.7, 0.15, 0.15], same_split)
+        images = read_digits() if source == "digits" else ImageFolder(Path(path))
+        return random_split(images, [0.7, 0.15, 0.15], generator)
     if source not in ("mnist", "cifar10"):
         raise MisconfigurationException(
             f"data.source is {source!r}: choose digits, mnist, cifar10 or folder."
         )
     read = read_mnist if source == "mnist" else read_cifar10
-    train, val = random_split(read(Path(path), True), [0.9, 0.1], same_split)
+    train, val = random_split(read(Path(path), True), [0.9, 0.1], generator)
     return [train, val, read(Path(path), False)]
 
 
@@ -53,13 +53,13 @@ class Images(Dataset[Item]):
 
 
 class ImageFolder(Dataset[Item]):
-    """One folder per class. Images are read when needed."""
+    """One folder per class; images are read from disk when needed."""
 
     def __init__(self, folder: Path) -> None:
-        found = sorted(each for each in folder.glob("*/") if each.is_dir())
-        self.classes, self.names = len(found), [each.name for each in found]
-        self.files = [file for each in found for file in sorted(each.iterdir())]
-        self.labels = [n for n, each in enumerate(found) for _ in each.iterdir()]
+        folders = sorted(each for each in folder.glob("*/") if each.is_dir())
+        self.classes, self.names = len(folders), [each.name for each in folders]
+        self.files = [file for each in folders for file in sorted(each.iterdir())]
+        self.labels = [n for n, each in enumerate(folders) for _ in each.iterdir()]
         self.ids = [file.relative_to(folder).as_posix() for file in self.files]
         if not self.files:
             raise MisconfigurationException(
@@ -75,7 +75,7 @@ class ImageFolder(Dataset[Item]):
             with Image.open(file) as photo:
                 image = photo.convert("RGB").resize((FOLDER_SIZE, FOLDER_SIZE))
         except OSError as e:
-            raise MisconfigurationException(f"{file} is no whole image: {e}") from None
+            raise MisconfigurationException(f"{file} is no valid image: {e}") from None
         return torch.tensor(np.array(image)).permute(2, 0, 1) / 255, label
 
 
@@ -97,22 +97,22 @@ def read_mnist(folder: Path, train: bool) -> Images:
 
 
 def read_idx(file: Path) -> np.ndarray:
-    """An array in MNIST's IDX format: 0, 0, type, rank, the sizes, then the bytes."""
+    """An array in MNIST's IDX format: 0, 0, 8 (uint8), rank, shape, then the data."""
     data = read(file)
     rank = data[3] if data[:3] == b"\0\0\x08" else 0
     shape = np.frombuffer(data[4:][: 4 * rank], ">u4").tolist()
     if not rank or len(data) != 4 + 4 * rank + math.prod(shape):
-        raise MisconfigurationException(f"{file} is not a whole IDX file of bytes.")
+        raise MisconfigurationException(f"{file} is not a complete IDX file of bytes.")
     return np.frombuffer(data, np.uint8, offset=4 + 4 * rank).reshape(shape)
 
 
 def read_cifar10(folder: Path, train: bool) -> Images:
-    """Rows of one byte for the class and 3 x 32 x 32 for the image."""
-    rows, numbers = [], [f"data_batch_{number}" for number in range(1, 6)]
-    for name in numbers if train else ["test_batch"]:
+    """Rows of 3073 bytes: the class, then 3 x 32 x 32 for the image."""
+    rows, train_files = [], [f"data_batch_{number}" for number in range(1, 6)]
+    for name in train_files if train else ["test_batch"]:
         data = np.frombuffer(read(folder / f"{name}.bin"), np.uint8)
         if not len(data) or len(data) % 3073:
-            raise MisconfigurationException(f"{folder / name}.bin has broken rows.")
+            raise MisconfigurationException(f"{folder / name}.bin is not complete.")
         rows.append(data.reshape(-1, 3073))
     table = np.concatenate(rows)
     return Images(table[:, 1:].reshape(-1, 3, 32, 32), table[:, 0])
@@ -124,7 +124,7 @@ def read(file: Path) -> bytes:
         return file.read_bytes() if file.exists() else gzip.decompress(gz.read_bytes())
     except FileNotFoundError:
         raise MisconfigurationException(
-            f"there is no {file}: get it first, or set data.path to where it is."
+            f"there is no {file}: download it, or set data.path to its folder."
         ) from None
     except (OSError, EOFError, zlib.error) as error:
         raise MisconfigurationException(f"{gz} cannot be read: {error}") from None

@@ -1,4 +1,4 @@
-"""A diffusion model: predicts the noise in an image, and removes it step by step."""
+"""A diffusion model: predicts the noise in images, and removes it step by step."""
 
 import math
 
@@ -9,7 +9,7 @@ from torch.nn.functional import interpolate, mse_loss
 
 
 class Block(nn.Module):
-    """A residual block of two convolutions, with a shift that depends on the time."""
+    """A residual block of two convolutions; the diffusion time shifts its features."""
 
     def __init__(self, channels: int, width: int, times: int) -> None:
         super().__init__()
@@ -19,12 +19,12 @@ class Block(nn.Module):
         self.straight = nn.Conv2d(channels, width, 1)
 
     def forward(self, images: Tensor, time: Tensor) -> Tensor:
-        between = self.norm(self.first(images)) + self.time(time)[:, :, None, None]
-        return self.straight(images) + self.second(nn.functional.silu(between))
+        hidden = self.norm(self.first(images)) + self.time(time)[:, :, None, None]
+        return self.straight(images) + self.second(nn.functional.silu(hidden))
 
 
 class Denoiser(nn.Module):
-    """The noise in images (N, C, H, W) at times (N,) from 0 to 1."""
+    """A small U-Net: the noise in images (N, C, H, W) at times (N,) from 0 to 1."""
 
     waves: Tensor
 
@@ -64,7 +64,7 @@ class Diffusion(LightningModule):
         return self.backbone(images, times)
 
     def signal(self, times: Tensor) -> Tensor:
-        """The remaining signal power of an image (N, 1, 1, 1), alpha-bar of DDPM."""
+        """The share of the image in the variance (N, 1, 1, 1): alpha-bar of DDPM."""
         return (0.01 + 0.98 * torch.cos(times * math.pi / 2) ** 2)[:, None, None, None]
 
     def step(self, images: Tensor) -> Tensor:
@@ -75,7 +75,7 @@ class Diffusion(LightningModule):
 
     @torch.no_grad()
     def sample(self, count: int) -> Tensor:
-        """Images (count, C, H, W) from 0 to 1, from noise in `steps` steps (DDIM)."""
+        """Turn noise into images (count, C, H, W), 0 to 1, in `steps` steps of DDIM."""
         h = self.hparams
         images = torch.randn(count, h.channels, h.size, h.size, device=self.device)
         times = torch.linspace(1, 0, h.steps + 1, device=self.device)

@@ -1,4 +1,4 @@
-"""Inception score of samples, by a small classifier trained on real images."""
+"""Inception score of samples, with a small classifier trained on real images."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -25,15 +25,15 @@ class SampleScore(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
         data: Any = trainer.datamodule
-        given, model = tuple(data.train[0][0].shape), pl_module.hparams
-        if given != (model.channels, model.size, model.size):
+        shape, model = tuple(data.train[0][0].shape), pl_module.hparams
+        if shape != (model.channels, model.size, model.size):
             raise MisconfigurationException(
-                f"images have the shape {given}: set model.channels to {given[0]} "
-                f"and model.size to {given[1]}."
+                f"images have the shape {shape}: set model.channels to {shape[0]} "
+                f"and model.size to {shape[1]}."
             )
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
-        """In this hook, since averaged weights (EMA) are in place only now."""
+        """Sample in this hook: averaged weights (EMA), if any, are in place here."""
         self.samples = pl_module.sample(self.count).cpu()
         self.log("val_score", self.score(trainer, self.samples), prog_bar=True)
 
@@ -42,7 +42,7 @@ class SampleScore(Callback):
             return
         data: Any = trainer.datamodule
         ours = float(trainer.callback_metrics["val_score"])
-        real, _ = whole(data.val)
+        real, _ = first_images(data.val)
         noise = self.score(trainer, torch.rand_like(self.samples))
         trainer.print(
             f"val_score {ours:.2f}, real images {self.score(trainer, real):.2f}, "
@@ -51,20 +51,20 @@ class SampleScore(Callback):
         save_picture(trainer, grid(self.samples), "samples")
 
     def score(self, trainer: Trainer, images: Tensor) -> float:
-        """exp of the mean KL divergence from the mean class probabilities."""
+        """exp of the mean KL divergence of class probabilities from their mean."""
         if self.classifier is None:
             data: Any = trainer.datamodule
-            real, labels = whole(data.train)
+            real, labels = first_images(data.train)
             self.classifier = MLPClassifier(64, max_iter=500, tol=1e-3, random_state=0)
             self.classifier.fit(real.flatten(1), labels)
-        chances = self.classifier.predict_proba(images.flatten(1)) + 1e-9
-        divergence = chances * (np.log(chances) - np.log(chances.mean(axis=0)))
+        probs = self.classifier.predict_proba(images.flatten(1)) + 1e-9
+        divergence = probs * (np.log(probs) - np.log(probs.mean(axis=0)))
         return float(np.exp(divergence.sum(axis=1).mean()))
 
 
-def whole(part: Dataset) -> tuple[Tensor, Tensor]:
+def first_images(dataset: Dataset) -> tuple[Tensor, Tensor]:
     """The first 10,000 images and labels."""
-    images, labels = next(iter(DataLoader(part, batch_size=10_000)))
+    images, labels = next(iter(DataLoader(dataset, batch_size=10_000)))
     return images, labels
 
 

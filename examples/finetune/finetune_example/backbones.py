@@ -29,7 +29,7 @@ def make_backbone(name: str) -> tuple[nn.Module, int]:
         return find_backbone(name)
     except ModuleNotFoundError as error:
         raise MissingExtra(
-            f"model.backbone is {name!r}: pip install {error.name}, or take digits."
+            f"model.backbone is {name!r}: pip install {error.name}, or choose digits."
         ) from None
 
 
@@ -62,6 +62,8 @@ class ToPhotos(nn.Module):
 
 
 class Pooled(nn.Module):
+    """A transformer, followed by the mean over its tokens."""
+
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
@@ -71,7 +73,7 @@ class Pooled(nn.Module):
 
 
 class LoRA(nn.Module):
-    """A frozen layer plus a low-rank one that starts at zero (LoRA)."""
+    """LoRA: a frozen layer plus a low-rank update, which starts at zero."""
 
     def __init__(self, layer: nn.Linear | nn.Conv2d, rank: int) -> None:
         super().__init__()
@@ -102,8 +104,9 @@ def add_adapters(network: nn.Module, rank: int) -> None:
 
 
 def load_backbone(network: nn.Module, path: str) -> None:
-    """Load weights from a file; adapters stay as they are."""
+    """Load weights from a file; adapters keep theirs."""
     own = network.state_dict()
     for name, weight in torch.load(path, weights_only=True).items():
-        plain = name in own
-        own[name if plain else name.replace(".", ".layer.")].copy_(weight)
+        if name not in own:  # this layer is inside an adapter
+            name = name.replace(".", ".layer.")
+        own[name].copy_(weight)

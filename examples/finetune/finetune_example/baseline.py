@@ -1,4 +1,4 @@
-"""A baseline: the same network trained from scratch on the few images."""
+"""A baseline: the same network, trained from scratch on the same few images."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from finetune_example.model import FineTuned
 
 
 class FromScratch(Callback):
-    """Trains it for as many steps, and prints its accuracy and the finetuned one's."""
+    """Trains it for as many epochs, and prints the accuracy of both."""
 
     def on_fit_end(self, trainer: Trainer, pl_module: Any) -> None:
         if pl_module.hparams.backbone != "digits" or trainer.world_size > 1:
@@ -26,7 +26,7 @@ class FromScratch(Callback):
         )
         model = FineTuned(lr=pl_module.hparams.lr)
         scratch.fit(model, data.train_dataloader(), data.val_dataloader())
-        ours, others = (
+        finetuned, baseline = (
             float(each.callback_metrics["val_acc"]) for each in (trainer, scratch)
         )
-        trainer.print(f"val_acc {ours:.3f}, from scratch {others:.3f}")
+        trainer.print(f"val_acc {finetuned:.3f}, from scratch {baseline:.3f}")

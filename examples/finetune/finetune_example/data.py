@@ -23,7 +23,7 @@ class DigitsDataModule(LightningDataModule):
         self.options: dict = {"num_workers": num_workers, "pin_memory": pin_memory}
 
     def prepare_data(self) -> None:
-        pretrain(known_digits(), self.pretrained)  # unless it is there
+        pretrain(known_digits(), self.pretrained)  # unless the file exists
 
     def setup(self, stage: str) -> None:
         self.train, self.val, self.test = split_new_digits(*self.digits)

@@ -22,8 +22,8 @@ def split_new_digits(shots: int, seed: int) -> list[TensorDataset]:
     """Images of 5 to 9: `shots` of each for training, the rest halved."""
     images, labels = read_digits()
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
-    of_class = [order[labels[order] == digit] for digit in range(5, 10)]
-    train = torch.cat([places[:shots] for places in of_class])
-    others = torch.cat([places[shots:] for places in of_class])
-    parts = train, others[::2], others[1::2]
+    per_class = [order[labels[order] == digit] for digit in range(5, 10)]
+    train = torch.cat([rows[:shots] for rows in per_class])
+    rest = torch.cat([rows[shots:] for rows in per_class])
+    parts = train, rest[::2], rest[1::2]
     return [TensorDataset(images[part], labels[part] - 5) for part in parts]

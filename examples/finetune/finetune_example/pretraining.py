@@ -28,7 +28,7 @@ class Pretraining(LightningModule):
 
 
 def pretrain(data: Dataset, file: str) -> None:
-    """Pretrain a backbone on digits, unless that was done before."""
+    """Pretrain a backbone on digits, unless the file exists."""
     path = Path(file)
     if path.exists():
         return

@@ -1,4 +1,4 @@
-"""Trains a new head first, then the backbone, earlier layers more slowly."""
+"""Trains the head first, then also the backbone, its earlier layers more slowly."""
 
 from typing import Any
 
@@ -7,6 +7,8 @@ from torch.optim import Optimizer
 
 
 class Unfreeze(BaseFinetuning):
+    """Unfreezes at `at_epoch`; from the head down, rates fall by `slower` per layer."""
+
     def __init__(self, at_epoch: int = 2, slower: float = 0.5) -> None:
         super().__init__()
         self.at_epoch, self.slower = at_epoch, slower

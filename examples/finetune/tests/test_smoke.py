@@ -20,7 +20,7 @@ def test_one_batch_of_everything(tmp_path: Path, rank: int) -> None:
     assert trainer.global_step == 1
 
 
-def test_adapters_start_as_nothing_and_are_small() -> None:
+def test_adapters_change_nothing_at_first_and_are_small() -> None:
     torch.manual_seed(0)
     plain = FineTuned()
     torch.manual_seed(0)
@@ -31,7 +31,7 @@ def test_adapters_start_as_nothing_and_are_small() -> None:
     assert trained < sum(weight.numel() for weight in plain.parameters()) / 10
 
 
-def test_few_to_train_on_and_none_twice() -> None:
+def test_few_training_images_and_no_overlap() -> None:
     data = DigitsDataModule(shots=3)
     data.setup("fit")
     assert len(data.train) == 15

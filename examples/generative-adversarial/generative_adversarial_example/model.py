@@ -1,4 +1,4 @@
-"""A GAN: a generator makes images from noise, a critic tells them from real ones."""
+"""A GAN: a generator makes images from noise, a critic scores how real they look."""
 
 import torch
 from scaffold_runtime import LightningModule
@@ -25,7 +25,7 @@ def generator(channels: int, size: int, noise: int, width: int) -> nn.Sequential
 
 
 def critic(channels: int, size: int, width: int) -> nn.Sequential:
-    """Images to scores (N, 1): high for what looks real."""
+    """Images to logits (N, 1): high for images that look real."""
     return nn.Sequential(
         nn.Conv2d(channels, width, 3, stride=2, padding=1),
         nn.LeakyReLU(0.2),

@@ -11,7 +11,7 @@ from image_classification_example.pictures import save_picture
 
 
 class ConfusionMatrix(Callback):
-    """Counts in each validation, and draws the last one."""
+    """Counts predictions in each validation, and draws the counts of the last one."""
 
     def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
         data, classes = trainer.datamodule, pl_module.hparams.classes
@@ -50,7 +50,7 @@ class ConfusionMatrix(Callback):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         gathered = pl_module.all_gather(self.counts.to(pl_module.device)).cpu()
-        counts = gathered.view(-1, *self.counts.shape).sum(0)  # of all processes
+        counts = gathered.view(-1, *self.counts.shape).sum(0)  # over processes
         if not counts.any():  # validation never ran
             return
         from matplotlib.figure import Figure  # imported here, since that takes long

@@ -1,4 +1,4 @@
-"""Training, validation and test images, of one fold if there are several."""
+"""Training, validation and test images, with cross validation if `fold` is set."""
 
 from torch.utils.data import Subset
 
@@ -8,6 +8,6 @@ from image_classification_example.images import split_images
 
 def split(source: str, path: str, seed: int, fold: int | None, folds: int) -> list:
     train, val, test = split_images(source, path, seed)
-    whole = train.dataset
-    rows = one_fold(train.indices, val.indices, whole.labels, fold, folds)
-    return [*(Subset(whole, part) for part in rows), test]
+    images = train.dataset
+    rows = one_fold(train.indices, val.indices, images.labels, fold, folds)
+    return [*(Subset(images, part) for part in rows), test]

@@ -1,4 +1,4 @@
-"""A picture of predictions and truth."""
+"""A picture of true and predicted masks."""
 
 from typing import Any
 
@@ -23,11 +23,11 @@ class MaskGrid(Callback):
             torch.stack, zip(*(data.val[i] for i in range(count)), strict=True)
         )
         with torch.no_grad():
-            found = pl_module.eval()(images.to(pl_module.device)).cpu() > 0
+            predicted = pl_module.eval()(images.to(pl_module.device)).cpu() > 0
         figure = Figure(figsize=(count, 3), layout="constrained")
         figure.set_facecolor("lightgray")
         grid = figure.subplots(3, count, squeeze=False)
-        for row, pictures in zip(grid, (images, masks, found), strict=True):
+        for row, pictures in zip(grid, (images, masks, predicted), strict=True):
             for axes, picture in zip(row, pictures, strict=True):
                 axes.imshow(picture[0].numpy(), cmap="gray", vmin=0, vmax=1)
                 axes.set_axis_off()

@@ -1,4 +1,4 @@
-"""Where images with masks come from: drawn shapes, or two folders."""
+"""Sources of images with masks: drawn shapes, or two folders."""
 
 import random
 from pathlib import Path
@@ -15,13 +15,13 @@ Item = tuple[Tensor, Tensor]
 
 def split_masks(source: str, size: int, seed: int) -> list:
     """Training, validation and test images with masks."""
-    same_split = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
     data = Shapes(size, seed) if source == "shapes" else MaskFolder(Path(source), size)
-    return random_split(data, [0.7, 0.15, 0.15], same_split)
+    return random_split(data, [0.7, 0.15, 0.15], generator)
 
 
 class Shapes(Dataset[Item]):
-    """Bright discs and boxes to segment, thin lines to ignore, in noise."""
+    """Bright discs and squares to segment and thin lines to ignore, on noise."""
 
     def __init__(self, size: int, seed: int, count: int = 800) -> None:
         self.size, self.seed, self.count = size, seed, count
@@ -30,20 +30,20 @@ class Shapes(Dataset[Item]):
         return self.count
 
     def __getitem__(self, index: int) -> Item:
-        chance = random.Random(self.seed * 1_000_003 + index)
+        rng = random.Random(self.seed * 1_000_003 + index)
         size, mask = self.size, Image.new("L", (self.size, self.size))
         image = mask.copy()
         for _ in range(3):
-            ends = [chance.randrange(size) for _ in range(4)]
-            ImageDraw.Draw(image).line(ends, chance.randint(60, 200), width=1)
-        for _ in range(chance.randint(1, 3)):
+            ends = [rng.randrange(size) for _ in range(4)]
+            ImageDraw.Draw(image).line(ends, rng.randint(60, 200), width=1)
+        for _ in range(rng.randint(1, 3)):
             x, y, r = (
-                chance.randrange(size),
-                chance.randrange(size),
-                chance.randint(4, 9),
+                rng.randrange(size),
+                rng.randrange(size),
+                rng.randint(4, 9),
             )
-            shape = chance.choice(["ellipse", "rectangle"])
-            for canvas, colour in ((image, chance.randint(60, 200)), (mask, 255)):
+            shape = rng.choice(["ellipse", "rectangle"])
+            for canvas, colour in ((image, rng.randint(60, 200)), (mask, 255)):
                 getattr(ImageDraw.Draw(canvas), shape)(
                     (x - r, y - r, x + r, y + r), colour
                 )
@@ -64,10 +64,10 @@ class MaskFolder(Dataset[Item]):
                 f"there are no files in {folder / 'images'}: set data.source to "
                 "shapes, or to a folder with images/ and masks/."
             )
-        lonely = sorted(images.keys() ^ masks.keys())
-        if lonely:
+        unpaired = sorted(images.keys() ^ masks.keys())
+        if unpaired:
             raise MisconfigurationException(
-                f"{lonely[0]} is not in both images/ and masks/ of {folder}."
+                f"{unpaired[0]} is not in both images/ and masks/ of {folder}."
             )
         self.files = [(images[name], masks[name]) for name in images]
 
@@ -84,7 +84,7 @@ class MaskFolder(Dataset[Item]):
                 return image.convert("L").resize((self.size, self.size))
         except OSError as error:
             raise MisconfigurationException(
-                f"{file} is no whole image: {error}"
+                f"{file} is no valid image: {error}"
             ) from None
 
 

@@ -21,7 +21,7 @@ def block(channels: int, width: int) -> nn.Sequential:
 
 
 class UNet(nn.Module):
-    """Logits (N, 1, H, W) of images (N, 1, H, W), of at least 4 x 4 pixels."""
+    """Images (N, 1, H, W) of at least 4 x 4 pixels to logits of the same shape."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -43,11 +43,12 @@ def join(small: Tensor, large: Tensor) -> Tensor:
     return torch.cat([interpolate(small, large.shape[2:]), large], dim=1)
 
 
-def overlap(scores: Tensor, masks: Tensor) -> Tensor:
-    """Dice score of each image: 1 if predicted and true pixels are the same."""
-    found = (scores > 0).float()
-    both, either = (found * masks).sum((1, 2, 3)), (found + masks).sum((1, 2, 3))
-    return (2 * both + 1) / (either + 1)  # 1 if both masks are empty
+def dice_score(logits: Tensor, masks: Tensor) -> Tensor:
+    """Dice score (N,) of each image: 1 if the predicted mask equals the true one."""
+    predicted = (logits > 0).float()
+    intersection = (predicted * masks).sum((1, 2, 3))
+    total = (predicted + masks).sum((1, 2, 3))
+    return (2 * intersection + 1) / (total + 1)  # 1 if both masks are empty
 
 
 class Segmenter(LightningModule):
@@ -72,9 +73,9 @@ class Segmenter(LightningModule):
         return self(batch[0]) > 0
 
     def step(self, batch: list[Tensor], stage: str) -> Tensor:
-        scores, masks = self(batch[0]), batch[1]
-        loss = binary_cross_entropy_with_logits(scores, masks)
-        dice = overlap(scores, masks).mean()
+        logits, masks = self(batch[0]), batch[1]
+        loss = binary_cross_entropy_with_logits(logits, masks)
+        dice = dice_score(logits, masks).mean()
         self.log_dict({f"{stage}_loss": loss, f"{stage}_dice": dice}, prog_bar=True)
         return loss
 

@@ -9,7 +9,7 @@ from scaffold_runtime import Trainer
 from scaffold_runtime.errors import MisconfigurationException
 
 from image_segmentation_example.data import MaskDataModule
-from image_segmentation_example.model import Segmenter, overlap
+from image_segmentation_example.model import Segmenter, dice_score
 
 
 def test_one_batch_of_everything() -> None:
@@ -23,9 +23,9 @@ def test_one_score_per_pixel() -> None:
 
 
 def test_dice() -> None:
-    scores = torch.tensor([[[[1.0, 1.0], [-1.0, -1.0]]]])
-    assert overlap(scores, (scores > 0).float()).item() == 1
-    assert overlap(scores, (scores < 0).float()).item() == pytest.approx(1 / 5)
+    logits = torch.tensor([[[[1.0, 1.0], [-1.0, -1.0]]]])
+    assert dice_score(logits, (logits > 0).float()).item() == 1
+    assert dice_score(logits, (logits < 0).float()).item() == pytest.approx(1 / 5)
 
 
 def test_the_same_seed_draws_the_same() -> None:

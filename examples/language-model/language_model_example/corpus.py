@@ -26,7 +26,7 @@ def files_of(source: str) -> list[Path]:
 
 
 def write_corpus(source: str, cache: str, seed: int) -> Path:
-    """Concatenate all files, in random order, unless that was done before."""
+    """Concatenate all files in random order, unless that file already exists."""
     files = files_of(source)
     sizes = [
         (str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files
@@ -42,14 +42,14 @@ def write_corpus(source: str, cache: str, seed: int) -> Path:
 
 
 def read_corpus(source: str, cache: str, seed: int) -> list[np.ndarray]:
-    """Training, validation and test bytes, on disk until needed."""
+    """Training, validation and test bytes, memory-mapped."""
     corpus = np.memmap(write_corpus(source, cache, seed), np.uint8, "r")
     held_out = len(corpus) // 50
     return np.split(corpus, [len(corpus) - 2 * held_out, len(corpus) - held_out])
 
 
 class Windows(Dataset[tuple[Tensor, Tensor]]):
-    """Pieces of `context` bytes, each with its targets: the same, one byte later."""
+    """Windows of `context` bytes; the targets are the same bytes, shifted by one."""
 
     def __init__(self, text: np.ndarray, context: int) -> None:
         self.text, self.context = text, context
@@ -64,5 +64,5 @@ class Windows(Dataset[tuple[Tensor, Tensor]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         start = index * self.context
-        piece = self.text[start : start + self.context + 1].astype(np.int64)
-        return torch.from_numpy(piece[:-1]), torch.from_numpy(piece[1:])
+        window = self.text[start : start + self.context + 1].astype(np.int64)
+        return torch.from_numpy(window[:-1]), torch.from_numpy(window[1:])

@@ -40,9 +40,9 @@ class GPT(nn.Module):
         self.position = nn.Embedding(context, width)
         self.blocks = nn.Sequential(*(Block(width, heads) for _ in range(depth)))
         self.head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 256))
-        self.apply(self.start_small)
+        self.apply(self.init_weights)
 
-    def start_small(self, module: nn.Module) -> None:
+    def init_weights(self, module: nn.Module) -> None:
         if isinstance(module, (nn.Embedding, nn.Linear)):
             nn.init.normal_(module.weight, std=0.02)
 
@@ -66,12 +66,12 @@ class LanguageModel(LightningModule):
         self.backbone = GPT(context, width, depth, heads)
 
     def setup(self, stage: str) -> None:
-        asked = getattr(self.trainer.datamodule, "context", 0)
+        needed = getattr(self.trainer.datamodule, "context", 0)
         context = self.hparams.context
-        if asked > context:
+        if needed > context:
             raise MisconfigurationException(
-                f"data.context is {asked}, the model looks back {context} bytes only: "
-                f"set model.context to {asked}."
+                f"data.context is {needed}, and the model sees only {context} bytes: "
+                f"set model.context to {needed}."
             )
         if self.hparams.compile:
             self.backbone.compile()
@@ -92,7 +92,7 @@ class LanguageModel(LightningModule):
         return self.generate(batch[0], 16)
 
     def step(self, batch: list[Tensor], stage: str) -> Tensor:
-        """Returns the loss in nats, logs it in bits per byte."""
+        """Return the loss in nats, and log it in bits per byte."""
         loss = cross_entropy(self(batch[0]).flatten(0, 1), batch[1].flatten())
         self.log(f"{stage}_bpb", loss / math.log(2), prog_bar=True)
         return loss
@@ -101,9 +101,9 @@ class LanguageModel(LightningModule):
     def generate(self, tokens: Tensor, length: int, temperature: float = 0.8) -> Tensor:
         """Generate `length` bytes after `tokens` (batch, time), sampled one by one."""
         for _ in range(length):
-            scores = self(tokens[:, -self.hparams.context :])[:, -1]
-            chances = (scores.float() / temperature).softmax(dim=1)
-            tokens = torch.cat([tokens, chances.multinomial(1)], dim=1)
+            logits = self(tokens[:, -self.hparams.context :])[:, -1]
+            probs = (logits.float() / temperature).softmax(dim=1)
+            tokens = torch.cat([tokens, probs.multinomial(1)], dim=1)
         return tokens
 
     def configure_optimizers(self) -> tuple[list, list]:

@@ -1,4 +1,4 @@
-"""Generated text after each epoch."""
+"""Generates text after each epoch."""
 
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ class Samples(Callback):
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         if trainer.sanity_checking or not trainer.loggers:
             return
-        text = self.sample(pl_module)  # on all ranks, as each may hold a shard
+        text = self.sample(pl_module)  # on all ranks: each may hold a shard
         if not trainer.is_global_zero:
             return
         folder = Path(trainer.log_dir)

@@ -31,7 +31,7 @@ def test_one_batch_of_everything(folder: Path) -> None:
     assert trainer.global_step == 1
 
 
-def test_targets_are_one_later(folder: Path) -> None:
+def test_targets_are_one_byte_later(folder: Path) -> None:
     data = TextDataModule(str(folder / "text"), str(folder / "cache"), context=32)
     data.prepare_data()
     data.setup("fit")
@@ -39,7 +39,7 @@ def test_targets_are_one_later(folder: Path) -> None:
     assert torch.equal(inputs[1:], targets[:-1])
 
 
-def test_nothing_looks_ahead() -> None:
+def test_attention_is_causal() -> None:
     model = small()
     tokens = torch.randint(256, (1, 32))
     changed = torch.cat([tokens[:, :-1], (tokens[:, -1:] + 1) % 256], dim=1)

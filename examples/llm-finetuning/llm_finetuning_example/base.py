@@ -25,7 +25,9 @@ TEMPLATE = (
 )
 
 
-class Reader(LightningModule):
+class Pretraining(LightningModule):
+    """Next-token prediction on all tokens."""
+
     def __init__(self, network: Any) -> None:
         super().__init__()
         self.network = network
@@ -71,8 +73,8 @@ def make_base(folder: str, steps: int = 300) -> None:
         loader = DataLoader(items, BATCH, collate_fn=pad)
         options: Any = {"accelerator": "cpu", "gradient_clip_val": 1.0}
         trainer = Trainer(max_epochs=1, barebones=True, **options)
-        trainer.print(f"a small model learns the calendar first, once: {folder}")
-        trainer.fit(Reader(network), loader)
+        trainer.print(f"pretraining a small base model, once: {folder}")
+        trainer.fit(Pretraining(network), loader)
     partial = path.with_name(f"{path.name}.{os.getpid()}")
     for each in (network, tokenizer):
         each.save_pretrained(partial)

@@ -6,9 +6,9 @@ from scaffold_runtime import Callback, LightningModule, Trainer
 
 
 class Before(Callback):
-    """Prints the final loss, and the one of the sanity check before training.
+    """Prints the final validation loss, and that of the sanity check before training.
 
-    The sanity check sees all batches if `num_sanity_val_steps` is -1.
+    The sanity check uses all batches if `num_sanity_val_steps` is -1.
     """
 
     loss: float | None = None

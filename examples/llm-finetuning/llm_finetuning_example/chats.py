@@ -15,7 +15,7 @@ PAIRS = ("prompt", "response"), ("prompt", "completion"), ("instruction", "outpu
 
 class Chat(NamedTuple):
     messages: list[Message]
-    origin: str  # as "chats.jsonl, line 7"
+    origin: str  # such as "chats.jsonl, line 7"
 
 
 def split_chats(source: str, seed: int) -> list[list[Chat]]:
@@ -32,8 +32,7 @@ def split_chats(source: str, seed: int) -> list[list[Chat]]:
 
 
 def read_calendar() -> list[Chat]:
-    pairs = questions(2000)
-    return [Chat(answered(*pair), "calendar") for pair in pairs]
+    return [Chat(to_messages(*pair), "calendar") for pair in questions(2000)]
 
 
 def read_jsonl(source: str) -> list[Chat]:
@@ -50,14 +49,14 @@ def read_jsonl(source: str) -> list[Chat]:
         origin = f"{source}, line {number}"
         if line.strip():
             try:
-                chats.append(Chat(messages_of(line), origin))
+                chats.append(Chat(read_messages(line), origin))
             except ValueError as error:
                 raise MisconfigurationException(f"{origin}: {error}.") from None
     return chats
 
 
-def messages_of(line: bytes) -> list[Message]:
-    """The messages in a line of a file.
+def read_messages(line: bytes) -> list[Message]:
+    """The messages in a line of a JSON Lines file.
 
     Raises:
         ValueError: if it is not a conversation with an answer.
@@ -65,31 +64,31 @@ def messages_of(line: bytes) -> list[Message]:
     try:
         row = json.loads(line)
     except json.JSONDecodeError as error:
-        raise ValueError(f"no JSON ({error.msg}, column {error.colno})") from None
+        raise ValueError(f"not JSON ({error.msg}, column {error.colno})") from None
     if not isinstance(row, dict):
-        raise ValueError("no object, which is {...}")
-    messages = said(row)
+        raise ValueError("not a JSON object {...}")
+    messages = find_messages(row)
     if not isinstance(messages, list) or not all(map(is_message, messages)):
-        raise ValueError("each message needs a role and a content, which are text")
+        raise ValueError("each message needs a role and a content, both text")
     if not any(each["role"] == "assistant" and each["content"] for each in messages):
-        raise ValueError("there is no answer in it")
+        raise ValueError("there is no answer")
     return messages
 
 
-def said(row: dict[str, Any]) -> Any:
+def find_messages(row: dict[str, Any]) -> Any:
     if "messages" in row:
         return row["messages"]
-    for asked, answer in PAIRS:
-        if asked in row and answer in row:
+    for prompt, response in PAIRS:
+        if prompt in row and response in row:
             more = f"\n\n{row['input']}" if row.get("input") else ""
-            return answered(row[asked] + more, row[answer])
+            return to_messages(row[prompt] + more, row[response])
     raise ValueError(
         "it needs prompt and response, instruction and output, or messages, "
         f"and has {', '.join(row) or 'nothing'}"
     )
 
 
-def answered(prompt: str, response: str) -> list[Message]:
+def to_messages(prompt: str, response: str) -> list[Message]:
     roles = {"user": prompt, "assistant": response}
     return [{"role": role, "content": text} for role, text in roles.items()]
 

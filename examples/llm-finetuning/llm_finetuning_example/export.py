@@ -1,4 +1,4 @@
-"""Export for transformers and peft."""
+"""Exports the best model for transformers or peft."""
 
 import os
 from pathlib import Path
@@ -18,14 +18,13 @@ class Export(Callback):
         if best and trainer.is_global_zero:
             folder = Path(best).parent.parent / "model"
             export(best, folder, self.merge)
-            shown = os.path.relpath(folder)
-            trainer.print(f"the best model, as transformers loads it: {shown}")
+            trainer.print(f"best model exported to {os.path.relpath(folder)}")
 
 
 def export(checkpoint: str, folder: Path, merge: bool = True) -> None:
     """Write the model of a checkpoint, in the dtype of the base model.
 
-    Adapters are merged into the model, or written alone, for peft to load onto the
+    Adapters are merged into the model, or written alone: peft loads them onto the
     base model they were trained with.
     """
     from transformers import AutoConfig

@@ -1,4 +1,4 @@
-"""A language model that learns to answer: the loss is on answer tokens only."""
+"""A language model that learns to answer: only answer tokens have a loss."""
 
 from typing import Any
 
@@ -9,10 +9,10 @@ from torch.nn.functional import cross_entropy
 
 from llm_finetuning_example.base import BASE, make_base
 from llm_finetuning_example.network import (
+    default_lr,
     load_network,
     load_tokenizer,
-    trained,
-    usual_lr,
+    trainable,
 )
 from llm_finetuning_example.tokens import prompts_of
 
@@ -32,7 +32,7 @@ class Assistant(LightningModule):
 
     def prepare_data(self) -> None:
         if self.hparams.name == BASE:
-            make_base(BASE)  # unless it is there
+            make_base(BASE)  # unless the folder exists
 
     def configure_model(self) -> None:
         if hasattr(self, "network"):
@@ -54,19 +54,19 @@ class Assistant(LightningModule):
         return self.tokenizer.batch_decode(answers, skip_special_tokens=True)
 
     def read(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
-        """The summed loss and the number of answer tokens; which answers are right."""
-        known = {key: batch[key] for key in ("input_ids", "attention_mask")}
-        logits = self.network(**known, use_cache=False).logits[:, :-1]
+        """Summed loss and number of answer tokens, and which answers are all right."""
+        inputs = {key: batch[key] for key in ("input_ids", "attention_mask")}
+        logits = self.network(**inputs, use_cache=False).logits[:, :-1]
         labels = batch["labels"][:, 1:]
         loss = cross_entropy(
             logits.flatten(0, 1).float(), labels.flatten(), reduction="sum"
         )
-        asked = labels != -100
-        right = ((logits.argmax(dim=2) == labels) | ~asked).all(dim=1)
-        return loss, asked.sum(), right
+        answer = labels != -100
+        right = ((logits.argmax(dim=2) == labels) | ~answer).all(dim=1)
+        return loss, answer.sum(), right
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        """All tokens of an accumulation window, of all ranks, have the same weight."""
+        """All answer tokens of an accumulation window, on all ranks, weigh the same."""
         loss, tokens, right = self.read(batch)
         self.log("train_loss", loss / tokens, prog_bar=True)
         data: Any = self.trainer.datamodule
@@ -88,21 +88,21 @@ class Assistant(LightningModule):
         return self(prompts_of(batch), self.hparams.new_tokens)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        if self.hparams.rank:  # the others are where they came from
-            weights, own = checkpoint["state_dict"].items(), trained(self)
+        if self.hparams.rank:  # adapters only: the base model is stored elsewhere
+            weights, own = checkpoint["state_dict"].items(), trainable(self)
             checkpoint["state_dict"] = {name: w for name, w in weights if name in own}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if self.hparams.rank:
-            weights, own = self.state_dict().items(), trained(self)
+            weights, own = self.state_dict().items(), trainable(self)
             frozen = {name: w for name, w in weights if name not in own}
             checkpoint["state_dict"] = frozen | checkpoint["state_dict"]
 
     def configure_optimizers(self) -> tuple[list, list]:
         from transformers import get_cosine_schedule_with_warmup
 
-        lr = self.hparams.lr or usual_lr(self.network, self.hparams.rank)
-        optimizer = torch.optim.AdamW(trained(self).values(), lr)
+        lr = self.hparams.lr or default_lr(self.network, self.hparams.rank)
+        optimizer = torch.optim.AdamW(trainable(self).values(), lr)
         steps = int(self.trainer.estimated_stepping_batches)
         schedule = get_cosine_schedule_with_warmup(
             optimizer, round(self.hparams.warmup * steps), steps

@@ -1,4 +1,4 @@
-"""Answers of the model after each epoch."""
+"""Writes answers of the model, before training and after each epoch."""
 
 from pathlib import Path
 from typing import Any
@@ -20,18 +20,18 @@ class Samples(Callback):
         first = range(min(self.count, len(data.val)))
         prompts = prompts_of(pad([data.val[n] for n in first]))
         prompts = move_data_to_device(prompts, pl_module.device)
-        # On all ranks, since each may hold a shard of the model.
+        # on all ranks: each may hold a shard of the model
         answers = pl_module(prompts, self.new_tokens)
         if not trainer.is_global_zero:
             return
         when = f"epoch {trainer.current_epoch}"
         when = "before training" if trainer.sanity_checking else when
-        asked = pl_module.tokenizer.batch_decode(
+        questions = pl_module.tokenizer.batch_decode(
             prompts["input_ids"], skip_special_tokens=True
         )
         folder = Path(trainer.log_dir)
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / "samples.txt").open("a", encoding="utf-8") as file:
             file.write(f"----- {when}\n")
-            for prompt, answer in zip(asked, answers, strict=True):
+            for prompt, answer in zip(questions, answers, strict=True):
                 file.write(f"{prompt}[{answer}]\n")

@@ -20,7 +20,7 @@ Item = tuple[Tensor, Tensor]
 class Answers(Dataset[Item]):
     """Conversations as tokens and labels, truncated if too long.
 
-    Those without an answer before the cut are left out.
+    A conversation whose answers are all cut off is left out.
     """
 
     def __init__(self, chats: list[Chat], tokenizer: Any, longest: int) -> None:
@@ -28,7 +28,7 @@ class Answers(Dataset[Item]):
         self.cut = sum(len(tokens) > longest for tokens, _ in whole)
         items = [(tokens[:longest], labels[:longest]) for tokens, labels in whole]
         kept = [item for item in items if (item[1] != IGNORED).any()]
-        # Arrays, since each tensor takes a file descriptor in spawned workers.
+        # as arrays: each tensor takes a file descriptor in spawned workers
         self.items: list[Any] = [tuple(part.numpy() for part in item) for item in kept]
         self.lost = len(whole) - len(self.items)
 
@@ -47,15 +47,15 @@ class Answers(Dataset[Item]):
 
 
 def encode(parts: list[list[Chat]], longest: int, trainer: Any) -> list[Answers]:
-    """Conversations as tokens of the model that is trained; what is cut is said."""
+    """Tokenize conversations for the trained model, and report what is truncated."""
     tokenizer = load_tokenizer(trainer.lightning_module.hparams.name)
-    reads = tokenizer.model_max_length
-    limit = "data.max_tokens" if longest < reads else "what the model reads"
-    longest = min(longest, reads)
+    context = tokenizer.model_max_length
+    limit = "data.max_tokens" if longest < context else "the context of the model"
+    longest = min(longest, context)
     encoded = [Answers(chats, tokenizer, longest) for chats in parts]
     if not all(encoded):
         raise MisconfigurationException(
-            f"no answer begins within {longest} tokens ({limit}): shorten the prompts, "
+            f"no answer starts within {longest} tokens ({limit}): shorten the prompts, "
             "or raise data.max_tokens."
         )
     cut, lost = (sum(getattr(e, key) for e in encoded) for key in ("cut", "lost"))
@@ -71,29 +71,29 @@ def item_of(chat: Chat, tokenizer: Any) -> Item:
     tokens: list[int] = []
     labels: list[int] = []
     for text, is_answer in pieces(chat, tokenizer):
-        found = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-        tokens += found
-        labels += found if is_answer else [IGNORED] * len(found)
+        ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        tokens += ids
+        labels += ids if is_answer else [IGNORED] * len(ids)
     return torch.tensor(tokens), torch.tensor(labels)
 
 
 def pieces(chat: Chat, tokenizer: Any) -> list[tuple[str, bool]]:
-    """Its text, split at answers: each piece, and whether it is an answer."""
-    found: list[tuple[str, bool]] = []
+    """The text of a conversation in pieces, and whether each piece is an answer."""
+    result: list[tuple[str, bool]] = []
     done = ""
     for place, message in enumerate(chat.messages):
         if message["role"] == "assistant":
-            asked = written(chat, place, tokenizer, add_generation_prompt=True)
-            whole = written(chat, place + 1, tokenizer)
-            prompt = commonprefix([asked, whole])
-            if not prompt.startswith(done):  # it now writes earlier answers otherwise:
-                found, done = [], ""  # nothing to learn from
-            found += [(prompt[len(done) :], False), (whole[len(prompt) :], True)]
-            done = whole
-    return found
+            before = formatted(chat, place, tokenizer, add_generation_prompt=True)
+            after = formatted(chat, place + 1, tokenizer)
+            prompt = commonprefix([before, after])
+            if not prompt.startswith(done):  # the template changed earlier answers:
+                result, done = [], ""  # they become part of the prompt
+            result += [(prompt[len(done) :], False), (after[len(prompt) :], True)]
+            done = after
+    return result
 
 
-def written(chat: Chat, count: int, tokenizer: Any, **options: bool) -> str:
+def formatted(chat: Chat, count: int, tokenizer: Any, **options: bool) -> str:
     """The first `count` messages, formatted by the tokenizer's chat template."""
     from jinja2 import TemplateError
 
@@ -102,7 +102,7 @@ def written(chat: Chat, count: int, tokenizer: Any, **options: bool) -> str:
         return tokenizer.apply_chat_template(messages, tokenize=False, **options)
     except TemplateError as error:
         raise MisconfigurationException(
-            f"{chat.origin}: the chat template of the model refuses it: {error}"
+            f"{chat.origin}: the chat template of the model rejects it: {error}"
         ) from None
 
 
@@ -119,8 +119,8 @@ def prompts_of(batch: dict[str, Any]) -> dict[str, Tensor]:
     prompts = []
     for tokens, labels in zip(batch["input_ids"], batch["labels"], strict=True):
         end = int((labels != IGNORED).nonzero()[-1])
-        asked = (labels[:end] == IGNORED).nonzero()
-        prompts.append(tokens[: int(asked[-1]) + 1])
+        prompt = (labels[:end] == IGNORED).nonzero()
+        prompts.append(tokens[: int(prompt[-1]) + 1])
     return padded(prompts, "left")
 
 

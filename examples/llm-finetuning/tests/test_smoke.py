@@ -1,4 +1,4 @@
-"""Fast checks: the pieces fit together, and answers are what counts."""
+"""Fast checks: the pieces fit together, and only answers are learned."""
 
 from pathlib import Path
 from typing import Any
@@ -29,8 +29,8 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture
 def chat() -> Chat:
     roles = ("user", "assistant") * 2
-    said = [{"role": r, "content": c} for r, c in zip(roles, TALK, strict=True)]
-    return Chat(said, "here")
+    messages = [{"role": r, "content": c} for r, c in zip(roles, TALK, strict=True)]
+    return Chat(messages, "here")
 
 
 @pytest.mark.parametrize("rank", [0, 2])
@@ -42,8 +42,8 @@ def test_one_batch_of_everything(base: str, rank: int) -> None:
 
 
 @pytest.mark.parametrize("plain", [False, True])
-def test_answers_alone_are_learned(base: str, chat: Chat, plain: bool) -> None:
-    """With the chat template of the tokenizer, and with the one for those without."""
+def test_only_answers_are_learned(base: str, chat: Chat, plain: bool) -> None:
+    """With the tokenizer's own chat template, and with `PLAIN`."""
     tokenizer = load_tokenizer(base)
     tokenizer.chat_template = PLAIN if plain else tokenizer.chat_template
     tokens, labels = item_of(chat, tokenizer)
@@ -64,7 +64,7 @@ def test_padding_does_not_matter(base: str, chat: Chat) -> None:
     torch.testing.assert_close(model.read(alone)[0], model.read(beside)[0])
 
 
-def test_what_is_too_long_is_cut_and_noted(
+def test_long_conversations_are_truncated_and_reported(
     base: str, chat: Chat, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cut = Answers([chat, chat], load_tokenizer(base), 15)
@@ -85,7 +85,7 @@ class Gradients(Callback):
         self.found = [weight.grad.clone() for weight in pl_module.parameters()]
 
 
-def test_tokens_count_the_same_in_a_batch_and_in_a_window(base: str) -> None:
+def test_tokens_weigh_the_same_in_a_batch_and_in_a_window(base: str) -> None:
     found = []
     for size, window in ((8, 1), (4, 2)):
         seed_everything(0)
@@ -122,9 +122,9 @@ def test_what_is_exported_is_what_was_trained(
 @pytest.mark.parametrize(
     ("line", "says"),
     [
-        ('{"prompt": "a"', "line 2: no JSON"),
+        ('{"prompt": "a"', "line 2: not JSON"),
         ('{"question": "a", "answer": "b"}', "line 2: .* has question, answer"),
-        ('{"prompt": "a", "response": 5}', "line 2: .* which are text"),
+        ('{"prompt": "a", "response": 5}', "line 2: .* both text"),
         ('{"messages": [{"role": "user", "content": "a"}]}', "line 2: .* no answer"),
     ],
 )

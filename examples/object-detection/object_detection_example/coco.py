@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 
 class CocoFolder(Dataset[tuple[Tensor, Tensor]]):
-    """Images are read and resized when needed."""
+    """Images are read from disk and resized when needed."""
 
     def __init__(self, folder: Path, size: int) -> None:
         self.folder, self.size = folder, size
@@ -39,18 +39,18 @@ class CocoFolder(Dataset[tuple[Tensor, Tensor]]):
                 photo = opened.convert("RGB")
         except OSError as error:
             raise MisconfigurationException(
-                f"{file} is no whole image: {error}"
+                f"{file} is no valid image: {error}"
             ) from None
         scale = torch.tensor([1, *(self.size / side for side in photo.size * 2)])
-        things = torch.full((self.most, 5), -1.0)
+        objects = torch.full((self.most, 5), -1.0)
         if boxes:
-            things[: len(boxes)] = torch.tensor(boxes) * scale
+            objects[: len(boxes)] = torch.tensor(boxes) * scale
         pixels = np.array(photo.resize((self.size, self.size)))
-        return torch.tensor(pixels).permute(2, 0, 1) / 255, things
+        return torch.tensor(pixels).permute(2, 0, 1) / 255, objects
 
 
 def read_annotations(file: Path) -> tuple[tuple[str, ...], list[tuple[str, list]]]:
-    """Names of classes; for each image the file, and its boxes with classes."""
+    """Names of classes; for each image its file name, and its classes and boxes."""
     if not file.is_file():
         raise MisconfigurationException(
             f"there is no {file}: set data.source to digits, or to a folder with "
@@ -58,18 +58,18 @@ def read_annotations(file: Path) -> tuple[tuple[str, ...], list[tuple[str, list]
         )
     try:
         table: Any = json.loads(file.read_text(encoding="utf-8"))
-        kinds = sorted((kind["id"], kind["name"]) for kind in table["categories"])
-        numbers = {key: number for number, (key, _) in enumerate(kinds)}
+        classes = sorted((each["id"], each["name"]) for each in table["categories"])
+        labels = {key: label for label, (key, _) in enumerate(classes)}
         items: dict = {each["id"]: (each["file_name"], []) for each in table["images"]}
-        for thing in table["annotations"]:
-            if thing["category_id"] not in numbers:
-                raise ValueError(f"there is no category {thing['category_id']}")
-            x, y, width, height = map(float, thing["bbox"])
-            box = [numbers[thing["category_id"]], x, y, x + width, y + height]
-            if not thing.get("iscrowd"):  # `iscrowd`: a box around many
-                items[thing["image_id"]][1].append(box)
+        for annotation in table["annotations"]:
+            if annotation["category_id"] not in labels:
+                raise ValueError(f"there is no category {annotation['category_id']}")
+            x, y, width, height = map(float, annotation["bbox"])
+            box = [labels[annotation["category_id"]], x, y, x + width, y + height]
+            if not annotation.get("iscrowd"):  # `iscrowd`: one box around many objects
+                items[annotation["image_id"]][1].append(box)
     except (KeyError, TypeError, ValueError) as error:
         raise MisconfigurationException(
-            f"{file} is not in COCO's form: {type(error).__name__}: {error}."
+            f"{file} is not in COCO format: {type(error).__name__}: {error}."
         ) from None
-    return tuple(str(name) for _, name in kinds), list(items.values())
+    return tuple(str(name) for _, name in classes), list(items.values())

@@ -1,4 +1,4 @@
-"""A picture of predictions and truth."""
+"""A picture of true and predicted boxes."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from object_detection_example.pictures import save_picture
 
 
 class BoxGrid(Callback):
-    """Images: above with true boxes, below with predicted boxes."""
+    """Images with true boxes (top), and with those of confidence `sure` (bottom)."""
 
     def __init__(self, count: int = 8, sure: float = 0.3) -> None:
         self.count, self.sure = count, sure
@@ -21,7 +21,7 @@ class BoxGrid(Callback):
 
         data: Any = trainer.datamodule
         count = min(self.count, len(data.val))
-        images, things = map(
+        images, objects = map(
             torch.stack, zip(*(data.val[i] for i in range(count)), strict=True)
         )
         with torch.no_grad():
@@ -30,8 +30,8 @@ class BoxGrid(Callback):
         grid = figure.subplots(2, count, squeeze=False)
         for column, image in enumerate(images):
             sure = found[column][found[column, :, 5] >= self.sure]
-            there = things[column][things[column, :, 0] >= 0]
-            for axes, boxes in zip(grid[:, column], (there, sure), strict=True):
+            true = objects[column][objects[column, :, 0] >= 0]
+            for axes, boxes in zip(grid[:, column], (true, sure), strict=True):
                 axes.imshow(image.permute(1, 2, 0).numpy())
                 axes.set_axis_off()
                 draw(axes, boxes, data.names)
@@ -41,7 +41,7 @@ class BoxGrid(Callback):
 def draw(axes: Any, boxes: Tensor, names: tuple[str, ...]) -> None:
     from matplotlib.patches import Rectangle
 
-    for kind, left, top, right, bottom in boxes[:, :5].tolist():
+    for label, left, top, right, bottom in boxes[:, :5].tolist():
         corner, size = (left - 0.5, top - 0.5), (right - left, bottom - top)
         axes.add_patch(Rectangle(corner, *size, fill=False, edgecolor="yellow"))
-        axes.text(left, top - 2, names[int(kind)], color="yellow", fontsize=8)
+        axes.text(left, top - 2, names[int(label)], color="yellow", fontsize=8)

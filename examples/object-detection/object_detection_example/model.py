@@ -1,4 +1,4 @@
-"""An anchor-free detector: maps of centres, and of distances to the sides."""
+"""An anchor-free detector: maps of object centres, and of distances to the sides."""
 
 import torch
 from scaffold_runtime import LightningModule
@@ -9,7 +9,7 @@ from object_detection_example.boxes import find
 from object_detection_example.loss import detection_loss
 from object_detection_example.precision import BINS, count_hits, mean_average_precision
 
-RARE = 4  # initial bias: most cells are empty
+RARE = 4  # subtracted from logits: most cells are empty, so scores start low
 
 
 def block(channels: int, width: int, stride: int = 1) -> nn.Sequential:
@@ -42,9 +42,9 @@ class Detector(LightningModule):
             )
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Scores and distances, a quarter of the size of images (N, 3, H, W)."""
-        seen = self.backbone(images)
-        return self.heat(seen) - RARE, self.sides(seen).clamp(max=5).exp()
+        """Logits and distances, a quarter of the size of images (N, 3, H, W)."""
+        features = self.backbone(images)
+        return self.heat(features) - RARE, self.sides(features).clamp(max=5).exp()
 
     def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
         heat, distances = self(batch[0])
@@ -64,10 +64,10 @@ class Detector(LightningModule):
         self.step(batch, "test")
 
     def step(self, batch: list[Tensor], stage: str) -> None:
-        (heat, distances), things = self(batch[0]), batch[1]
+        (heat, distances), objects = self(batch[0]), batch[1]
         found = find(heat, distances)
-        self.counts += count_hits(found, things, self.hparams.classes)
-        loss = detection_loss(heat, distances, things)
+        self.counts += count_hits(found, objects, self.hparams.classes)
+        loss = detection_loss(heat, distances, objects)
         self.log(f"{stage}_loss", loss, prog_bar=True)
 
     def on_validation_epoch_end(self) -> None:

@@ -1,7 +1,7 @@
-"""Where images with boxes come from: digits on a canvas, or files in COCO format.
+"""Sources of images with boxes: digits on a canvas, or files in COCO format.
 
-An item is an image (3, size, size) from 0 to 1, and the things in it (most, 5): of each
-the class and its box (left, top, right, bottom) in pixels, padded with rows of -1.
+An item is an image (3, size, size) from 0 to 1, and the objects in it (most, 5): class
+and box (left, top, right, bottom) in pixels. Rows of -1 are padding.
 """
 
 import random
@@ -30,8 +30,8 @@ def split_scenes(source: str, size: int, seed: int) -> tuple[list, tuple[str, ..
     if source == "digits":
         return [Scenes(size, seed, part) for part in range(3)], Scenes.names
     data = CocoFolder(Path(source), size)
-    same_split = torch.Generator().manual_seed(seed)
-    return random_split(data, [0.7, 0.15, 0.15], same_split), data.names
+    generator = torch.Generator().manual_seed(seed)
+    return random_split(data, [0.7, 0.15, 0.15], generator), data.names
 
 
 class Scenes(Dataset[Item]):
@@ -44,49 +44,48 @@ class Scenes(Dataset[Item]):
         self.size, self.key, self.count = size, (seed, part), COUNTS[part]
         digits = load_digits()
         order = np.random.default_rng(seed).permutation(len(digits.target))
-        mine = np.array_split(order, [len(order) * 7 // 10, len(order) * 17 // 20])[
-            part
-        ]
-        self.images, self.labels = digits.images[mine] * 15.9, digits.target[mine]
+        ends = [len(order) * 7 // 10, len(order) * 17 // 20]
+        rows = np.array_split(order, ends)[part]
+        self.images, self.labels = digits.images[rows] * 15.9, digits.target[rows]
 
     def __len__(self) -> int:
         return self.count
 
     def __getitem__(self, index: int) -> Item:
-        chance = random.Random(hash((*self.key, index)))
-        size, things = self.size, torch.full((self.most, 5), -1.0)
-        ground = [chance.uniform(0, 0.4) for _ in range(3)]
-        canvas = np.tile(np.array(ground), (size, size, 1))
-        for row in range(chance.randint(1, self.most)):
-            number = chance.randrange(len(self.labels))
-            box = self.draw(canvas, self.images[number], things, chance)
+        rng = random.Random(hash((*self.key, index)))
+        size, objects = self.size, torch.full((self.most, 5), -1.0)
+        background = [rng.uniform(0, 0.4) for _ in range(3)]
+        canvas = np.tile(np.array(background), (size, size, 1))
+        for row in range(rng.randint(1, self.most)):
+            number = rng.randrange(len(self.labels))
+            box = self.draw(canvas, self.images[number], objects, rng)
             if box is not None:
-                things[row] = torch.tensor([self.labels[number], *box])
+                objects[row] = torch.tensor([self.labels[number], *box])
         noise = np.random.default_rng([*self.key, index]).normal(0, 0.05, canvas.shape)
         image = torch.tensor(canvas + noise, dtype=torch.float32)
-        return image.permute(2, 0, 1).clamp(0, 1), things
+        return image.permute(2, 0, 1).clamp(0, 1), objects
 
     def draw(
         self,
         canvas: np.ndarray,
         digit: np.ndarray,
-        things: Tensor,
-        chance: random.Random,
+        objects: Tensor,
+        rng: random.Random,
     ) -> tuple[int, int, int, int] | None:
-        """Put a digit where none is yet; its box, or None if there is no room."""
-        side = chance.randint(14, 26)
+        """Draw a digit at a free place; its box, or None if there is no room."""
+        side = rng.randint(14, 26)
         ink = (
             np.array(Image.fromarray(digit.astype(np.uint8)).resize((side, side))) / 255
         )
         (top, bottom), (left, right) = (
             np.flatnonzero((ink > 0.3).any(axis))[[0, -1]] for axis in (1, 0)
         )
-        colour = np.array([chance.uniform(0.5, 1) for _ in range(3)])
+        colour = np.array([rng.uniform(0.5, 1) for _ in range(3)])
         for _ in range(20):
-            x, y = (chance.randrange(self.size - side) for _ in range(2))
+            x, y = (rng.randrange(self.size - side) for _ in range(2))
             box = x + left, y + top, x + right + 1, y + bottom + 1
-            apart = (things[:, 1] >= box[2]) | (things[:, 3] <= box[0])
-            apart |= (things[:, 2] >= box[3]) | (things[:, 4] <= box[1])
+            apart = (objects[:, 1] >= box[2]) | (objects[:, 3] <= box[0])
+            apart |= (objects[:, 2] >= box[3]) | (objects[:, 4] <= box[1])
             if apart.all():
                 place = canvas[y : y + side, x : x + side]
                 place += ink[..., None] * (colour - place)

@@ -14,7 +14,7 @@ from object_detection_example.data import SceneDataModule
 from object_detection_example.model import Detector
 from object_detection_example.precision import count_hits, mean_average_precision
 
-THINGS = torch.tensor(
+OBJECTS = torch.tensor(
     [[[2.0, 8, 4, 24, 36], [0, 40, 40, 60, 56], [-1, -1, -1, -1, -1]]]
 )
 
@@ -38,24 +38,24 @@ def test_overlap() -> None:
     assert overlap(box, box + 20).item() == 0
 
 
-def test_things_are_found_where_their_maps_say() -> None:
-    heat = heat_of(THINGS, classes=3, side=16)
+def test_objects_are_found_where_their_maps_say() -> None:
+    heat = heat_of(OBJECTS, classes=3, side=16)
     distances = torch.zeros(1, 4, 16, 16)
     distances[0, :, 5, 4] = torch.tensor([2.5, 4.5, 1.5, 3.5])  # cell (4, 5): 18, 22
     distances[0, :, 12, 12] = torch.tensor([2.5, 2.5, 2.5, 1.5])
     found = find(heat.logit(eps=1e-4), distances, most=2)[0]
-    assert found[found[:, 0].argsort(descending=True), :5].equal(THINGS[0, :2])
+    assert found[found[:, 0].argsort(descending=True), :5].equal(OBJECTS[0, :2])
 
 
 def test_mean_average_precision() -> None:
     right, other = torch.tensor([8.0, 4, 24, 36]), torch.tensor([0.0, 50, 9, 60])
-    things = torch.tensor([[[0.0, *right], [0.0, 40, 40, 60, 56]]])
+    objects = torch.tensor([[[0.0, *right], [0.0, 40, 40, 60, 56]]])
 
     def score(*boxes: tuple) -> float:
         found = torch.tensor([[[0.0, *box, sure] for *box, sure in boxes]])
-        return mean_average_precision(count_hits(found, things, 3)).item()
+        return mean_average_precision(count_hits(found, objects, 3)).item()
 
-    second = things[0, 1, 1:]
+    second = objects[0, 1, 1:]
     assert score((*right, 0.9), (*second, 0.7)) == pytest.approx(1)
     assert score((*right, 0.9), (*other, 0.8)) == pytest.approx(1 / 2)
     assert score((*right, 0.9), (*right, 0.8), (*second, 0.7)) == pytest.approx(5 / 6)
@@ -69,7 +69,7 @@ def test_the_same_seed_draws_the_same() -> None:
     assert not torch.equal(first.train[7][0], first.val[7][0])
 
 
-def test_files_that_are_not_there_are_one_clear_error(tmp_path: Path) -> None:
+def test_missing_files_are_one_clear_error(tmp_path: Path) -> None:
     with pytest.raises(
         MisconfigurationException, match="there is no .*annotations.json"
     ):

@@ -1,7 +1,7 @@
 from scaffold_runtime import LightningDataModule
 
 from reinforcement_learning_example.environments import Environments, make_environments
-from reinforcement_learning_example.play import Played
+from reinforcement_learning_example.play import Rollouts
 
 
 class CartPoleDataModule(LightningDataModule):
@@ -19,22 +19,22 @@ class CartPoleDataModule(LightningDataModule):
         self.save_hyperparameters()
 
     def prepare_data(self) -> None:
-        make_environments(self.hparams.environment, 1, 0)  # is it installed?
+        make_environments(self.hparams.environment, 1, 0)  # checks that it exists
 
     def setup(self, stage: str) -> None:
         h = self.hparams
-        shift = self.trainer.global_rank if self.trainer else 0
-        self.played_in = make_environments(
-            h.environment, h.environments, h.seed + shift
-        )
+        rank = self.trainer.global_rank if self.trainer else 0  # each plays its own
+        seed = h.seed + rank
+        self.environments = make_environments(h.environment, h.environments, seed)
 
-    def train_dataloader(self) -> Played:
+    def train_dataloader(self) -> Rollouts:
         assert self.trainer is not None
         h, policy = self.hparams, self.trainer.lightning_module
-        return Played(policy, self.played_in, h.steps, h.passes, h.rounds, h.batch_size)
+        sizes = h.steps, h.passes, h.rounds, h.batch_size
+        return Rollouts(policy, self.environments, *sizes)
 
     def val_dataloader(self) -> list[list[Environments]]:
-        h = self.hparams  # one loader with one batch: new environments
+        h = self.hparams  # one loader, with one batch: fresh environments
         return [[make_environments(h.environment, 32, h.seed + 1000)]]
 
     test_dataloader = predict_dataloader = val_dataloader

@@ -1,4 +1,4 @@
-"""Vectorized environments, each reset when its episode ends."""
+"""Vectorized environments; each one is reset when its episode ends."""
 
 import warnings
 from typing import Any, Protocol
@@ -9,6 +9,8 @@ from torch import Tensor
 
 
 class Environments(Protocol):
+    """N environments that run in parallel."""
+
     count: int
 
     def reset(self) -> Tensor:
@@ -27,7 +29,7 @@ class Environments(Protocol):
 
 
 class CartPole:
-    """The cart and pole of Barto, Sutton and Anderson: 0 pushes left, 1 right."""
+    """CartPole (Barto, Sutton and Anderson, 1983): action 0 pushes left, 1 right."""
 
     def __init__(self, count: int, seed: int, longest: int = 500) -> None:
         self.count, self.seed, self.longest = count, seed, longest
@@ -50,61 +52,64 @@ class CartPole:
         self.generator.set_state(state["drawn"])
 
     def step(self, actions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        place, speed, angle, turning = self.state.unbind(1)
-        gravity, cart, pole, half, tau = 9.8, 1.0, 0.1, 0.5, 0.02
+        x, x_dot, angle, angle_dot = self.state.unbind(1)
+        gravity, cart, pole, half_length, tau = 9.8, 1.0, 0.1, 0.5, 0.02
         mass = cart + pole
-        push = 20.0 * actions - 10.0
+        force = 20.0 * actions - 10.0
         sin, cos = angle.sin(), angle.cos()
-        pushed = (push + pole * half * turning**2 * sin) / mass
-        falling = (gravity * sin - cos * pushed) / (
-            half * (4 / 3 - pole * cos**2 / mass)
-        )
-        rolling = pushed - pole * half * falling * cos / mass
-        moved = (place + tau * speed, speed + tau * rolling)
-        turned = (angle + tau * turning, turning + tau * falling)
-        self.state, self.age = torch.stack([*moved, *turned], dim=1), self.age + 1
-        failed = (self.state[:, 0].abs() > 2.4) | (self.state[:, 2].abs() > 0.2095)
-        late = (self.age >= self.longest) & ~failed
-        self.state = torch.where((failed | late)[:, None], self.start(), self.state)
-        self.age[failed | late] = 0
-        return self.state, torch.ones(self.count), failed, late
+        pushed = (force + pole * half_length * angle_dot**2 * sin) / mass
+        inertia = half_length * (4 / 3 - pole * cos**2 / mass)
+        angle_acc = (gravity * sin - cos * pushed) / inertia
+        x_acc = pushed - pole * half_length * angle_acc * cos / mass
+        cart_state = (x + tau * x_dot, x_dot + tau * x_acc)
+        pole_state = (angle + tau * angle_dot, angle_dot + tau * angle_acc)
+        self.state = torch.stack([*cart_state, *pole_state], dim=1)
+        self.age = self.age + 1
+        terminated = (self.state[:, 0].abs() > 2.4) | (self.state[:, 2].abs() > 0.2095)
+        truncated = (self.age >= self.longest) & ~terminated
+        ended = terminated | truncated
+        self.state = torch.where(ended[:, None], self.start(), self.state)
+        self.age[ended] = 0
+        return self.state, torch.ones(self.count), terminated, truncated
 
 
 class Gymnasium:
-    """Environments of gymnasium, if it is installed."""
+    """Environments of the gymnasium library."""
 
     def __init__(self, name: str, count: int, seed: int) -> None:
         try:
             import gymnasium
         except ImportError:
             raise MissingExtra(
-                f"to play {name!r}, pip install gymnasium; or take cartpole."
+                f"for {name!r}, pip install gymnasium; or choose cartpole."
             ) from None
         mode: Any = gymnasium.vector.AutoresetMode.SAME_STEP
-        self.made = gymnasium.make_vec(
+        self.vector = gymnasium.make_vec(
             name, count, "sync", vector_kwargs={"autoreset_mode": mode}
         )
         self.count, self.seed = count, seed
 
     def reset(self) -> Tensor:
-        seen, _ = self.made.reset(seed=self.seed)
-        return torch.as_tensor(seen, dtype=torch.float32)
+        observations, _ = self.vector.reset(seed=self.seed)
+        return torch.as_tensor(observations, dtype=torch.float32)
 
     def state_dict(self) -> dict[str, Any]:
         return {}  # gymnasium cannot save the state of an episode
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         warnings.warn(
-            "gymnasium cannot go on with a play: all begin anew.", stacklevel=2
+            "gymnasium cannot restore episodes: new ones start.", stacklevel=2
         )
         self.reset()
 
     def step(self, actions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        seen, reward, failed, late, _ = self.made.step(actions.numpy())
-        numbers = (
-            torch.as_tensor(each, dtype=torch.float32) for each in (seen, reward)
+        seen, rewards, terminated, truncated, _ = self.vector.step(actions.numpy())
+        return (
+            torch.as_tensor(seen, dtype=torch.float32),
+            torch.as_tensor(rewards, dtype=torch.float32),
+            torch.as_tensor(terminated),
+            torch.as_tensor(truncated),
         )
-        return *numbers, torch.as_tensor(failed), torch.as_tensor(late)  # type: ignore[return-value]
 
 
 def make_environments(name: str, count: int, seed: int) -> Environments:

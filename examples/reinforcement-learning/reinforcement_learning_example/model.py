@@ -31,21 +31,21 @@ class PolicyGradient(LightningModule):
             for out in (actions, 1)
         )
 
-    def forward(self, seen: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, observations: Tensor) -> tuple[Tensor, Tensor]:
         """Logits of actions (N, actions), and values (N,): the expected return."""
-        seen = seen.to(self.device)
-        return self.policy(seen), self.value(seen)[:, 0]
+        observations = observations.to(self.device)
+        return self.policy(observations), self.value(observations)[:, 0]
 
     def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
-        seen, actions, before, gains, returns = batch
-        scores, values = self(seen)
-        chances = scores.log_softmax(dim=1)
-        ratio = (chances.gather(1, actions[:, None])[:, 0] - before).exp()
-        gains = (gains - gains.mean()) / (gains.std() + 1e-8)
-        near = ratio.clamp(1 - self.hparams.clip, 1 + self.hparams.clip)
-        policy_loss = -torch.minimum(ratio * gains, near * gains).mean()
+        observations, actions, old_log_probs, advantages, returns = batch
+        logits, values = self(observations)
+        log_probs = logits.log_softmax(dim=1)
+        ratio = (log_probs.gather(1, actions[:, None])[:, 0] - old_log_probs).exp()
+        advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
+        clipped = ratio.clamp(1 - self.hparams.clip, 1 + self.hparams.clip)
+        policy_loss = -torch.minimum(ratio * advantages, clipped * advantages).mean()
         value_loss = mse_loss(values, returns)
-        entropy = -(chances.exp() * chances).sum(dim=1).mean()
+        entropy = -(log_probs.exp() * log_probs).sum(dim=1).mean()
         self.log_dict({"value_loss": value_loss, "entropy": entropy}, prog_bar=True)
         return policy_loss + 0.5 * value_loss - 0.01 * entropy
 

@@ -1,4 +1,4 @@
-"""Rollouts: the policy plays, and learns from what it did."""
+"""Rollouts: the policy acts in environments, and learns from the results."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -10,10 +10,11 @@ from torch.utils.data import IterableDataset
 from reinforcement_learning_example.environments import Environments
 
 
-class Played(IterableDataset[list[Tensor]]):
+class Rollouts(IterableDataset[list[Tensor]]):
     """Batches of observations, actions, log-probabilities, advantages and returns.
 
-    Each round begins with a rollout by the current policy.
+    Each round starts with a rollout of the current policy, and passes over it `passes`
+    times.
     """
 
     def __init__(
@@ -27,83 +28,94 @@ class Played(IterableDataset[list[Tensor]]):
     ) -> None:
         self.policy, self.environments, self.steps = policy, environments, steps
         self.passes, self.rounds, self.batch_size = passes, rounds, batch_size
-        self.seen: Tensor | None = None
-        self.played: list[Tensor] = []
-        self.parts: list[Tensor] = []  # batches of the rollout, still to learn from
+        self.observations: Tensor | None = None  # None before the first rollout
+        self.rollout: list[Tensor] = []
+        self.batches: list[Tensor] = []  # row numbers, of batches yet to come
 
     def __len__(self) -> int:
-        played = self.steps * self.environments.count
-        return self.rounds * self.passes * -(-played // self.batch_size)
+        rows = self.steps * self.environments.count
+        return self.rounds * self.passes * -(-rows // self.batch_size)
 
     def __iter__(self) -> Iterator[list[Tensor]]:
         for _ in range(len(self)):
-            if not self.parts:
-                self.played = self.play()
-                size = len(self.played[0])
-                orders = [torch.randperm(size) for _ in range(self.passes)]
-                self.parts = [p for each in orders for p in each.split(self.batch_size)]
-            part = self.parts.pop(0)
-            yield [each[part] for each in self.played]
+            if not self.batches:
+                self.rollout = self.play()
+                for _ in range(self.passes):
+                    order = torch.randperm(len(self.rollout[0]))
+                    self.batches += order.split(self.batch_size)
+            rows = self.batches.pop(0)
+            yield [each[rows] for each in self.rollout]
 
     def state_dict(self) -> dict[str, Any]:
-        where = None if self.seen is None else self.environments.state_dict()
-        rest = {"played": self.played, "parts": list(self.parts)}
-        return {"environments": where, "seen": self.seen, **rest}
+        """All that makes resuming exact, in the middle of a rollout too."""
+        started = self.observations is not None
+        return {
+            "environments": self.environments.state_dict() if started else None,
+            "seen": self.observations,
+            "played": self.rollout,
+            "parts": list(self.batches),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.seen = state["seen"]
-        self.played, self.parts = list(state["played"]), list(state["parts"])
-        if self.seen is not None:
+        self.observations = state["seen"]
+        self.rollout, self.batches = list(state["played"]), list(state["parts"])
+        if self.observations is not None:
             self.environments.load_state_dict(state["environments"])
 
     @torch.no_grad()
     def play(self) -> list[Tensor]:
-        seen = self.environments.reset() if self.seen is None else self.seen
-        rows, ends = [], []
+        """Tensors (steps * N, ...) of a rollout, which continues the last one."""
+        seen = self.observations
+        seen = self.environments.reset() if seen is None else seen
+        before, after = [], []
         for _ in range(self.steps):
-            scores, value = (each.cpu() for each in self.policy(seen))
-            chances = scores.log_softmax(dim=1)
-            action = chances.exp().multinomial(1)
-            rows.append([seen, action[:, 0], chances.gather(1, action)[:, 0], value])
-            seen, reward, failed, late = self.environments.step(action[:, 0])
-            ends.append([reward, failed, late])
-        self.seen, (_, next_value) = seen, (each.cpu() for each in self.policy(seen))
-        states, actions, chances, values = map(torch.stack, zip(*rows, strict=True))
-        rewards, failed, late = map(torch.stack, zip(*ends, strict=True))
-        gains = advantages(rewards, values, next_value, failed, late)
-        whole = states, actions, chances, gains, gains + values
-        return [each.flatten(0, 1) for each in whole]
+            logits, value = (each.cpu() for each in self.policy(seen))
+            log_probs = logits.log_softmax(dim=1)
+            action = log_probs.exp().multinomial(1)
+            log_prob = log_probs.gather(1, action)[:, 0]
+            before.append([seen, action[:, 0], log_prob, value])
+            seen, reward, terminated, truncated = self.environments.step(action[:, 0])
+            after.append([reward, terminated, truncated])
+        self.observations = seen
+        next_value = self.policy(seen)[1].cpu()
+        *acted, values = map(torch.stack, zip(*before, strict=True))
+        rewards, terminated, truncated = map(torch.stack, zip(*after, strict=True))
+        gains = advantages(rewards, values, next_value, terminated, truncated)
+        return [each.flatten(0, 1) for each in (*acted, gains, gains + values)]
 
 
 def advantages(
     rewards: Tensor,
     values: Tensor,
     next_value: Tensor,
-    failed: Tensor,
-    late: Tensor,
+    terminated: Tensor,
+    truncated: Tensor,
     discount: float = 0.99,
     trace: float = 0.95,
 ) -> Tensor:
     """Generalized advantage estimation (GAE) of actions (steps, N)."""
-    gains, gain = torch.zeros_like(values), torch.zeros_like(next_value)
+    result, advantage = torch.zeros_like(values), torch.zeros_like(next_value)
     for step in range(len(rewards) - 1, -1, -1):
-        # truncated episodes are bootstrapped with the value
-        after = torch.where(late[step], values[step], next_value * ~failed[step])
-        surprise = rewards[step] + discount * after - values[step]
-        gain = surprise + discount * trace * gain * ~(failed[step] | late[step])
-        gains[step], next_value = gain, values[step]
-    return gains
+        next_value = next_value * ~terminated[step]
+        # the observation that ended a truncated episode is gone: take the value before
+        next_value = torch.where(truncated[step], values[step], next_value)
+        td_error = rewards[step] + discount * next_value - values[step]
+        same_episode = ~(terminated[step] | truncated[step])
+        advantage = td_error + discount * trace * advantage * same_episode
+        result[step], next_value = advantage, values[step]
+    return result
 
 
 @torch.no_grad()
 def mean_return(
     policy: nn.Module, environments: Environments, longest: int = 500
 ) -> Tensor:
-    """Return of one episode per environment, with greedy actions."""
+    """Mean return of one episode per environment, with greedy actions."""
     seen = environments.reset()
-    total, playing = torch.zeros(len(seen)), torch.ones(len(seen))
+    total, active = torch.zeros(len(seen)), torch.ones(len(seen))
     for _ in range(longest):
-        seen, reward, failed, late = environments.step(policy(seen)[0].argmax(1).cpu())
-        total += reward * playing
-        playing *= ~(failed | late)
+        action = policy(seen)[0].argmax(1).cpu()
+        seen, reward, terminated, truncated = environments.step(action)
+        total += reward * active
+        active *= ~(terminated | truncated)
     return total.mean()

@@ -9,7 +9,7 @@ from reinforcement_learning_example.model import PolicyGradient
 
 
 def test_an_interrupted_run_resumes_exactly(tmp_path: Path) -> None:
-    """What was played, and where play stands, come back with the policy."""
+    """The rollout and the state of the environments are restored with the policy."""
     check_resume(
         lambda: (
             PolicyGradient(width=8),

@@ -21,10 +21,10 @@ def test_a_pole_falls_and_starts_again() -> None:
     carts = CartPole(count=2, seed=0)
     carts.reset()
     ages = []
-    for _ in range(30):  # pushed to the right again and again, it falls within these
-        _, reward, failed, late = carts.step(torch.ones(2))
-        ages += carts.age[failed].tolist()
-        assert not late.any() and (reward == 1).all()
+    for _ in range(30):  # pushed to the right each time, it falls within these
+        _, reward, terminated, truncated = carts.step(torch.ones(2))
+        ages += carts.age[terminated].tolist()
+        assert not truncated.any() and (reward == 1).all()
     assert ages and set(ages) == {0}
 
 
@@ -37,11 +37,11 @@ def test_a_push_to_the_right_turns_the_pole_to_the_left() -> None:
     torch.testing.assert_close(seen, expected, atol=1e-4, rtol=0)
 
 
-def test_advantages_end_where_a_play_ends() -> None:
+def test_advantages_end_where_an_episode_ends() -> None:
     one, no = torch.ones(2, 1), torch.zeros(2, 1, dtype=torch.bool)
-    failed = torch.tensor([[True], [False]])
-    gains = advantages(one, torch.zeros(2, 1), torch.zeros(1), failed, no)
-    assert gains.flatten().tolist() == [1, 1]
+    terminated = torch.tensor([[True], [False]])
+    found = advantages(one, torch.zeros(2, 1), torch.zeros(1), terminated, no)
+    assert found.flatten().tolist() == [1, 1]
 
 
 def test_a_missing_library_is_one_clear_error() -> None:

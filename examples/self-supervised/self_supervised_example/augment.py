@@ -1,4 +1,4 @@
-"""Augmentation of images."""
+"""Image augmentation."""
 
 import torch
 from torch import Tensor
@@ -6,7 +6,7 @@ from torch.nn.functional import affine_grid, grid_sample
 
 
 def augment(images: Tensor, turn: float = 0.2, shift: float = 0.15) -> Tensor:
-    """Rotate images by up to `turn` radians, shift them by up to `shift` half sizes."""
+    """Rotate by up to `turn` radians; shift by up to `shift` half side lengths."""
     random = torch.empty(len(images), 3).uniform_(-1, 1).to(images)
     angle, move = turn * random[:, 0], shift * random[:, 1:, None]
     rows = torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()], dim=1)

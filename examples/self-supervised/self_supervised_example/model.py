@@ -7,7 +7,7 @@ from self_supervised_example.augment import augment
 
 
 class SimCLR(LightningModule):
-    """SimCLR: learns to match two augmented views of an image, among all others."""
+    """Contrastive learning: match two views of an image, among all other images."""
 
     def __init__(
         self,
@@ -52,20 +52,20 @@ class SimCLR(LightningModule):
         return loss
 
     def view(self, images: Tensor) -> Tensor:
-        """Normalized projections of views (N, 64); in training, of all processes."""
+        """Normalized projections (N, 64) of a view; in training, of all processes."""
         noisy = augment(images, turn=0.4, shift=0.3) + 0.1 * torch.randn_like(images)
-        points = normalize(self.head(self(noisy)), dim=1)
+        projected = normalize(self.head(self(noisy)), dim=1)
         if not self.training:  # processes may have batches of different sizes
-            return points
-        return self.all_gather(points, sync_grads=True).flatten(0, -2)
+            return projected
+        return self.all_gather(projected, sync_grads=True).flatten(0, -2)
 
     def contrast(self, first: Tensor, second: Tensor) -> Tensor:
-        """Each view should be nearest to the other one of the same image (NT-Xent)."""
-        points = torch.cat([first, second])
-        likeness = points @ points.T / self.hparams.temperature
-        likeness.fill_diagonal_(-torch.inf)
-        partner = torch.arange(len(points), device=self.device).roll(len(first))
-        return cross_entropy(likeness, partner)
+        """NT-Xent loss: each view should be nearest to the other view of its image."""
+        views = torch.cat([first, second])
+        similarity = views @ views.T / self.hparams.temperature
+        similarity.fill_diagonal_(-torch.inf)
+        partner = torch.arange(len(views), device=self.device).roll(len(first))
+        return cross_entropy(similarity, partner)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.AdamW(self.parameters(), lr=self.hparams.lr)

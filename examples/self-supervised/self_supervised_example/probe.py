@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 
 class LinearProbe(Callback):
-    """Logs `val_probe_acc`: fitted on a few training labels, accuracy on validation."""
+    """Logs `val_probe_acc`: validation accuracy of a probe, fitted to few labels."""
 
     def __init__(self, labels_per_class: int = 10) -> None:
         self.labels_per_class = labels_per_class
@@ -27,29 +27,28 @@ class LinearProbe(Callback):
         if "val_probe_acc" not in trainer.callback_metrics:  # validation never ran
             return
         pixels = self.accuracy(trainer.datamodule, nn.Flatten())
-        ours = float(trainer.callback_metrics["val_probe_acc"])
-        trainer.print(
-            f"val_probe_acc {ours:.3f}, of the pixels themselves {pixels:.3f}"
-        )
+        features = float(trainer.callback_metrics["val_probe_acc"])
+        trainer.print(f"val_probe_acc {features:.3f}, on raw pixels {pixels:.3f}")
 
     def accuracy(self, data: Any, network: nn.Module) -> float:
         features, labels = features_of(data.train, network)
-        places = [
+        rows = [
             (labels == label).nonzero()[: self.labels_per_class, 0]
             for label in labels.unique()
         ]
-        few = torch.cat(places)
+        few = torch.cat(rows)
         probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
         probe.fit(features[few], labels[few])
         return float(probe.score(*features_of(data.val, network)))
 
 
 @torch.no_grad()
-def features_of(part: Dataset, network: nn.Module) -> tuple[Tensor, Tensor]:
+def features_of(dataset: Dataset, network: nn.Module) -> tuple[Tensor, Tensor]:
+    """Features and labels of all images."""
     device = next((weight.device for weight in network.parameters()), None)
     training = network.training
     network.eval()
-    batches = [(network(x.to(device)).cpu(), y) for x, y in DataLoader(part, 512)]
+    batches = [(network(x.to(device)).cpu(), y) for x, y in DataLoader(dataset, 512)]
     network.train(training)
     features, labels = zip(*batches, strict=True)
     return torch.cat(features), torch.cat(labels)

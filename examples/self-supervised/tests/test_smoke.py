@@ -22,7 +22,7 @@ def test_one_row_of_features_each(channels: int, size: int) -> None:
     assert model(torch.zeros(3, channels, size, size)).shape == (3, 128)
 
 
-def test_alike_views_are_a_lower_loss() -> None:
+def test_matching_views_have_a_lower_loss() -> None:
     model, points = SimCLR(), normalize(torch.randn(32, 64), dim=1)
     others = normalize(torch.randn(32, 64), dim=1)
     assert model.contrast(points, points) < model.contrast(points, others) / 2

@@ -1,4 +1,4 @@
-"""A baseline: gradient boosting, on the same rows."""
+"""A baseline: gradient boosting on the same rows."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from torch.utils.data import TensorDataset
 
 
 class GradientBoosting(Callback):
-    """Prints its score and the model's: R2 in a regression, else accuracy."""
+    """Prints the scores of the model and the baseline: R2 or accuracy."""
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.compare(trainer, "val")
@@ -26,14 +26,14 @@ class GradientBoosting(Callback):
 
 
 def boosting_score(train: TensorDataset, held_out: TensorDataset) -> float:
-    inputs, goals = (tensor.numpy() for tensor in train.tensors)
-    if goals.dtype.kind == "i":
+    inputs, targets = (tensor.numpy() for tensor in train.tensors)
+    if targets.dtype.kind == "i":
         boosting = ensemble.GradientBoostingClassifier(random_state=0)
     else:
         boosting = ensemble.GradientBoostingRegressor(random_state=0)
-    boosting.fit(inputs, goals)
-    inputs, goals = (tensor.numpy() for tensor in held_out.tensors)
-    guess = boosting.predict(inputs)
-    if goals.dtype.kind == "i":
-        return float((guess == goals).mean())
-    return 1 - float(((guess - goals) ** 2).mean())  # targets have unit variance
+    boosting.fit(inputs, targets)
+    inputs, targets = (tensor.numpy() for tensor in held_out.tensors)
+    predicted = boosting.predict(inputs)
+    if targets.dtype.kind == "i":
+        return float((predicted == targets).mean())
+    return 1 - float(((predicted - targets) ** 2).mean())  # R2 for unit variance

@@ -8,7 +8,7 @@ from torch.nn.functional import cross_entropy, mse_loss
 
 
 class TabularModel(LightningModule):
-    """Predicts a number, or logits of classes; sizes of 0 are taken from the data."""
+    """Predicts a number, or logits of classes. Sizes of 0 are taken from the data."""
 
     def __init__(
         self, features: int = 0, classes: int = 0, width: int = 32, lr: float = 2e-3
@@ -23,12 +23,12 @@ class TabularModel(LightningModule):
             if own and found != own:
                 raise MisconfigurationException(
                     f"the table has {found} {key}, and the model {own}: set model.{key}"
-                    f" to {found}, or to 0 for that; or see data.target and classify."
+                    f" to {found} or 0 (automatic), or check data.target and classify."
                 )
             self.hparams[key] = found
 
     def configure_model(self) -> None:
-        if hasattr(self, "head"):  # of an earlier run
+        if hasattr(self, "head"):  # built in an earlier run
             return
         layers: list[nn.Module] = []
         for size in (self.hparams.features, self.hparams.width):
@@ -51,17 +51,21 @@ class TabularModel(LightningModule):
 
     def predict_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
         """Probabilities of the classes, or numbers in the units of the table."""
-        guess = self(batch[0])
+        output = self(batch[0])
         data: Any = self.trainer.datamodule
-        mean, spread = data.units
-        return guess.softmax(1) if self.hparams.classes else guess * spread + mean
+        mean, deviation = data.units
+        return output.softmax(1) if self.hparams.classes else output * deviation + mean
 
     def step(self, batch: list[Tensor], stage: str) -> Tensor:
-        guess, goal = self(batch[0]), batch[1]
-        loss = (cross_entropy if self.hparams.classes else mse_loss)(guess, goal)
-        right = (guess.argmax(1) == goal).float() if self.hparams.classes else 1 - loss
+        output, target = self(batch[0]), batch[1]
+        if self.hparams.classes:
+            loss = cross_entropy(output, target)
+            score = (output.argmax(1) == target).float().mean()  # accuracy
+        else:
+            loss = mse_loss(output, target)
+            score = 1 - loss  # R2, since targets are standardized
         self.log(f"{stage}_loss", loss)
-        self.log(f"{stage}_score", right.mean(), prog_bar=True)
+        self.log(f"{stage}_score", score, prog_bar=True)
         return loss
 
     def configure_optimizers(self) -> torch.optim.Optimizer:

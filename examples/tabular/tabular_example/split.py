@@ -25,26 +25,26 @@ def split_table(
     fold: int | None,
     folds: int,
 ) -> list[Any]:
-    """With a file to `test`, all rows of the source are for training and validation."""
+    """Training, validation and test sets. With a file `test`, it is the third."""
     table = read_labelled(source, target, id)
-    goal = Target(source, table[target], classify)
+    labels = Target(source, table[target], classify)
     order = torch.randperm(len(table), generator=torch.Generator().manual_seed(seed))
     ends = [len(table) * share // 100 for share in ([85, 100] if test else [70, 85])]
     train, val, rest = (part.tolist() for part in order.tensor_split(ends))
-    train, val = one_fold(train, val, goal.labels.tolist(), fold, folds)
-    goal.measure(goal.labels[train])
-    beside = [target, id] if id else [target]
-    encoder = Encoder(table.iloc[train].drop(columns=beside))
-    tested = read_like(source, table, beside, test) if test else table.iloc[rest]
+    train, val = one_fold(train, val, labels.values.tolist(), fold, folds)
+    labels.fit_units(labels.values[train])
+    excluded = [target, id] if id else [target]
+    encoder = Encoder(table.iloc[train].drop(columns=excluded))
+    tested = read_like(source, table, excluded, test) if test else table.iloc[rest]
     parts = [(table.iloc[train], source), (table.iloc[val], source)]
     parts.append((tested, test or source))
     check(stage, parts, encoder, target)
-    return [data_set(*part, encoder, goal, id) for part in parts]
+    return [data_set(*part, encoder, labels, id) for part in parts]
 
 
 def check(stage: str, parts: list[Any], encoder: Encoder, target: str) -> None:
-    (known, source), _, (tested, test) = parts
-    if not encoder(known).shape[1]:
+    (train, source), _, (tested, test) = parts
+    if not encoder(train).shape[1]:
         raise MisconfigurationException(f"{source} has no column to learn from.")
     if stage == "test" and target not in tested:
         raise MisconfigurationException(
@@ -52,26 +52,27 @@ def check(stage: str, parts: list[Any], encoder: Encoder, target: str) -> None:
         )
     if stage == "fit" and encoder.unused:
         left = ", ".join(encoder.unused)
-        rank_zero_only(print)(f"left out, as each word is in too few rows: {left}")
+        rank_zero_only(print)(f"columns left out, all their values are rare: {left}")
 
 
 def data_set(
-    rows: pandas.DataFrame, source: str, encoder: Encoder, goal: Target, id: str | None
+    rows: pandas.DataFrame,
+    source: str,
+    encoder: Encoder,
+    target: Target,
+    id: str | None,
 ) -> Any:
-    """Inputs, and targets if known. For the prediction writer it also has `ids`, true
-    `labels`, `names` of classes, and the names of the first two `columns`."""
-    made: Any = TensorDataset(encoder(rows))
-    if goal.name in rows:
-        labels = goal.values(source, rows[goal.name])
-        made.tensors += (goal.scaled(labels),)
-        made.labels = labels.tolist()
-    made.ids = (rows[id] if id else rows.index).tolist()
-    made.names, made.units, made.columns = (
-        goal.names,
-        goal.units,
-        (id or "row", goal.name),
-    )
-    return made
+    """Inputs, and targets if known. For the prediction writer, also the attributes
+    `ids`, true `labels`, `names` of classes, and names of the first two `columns`."""
+    result: Any = TensorDataset(encoder(rows))
+    if target.name in rows:
+        values = target.encode(source, rows[target.name])
+        result.tensors += (target.scaled(values),)
+        result.labels = values.tolist()
+    result.ids = (rows[id] if id else rows.index).tolist()
+    result.names, result.units = target.names, target.units
+    result.columns = (id or "row", target.name)
+    return result
 
 
 def sizes(parts: list[Any]) -> tuple[int, int, tuple[float, float]]:

@@ -1,4 +1,4 @@
-"""Where tables come from: scikit-learn, or a CSV or Parquet file."""
+"""Sources of tables: scikit-learn, or a CSV or Parquet file."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,7 +17,7 @@ SHIPPED = {
 
 
 def read_labelled(source: str, target: str, id: str | None) -> pandas.DataFrame:
-    """The training table."""
+    """The table to train on, checked."""
     table = read(source, [id] if id else [])
     if len(table) < 10:
         raise MisconfigurationException(f"{source} has {len(table)} rows: too few.")
@@ -33,27 +33,31 @@ def read_labelled(source: str, target: str, id: str | None) -> pandas.DataFrame:
 
 
 def read_like(
-    source: str, table: pandas.DataFrame, beside: list[str], test: str
+    source: str, table: pandas.DataFrame, excluded: list[str], test: str
 ) -> pandas.DataFrame:
-    """Rows to predict, with the inputs of `table`; `beside` are target and id."""
-    inputs = table.drop(columns=beside)
+    """The rows of the file `test`, checked to have the inputs of `table`.
+
+    `excluded`, the target and perhaps an id, are no inputs.
+    """
+    target, ids = excluded[0], excluded[1:]
+    inputs = table.drop(columns=excluded)
     text = [name for name in inputs if not holds_numbers(inputs[name])]
-    written = [name for name in text if not is_bool_dtype(inputs[name])]
-    rows = read(test, [*written, *beside[1:]])
+    strings = [name for name in text if not is_bool_dtype(inputs[name])]
+    rows = read(test, [*strings, *ids])
     check_columns(test, rows, inputs)
-    check_ids(test, rows, *beside[1:])
+    check_ids(test, rows, *ids)
     for name in inputs.columns.difference(text):
         check_numbers(test, name, rows[name])
         if not holds_numbers(rows[name]):
             raise MisconfigurationException(
                 f"column {name!r} of {test} holds text, and that of {source} numbers."
             )
-    gaps = beside[0] in rows and rows[beside[0]].isna().any()
-    return rows.drop(columns=beside[0]) if gaps else rows
+    unknown = target in rows and rows[target].isna().any()
+    return rows.drop(columns=target) if unknown else rows
 
 
 def read(source: str, text: Iterable[str] = ()) -> pandas.DataFrame:
-    """A table; columns in `text` are read as text, such as ids that begin with 0."""
+    """A table; columns in `text` are read as text, such as ids with leading zeros."""
     if source in SHIPPED:
         return SHIPPED[source](as_frame=True).frame
     if not source.endswith((".csv", ".parquet")):
@@ -65,8 +69,8 @@ def read(source: str, text: Iterable[str] = ()) -> pandas.DataFrame:
         if source.endswith(".parquet"):
             frame = pandas.read_parquet(source)
         else:
-            words: dict = dict.fromkeys(text, str)
-            frame = pandas.read_csv(source, sep=separator(source), dtype=words)
+            types: dict = dict.fromkeys(text, str)
+            frame = pandas.read_csv(source, sep=separator(source), dtype=types)
     except FileNotFoundError:
         raise MisconfigurationException(f"there is no file {source}.") from None
     except (ValueError, OSError, ImportError) as error:
@@ -77,7 +81,7 @@ def read(source: str, text: Iterable[str] = ()) -> pandas.DataFrame:
 
 
 def separator(source: str) -> str:
-    """A comma, unless the first line has semicolons or tabs and no comma."""
+    """A comma if the first line has one, else the more frequent of `;` and tab."""
     with Path(source).open(encoding="utf-8", errors="replace") as file:
         names = file.readline()
     return "," if "," in names else max(",;\t", key=names.count)
@@ -95,20 +99,20 @@ def check_ids(source: str, table: pandas.DataFrame, id: str | None = None) -> No
     if id is None:
         return
     check_columns(source, table, [id])
-    if (twice := table[id].duplicated() | table[id].isna()).any():
+    if (bad := table[id].duplicated() | table[id].isna()).any():
         raise MisconfigurationException(
-            f"column {id!r} of {source} has {table[id][twice].iloc[0]!r} in row "
-            f"{twice.idxmax()}, and an id is of one row: "
-            "mend it, or set data.id to null to count rows."
+            f"column {id!r} of {source} has {table[id][bad].iloc[0]!r} in row "
+            f"{bad.idxmax()}, which is missing or a duplicate: "
+            "fix it, or set data.id to null to use row numbers."
         )
 
 
 def check_numbers(source: str, name: str, column: pandas.Series) -> None:
-    """An error for text in a numeric column, which would make all of it text."""
-    given = column.dropna()
-    odd = given[pandas.to_numeric(given, errors="coerce").isna()]
-    if 0 < len(odd) < len(given) / 10:
+    """Reject text in a numeric column, which would turn the whole column into text."""
+    known = column.dropna()
+    text = known[pandas.to_numeric(known, errors="coerce").isna()]
+    if 0 < len(text) < len(known) / 10:
         raise MisconfigurationException(
-            f"column {name!r} of {source} holds text among numbers, {odd.iloc[0]!r} in "
-            f"row {odd.index[0]}: write a number there, or nothing if it is not known."
+            f"column {name!r} of {source} holds text among numbers, {text.iloc[0]!r} "
+            f"in row {text.index[0]}: put a number there, or nothing if it is unknown."
         )

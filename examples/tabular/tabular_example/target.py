@@ -5,11 +5,11 @@ import torch
 from scaffold_runtime.errors import MisconfigurationException
 from torch import Tensor
 
-from tabular_example.encode import holds_numbers, spelled
+from tabular_example.encode import as_text, holds_numbers
 
 
 class Target:
-    """Classes are 0, 1, ... in the order of their `names`; numbers are standardized by
+    """Classes are numbered in the order of their `names`. Numbers are standardized by
     `units`, the mean and standard deviation of the training rows."""
 
     def __init__(self, source: str, column: pandas.Series, classify: bool) -> None:
@@ -17,7 +17,7 @@ class Target:
         if gaps.any():
             raise MisconfigurationException(
                 f"column {column.name!r} of {source} is the target and has "
-                f"gaps in {gaps.sum()} rows, the first is {gaps.idxmax()}: drop these."
+                f"gaps in {gaps.sum()} rows, the first is {gaps.idxmax()}: drop them."
             )
         if not classify and not holds_numbers(column):
             raise MisconfigurationException(
@@ -26,24 +26,24 @@ class Target:
             )
         self.name, self.units = str(column.name), (0.0, 1.0)
         self.names = [str(each) for each in sorted(column.unique())] if classify else []
-        self.labels = self.values(source, column)
+        self.values = self.encode(source, column)
 
-    def values(self, source: str, column: pandas.Series) -> Tensor:
+    def encode(self, source: str, column: pandas.Series) -> Tensor:
         if not self.names:
             return torch.tensor(column.to_numpy("float32"))
         numbers = {name: number for number, name in enumerate(self.names)}
-        found = spelled(column).map(numbers)
-        if found.isna().any():
+        codes = as_text(column).map(numbers)
+        if codes.isna().any():
             raise MisconfigurationException(
-                f"column {self.name!r} of {source} has {column[found.isna()].iloc[0]!r}"
-                f", which is none of the classes to train on: {', '.join(self.names)}."
+                f"column {self.name!r} of {source} has {column[codes.isna()].iloc[0]!r}"
+                f", which is none of the training classes: {', '.join(self.names)}."
             )
-        return torch.tensor(found.to_numpy("int64"))
+        return torch.tensor(codes.to_numpy("int64"))
 
-    def measure(self, known: Tensor) -> None:
+    def fit_units(self, train: Tensor) -> None:
         if not self.names:
-            self.units = float(known.mean()), max(float(known.std()), 1e-8)
+            self.units = float(train.mean()), max(float(train.std()), 1e-8)
 
-    def scaled(self, labels: Tensor) -> Tensor:
-        mean, spread = self.units
-        return labels if self.names else (labels - mean) / spread
+    def scaled(self, values: Tensor) -> Tensor:
+        mean, deviation = self.units
+        return values if self.names else (values - mean) / deviation

@@ -26,12 +26,12 @@ def test_one_batch_of_classes() -> None:
     assert model.hparams["classes"] == 2
 
 
-def test_normalised_by_what_is_trained_on_alone() -> None:
+def test_only_training_rows_set_the_scale() -> None:
     data = TabularDataModule()
     data.setup("fit")
-    inputs, goals = data.train.tensors
+    inputs, targets = data.train.tensors
     assert torch.allclose(inputs.mean(0), torch.zeros(10), atol=1e-5)
-    assert torch.allclose(goals.std(), torch.tensor(1.0), atol=1e-5)
+    assert torch.allclose(targets.std(), torch.tensor(1.0), atol=1e-5)
     assert data.val.tensors[0].mean(0).abs().max() > 1e-3
 
 
@@ -46,11 +46,11 @@ def test_each_row_is_validated_in_one_fold_that_does_not_train_on_it() -> None:
     assert sorted([*seen, *data.test.ids]) == list(range(442))
 
 
-def test_words_gaps_and_ids(tmp_path: Path) -> None:
+def test_text_gaps_and_ids(tmp_path: Path) -> None:
     file, other = tmp_path / "rows.csv", tmp_path / "more.csv"
     lines = [f"{n:03d},{'' if n % 3 else n},{'ab'[n % 2]},{n % 2}\n" for n in range(60)]
     file.write_text("id,size,kind,target\n" + "".join(lines), encoding="utf-8")
-    # An unknown word, and no target.
+    # an unknown value, and no target
     other.write_text("kind,id,size\nc,007,\n", encoding="utf-8")
     data = TabularDataModule(str(file), classify=True, id="id", test=str(other))
     data.setup("predict")

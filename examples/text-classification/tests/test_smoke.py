@@ -25,7 +25,7 @@ def test_padding_does_not_matter() -> None:
     torch.testing.assert_close(model(text), model(padded))
 
 
-def test_batches_hold_every_line_once_and_like_lengths() -> None:
+def test_batches_hold_every_line_once_and_similar_lengths() -> None:
     lengths = torch.randint(20, 120, (1000,)).tolist()
     batches = list(Buckets(lengths, 32))
     assert sorted(index for batch in batches for index in batch) == list(range(1000))

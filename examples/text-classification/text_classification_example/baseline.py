@@ -1,4 +1,4 @@
-"""A baseline: naive Bayes over words."""
+"""A baseline: naive Bayes on word counts."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from sklearn.pipeline import make_pipeline
 
 
 class NaiveBayes(Callback):
-    """Prints its macro-F1 and the model's."""
+    """Prints the macro-F1 of the model and the baseline."""
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.compare(trainer, "val")
@@ -25,7 +25,7 @@ class NaiveBayes(Callback):
         held_out = getattr(data, stage)
         bayes = make_pipeline(CountVectorizer(token_pattern=r"\w+"), MultinomialNB())
         bayes.fit(data.train.texts, data.train.labels)
-        guess = bayes.predict(held_out.texts)
-        f1 = f1_score(held_out.labels, guess, average="macro")
-        ours = float(trainer.callback_metrics[f"{stage}_f1"])
-        trainer.print(f"{stage}_f1 {ours:.3f}, naive Bayes {f1:.3f}")
+        predicted = bayes.predict(held_out.texts)
+        baseline = f1_score(held_out.labels, predicted, average="macro")
+        f1 = float(trainer.callback_metrics[f"{stage}_f1"])
+        trainer.print(f"{stage}_f1 {f1:.3f}, naive Bayes {baseline:.3f}")

@@ -28,8 +28,9 @@ class TextDataModule(LightningDataModule):
         self.classes = len(self.train.names)
 
     def train_dataloader(self) -> DataLoader:
-        lot = Buckets(self.train.lengths, self.batch_size)
-        return DataLoader(self.train, batch_sampler=lot, collate_fn=pad, **self.options)
+        options = {"collate_fn": pad, **self.options}
+        buckets = Buckets(self.train.lengths, self.batch_size)
+        return DataLoader(self.train, batch_sampler=buckets, **options)
 
     def val_dataloader(self) -> DataLoader:
         return DataLoader(self.val, self.batch_size, collate_fn=pad, **self.options)

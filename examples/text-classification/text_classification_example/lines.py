@@ -1,4 +1,4 @@
-"""Where lines come from, and how they are put into batches."""
+"""Sources of lines of text, and batches of them."""
 
 import random
 import sysconfig
@@ -21,9 +21,9 @@ Line = tuple[int, str, int]  # row, text, class
 
 
 class Lines(Dataset[Item]):
-    """Texts with classes; an item is the bytes of a text (1 to 256) and a class.
+    """Texts with labels; an item is the bytes of a text, plus one, and its label.
 
-    `ids` are their row numbers in the file.
+    `ids` are row numbers in the file.
     """
 
     def __init__(self, lines: list[Line], names: list[str]) -> None:
@@ -41,13 +41,13 @@ class Lines(Dataset[Item]):
 
 
 def pad(items: list[Item]) -> list[Tensor]:
-    """A batch: bytes (batch, longest), padded with 0, and classes."""
+    """A batch: bytes (batch, longest), padded with 0, and labels (batch,)."""
     texts = pad_sequence([text for text, _ in items], batch_first=True)
     return [texts, torch.tensor([label for _, label in items])]
 
 
 class Buckets(Sampler[list[int]]):
-    """Batches of similar length, so that padding is short; new ones each epoch."""
+    """Batches of texts of similar length, for little padding; reshuffled each epoch."""
 
     def __init__(self, lengths: list[int], batch_size: int) -> None:
         self.lengths, self.batch_size = lengths, batch_size
@@ -56,7 +56,7 @@ class Buckets(Sampler[list[int]]):
         return -(-len(self.lengths) // self.batch_size)
 
     def __iter__(self) -> Iterator[list[int]]:
-        noise = (torch.rand(len(self.lengths)) * 8).tolist()  # mixes similar lengths
+        noise = (torch.rand(len(self.lengths)) * 8).tolist()  # shuffles similar lengths
         order = sorted(range(len(noise)), key=lambda i: self.lengths[i] + noise[i])
         starts = torch.randperm(len(self)).tolist()
         for start in starts:
@@ -74,7 +74,7 @@ def split_lines(source: str, seed: int, fold: int | None, folds: int) -> list[Li
 
 
 def read_stdlib() -> tuple[list[Line], list[str]]:
-    """Lines of at least 20 letters that occur in only one of the modules."""
+    """Lines of at least 20 characters that occur in only one of the modules."""
     seen: dict[str, set[int]] = {}
     for label, module in enumerate(MODULES):
         for line in module_text(module).splitlines():
@@ -87,7 +87,7 @@ def read_stdlib() -> tuple[list[Line], list[str]]:
 
 
 def module_text(name: str) -> str:
-    """Its source; in some versions of Python it is a folder, in others a file."""
+    """The source of a module: a file, or a folder in some versions of Python."""
     folder = Path(sysconfig.get_path("stdlib"))
     files = [folder / f"{name}.py", *sorted((folder / name).glob("*.py"))]
     return "\n".join(

@@ -35,9 +35,9 @@ class TextClassifier(LightningModule):
         """Logits (batch, classes) of bytes (batch, time); padding (0) is masked."""
         padding = (texts == 0)[:, None]
         embedded = self.embedding(texts).transpose(1, 2)
-        found = [pattern(embedded).relu() for pattern in self.patterns]
-        strongest = [each.masked_fill(padding, 0).amax(dim=2) for each in found]
-        return self.head(torch.cat(strongest, dim=1))
+        features = [pattern(embedded).relu() for pattern in self.patterns]
+        pooled = [each.masked_fill(padding, 0).amax(dim=2) for each in features]
+        return self.head(torch.cat(pooled, dim=1))
 
     def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
         loss = cross_entropy(self(batch[0]), batch[1])
@@ -56,9 +56,9 @@ class TextClassifier(LightningModule):
         self.step(batch, "test")
 
     def step(self, batch: list[Tensor], stage: str) -> None:
-        scores = self(batch[0])
-        self.counts += f1_counts(scores.argmax(dim=1), batch[1], self.hparams.classes)
-        self.log(f"{stage}_loss", cross_entropy(scores, batch[1]), prog_bar=True)
+        logits = self(batch[0])
+        self.counts += f1_counts(logits.argmax(dim=1), batch[1], self.hparams.classes)
+        self.log(f"{stage}_loss", cross_entropy(logits, batch[1]), prog_bar=True)
 
     def on_validation_epoch_end(self) -> None:
         self.log("val_f1", macro_f1(self.all_gather(self.counts)), prog_bar=True)

@@ -1,4 +1,4 @@
-"""Writes what `predict_step` returns: a file per process, and a CSV table."""
+"""Writes what `predict_step` returns: one file per process, and a CSV table."""
 
 import csv
 import os
@@ -15,8 +15,8 @@ from torch.utils.data import Subset
 
 
 class PredictionWriter(BasePredictionWriter):
-    """Each rank writes `predictions`, batch by batch, and `rows`: the indices of their
-    samples in the data set, in a list per loader.
+    """Each rank saves rank_N.pt with `predictions`, a list of batches, and `rows`, the
+    indices of their samples in the data set, a list per loader.
 
     Predictions (batch,) or (batch, columns) of a single loader are also written to
     predictions.csv, from all ranks and in the order of the data set. See `table`.
@@ -38,7 +38,7 @@ class PredictionWriter(BasePredictionWriter):
         batch_indices: Any,
     ) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        for old in self.folder.glob("rank_*.pt"):  # of a run with more processes
+        for old in self.folder.glob("rank_*.pt"):  # left by a run with more processes
             if int(old.stem.removeprefix("rank_")) >= trainer.world_size:
                 old.unlink(missing_ok=True)
         written = {"predictions": predictions, "rows": batch_indices}
@@ -49,22 +49,22 @@ class PredictionWriter(BasePredictionWriter):
 
     def write_table(self, trainer: Trainer) -> None:
         path = self.folder / "predictions.csv"
-        path.unlink(missing_ok=True)  # of an earlier run
+        path.unlink(missing_ok=True)  # left by an earlier run
         files = [torch.load(file) for file in self.folder.glob("rank_*.pt")]
         batches = [batch for file in files for batch in file["predictions"]]
-        kept = [batch for file in files for loader in file["rows"] for batch in loader]
-        rows = [row for batch in kept for row in batch]
+        loaders = [loader for file in files for loader in file["rows"]]
+        rows = [row for loader in loaders for batch in loader for row in batch]
         tensors = [each for each in batches if isinstance(each, Tensor)]
         if len(tensors) < len(batches) or {*map(Tensor.dim, tensors)} - {1, 2}:
-            return
-        if not rows or len(rows) != sum(map(len, tensors)):  # a stream has no rows
+            return  # not a table
+        if not rows or len(rows) != sum(map(len, tensors)):  # a stream has none
             return
         given: Any = trainer.predict_dataloaders
         data = (given[0] if isinstance(given, list) else given).dataset
-        half = path.with_suffix(".half")
-        with half.open("w", newline="", encoding="utf-8") as file:
+        partial = path.with_suffix(".partial")
+        with partial.open("w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows(table(data, rows, torch.cat(tensors)))
-        os.replace(half, path)
+        os.replace(partial, path)  # written atomically
         trainer.print(f"table of {len(rows)} predictions written to {path}")
 
 
@@ -78,33 +78,36 @@ def table(data: Any, rows: list[int], predictions: Tensor) -> Iterator[list[Any]
     whole = data
     while isinstance(whole, Subset):
         whole = whole.dataset
-    ids, labels = of_each(data, "ids", range(sys.maxsize)), of_each(data, "labels")
-    key, goal = getattr(whole, "columns", ("row", "prediction"))
+    ids = per_sample(data, "ids", range(sys.maxsize))
+    labels = per_sample(data, "labels")
+    key, target = getattr(whole, "columns", ("row", "prediction"))
     count = 1 if predictions.ndim == 1 else predictions.shape[1]
     names = getattr(whole, "names", None) if predictions.ndim == 2 else None
-    if names:  # the model may have more
+    if names:  # the model may have more classes than names
         names = [*names, *map(str, range(len(names), count))]
-        columns = [goal, *(f"p_{name}" for name in names)]
+        columns = [target, *(f"p_{name}" for name in names)]
+    elif count == 1:
+        columns = [target]
     else:
-        columns = [goal] if count == 1 else [f"{goal}_{n}" for n in range(1, count + 1)]
-    predicted = predictions.reshape(-1, count).tolist()
+        columns = [f"{target}_{n}" for n in range(1, count + 1)]
     yield [key, *columns, *(["truth"] if labels is not None else [])]
-    for row, said in sorted(zip(rows, predicted, strict=True)):
-        line = [names[said.index(max(said))]] if names else []
-        line += map(shown, said)
+    predicted = predictions.reshape(-1, count).tolist()
+    for row, values in sorted(zip(rows, predicted, strict=True)):
+        line = [names[values.index(max(values))]] if names else []
+        line += map(rounded, values)
         if labels is not None:
-            line.append(names[labels[row]] if names else shown(labels[row]))
+            line.append(names[labels[row]] if names else rounded(labels[row]))
         yield [ids[row], *line]
 
 
-def of_each(data: Any, name: str, otherwise: Any = None) -> Any:
-    """An attribute of a data set that has one value per sample, also of a Subset."""
+def per_sample(data: Any, name: str, default: Any = None) -> Any:
+    """An attribute with one value per sample, of a data set or of a Subset of one."""
     if isinstance(data, Subset):
-        whole = of_each(data.dataset, name, otherwise)
+        whole = per_sample(data.dataset, name, default)
         return None if whole is None else [whole[row] for row in data.indices]
-    return getattr(data, name, otherwise)
+    return getattr(data, name, default)
 
 
-def shown(number: Any) -> Any:
-    """Rounded to the precision of float32."""
+def rounded(number: Any) -> Any:
+    """A float as text, in the precision of float32; other values unchanged."""
     return f"{number:.7g}" if isinstance(number, float) else number

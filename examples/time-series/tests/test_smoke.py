@@ -18,15 +18,15 @@ def test_one_batch_of_everything() -> None:
     assert trainer.global_step == 1
 
 
-def test_no_answer_is_in_two_parts(tmp_path: Path) -> None:
+def test_splits_have_no_common_targets(tmp_path: Path) -> None:
     file = tmp_path / "series.csv"
     text = "value\n" + "".join(f"{number}\n" for number in range(300))
     file.write_text(text, encoding="utf-8")
     data = SeriesDataModule(str(file), history=5, horizon=3)
     data.setup("fit")
     parts = (data.train, data.val, data.test)
-    answers = [set(part.tensors[1].flatten().tolist()) for part in parts]
-    assert max(answers[0]) < min(answers[1]) and max(answers[1]) < min(answers[2])
+    targets = [set(part.tensors[1].flatten().tolist()) for part in parts]
+    assert max(targets[0]) < min(targets[1]) and max(targets[1]) < min(targets[2])
 
 
 def test_a_level_does_not_matter() -> None:
@@ -36,7 +36,7 @@ def test_a_level_does_not_matter() -> None:
     )
 
 
-def test_as_one_season_ago() -> None:
+def test_the_baseline_repeats_the_last_season() -> None:
     known = torch.tensor([[1.0, 2.0, 3.0]])
     assert seasonal(known, horizon=3, season=2).tolist() == [[2, 3, 2]]
 

@@ -1,4 +1,4 @@
-"""A baseline: the seasonal naive forecast, same as one season ago."""
+"""A baseline: the seasonal naive forecast, which repeats the last season."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from torch.utils.data import TensorDataset
 
 
 class SeasonalNaive(Callback):
-    """Prints its mean absolute error and the model's."""
+    """Prints the mean absolute error of the model and the baseline."""
 
     def __init__(self, season: int = 12) -> None:
         self.season = season

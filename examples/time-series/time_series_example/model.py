@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 
 class Forecaster(LightningModule):
-    """Forecasts a series, normalized by mean and deviation of the input window."""
+    """Forecasts relative to the last value, in units of the deviation of the window."""
 
     def __init__(
         self, history: int = 36, horizon: int = 12, width: int = 64, lr: float = 2e-3
@@ -22,13 +22,13 @@ class Forecaster(LightningModule):
         if found != own:
             raise MisconfigurationException(
                 f"data.history and data.horizon are {found}, those of the model {own}: "
-                "set model.history and model.horizon to the same."
+                "set model.history and model.horizon to the same values."
             )
 
     def forward(self, known: Tensor) -> Tensor:
-        last, spread = known[:, -1:], known.std(dim=1, keepdim=True) + 1e-6
-        shape = (known - last) / spread
-        return last + spread * (self.straight(shape) + self.head(self.backbone(shape)))
+        last, scale = known[:, -1:], known.std(dim=1, keepdim=True) + 1e-6
+        inputs = (known - last) / scale
+        return last + scale * (self.straight(inputs) + self.head(self.backbone(inputs)))
 
     def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
         return self.step(batch, "train")

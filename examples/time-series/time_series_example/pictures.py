@@ -1,4 +1,4 @@
-"""Pictures of a run: PNG files in its folder, and in TensorBoard if that is on."""
+"""Pictures of a run: PNG files in the run folder, and figures in TensorBoard."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def save_picture(trainer: Trainer, figure: "Figure", name: str) -> None:
-    """Write `pictures/<name>.png`, on rank 0 of a run that has a logger."""
+    """Write `pictures/<name>.png` into the run folder, on rank 0; needs a logger."""
     if not trainer.is_global_zero or not trainer.loggers:
         return
     folder = Path(trainer.log_dir, "pictures")

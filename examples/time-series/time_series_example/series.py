@@ -1,4 +1,4 @@
-"""Where series come from: statsmodels, or a CSV file; and how they are split."""
+"""Sources of series (statsmodels, or a CSV file), and their split into windows."""
 
 from pathlib import Path
 
@@ -12,8 +12,7 @@ from torch.utils.data import TensorDataset
 
 def read_series(source: str, column: str) -> Tensor:
     """The values, oldest first."""
-    # Weekly since 1958; months without a measurement are interpolated.
-    if source == "co2":
+    if source == "co2":  # monthly means of weekly values; gaps are interpolated
         months = datasets.co2.load_pandas().data["co2"].resample("MS").mean()
         values = months.interpolate()
     elif source == "sunspots":
@@ -26,7 +25,8 @@ def read_series(source: str, column: str) -> Tensor:
 def read_column(source: str, column: str) -> pandas.Series:
     if Path(source).suffix != ".csv":
         raise MisconfigurationException(
-            f"data.source is {source!r}: choose co2, sunspots, or a file in .csv."
+            f"data.source is {source!r}: choose co2, sunspots, "
+            "or a file that ends in .csv."
         )
     try:
         table = pandas.read_csv(source)
@@ -50,21 +50,19 @@ def read_column(source: str, column: str) -> pandas.Series:
 def split_windows(
     source: str, column: str, history: int, horizon: int
 ) -> list[TensorDataset]:
-    """Training, validation and test windows, from old to new.
+    """Training, validation and test windows, in this order of time.
 
-    Forecast values of one split are in no other; input values may be.
+    The values to forecast differ between splits; the inputs may overlap.
     """
     series = read_series(source, column)
     windows = len(series) - history - horizon + 1
     ends = [0, windows * 7 // 10, windows * 85 // 100, windows]
-    if (
-        min(later - sooner for sooner, later in zip(ends, ends[1:], strict=False))
-        <= horizon
-    ):
+    sizes = [end - start for start, end in zip(ends, ends[1:], strict=False)]
+    if min(sizes) <= horizon:
         raise MisconfigurationException(
-            f"{len(series)} values are too few to learn {horizon} from {history}."
+            f"{len(series)} values are too few to forecast {horizon} from {history}."
         )
     pieces = series.unfold(0, history + horizon, 1)
     parts = [pieces[: ends[1]], pieces[ends[1] : ends[2]], pieces[ends[2] :]]
-    parts[1:] = [part[horizon - 1 :] for part in parts[1:]]
+    parts[1:] = [part[horizon - 1 :] for part in parts[1:]]  # no common targets
     return [TensorDataset(part[:, :history], part[:, history:]) for part in parts]
