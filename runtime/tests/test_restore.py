@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import weakref
 from collections import OrderedDict
 from pathlib import Path
@@ -11,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from forking import script
 
 from scaffold_runtime import Callback
 from scaffold_runtime.callbacks import ModelCheckpoint
@@ -273,17 +272,13 @@ if __name__ == "__main__":
 
 def command(folder: Path, *words: str, code: int = 0) -> dict[str, list[str]]:
     quiet = ("--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false")
-    done = subprocess.run(
-        [sys.executable, "train.py", "fit", *quiet, *words],
-        cwd=folder, capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
-    assert done.returncode == code, done.stderr
-    rows = [line.split() for line in done.stdout.splitlines()]
+    ended, out, err = script(folder, "fit", *quiet, *words)
+    assert ended == code, err
+    rows = [line.split() for line in out.splitlines()]
     found = {row[0]: row[1:] for row in rows if row and row[0] in ("began", "ended")}
-    return {**found, "error": [done.stderr]}
+    return {**found, "error": [err]}
 
 
-@pytest.mark.slow
 def test_from_the_command_line(tmp_path: Path) -> None:
     (tmp_path / "train.py").write_text(PROJECT)
     (tmp_path / "configs").mkdir()

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 import torch
-from forking import finish, start
+from forking import finish, script, start
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from scaffold_runtime import Callback
@@ -361,7 +361,8 @@ def test_a_real_signal_to_a_real_project(
     assert f'{INTERRUPTED}: ckpt_path="last" resumes from there' in out
     if number == signal.SIGINT:
         assert err.rstrip().endswith("interrupted")
-    resumed, err = ended(project(tmp_path, "", 0, workers, "--ckpt_path=last"), 60)
+    words = ("fit", "--ckpt_path=last")
+    _, resumed, err = script(tmp_path, *words, SLOW="", SECONDS="0", WORKERS=str(workers))
     assert weights(resumed) == unbroken(workers) != [], err
 
 

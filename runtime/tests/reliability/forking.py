@@ -6,12 +6,15 @@ import contextlib
 import multiprocessing
 import os
 import pickle
+import runpy
 import signal
 import sys
 import tempfile
 import time
 import traceback
+import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
 import torch
@@ -80,3 +83,30 @@ def forked(function: Callable[[], Any], limit: float = 60) -> Any:
     if not good:
         raise AssertionError(f"exit code {code}\n{result}")
     return result
+
+
+def script(folder: Path, *words: str, **variables: str) -> tuple[int, str, str]:
+    """`python train.py` with `words` in `folder`, without the seconds that importing torch takes: code, out, err."""
+
+    def main() -> None:
+        os.chdir(folder)
+        os.environ.update(variables)
+        for number, file in ((1, out), (2, err)):
+            os.dup2(file.fileno(), number)
+        sys.stdout, sys.stderr = (os.fdopen(number, "w", closefd=False) for number in (1, 2))
+        sys.argv, sys.path[0:0] = ["train.py", *words], [str(folder)]
+        warnings.resetwarnings()
+        try:
+            runpy.run_path("train.py", run_name="__main__")
+        except Exception:
+            traceback.print_exc()
+            raise
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        code, _ = finish(*start(main), limit=100)
+        for file in (out, err):
+            file.seek(0)
+        return code, out.read().decode(), err.read().decode()
