@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 # raise them only with a reason.
 BUDGETS = {
     "runtime/scaffold_runtime": {
-        "files": 5326,
+        "files": 5333,
         "callbacks": 2586,
         "strategies": 2084,
         "cli": 1358,
@@ -31,7 +31,7 @@ BUDGETS = {
         "tuner": 86,
         "names": 356,  # of Lightning: core, demos, plugins, utilities
     },
-    "scaffold": {"files": 3177},
+    "scaffold": {"files": 3175},
 }
 NAMES = ("core", "demos", "plugins", "utilities")
 FILE_GOAL, FUNCTION_GOAL = 250, 50
