@@ -313,7 +313,7 @@ def _policy(given: Any) -> MixedPrecisionPolicy:
         return given or MixedPrecisionPolicy()
     if isinstance(given, str):  # autocast converts inputs
         return MixedPrecisionPolicy(GATHERED_AS[given], torch.float32, cast_forward_inputs=False)
-    # By default FSDP1 reduces gradients in the dtype of the weights; FSDP2 does so only before torch 2.14.
+    # By default FSDP1 reduces gradients in the dtype of the weights; FSDP2 does so until torch 2.14 only.
     return MixedPrecisionPolicy(given.param_dtype, given.reduce_dtype or given.param_dtype)
 
 
