@@ -105,6 +105,8 @@ class Run:
             self._print_nothing_left()
             return False
         self.validate_every = validation_interval(self.trainer, self.feed.train.length)
+        if self.validates and self.validates_this_epoch():
+            self.feed.lengths_of("validation")  # a mistake in them shows now, also without a sanity check
         check_monitors(self)
         self.zero_grad, self.backward = make_zero_grad(self), make_backward(self)
         self.clip = make_clip(self)
@@ -352,10 +354,12 @@ class Run:
 
     # -- evaluation -----------------------------------------------------------------------------
 
+    def validates_this_epoch(self) -> bool:
+        return (self.progress.epoch + 1) % (self.trainer.check_val_every_n_epoch or 1) == 0
+
     def validation_due(self) -> bool:
         trainer, progress = self.trainer, self.progress
-        every_epochs = trainer.check_val_every_n_epoch
-        if every_epochs is not None and (progress.epoch + 1) % every_epochs:
+        if not self.validates_this_epoch():
             return False
         if self.stop_agreed() and self.may_stop():
             return True
@@ -363,7 +367,8 @@ class Run:
             return trainer.strategy.now() - self.last_validation >= trainer.val_check_seconds
         if self.validate_every == math.inf:
             return self.is_last_batch
-        batches = progress.batches if every_epochs is None else progress.batch
+        across = trainer.check_val_every_n_epoch is None
+        batches = progress.batches if across else progress.batch
         return batches % self.validate_every == 0
 
     def validate(self) -> None:

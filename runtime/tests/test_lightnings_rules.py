@@ -971,3 +971,42 @@ def test_names_that_callbacks_ask_for(regression: Any, make_loader: Any, make_tr
     with isolate_rng(include_cuda=False):
         drawn = torch.rand(1)
     assert torch.rand(1) == drawn
+
+
+# -- what happens before training, and in evaluation ----------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("every", "asked"),
+    [(1, ["train", "val", "on_train_start"]), (2, ["train", "on_train_start", "val"])],
+)
+def test_validation_data_is_asked_for_before_training(
+    every: int, asked: list[str], regression: Any, make_loader: Any, make_trainer: Any
+) -> None:
+    """If the first epoch validates: making it may draw random numbers, and may fail."""
+    seen: list[str] = []
+
+    class Module(regression):
+        def train_dataloader(self) -> Any:
+            seen.append("train")
+            return make_loader(1)
+
+        def val_dataloader(self) -> Any:
+            seen.append("val")
+            return make_loader(1)
+
+        def on_train_start(self) -> None:
+            seen.append("on_train_start")
+
+    trainer = make_trainer(num_sanity_val_steps=0, check_val_every_n_epoch=every, max_epochs=2)
+    trainer.fit(Module())
+    assert seen == asked
+
+
+def test_a_limit_that_leaves_no_validation_batch_shows_before_training(
+    regression: Any, make_loader: Any, make_trainer: Any
+) -> None:
+    trainer = make_trainer(num_sanity_val_steps=0, limit_val_batches=0.3)
+    with pytest.raises(MisconfigurationException, match="limit_val_batches"):
+        trainer.fit(regression(), make_loader(3), make_loader(3))
+    assert trainer.global_step == 0
