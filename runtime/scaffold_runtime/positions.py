@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
@@ -72,9 +72,7 @@ class Part:
 
     def begin_epoch(self, epoch: int) -> None:
         self.count, self.ended, self._kept = 0, False, None
-        for owner in owners_of(self.loader):
-            if callable(getattr(owner, "set_epoch", None)):
-                owner.set_epoch(epoch)
+        tell_epoch(owners_of(self.loader), epoch)
 
     def __iter__(self) -> Iterator[Any]:
         """A pass that counts its batches, for a CombinedLoader, in which a loader may end before the epoch."""
@@ -198,9 +196,21 @@ class Part:
 
 def owners_of(loader: Any) -> Iterator[Any]:
     """A loader, and its parts that may draw random numbers."""
+    yield from (loader, getattr(loader, "dataset", None))
+    yield from samplers_of(loader)
+
+
+def samplers_of(loader: Any) -> Iterator[Any]:
     batch_sampler = getattr(loader, "batch_sampler", None)
-    yield from (loader, getattr(loader, "dataset", None), getattr(loader, "sampler", None))
-    yield from (batch_sampler, getattr(batch_sampler, "sampler", None))
+    yield from (getattr(loader, "sampler", None), batch_sampler)
+    yield getattr(batch_sampler, "sampler", None)
+
+
+def tell_epoch(owners: Iterable[Any], epoch: int) -> None:
+    """Call the `set_epoch` of those that have one, once each."""
+    for owner in {id(owner): owner for owner in owners}.values():
+        if callable(set_epoch := getattr(owner, "set_epoch", None)):
+            set_epoch(epoch)
 
 
 def generators_of(loader: Any) -> list[torch.Generator]:

@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.optim import SGD
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, Sampler, TensorDataset
 
 from runtime.tests.conftest import Regression
 from scaffold_runtime import Callback, LightningDataModule, LightningModule, Trainer
@@ -1010,3 +1010,35 @@ def test_a_limit_that_leaves_no_validation_batch_shows_before_training(
     with pytest.raises(MisconfigurationException, match="limit_val_batches"):
         trainer.fit(regression(), make_loader(3), make_loader(3))
     assert trainer.global_step == 0
+
+
+class Told(Sampler[int]):
+    def __init__(self) -> None:
+        self.epochs: list[int] = []
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epochs.append(epoch)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(4))
+
+    def __len__(self) -> int:
+        return 4
+
+
+def test_samplers_of_evaluation_are_told_the_epoch(regression: Any, make_trainer: Any) -> None:
+    class Module(regression):
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            pass
+
+        predict_step = validation_step
+
+    data = TensorDataset(torch.ones(4, 4), torch.ones(4, 1))
+    train, val, second = Told(), Told(), Told()
+    loaders = [DataLoader(data, sampler=sampler) for sampler in (train, val, second)]
+    trainer = make_trainer(max_epochs=3, num_sanity_val_steps=1)
+    trainer.fit(module := Module(), *loaders[:2])
+    assert (train.epochs, val.epochs) == ([0, 1, 2], [0, 0, 1, 2])
+    trainer.validate(module, CombinedLoader(loaders[1:], "min_size"))
+    trainer.predict(module, loaders[2])
+    assert (val.epochs[4:], second.epochs) == ([3], [3, 3])

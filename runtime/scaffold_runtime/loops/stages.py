@@ -17,6 +17,7 @@ from scaffold_runtime.combined import loader_length
 from scaffold_runtime.errors import MisconfigurationException
 from scaffold_runtime.hooks import overridden
 from scaffold_runtime.module import LightningModule
+from scaffold_runtime.positions import samplers_of, tell_epoch
 
 if TYPE_CHECKING:
     from scaffold_runtime.run import Run
@@ -34,6 +35,9 @@ def batches_of(
     """For each loader: its index, its batches, and extra hook arguments: the index, if there are several loaders."""
     strategy, alone = run.trainer.strategy, run.metrics.alone
     loaders, lengths = run.feed.evaluated(stage), run.feed.lengths_of(stage)
+    for loader, _ in loaders:
+        for part in getattr(loader, "flattened", [loader]):
+            tell_epoch(samplers_of(part), run.progress.epoch)
     lengths = [min(length, at_most) for length in lengths]
     streams = [loader_length(loader) == math.inf for loader, _ in loaders]  # may end before a limit
     known = [math.inf if stream else n for stream, n in zip(streams, lengths, strict=True)]
