@@ -44,6 +44,7 @@ def count(name: str, value: Any, least: int, also: tuple[int | str | None, ...] 
     Raises:
         MisconfigurationException: for anything else.
     """
+    value = int(value) if isinstance(value, float) and value.is_integer() else value  # 1e5
     if value in also and not isinstance(value, bool):
         return value
     if isinstance(value, int) and not isinstance(value, bool) and value >= least:

@@ -1042,3 +1042,9 @@ def test_samplers_of_evaluation_are_told_the_epoch(regression: Any, make_trainer
     trainer.validate(module, CombinedLoader(loaders[1:], "min_size"))
     trainer.predict(module, loaders[2])
     assert (val.epochs[4:], second.epochs) == ([3], [3, 3])
+
+
+def test_whole_numbers_may_be_floats() -> None:
+    trainer = Trainer(max_steps=1e5, max_epochs=2.0, log_every_n_steps=1e1, logger=False)  # type: ignore[arg-type]
+    assert (trainer.max_steps, trainer.max_epochs, trainer.log_every_n_steps) == (100_000, 2, 10)
+    assert isinstance(trainer.max_steps, int)
