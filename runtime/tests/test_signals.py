@@ -357,7 +357,7 @@ def test_a_real_signal_to_a_real_project(
     os.killpg(process.pid, number)
     out, err = ended(process, 15)
     assert process.returncode == CODES[number], err
-    assert len(list(tmp_path.rglob(INTERRUPTED))) == 1
+    assert len(list(tmp_path.rglob(INTERRUPTED))) == 1, err
     assert f'{INTERRUPTED}: ckpt_path="last" resumes from there' in out
     if number == signal.SIGINT:
         assert err.rstrip().endswith("interrupted")
