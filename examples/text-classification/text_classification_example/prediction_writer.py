@@ -1,4 +1,4 @@
-"""Writes what `predict_step` returns: one file per process, and a CSV table."""
+"""Writes what `predict_step` returns: a file per process, and a CSV table."""
 
 import csv
 import os
@@ -101,7 +101,7 @@ def table(data: Any, rows: list[int], predictions: Tensor) -> Iterator[list[Any]
 
 
 def per_sample(data: Any, name: str, default: Any = None) -> Any:
-    """An attribute with one value per sample, of a data set or of a Subset of one."""
+    """An attribute with a value per sample, of a data set or a Subset."""
     if isinstance(data, Subset):
         whole = per_sample(data.dataset, name, default)
         return None if whole is None else [whole[row] for row in data.indices]
