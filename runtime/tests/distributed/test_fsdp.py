@@ -44,7 +44,7 @@ module = BoringModel()
 for strategy in ("fsdp", "fsdp", "ddp"):
     trainer = Trainer(accelerator="cpu", devices=2, strategy=strategy, fast_dev_run=True)
     trainer.fit(module)
-    print("trained under", strategy)
+    print(f"trained under {strategy}")
 """
 
 
