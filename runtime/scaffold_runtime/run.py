@@ -106,9 +106,8 @@ class Run:
             return False
         self.validate_every = validation_interval(self.trainer, self.feed.train.length)
         if self.validates and self.validates_this_epoch():
-            self.feed.lengths_of(
-                "validation"
-            )  # a mistake in them shows now, also without a sanity check
+            # A mistake in the validation data shows now, also without a sanity check.
+            self.feed.lengths_of("validation")
         check_monitors(self)
         self.zero_grad, self.backward = make_zero_grad(self), make_backward(self)
         self.clip = make_clip(self)
