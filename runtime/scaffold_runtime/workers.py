@@ -6,13 +6,20 @@ from __future__ import annotations
 import multiprocessing
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from scaffold_runtime.errors import MisconfigurationException
 
 GRACE = 30  # seconds, as long as SLURM waits between SIGTERM and SIGKILL
 SERVER = "scaffold_runtime.server"
+OF_JOBS = (
+    "SIGINT",
+    "SIGTERM",
+    "SIGUSR1",
+    "SIGUSR2",
+)  # sent to all processes of a job; Windows lacks some
 
 
 def start(loader: Any) -> Iterator[Any]:
@@ -23,10 +30,13 @@ def start(loader: Any) -> Iterator[Any]:
     """
     workers = getattr(loader, "num_workers", 0)
     context = getattr(loader, "multiprocessing_context", None) or multiprocessing
-    if workers and context.get_start_method() == "forkserver":
-        _protect_server()
+    if workers and sys.platform != "win32" and context.get_start_method() != "fork":
+        _start_helpers(context.get_start_method())
+    guarded = isinstance(getattr(loader, "worker_init_fn", None), StaysOn)
     try:
-        return iter(loader)
+        # A worker gets none of the signals before it has the handlers of `StaysOn`, which lets them through.
+        with blocked(OF_JOBS if guarded and workers else ()):
+            return iter(loader)
     except Exception as error:
         if workers and "pickle" in str(error):
             raise MisconfigurationException(
@@ -42,16 +52,30 @@ def start(loader: Any) -> Iterator[Any]:
         raise
 
 
-def _protect_server() -> None:
-    """Let the server that forks workers, and the resource tracker, survive such signals."""
+def _start_helpers(method: str) -> None:
+    """Let the resource tracker, and the server that forks workers, survive such signals. Started here and not with the
+    first worker: the server hands its signal mask to all that it forks, and starting the tracker changes ours.
+    """
     from multiprocessing import forkserver, resource_tracker  # not on Windows
 
-    server: Any = forkserver._forkserver
-    if SERVER not in server._preload_modules:
-        server.set_forkserver_preload([*server._preload_modules, SERVER])
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1, signal.SIGUSR2])
-    try:
+    with blocked(("SIGUSR1", "SIGUSR2")):
         resource_tracker.ensure_running()
+    if method == "forkserver":
+        server: Any = forkserver._forkserver
+        if SERVER not in server._preload_modules:
+            server.set_forkserver_preload([*server._preload_modules, SERVER])
+        server.ensure_running()
+
+
+@contextmanager
+def blocked(names: Iterable[str]) -> Iterator[None]:
+    """Hold back these signals; processes started meanwhile begin with them blocked. Without effect on Windows."""
+    if sys.platform == "win32":
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [getattr(signal, name) for name in names])
+    try:
+        yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
@@ -70,5 +94,6 @@ class StaysOn:
             for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
                 signal.signal(number, signal.SIG_IGN)
             signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(GRACE))
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, [getattr(signal, name) for name in OF_JOBS])
         if self.prepare is not None:
             self.prepare(worker)

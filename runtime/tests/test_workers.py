@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from forking import forked
 from torch.utils.data import DataLoader
+from torch.utils.data._utils import signal_handling
 
 from scaffold_runtime.errors import MisconfigurationException
 from scaffold_runtime.workers import start
@@ -71,6 +72,28 @@ def test_a_signal_to_all_processes_is_left_to_the_one_that_trains(
     assert done.returncode == code, done.stderr
     assert (tmp_path / "kept/interrupted.ckpt").exists()
     assert "resource_tracker" not in done.stderr
+
+
+@pytest.mark.parametrize("persistent", [False, True])
+def test_a_signal_to_a_worker_that_is_just_starting_ends_nothing(
+    make_trainer: Any, regression: Any, make_loader: Any, monkeypatch: Any, persistent: bool
+) -> None:
+    """Torch's own handlers, which are there first, would let it end, and training with it, before it could save."""
+    handlers = signal_handling._set_worker_signal_handlers
+
+    def signalled() -> None:
+        handlers()
+        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT):
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(signal_handling, "_set_worker_signal_handlers", signalled)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    loader = DataLoader(make_loader(4).dataset, num_workers=2, persistent_workers=persistent)
+    trainer = make_trainer(max_epochs=2)
+    trainer.fit(regression(), loader, loader)
+
+    assert trainer.current_epoch == 2
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
 
 
 class Ended:
