@@ -14,12 +14,8 @@ from scaffold_runtime.errors import MisconfigurationException
 
 GRACE = 30  # seconds, as long as SLURM waits between SIGTERM and SIGKILL
 SERVER = "scaffold_runtime.server"
-OF_JOBS = (
-    "SIGINT",
-    "SIGTERM",
-    "SIGUSR1",
-    "SIGUSR2",
-)  # sent to all processes of a job; Windows lacks some
+# What is sent to all processes of a job; Windows lacks some.
+OF_JOBS = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2")
 
 
 def start(loader: Any) -> Iterator[Any]:
