@@ -14,11 +14,10 @@ class DataModule(LightningDataModule):
     ) -> None:
         super().__init__()
         self.features, self.seed, self.batch_size = features, seed, batch_size
-        self.options: dict = {
-            "num_workers": num_workers,
-            "persistent_workers": num_workers > 0,  # or every epoch starts them anew
-            "pin_memory": pin_memory,
-        }
+        self.options: dict = {"num_workers": num_workers, "pin_memory": pin_memory}
+        self.options["persistent_workers"] = (
+            num_workers > 0
+        )  # else each epoch starts them
 
     def prepare_data(self) -> None:
         """Download or convert here. Runs once per machine: do not assign to `self`."""

@@ -19,11 +19,10 @@ class ImageDataModule(LightningDataModule):
         super().__init__()
         self.images = source, path, seed
         self.batch_size = batch_size
-        self.options: dict = {
-            "num_workers": num_workers,
-            "persistent_workers": num_workers > 0,  # or every epoch starts them anew
-            "pin_memory": pin_memory,
-        }
+        self.options: dict = {"num_workers": num_workers, "pin_memory": pin_memory}
+        self.options["persistent_workers"] = (
+            num_workers > 0
+        )  # else each epoch starts them
 
     def prepare_data(self) -> None:
         split_images(*self.images)  # checks the files, once per machine

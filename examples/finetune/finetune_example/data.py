@@ -20,11 +20,10 @@ class DigitsDataModule(LightningDataModule):
         super().__init__()
         self.digits, self.pretrained = (shots, seed), pretrained
         self.batch_size = batch_size
-        self.options: dict = {
-            "num_workers": num_workers,
-            "persistent_workers": num_workers > 0,  # or every epoch starts them anew
-            "pin_memory": pin_memory,
-        }
+        self.options: dict = {"num_workers": num_workers, "pin_memory": pin_memory}
+        self.options["persistent_workers"] = (
+            num_workers > 0
+        )  # else each epoch starts them
 
     def prepare_data(self) -> None:
         pretrain(known_digits(), self.pretrained)  # unless the file exists
