@@ -12,6 +12,7 @@ import yaml
 
 from scaffold import __version__
 from scaffold.errors import DescriptionError, ScaffoldError
+from scaffold.files import Tree, read_tree
 from scaffold.names import one_line, pick
 
 LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -65,6 +66,11 @@ class Catalogue:
         path = self.root / "moves.yml"
         text = path.read_text(encoding="utf-8") if path.exists() else ""
         return yaml.load(text.replace("my_package", package), Loader=LOADER) or {}
+
+    @cached_property
+    def sources(self) -> list[Tree]:
+        """All template files, by root."""
+        return [read_tree(root) for root in (self.root, *self.plugins)]
 
     @cached_property
     def project(self) -> Part:

@@ -31,7 +31,7 @@ _envops: {undefined: jinja2.StrictUndefined, trim_blocks: true, lstrip_blocks: t
 def digest(catalogue: Catalogue, runtime: str) -> str:
     """A hash of all template files: a `git pull` or a newer plugin changes it, but not the version."""
     found = sha256(catalogue.version.encode())
-    for tree in (*map(read_tree, (catalogue.root, *catalogue.plugins)), copied(runtime)):
+    for tree in (*catalogue.sources, copied(runtime)):
         for path, file in sorted(tree.items()):
             if not path.endswith(".pyc"):
                 found.update(f"{path} {file.hash}\n".encode())
