@@ -15,9 +15,6 @@ class DataModule(LightningDataModule):
         super().__init__()
         self.features, self.seed, self.batch_size = features, seed, batch_size
         self.options: dict = {"num_workers": num_workers, "pin_memory": pin_memory}
-        self.options["persistent_workers"] = (
-            num_workers > 0
-        )  # else each epoch starts them
 
     def prepare_data(self) -> None:
         """Download or convert here. Runs once per machine: do not assign to `self`."""

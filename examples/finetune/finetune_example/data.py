@@ -21,9 +21,6 @@ class DigitsDataModule(LightningDataModule):
         self.digits, self.pretrained = (shots, seed), pretrained
         self.batch_size = batch_size
         self.options: dict = {"num_workers": num_workers, "pin_memory": pin_memory}
-        self.options["persistent_workers"] = (
-            num_workers > 0
-        )  # else each epoch starts them
 
     def prepare_data(self) -> None:
         pretrain(known_digits(), self.pretrained)  # unless the file exists

@@ -20,9 +20,6 @@ class ImageDataModule(LightningDataModule):
         self.images = source, path, seed, fold, folds
         self.batch_size = batch_size
         self.options: dict = {"num_workers": num_workers, "pin_memory": pin_memory}
-        self.options["persistent_workers"] = (
-            num_workers > 0
-        )  # else each epoch starts them
 
     def prepare_data(self) -> None:
         split(*self.images)  # checks the files, once per machine

@@ -18,9 +18,6 @@ class MaskDataModule(LightningDataModule):
         self.masks = source, size, seed
         self.batch_size = batch_size
         self.options: dict = {"num_workers": num_workers, "pin_memory": pin_memory}
-        self.options["persistent_workers"] = (
-            num_workers > 0
-        )  # else each epoch starts them
 
     def prepare_data(self) -> None:
         split_masks(*self.masks)  # checks the files, once per machine

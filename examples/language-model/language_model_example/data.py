@@ -19,9 +19,6 @@ class TextDataModule(LightningDataModule):
         self.corpus, self.context = (source, cache, seed), context
         self.batch_size = batch_size
         self.options: dict = {"num_workers": num_workers, "pin_memory": pin_memory}
-        self.options["persistent_workers"] = (
-            num_workers > 0
-        )  # else each epoch starts them
 
     def prepare_data(self) -> None:
         write_corpus(*self.corpus)

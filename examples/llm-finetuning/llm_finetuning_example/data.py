@@ -18,9 +18,6 @@ class ChatDataModule(LightningDataModule):
         super().__init__()
         self.chats, self.max_tokens = (source, seed), max_tokens
         self.options: dict = {"num_workers": num_workers, "pin_memory": pin_memory}
-        self.options["persistent_workers"] = (
-            num_workers > 0
-        )  # else each epoch starts them
         self.options |= {"batch_size": batch_size, "collate_fn": pad}
 
     def prepare_data(self) -> None:

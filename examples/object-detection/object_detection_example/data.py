@@ -18,9 +18,6 @@ class SceneDataModule(LightningDataModule):
         self.scenes = source, size, seed
         self.batch_size = batch_size
         self.options: dict = {"num_workers": num_workers, "pin_memory": pin_memory}
-        self.options["persistent_workers"] = (
-            num_workers > 0
-        )  # else each epoch starts them
 
     def prepare_data(self) -> None:
         split_scenes(*self.scenes)  # checks the files, once per machine

@@ -23,9 +23,6 @@ class TabularDataModule(LightningDataModule):
         self.table = source, target, classify, id, test, seed, fold, folds
         self.batch_size = batch_size
         self.options: dict = {"num_workers": num_workers, "pin_memory": pin_memory}
-        self.options["persistent_workers"] = (
-            num_workers > 0
-        )  # else each epoch starts them
 
     def setup(self, stage: str) -> None:
         self.train, self.val, self.test = parts = split_table(stage, *self.table)

@@ -16,12 +16,8 @@ class TextDataModule(LightningDataModule):
         seed: int = 42,
     ) -> None:
         super().__init__()
-        self.lines = source, seed, fold, folds
-        self.batch_size = batch_size
+        self.lines, self.batch_size = (source, seed, fold, folds), batch_size
         self.options: dict = {"num_workers": num_workers, "pin_memory": pin_memory}
-        self.options["persistent_workers"] = (
-            num_workers > 0
-        )  # else each epoch starts them
 
     def prepare_data(self) -> None:
         split_lines(*self.lines)  # checks the file, once per machine

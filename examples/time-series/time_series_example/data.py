@@ -19,9 +19,6 @@ class SeriesDataModule(LightningDataModule):
         self.series = source, column, history, horizon
         self.lengths, self.batch_size = (history, horizon), batch_size
         self.options: dict = {"num_workers": num_workers, "pin_memory": pin_memory}
-        self.options["persistent_workers"] = (
-            num_workers > 0
-        )  # else each epoch starts them
 
     def prepare_data(self) -> None:
         split_windows(*self.series)  # checks the file, once per machine
