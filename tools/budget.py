@@ -19,14 +19,14 @@ ROOT = Path(__file__).parent.parent
 # raise them only with a reason.
 BUDGETS = {
     "runtime/scaffold_runtime": {
-        "files": 5357,
+        "files": 5359,
         "callbacks": 2586,
         "strategies": 2084,
         "cli": 1358,
         "checkpoint": 1294,
         "loggers": 770,
         "trainer": 743,
-        "loops": 597,
+        "loops": 598,
         "profilers": 432,
         "tuner": 86,
         "names": 356,  # of Lightning: core, demos, plugins, utilities

@@ -14,8 +14,9 @@ from scaffold_runtime.errors import MisconfigurationException
 
 GRACE = 30  # seconds, as long as SLURM waits between SIGTERM and SIGKILL
 SERVER = "scaffold_runtime.server"
-# What is sent to all processes of a job; Windows lacks some.
-OF_JOBS = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2")
+# What is sent to all processes of a job; Windows lacks the last two.
+NAMES = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2")
+OF_JOBS = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
 
 
 def start(loader: Any) -> Iterator[Any]:
@@ -26,12 +27,13 @@ def start(loader: Any) -> Iterator[Any]:
     """
     workers = getattr(loader, "num_workers", 0)
     context = getattr(loader, "multiprocessing_context", None) or multiprocessing
-    if workers and sys.platform != "win32" and context.get_start_method() != "fork":
-        _start_helpers(context.get_start_method())
+    method = context.get_start_method() if workers else "fork"
+    if method != "fork" and sys.platform != "win32":
+        _start_helpers(method)
     guarded = isinstance(getattr(loader, "worker_init_fn", None), StaysOn)
     try:
         # A worker gets none of the signals before it has the handlers of `StaysOn`, which lets them through.
-        with blocked(OF_JOBS if guarded and workers else ()):
+        with blocked(OF_JOBS if guarded else ()):
             return iter(loader)
     except Exception as error:
         if workers and "pickle" in str(error):
@@ -54,7 +56,7 @@ def _start_helpers(method: str) -> None:
     """
     from multiprocessing import forkserver, resource_tracker  # not on Windows
 
-    with blocked(("SIGUSR1", "SIGUSR2")):
+    with blocked((signal.SIGUSR1, signal.SIGUSR2)):
         resource_tracker.ensure_running()
     if method == "forkserver":
         server: Any = forkserver._forkserver
@@ -64,12 +66,12 @@ def _start_helpers(method: str) -> None:
 
 
 @contextmanager
-def blocked(names: Iterable[str]) -> Iterator[None]:
+def blocked(numbers: Iterable[int]) -> Iterator[None]:
     """Hold back these signals; processes started meanwhile begin with them blocked. Without effect on Windows."""
     if sys.platform == "win32":
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, [getattr(signal, name) for name in names])
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
     try:
         yield
     finally:
@@ -90,6 +92,6 @@ class StaysOn:
             for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
                 signal.signal(number, signal.SIG_IGN)
             signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(GRACE))
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, [getattr(signal, name) for name in OF_JOBS])
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, OF_JOBS)
         if self.prepare is not None:
             self.prepare(worker)

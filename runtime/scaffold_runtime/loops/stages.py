@@ -16,6 +16,7 @@ from torch import nn
 from scaffold_runtime.combined import loader_length
 from scaffold_runtime.errors import MisconfigurationException
 from scaffold_runtime.hooks import overridden
+from scaffold_runtime.loaders import parts_of
 from scaffold_runtime.module import LightningModule
 from scaffold_runtime.positions import samplers_of, tell_epoch
 
@@ -36,7 +37,7 @@ def batches_of(
     strategy, alone = run.trainer.strategy, run.metrics.alone
     loaders, lengths = run.feed.evaluated(stage), run.feed.lengths_of(stage)
     for loader, _ in loaders:
-        for part in getattr(loader, "flattened", [loader]):
+        for part in parts_of(loader):
             tell_epoch(samplers_of(part), run.progress.epoch)
     lengths = [min(length, at_most) for length in lengths]
     streams = [loader_length(loader) == math.inf for loader, _ in loaders]  # may end before a limit
