@@ -32,7 +32,7 @@ def plan_new(answers: Answers, catalogue: Catalogue, kept: Iterable[str] = ()) -
     """Every file of the new project, not yet written; `kept` are existing files of the user, which stay."""
     tree = render(answers, catalogue)
     own = {path: Entry(tree[path], "ejected") for path in kept if path in tree}
-    answers = replace(answers, templates=digest(catalogue, answers.runtime))
+    answers = replace(answers, templates=digest(answers, catalogue))
     state = state_files(answers, {**locked(tree), **own})
     return {**{path: file for path, file in tree.items() if path not in own}, **state}
 

@@ -28,10 +28,13 @@ _envops: {undefined: jinja2.StrictUndefined, trim_blocks: true, lstrip_blocks: t
 """
 
 
-def digest(catalogue: Catalogue, runtime: str) -> str:
-    """A hash of all template files: a `git pull` or a newer plugin changes it, but not the version."""
+def digest(answers: Answers, catalogue: Catalogue) -> str:
+    """A hash of all template files: a `git pull` or a newer plugin changes it, but not the version. Empty for a
+    team's own template."""
+    if answers.template:
+        return ""
     found = sha256(catalogue.version.encode())
-    for tree in (*catalogue.sources, copied(runtime)):
+    for tree in (*catalogue.sources, copied(answers.runtime)):
         for path, file in sorted(tree.items()):
             if not path.endswith(".pyc"):
                 found.update(f"{path} {file.hash}\n".encode())
@@ -40,7 +43,7 @@ def digest(catalogue: Catalogue, runtime: str) -> str:
 
 def is_current(answers: Answers, catalogue: Catalogue) -> bool:
     """Whether the project was rendered from exactly these templates; False for a team's own, which may change."""
-    return not answers.template and answers.templates == digest(catalogue, answers.runtime)
+    return not answers.template and answers.templates == digest(answers, catalogue)
 
 
 def render(

@@ -76,7 +76,7 @@ def propose(
     if names and names != answers.trained:
         # train.py names other classes now, and so must the other files
         return propose(project, replace(answers, trained=names), catalogue, restore)
-    answers = replace(answers, templates=digest(catalogue, answers.runtime))
+    answers = replace(answers, templates=digest(answers, catalogue))
     return Proposal(project.root, plan, disk, state_files(answers, plan.lock, disk))
 
 
