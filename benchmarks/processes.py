@@ -105,21 +105,30 @@ def project() -> Path:
     return scratch() / "my-exp"
 
 
+SETTINGS = """_subdirectory: files
+_exclude: []
+_envops: {undefined: jinja2.StrictUndefined, trim_blocks: true, lstrip_blocks: true}
+"""
+
+
 @functools.cache
 def template() -> Path:
     """The default project as a Copier template in git: v1, and v2 with one more feature."""
     from scaffold.answers import default_answers
     from scaffold.catalogue import packaged
-    from scaffold.render import SETTINGS, assemble, variables
+    from scaffold.render import sources, variables
 
     folder, catalogue = scratch() / "template", packaged()
     for version, add in (("v1", False), ("v2", True)):
         answers = default_answers("my-exp", catalogue)
         answers = answers.with_feature(*FEATURE) if add else answers
         parts = answers.parts(catalogue)
-        assemble(parts, answers.package, folder)
+        for path, (_, source) in sources(parts, answers.package).items():
+            place = folder / "files" / f"{path}.jinja"
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_text(source.read_text().replace("my_package", answers.package))
         given = {name: _question(value) for name, value in variables(answers, parts).items()}
-        settings = [SETTINGS.decode(), "_answers_file: .copier-answers.yml\n"]
+        settings = [SETTINGS, "_answers_file: .copier-answers.yml\n"]
         questions = [f"{name}: {json.dumps(question)}\n" for name, question in given.items()]
         (folder / "copier.yml").write_text("".join(settings + questions))
         keeps = folder / "files" / "{{ _copier_conf.answers_file }}.jinja"

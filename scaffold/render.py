@@ -1,31 +1,30 @@
-"""Renders answers to files: Copier renders into a temporary folder, black formats, Python parses.
+"""Renders answers to files: Jinja fills in, black formats, Python parses. Copier renders a team's own template.
 
 Template sources end in `.jinja`, call the project's package `my_package`, and a dotfile `dot_name`:
 so they are valid Python before rendering, and packaging tools neither hide nor compile them.
 """
 
 import ast
+import json
 from collections.abc import Iterable, Sequence
+from functools import cache
 from hashlib import sha256
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from scaffold.answers import Answers
 from scaffold.catalogue import DESCRIPTIONS, KINDS, Catalogue, Part
 from scaffold.errors import ScaffoldError
-from scaffold.files import File, Tree, read_tree
+from scaffold.files import File, Tree
 from scaffold.length import formatted
 from scaffold.lock import Entry, Lock
 from scaffold.own import place_in, render_own
 from scaffold.runtime import VENDORED, copied, requirements
 
+if TYPE_CHECKING:
+    from jinja2.sandbox import SandboxedEnvironment
+
 NOTHING: Lock = {}
-JINJA = (b"{{", b"{%", b"{#")
-SETTINGS = b"""_subdirectory: files
-_exclude: []
-_envops: {undefined: jinja2.StrictUndefined, trim_blocks: true, lstrip_blocks: true}
-"""
 
 
 def digest(answers: Answers, catalogue: Catalogue) -> str:
@@ -58,38 +57,13 @@ def render(
     if answers.template:
         return render_own(answers.template, answers.template_answers)
     parts = answers.parts(catalogue)
-    with TemporaryDirectory(prefix="scaffold-") as scratch:
-        template, out = Path(scratch, "template"), Path(scratch, "out")
-        assemble(parts, answers.package, template)
-        out.mkdir()  # if it fails, Copier 9.17 removes the folder, which must exist
-        static = _take_static(template / "files")
-        _copy(template, out, variables(answers, parts, still_used))
-        files = sorted({**static, **read_tree(out)}.items())
-        tree = {path: polish(path, file, base.get(path)) for path, file in files}
+    said, tree = variables(answers, parts, still_used), dict[str, File]()
+    for path, (part, source) in sorted(sources(parts, answers.package).items()):
+        is_template = source.suffix == ".jinja"
+        data = _fill(part, source, said) if is_template else source.read_bytes()
+        file = File(data, executable=bool(source.stat().st_mode & 0o100))
+        tree[path] = polish(path, file, base.get(path))
     return {**tree, **copied(answers.runtime)}
-
-
-def assemble(parts: Iterable[Part], package: str, template: Path) -> None:
-    """Combine the parts into one Copier template; later ones override files of earlier ones."""
-    for part in parts:
-        for source in _sources(part):
-            jinja = source.suffix == ".jinja"
-            data = source.read_bytes()
-            place = template / "files" / (_place(part, source, package) + ".jinja" * jinja)
-            place.parent.mkdir(parents=True, exist_ok=True)
-            place.write_bytes(data.replace(b"my_package", package.encode()) if jinja else data)
-            place.chmod(0o755 if source.stat().st_mode & 0o100 else 0o644)
-    (template / "copier.yml").write_bytes(SETTINGS)
-
-
-def _take_static(files: Path) -> Tree:
-    """Remove and return files without Jinja syntax: Copier runs a git process per file, which is slow."""
-    found = {}
-    for path, file in read_tree(files).items():
-        if not any(mark in file.data for mark in JINJA):
-            (files / path).unlink()
-            found[path.removesuffix(".jinja")] = file
-    return found
 
 
 def variables(
@@ -134,27 +108,53 @@ def polish(path: str, file: File, last: Entry | None = None) -> File:
     return File(data, file.executable)
 
 
-def _copy(template: Path, out: Path, data: dict[str, Any]) -> None:
-    from copier import Settings, run_copy
-    from copier.errors import CopierError
-    from jinja2 import TemplateError
+def _fill(part: Part, source: Path, said: dict[str, Any]) -> bytes:
+    """A template with the names and values of a project."""
+    from jinja2 import Template, TemplateError
 
+    environment = _environment()
     try:
-        run_copy(str(template), out, data, settings=Settings(), defaults=True, quiet=True)
-    except (CopierError, TemplateError, ValueError) as error:
-        where = place_in(template / "files", error)
+        text = source.read_text("utf-8").replace("my_package", said["package"])
+        code = environment.compile(text, filename=str(source))
+        filled = Template.from_code(environment, code, environment.globals).render(said)
+    except (TemplateError, TypeError, ValueError) as error:
+        where = place_in(part.folder, error)
         raise ScaffoldError(f"cannot render the templates{where}: {error}") from error
+    return filled.encode()
+
+
+@cache
+def _environment() -> "SandboxedEnvironment":
+    """Strict, sandboxed as in Copier, and with the filter that quotes a text for TOML and YAML."""
+    from jinja2 import StrictUndefined
+    from jinja2.sandbox import SandboxedEnvironment
+
+    environment = SandboxedEnvironment(
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["to_json"] = json.dumps
+    return environment
 
 
 def paths(part: Part, package: str) -> list[str]:
     """The files of a project that come from this part, found without rendering."""
-    return sorted(_place(part, source, package) for source in _sources(part))
+    return sorted(sources([part], package))
 
 
-def _sources(part: Part) -> list[Path]:
-    """Templates end in `.jinja`; other files, such as pictures, are copied as they are."""
-    found = sorted(path for path in part.folder.rglob("*") if path.is_file())
-    return [path for path in found if path.name not in DESCRIPTIONS and path.suffix != ".pyc"]
+def sources(parts: Iterable[Part], package: str) -> dict[str, tuple[Part, Path]]:
+    """The template of each file; later parts override files of earlier ones.
+
+    Templates end in `.jinja`; other files, such as pictures, are copied as they are.
+    """
+    return {
+        _place(part, source, package): (part, source)
+        for part in parts
+        for source in sorted(part.folder.rglob("*"))
+        if source.is_file() and source.name not in DESCRIPTIONS and source.suffix != ".pyc"
+    }
 
 
 def _place(part: Part, source: Path, package: str) -> str:

@@ -1,7 +1,4 @@
-"""All pairs of features: rendered, parsed, and their configuration instantiated.
-
-Copier's own environment renders, as `scaffold.render` does, but each template is compiled once.
-"""
+"""All pairs of features: rendered, parsed, and their configuration instantiated."""
 
 import ast
 import contextlib
@@ -20,8 +17,9 @@ import yaml
 
 from scaffold.answers import EXCLUSIVE, default_answers
 from scaffold.catalogue import KINDS, packaged
-from scaffold.files import File, read_tree, write_tree
-from scaffold.render import assemble, polish, render, variables
+from scaffold.files import File, write_tree
+from scaffold.lock import Entry
+from scaffold.render import render
 
 CATALOGUE = packaged()
 FEATURES = [part for kind in CATALOGUE.features.values() for part in kind.values()]
@@ -33,7 +31,6 @@ LOADERS = {
     ".toml": tomllib.loads,
     ".ipynb": json.loads,
 }
-polished = functools.cache(polish)
 
 
 def with_features(*chosen):
@@ -42,37 +39,6 @@ def with_features(*chosen):
     for part in chosen:
         answers = answers.with_feature(part.kind, part.name)
     return answers
-
-
-@pytest.fixture
-def quickly(tmp_path):
-    """`render` without running Copier for each project."""
-    from copier._main import Worker
-
-    assemble([CATALOGUE.project], "my_exp", tmp_path / "any")
-    worker = Worker(str(tmp_path / "any"), tmp_path / "nowhere", quiet=True)
-    compiled = functools.cache(worker.jinja_env.from_string)
-    count = itertools.count()
-
-    def rendered(answers):
-        parts = answers.parts(CATALOGUE)
-        folder = tmp_path / f"templates{next(count)}"
-        assemble(parts, answers.package, folder)
-        said = variables(answers, parts)
-        tree = {}
-        for path, file in read_tree(folder / "files").items():
-            place, data = path.removesuffix(".jinja"), file.data
-            if path.endswith(".jinja"):
-                data = compiled(data.decode()).render(**said).encode()
-            tree[place] = polished(place, File(data, file.executable))
-        return tree
-
-    return rendered
-
-
-def test_rendered_quickly_is_rendered_as_ever(quickly):
-    answers = with_features(*(part for part in FEATURES if part.kind not in EXCLUSIVE))
-    assert quickly(answers) == render(answers, CATALOGUE)
 
 
 def instantiate(folder: Path, strategy: str, classes) -> None:
@@ -91,11 +57,17 @@ def instantiate(folder: Path, strategy: str, classes) -> None:
             assert yaml.safe_load(path.read_text())["class_path"].rpartition(".")[2] in made
 
 
+@functools.cache
+def everything() -> dict[str, File]:
+    return render(
+        with_features(*(part for part in FEATURES if part.kind not in EXCLUSIVE)), CATALOGUE
+    )
+
+
 @pytest.fixture
-def classes(quickly, tmp_path, monkeypatch):
+def classes(tmp_path, monkeypatch):
     """The model and the data module of a project with every feature's files."""
-    everything = [part for part in FEATURES if part.kind not in EXCLUSIVE]
-    write_tree(quickly(with_features(*everything)), tmp_path / "my-exp")
+    write_tree(everything(), tmp_path / "my-exp")
     monkeypatch.syspath_prepend(tmp_path / "my-exp")
     model, data = importlib.import_module("my_exp.model"), importlib.import_module("my_exp.data")
     yield model.Model, data.DataModule
@@ -104,13 +76,14 @@ def classes(quickly, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_every_pair_renders_parses_and_instantiates(quickly, classes, tmp_path, monkeypatch):
+def test_every_pair_renders_parses_and_instantiates(classes, tmp_path, monkeypatch):
     assert len(PAIRS) == len(FEATURES) * (len(FEATURES) - 1) // 2 >= 276
+    formatted = {path: Entry(file) for path, file in everything().items()}
     seen, failed = set(), {}
     for number, pair in enumerate(PAIRS):
         answers = with_features(*pair)
         try:
-            tree = quickly(answers)
+            tree = render(answers, CATALOGUE, base=formatted)
             for path, file in tree.items():
                 LOADERS.get(Path(path).suffix, str)(file.data.decode())
             configs = {path: file for path, file in tree.items() if path.startswith("configs/")}
