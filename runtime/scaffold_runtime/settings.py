@@ -118,17 +118,17 @@ def max_epochs(given: int | None, limited: bool) -> Any:
     return count("max_epochs", -1 if given is None and limited else given, 0, (-1, None))
 
 
-def switch(name: str, value: bool | None, barebones: bool) -> bool:
-    """Whether a part is switched on; by default it is, unless `barebones`.
+def check_barebones(**given: Any) -> None:
+    """Refuse what a bare trainer goes without.
 
     Raises:
-        MisconfigurationException: if both are switched on.
+        MisconfigurationException: naming the first argument that asks for such a thing.
     """
-    if barebones and value:
-        raise MisconfigurationException(
-            f"Trainer(barebones=True, {name}=True) contradict each other: leave one out."
-        )
-    return not barebones if value is None else value
+    for name, value in given.items():
+        if value:
+            raise MisconfigurationException(
+                f"Trainer(barebones=True, {name}={value!r}) contradict each other: leave one out."
+            )
 
 
 def set_determinism(deterministic: bool | str | None, benchmark: bool | None) -> None:

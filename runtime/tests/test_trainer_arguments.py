@@ -645,6 +645,8 @@ WRONG = [
     ({"logger": "csv"}, "is not a Logger"),
     ({"barebones": True, "enable_progress_bar": True}, "barebones=True, enable_progress_bar=True"),
     ({"barebones": True, "enable_checkpointing": True}, "contradict"),
+    ({"barebones": True, "logger": True}, "barebones=True, logger=True"),
+    ({"barebones": True, "num_sanity_val_steps": 2}, "contradict"),
     ({"callbacks": ModelCheckpoint()}, "enable_checkpointing=False.*contradicts the Checkpoint"),
     ({"callbacks": ProgressBar()}, "enable_progress_bar=False.*contradicts the ProgressBar"),
     ({"callbacks": [ProgressBar(), ProgressBar()]}, "there are 2 progress bars"),

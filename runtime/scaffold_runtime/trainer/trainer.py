@@ -173,34 +173,49 @@ class Trainer:
         warn_uncalled(self.precision_plugin, OF_PRECISIONS)
         self.checkpoint_io = brought.checkpoint_io or TorchCheckpointIO()
         self.barebones = barebones
+        if barebones:
+            settings.check_barebones(
+                logger=logger,
+                enable_checkpointing=enable_checkpointing,
+                enable_progress_bar=enable_progress_bar,
+                enable_model_summary=enable_model_summary,
+                num_sanity_val_steps=num_sanity_val_steps,
+            )
+            logger = enable_checkpointing = enable_progress_bar = enable_model_summary = False
+            num_sanity_val_steps = 0
         self.fast_dev_run = settings.count("fast_dev_run", int(fast_dev_run), 0)
-        one = self.fast_dev_run or None
+        if few := self.fast_dev_run:
+            max_epochs, min_epochs, max_steps, min_steps = 1, None, few, None
+            limit_train_batches = limit_val_batches = few
+            limit_test_batches = limit_predict_batches = few
+            val_check_interval, check_val_every_n_epoch, num_sanity_val_steps = 1.0, 1, 0
         limited = max_steps != -1 or max_time is not None
-        self.max_epochs: int = 1 if one else settings.max_epochs(max_epochs, limited)
-        least = 1 if min_epochs is None and min_steps is not None else min_epochs
-        self.min_epochs = None if one else settings.count("min_epochs", least, 0, (None,))
-        self.max_steps: int = one or settings.count("max_steps", max_steps, 0, (-1,))
-        self.min_steps = None if one else settings.count("min_steps", min_steps, 0, (None,))
-        self.limit_train_batches = one or settings.limit("limit_train_batches", limit_train_batches)
-        self.limit_val_batches = one or settings.limit("limit_val_batches", limit_val_batches)
-        self.limit_test_batches = one or settings.limit("limit_test_batches", limit_test_batches)
-        self.limit_predict_batches = one or settings.limit(
-            "limit_predict_batches", limit_predict_batches
-        )
+        self.max_epochs: int = settings.max_epochs(max_epochs, limited)
+        if min_epochs is None and min_steps is not None:
+            min_epochs = 1
+        self.min_epochs = settings.count("min_epochs", min_epochs, 0, (None,))
+        self.max_steps: int = settings.count("max_steps", max_steps, 0, (-1,))
+        self.min_steps = settings.count("min_steps", min_steps, 0, (None,))
+        self.limit_train_batches = settings.limit("limit_train_batches", limit_train_batches)
+        self.limit_val_batches = settings.limit("limit_val_batches", limit_val_batches)
+        self.limit_test_batches = settings.limit("limit_test_batches", limit_test_batches)
+        self.limit_predict_batches = settings.limit("limit_predict_batches", limit_predict_batches)
         self.overfit_batches = settings.limit("overfit_batches", overfit_batches, 0.0)
         if self.overfit_batches:
             self.limit_train_batches = self.limit_val_batches = self.overfit_batches
-        every = settings.count("check_val_every_n_epoch", check_val_every_n_epoch, 1, (None,))
-        self.check_val_every_n_epoch = 1 if one else every
-        self.val_check_interval, self.val_check_seconds = settings.interval(
-            1.0 if one else val_check_interval, check_val_every_n_epoch
+        self.check_val_every_n_epoch = settings.count(
+            "check_val_every_n_epoch", check_val_every_n_epoch, 1, (None,)
         )
-        tried = 2 if num_sanity_val_steps is None else num_sanity_val_steps
-        tried = -1 if tried == math.inf else tried
-        tried = settings.count("num_sanity_val_steps", tried, 0, (-1,))
-        self.num_sanity_val_steps: int = 0 if one or barebones else tried
-        often = 50 if log_every_n_steps is None else log_every_n_steps
-        self.log_every_n_steps: int = settings.count("log_every_n_steps", often, 0) or NEVER
+        self.val_check_interval, self.val_check_seconds = settings.interval(
+            val_check_interval, check_val_every_n_epoch
+        )
+        sanity_steps = 2 if num_sanity_val_steps is None else num_sanity_val_steps
+        sanity_steps = -1 if sanity_steps == math.inf else sanity_steps
+        self.num_sanity_val_steps: int = settings.count(
+            "num_sanity_val_steps", sanity_steps, 0, (-1,)
+        )
+        log_steps = 50 if log_every_n_steps is None else log_every_n_steps
+        self.log_every_n_steps: int = settings.count("log_every_n_steps", log_steps, 0) or NEVER
         self.accumulate_grad_batches: Any = settings.count(
             "accumulate_grad_batches", accumulate_grad_batches, 1, ("auto",)
         )
@@ -221,16 +236,16 @@ class Trainer:
         self.deterministic, self.benchmark = deterministic, benchmark
         settings.set_determinism(deterministic, benchmark)
 
-        chosen = [] if barebones else select_loggers(logger, self.default_root_dir)
-        self.loggers: list[Logger] = [] if one else chosen
+        loggers = select_loggers(logger, self.default_root_dir)
+        self.loggers: list[Logger] = [] if fast_dev_run else loggers
         # `trainer.logger` in `fast_dev_run`, so that user code can still call it.
-        self._stand_in = SilentLogger() if one and chosen else None
+        self._stand_in = SilentLogger() if fast_dev_run and loggers else None
         self.callbacks: list[Callback] = default_callbacks(
             callbacks,
             max_time=max_time,
-            checkpointing=settings.switch("enable_checkpointing", enable_checkpointing, barebones),
-            progress_bar=settings.switch("enable_progress_bar", enable_progress_bar, barebones),
-            summary=settings.switch("enable_model_summary", enable_model_summary, barebones),
+            checkpointing=enable_checkpointing is not False,
+            progress_bar=enable_progress_bar is not False,
+            summary=enable_model_summary is not False,
         )
 
         self.progress = Progress()
