@@ -37,6 +37,7 @@ class Part:
     data: str = ""  # of a task: the class in data.py
     needs: tuple[str, ...] = ()  # other features that must be on, as kind/name
     features: tuple[str, ...] = ()  # of a task: those that are on unless chosen otherwise
+    shares: tuple[str, ...] = ()  # of a task: the files it has from `shared/`, beside `tasks/`
     imports: str = ""  # the module of its optional package, to check if it is installed
     mistake: str = ""  # an error in its description, reported when it is used
 
@@ -45,11 +46,26 @@ class Part:
             raise DescriptionError(f"{self.kind} `{self.name}` cannot be used: {self.mistake}")
         return self
 
+    @property
+    def shared(self) -> dict[str, Path]:
+        """The templates it has from `shared/`."""
+        root = self.folder.parents[1] / "shared"
+        return {f"{path}.jinja": root / f"{path}.jinja" for path in self.shares}
+
+    @property
+    def templates(self) -> dict[str, Path]:
+        """All its files: templates end in `.jinja`, others, such as pictures, are copied as they are."""
+        found = self.shared
+        for path in sorted(self.folder.rglob("*")):
+            if path.is_file() and path.name not in DESCRIPTIONS and path.suffix != ".pyc":
+                found[path.relative_to(self.folder).as_posix()] = path
+        return found
+
 
 TEXT, TEXTS = (str, "a string"), (list, "a list of strings, such as [a, b]")
 SHAPES: Mapping[str, tuple[type, str]] = {  # the keys of a description, and their types
     **dict.fromkeys(("description", "monitor", "mode", "model", "data", "imports"), TEXT),
-    **dict.fromkeys(("requirements", "needs", "features"), TEXTS),
+    **dict.fromkeys(("requirements", "needs", "features", "shares"), TEXTS),
     "default": (bool, "true or false"),
     "trainer": (dict, "a mapping, such as {max_epochs: 3}"),
 }
@@ -121,7 +137,10 @@ def read_part(path: Path, kind: str) -> Part:
     part = Part(kind, path.parent.name, path.parent)
     try:
         described = yaml.load(path.read_bytes(), Loader=LOADER) or {}
-        return replace(part, **_checked(described))
+        part = replace(part, **_checked(described))
+        for name in (name for name, path in part.shared.items() if not path.is_file()):
+            raise ScaffoldError(f"`shares` lists {name[:-6]}, but there is no shared/{name}")
+        return part
     except (ScaffoldError, yaml.YAMLError, RecursionError) as error:
         why = one_line(str(error))
         return replace(part, description=f"cannot be used: {why}", mistake=f"{path}\n{why}")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scaffold.answers import Answers
-from scaffold.catalogue import DESCRIPTIONS, KINDS, Catalogue, Part
+from scaffold.catalogue import KINDS, Catalogue, Part
 from scaffold.errors import ScaffoldError
 from scaffold.files import File, Tree
 from scaffold.length import formatted
@@ -118,7 +118,7 @@ def _fill(part: Part, source: Path, said: dict[str, Any]) -> bytes:
         code = environment.compile(text, filename=str(source))
         filled = Template.from_code(environment, code, environment.globals).render(said)
     except (TemplateError, TypeError, ValueError) as error:
-        where = place_in(part.folder, error)
+        where = place_in(part.folder.parents[1], error)
         raise ScaffoldError(f"cannot render the templates{where}: {error}") from error
     return filled.encode()
 
@@ -145,19 +145,15 @@ def paths(part: Part, package: str) -> list[str]:
 
 
 def sources(parts: Iterable[Part], package: str) -> dict[str, tuple[Part, Path]]:
-    """The template of each file; later parts override files of earlier ones.
-
-    Templates end in `.jinja`; other files, such as pictures, are copied as they are.
-    """
+    """The template of each file; later parts override files of earlier ones."""
     return {
-        _place(part, source, package): (part, source)
+        _place(path, package): (part, source)
         for part in parts
-        for source in sorted(part.folder.rglob("*"))
-        if source.is_file() and source.name not in DESCRIPTIONS and source.suffix != ".pyc"
+        for path, source in part.templates.items()
     }
 
 
-def _place(part: Part, source: Path, package: str) -> str:
-    path = source.relative_to(part.folder).as_posix().removesuffix(".jinja")
+def _place(path: str, package: str) -> str:
     words = (package if word == "my_package" else word for word in path.split("/"))
-    return "/".join(f".{word[4:]}" if word.startswith("dot_") else word for word in words)
+    named = "/".join(f".{word[4:]}" if word.startswith("dot_") else word for word in words)
+    return named.removesuffix(".jinja")

@@ -171,6 +171,7 @@ def test_what_is_newer_in_a_package_is_shown_and_comes(plugin, scaffold, monkeyp
         ("requirements: requests", "`requirements` must be a list of strings, such as [a, b], not 'requests'"),
         ("needs:", "`needs` must be a list of strings, such as [a, b], not None"),
         ("features: [1]", "`features` must be a list of strings, such as [a, b], not [1]"),
+        ("shares: [a.txt]", "`shares` lists a.txt, but there is no shared/a.txt.jinja"),
         ("default: perhaps", "`default` must be true or false, not 'perhaps'"),
         ("- a", "it must hold `key: value` lines"),
         ("a: [", "while parsing a flow node"),
@@ -213,7 +214,7 @@ def test_a_template_that_cannot_be_rendered_is_named(plugin, scaffold, text):
     source.write_text(text)
     refused = scaffold("new", "my-exp", "--task", "team-task")
     assert refused.code == 1
-    assert "cannot render the templates, `team.txt.jinja`, line 2: " in refused.err
+    assert "cannot render the templates, `tasks/team-task/team.txt.jinja`, line 2: " in refused.err
 
 
 def on(scaffold) -> set[str]:

@@ -30,7 +30,6 @@ for words in json.loads(sys.argv[1]):
     runpy.run_path("train.py", run_name="__main__")
 """
 Mypy = Callable[[Path], str]
-SHARED = ("images.py", "pictures.py", "augment.py", "score.py", "fold.py")
 
 
 def lines(path: Path) -> int:
@@ -156,15 +155,6 @@ def test_two_batches_then_resumed_then_every_command(project: Path) -> None:
     printed = run(project, "-c", EACH, json.dumps([test, predict, never]))
     assert "predictions written to" in printed
     assert "run folder" in printed.rpartition("predictions written to")[2]
-
-
-@pytest.mark.parametrize("name", SHARED)
-def test_what_tasks_share_is_the_same_everywhere(name: str) -> None:
-    """Each project has its own copy: the templates must not drift apart."""
-    copies = {
-        path.read_bytes() for path in packaged().root.glob(f"tasks/*/my_package/{name}.jinja")
-    }
-    assert len(copies) == 1
 
 
 def test_examples_are_what_the_templates_render() -> None:
