@@ -10,11 +10,23 @@ from pathlib import Path
 import pytest
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "blank" / "pyproject.toml"
+QUICK = {  # by task: smaller samples, as training two batches takes less time than drawing them
+    "diffusion": ["--model.steps=5", "--callbacks.sample_score.count=64"],
+    "generative-adversarial": ["--callbacks.sample_score.count=64"],
+    "language-model": ["--callbacks.samples.length=20"],
+    "llm-finetuning": ["--callbacks.samples.new_tokens=5"],
+}
 NOT_FOLLOWED = """
 [[tool.mypy.overrides]]
 module = ["mlflow.*", "onnx.*", "wandb.*"]
 follow_imports = "skip"
 """
+
+
+@pytest.fixture(scope="session")
+def quick() -> dict[str, list[str]]:
+    """By task: options that make its samples small."""
+    return QUICK
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,7 @@
 """Every task with every feature that makes sense in it: linted and typed together, trained two batches with each.
 
-One process trains all projects of a task, as importing torch takes longer than training them. What changes the
-training is on by itself; what only watches it is on together. Strategies are not tried here: ddp and fsdp start two
+One process trains all projects of a task, as importing torch takes longer than training them. Features that rule each
+other out are on by themselves, all others together. Strategies are not tried here: ddp and fsdp start two
 processes, twenty seconds for each of all tasks, and know no task (tests/e2e trains with them).
 """
 
@@ -22,7 +22,7 @@ from scaffold.cli import main
 
 CATALOGUE = packaged()
 SWITCHED = [*CATALOGUE.features["callback"].values(), *CATALOGUE.features["logger"].values()]
-CHANGING = ("backbone_finetuning", "ema", "gradient_accumulation_schedule", "swa")
+ALONE = ("backbone_finetuning", "swa")  # both change which weights are trained or kept, as ema does
 MANUAL = "its two optimizers step by hand"
 WHOLE = "there is nothing but the backbone"
 SENSELESS = {
@@ -43,13 +43,13 @@ from pathlib import Path
 import torch
 from scaffold_runtime.cli import run
 
-package, model, data, *groups = sys.argv[1:]
+package, model, data, small, *groups = sys.argv[1:]
 sys.path.insert(0, os.getcwd())
 model = getattr(importlib.import_module(f"{package}.model"), model)
 data = getattr(importlib.import_module(f"{package}.data"), data)
 trainer = {"max_epochs": 1, "limit_train_batches": 2, "limit_val_batches": 1, "accelerator": "cpu",
            "check_val_every_n_epoch": 1, "num_sanity_val_steps": 0, "limit_predict_batches": 1}
-words = [f"--trainer.{key}={value}" for key, value in trainer.items()]
+words = [*[f"--trainer.{key}={value}" for key, value in trainer.items()], *small.split()]
 every = set(os.environ["SWITCHED"].split())
 failed = {}
 for group in groups:
@@ -129,17 +129,22 @@ def test_all_features_are_formatted_linted_and_typed_in_each_task(
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_two_batches_with_each_feature(project: Path) -> None:
+def test_two_batches_with_each_feature(project: Path, quick: dict[str, list[str]]) -> None:
     task = CATALOGUE.tasks[project.name.removeprefix("all-")]
     parts = [part for part in SWITCHED if (task.name, part.name) not in SENSELESS]
     features = [config(part) for part in parts if installed(part)]
     assert len(features) >= 13
-    changing = [name for name in features if name in CHANGING]
-    watching = ",".join(name for name in features if name not in CHANGING)
+    alone = [name for name in features if name in ALONE]
+    together = ",".join(name for name in features if name not in ALONE)
     (project / "driver.py").write_text(DRIVER)
-    names = [project.name.replace("-", "_"), task.model, task.data]
+    names = [
+        project.name.replace("-", "_"),
+        task.model,
+        task.data,
+        " ".join(quick.get(task.name, [])),
+    ]
     done = subprocess.run(
-        [sys.executable, "driver.py", *names, *changing, watching],
+        [sys.executable, "driver.py", *names, *alone, together],
         cwd=project,
         capture_output=True,
         text=True,

@@ -20,13 +20,7 @@ from scaffold.cli import main
 
 TASKS = packaged().tasks
 DRIVER = Path(__file__).parent / "two_processes.py"
-QUICK = {  # smaller samples, and what is worth a second epoch
-    "diffusion": ["--model.steps=5", "--callbacks.sample_score.count=64"],
-    "finetune": ["--trainer.max_epochs=2", "--callbacks.unfreeze.at_epoch=1"],
-    "generative-adversarial": ["--callbacks.sample_score.count=64"],
-    "language-model": ["--callbacks.samples.length=20"],
-    "llm-finetuning": ["--callbacks.samples.new_tokens=5"],
-}
+SECOND_EPOCH = {"finetune": ["--trainer.max_epochs=2", "--callbacks.unfreeze.at_epoch=1"]}
 REFUSED = {  # what each says; diffusion trains under fsdp without its averages
     ("diffusion", "fsdp"): "EMAWeightAveraging averages whole weights",
     ("generative-adversarial", "fsdp"): "with manual optimization",
@@ -56,10 +50,13 @@ def projects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_every_task_trains_two_batches_in_two_processes(projects: Path) -> None:
+def test_every_task_trains_two_batches_in_two_processes(
+    projects: Path, quick: dict[str, list[str]]
+) -> None:
     """Or reports why not. Replicas stay equal, shards give the same model, and only one process prints."""
+    words = {name: [*quick.get(name, []), *SECOND_EPOCH.get(name, [])] for name in TASKS}
     runs = [
-        [f"my-{name}", task.model, task.data, folder, *QUICK.get(name, [])]
+        [f"my-{name}", task.model, task.data, folder, *words[name]]
         for name, task in TASKS.items()
         for folder in ("ddp", "fsdp", "fsdp-bare")
         if (projects / f"my-{name}" / folder).exists()

@@ -26,6 +26,7 @@ TWO_BATCHES = [
 EACH = """
 import json, runpy, sys
 for words in json.loads(sys.argv[1]):
+    print("$ train.py", *words, flush=True)
     sys.argv = ["train.py", *words]
     runpy.run_path("train.py", run_name="__main__")
 """
@@ -51,13 +52,13 @@ def project(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 
 def run(project: Path, *words: str, code: int = 0) -> str:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "NO_COLOR": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "NO_COLOR": "1", "PYTHONUNBUFFERED": "1"}
     done = subprocess.run(
-        [sys.executable, *words], cwd=project, env=environment, capture_output=True, text=True
-    )
-    printed = done.stdout + done.stderr
-    assert done.returncode == code, printed
-    return printed
+        [sys.executable, *words], cwd=project, env=environment, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    assert done.returncode == code, done.stdout
+    return done.stdout
 
 
 def test_small_enough_to_read(project: Path) -> None:
@@ -140,21 +141,27 @@ def test_its_proof_finds_what_is_broken(project: Path, request: pytest.FixtureRe
 
 
 @pytest.mark.slow
-def test_two_batches_then_resumed_then_every_command(project: Path) -> None:
-    """Run as a user would, with warnings as errors."""
-    first = run(project, "-W", "error", "train.py", *TWO_BATCHES)
+def test_two_batches_then_resumed_then_every_command(
+    project: Path, quick: dict[str, list[str]], request: pytest.FixtureRequest
+) -> None:
+    """With warnings as errors; in one process, so that libraries are imported once."""
+    last = "--ckpt_path=last"
+    commands = [
+        [*TWO_BATCHES],
+        ["fit", *TWO_BATCHES, last, "--trainer.max_epochs=2"],
+        ["test", last, "--trainer.limit_test_batches=1"],
+        ["predict", last, "--trainer.limit_predict_batches=1"],
+        # without validation, where there is nothing to compare with the baseline of the task
+        [*TWO_BATCHES, "--trainer.check_val_every_n_epoch=2"],
+    ]
+    small = quick.get(request.node.callspec.params["project"], [])
+    words = json.dumps([[*command, *small] for command in commands])
+    printed = run(project, "-W", "error", "-c", EACH, words)
+    first, resumed, _, predicted, unvalidated = printed.split("$ train.py")[1:]
     assert "run folder" in first
-    again = ["--ckpt_path=last", "--trainer.max_epochs=2"]
-    assert "Epoch 2/2" in run(project, "train.py", "fit", *TWO_BATCHES, *again)
-
-    # In one process, so that libraries are imported once; at last training without validation, where there is nothing
-    # to set beside the baseline of the task.
-    test = ["test", "--ckpt_path=last", "--trainer.limit_test_batches=1"]
-    predict = ["predict", "--ckpt_path=last", "--trainer.limit_predict_batches=1"]
-    never = [*TWO_BATCHES[:3], "--trainer.check_val_every_n_epoch=2"]
-    printed = run(project, "-c", EACH, json.dumps([test, predict, never]))
-    assert "predictions written to" in printed
-    assert "run folder" in printed.rpartition("predictions written to")[2]
+    assert "Epoch 2/2" in resumed
+    assert "predictions written to" in predicted
+    assert "run folder" in unvalidated
 
 
 def test_examples_are_what_the_templates_render() -> None:
