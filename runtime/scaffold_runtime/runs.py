@@ -11,6 +11,7 @@ import csv
 import sys
 import time
 from collections import Counter
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -83,10 +84,10 @@ def metrics_of(run: RunFolder, by: str | None, mode: str) -> dict[str, float]:
     return {name: float(values[-1]) for name, values in seen.items() if len(values)}
 
 
-def steps_of(run: RunFolder) -> float:
-    """Number of training steps, as far as they were logged."""
+def steps_of(run: RunFolder) -> int:
+    """Number of training steps, as far as they were logged; 0 if it only validated or tested a checkpoint."""
     last = [steps[-1] for name, (steps, _) in run.curves.items() if not name.startswith("test")]
-    return max(last, default=-1) + 1
+    return int(max(last, default=0) + 1) if any(last) else 0
 
 
 def unlike(own: dict[str, str], usual: dict[str, str]) -> str:
@@ -97,7 +98,7 @@ def unlike(own: dict[str, str], usual: dict[str, str]) -> str:
 
 
 def table(runs: list[RunFolder], by: str | None, mode: str, everything: bool) -> list[list[str]]:
-    """A header and a row for each run, sorted by `by`, the best first, or by time.
+    """A header and a row for each run, sorted by `by`, the best first, or by time; those that did not train come last.
 
     With `everything` it has all metrics, and each setting that differs; without, those of validation and tests, and the
     settings in which a run differs from most others.
@@ -107,20 +108,26 @@ def table(runs: list[RunFolder], by: str | None, mode: str, everything: bool) ->
         sign = 1 if mode == "min" else -1
         worth = {name: sign * found.get(by, np.nan) for name, found in metrics.items()}
         runs = sorted(runs, key=lambda run: float(np.nan_to_num(worth[run.name], nan=np.inf)))
+    runs = sorted(runs, key=lambda run: not steps_of(run))
     known = {name for found in metrics.values() for name in found}
     names = sorted(known, key=lambda name: (name != by, name.startswith("test"), name))
     if not everything:
         names = [n for n in names if n == by or n.startswith(("val", "test"))] or names
     settings = differing(runs)
-    usual = {name: Counter(column).most_common(1)[0][0] for name, column in settings.items()}
+    trained = [bool(steps_of(run)) for run in runs]
+    among = trained if any(trained) else [True] * len(runs)
+    usual = {
+        name: Counter(compress(column, among)).most_common(1)[0][0]
+        for name, column in settings.items()
+    }
     form = repr if everything else "{:.4g}".format
     rows = [["run", "written", "steps", *names, *(settings if everything else ["unlike most"])]]
     for place, run in enumerate(runs):
         own = {name: column[place] for name, column in settings.items()}
         when = time.strftime("%Y-%m-%d %H:%M", time.localtime(written(run)))
         values = [form(metrics[run.name][n]) if n in metrics[run.name] else "" for n in names]
-        last = own.values() if everything else [unlike(own, usual)]
-        rows.append([run.name, when, f"{steps_of(run):.0f}", *values, *last])
+        last = own.values() if everything else [unlike(own, usual) if among[place] else ""]
+        rows.append([run.name, when, str(steps_of(run) or ""), *values, *last])
     return rows
 
 

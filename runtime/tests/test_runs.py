@@ -113,13 +113,23 @@ def test_without_a_monitor_the_newest_comes_last(tmp_path, capsys):
     assert head[3:5] == ["val_acc", "val_loss"] and rows[0][4:6] == ["0.7", "0.6"]  # at their end
 
 
-def test_a_test_is_shown_as_it_ended_and_one_alone_has_no_steps(runs, capsys):
+def test_what_only_evaluates_a_checkpoint_comes_last_without_steps(runs, capsys):
+    """And does not count in what most runs have."""
+    for number in range(4, 8):
+        made(runs / f"version_{number}", 0.3, "epoch,step,val_loss,val_acc\n0,0,0.1,0.95\n")
+    _, *rows, _ = printed(capsys, runs)
+    assert [row[0] for row in rows[:3]] == ["version_1", "version_0", "folds_0/fold_0"]
+    assert [row[5:] for row in rows[:2]] == [["0.4", "model.lr=0.2"], ["0.3"]]
+    assert [row[3:] for row in rows[3:]] == [["0.95", "0.1"]] * 4
+
+
+def test_a_test_is_shown_as_it_ended(runs, capsys):
     tested = ROWS + "3,6,,,,0.75\n"
     made(runs / "version_2", 0.1, tested)
     made(runs / "version_3", 0.1, "epoch,step,test_acc\n0,0,0.25\n")
     rows = {row[0]: row for row in printed(capsys, runs)}
     assert rows["version_2"][3:] == ["6", "0.8", "0.3", "0.75"]
-    assert rows["version_3"][3:] == ["0", "0.25"]
+    assert rows["version_3"][3:] == ["0.25"]
 
 
 def test_a_spreadsheet_has_all_metrics_and_all_that_differs(runs, capsys):
