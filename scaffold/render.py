@@ -114,7 +114,7 @@ def _fill(part: Part, source: Path, said: dict[str, Any]) -> bytes:
 
     environment = _environment()
     try:
-        text = source.read_text("utf-8").replace("my_package", said["package"])
+        text = source.read_text(encoding="utf-8").replace("my_package", said["package"])
         code = environment.compile(text, filename=str(source))
         filled = Template.from_code(environment, code, environment.globals).render(said)
     except (TemplateError, TypeError, ValueError) as error:
