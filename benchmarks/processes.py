@@ -123,7 +123,7 @@ def template() -> Path:
         answers = default_answers("my-exp", catalogue)
         answers = answers.with_feature(*FEATURE) if add else answers
         parts = answers.parts(catalogue)
-        for path, (_, source) in sources(parts, answers.package).items():
+        for path, source in sources(parts, answers.package).items():
             place = folder / "files" / f"{path}.jinja"
             place.parent.mkdir(parents=True, exist_ok=True)
             place.write_text(source.read_text().replace("my_package", answers.package))

@@ -58,9 +58,8 @@ def render(
         return render_own(answers.template, answers.template_answers)
     parts = answers.parts(catalogue)
     said, tree = variables(answers, parts, still_used), dict[str, File]()
-    for path, (part, source) in sorted(sources(parts, answers.package).items()):
-        is_template = source.suffix == ".jinja"
-        data = _fill(part, source, said) if is_template else source.read_bytes()
+    for path, source in sorted(sources(parts, answers.package).items()):
+        data = _fill(source, said) if source.suffix == ".jinja" else source.read_bytes()
         file = File(data, executable=bool(source.stat().st_mode & 0o100))
         tree[path] = polish(path, file, base.get(path))
     return {**tree, **copied(answers.runtime)}
@@ -108,7 +107,7 @@ def polish(path: str, file: File, last: Entry | None = None) -> File:
     return File(data, file.executable)
 
 
-def _fill(part: Part, source: Path, said: dict[str, Any]) -> bytes:
+def _fill(source: Path, said: dict[str, Any]) -> bytes:
     """A template with the names and values of a project."""
     from jinja2 import Template, TemplateError
 
@@ -118,8 +117,10 @@ def _fill(part: Part, source: Path, said: dict[str, Any]) -> bytes:
         code = environment.compile(text, filename=str(source))
         filled = Template.from_code(environment, code, environment.globals).render(said)
     except (TemplateError, TypeError, ValueError) as error:
-        where = place_in(part.folder.parents[1], error)
-        raise ScaffoldError(f"cannot render the templates{where}: {error}") from error
+        where = place_in(source.parent, error) or f", `{source.name}`"
+        raise ScaffoldError(
+            f"cannot render a template in {source.parent}{where}: {error}"
+        ) from error
     return filled.encode()
 
 
@@ -144,13 +145,10 @@ def paths(part: Part, package: str) -> list[str]:
     return sorted(sources([part], package))
 
 
-def sources(parts: Iterable[Part], package: str) -> dict[str, tuple[Part, Path]]:
+def sources(parts: Iterable[Part], package: str) -> dict[str, Path]:
     """The template of each file; later parts override files of earlier ones."""
-    return {
-        _place(path, package): (part, source)
-        for part in parts
-        for path, source in part.templates.items()
-    }
+    found = (each for part in parts for each in part.templates.items())
+    return {_place(path, package): source for path, source in found}
 
 
 def _place(path: str, package: str) -> str:

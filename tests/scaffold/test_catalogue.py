@@ -214,7 +214,7 @@ def test_a_template_that_cannot_be_rendered_is_named(plugin, scaffold, text):
     source.write_text(text)
     refused = scaffold("new", "my-exp", "--task", "team-task")
     assert refused.code == 1
-    assert "cannot render the templates, `tasks/team-task/team.txt.jinja`, line 2: " in refused.err
+    assert f"a template in {source.parent}, `team.txt.jinja`, line 2: " in refused.err
 
 
 def on(scaffold) -> set[str]:
