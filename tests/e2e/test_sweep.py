@@ -10,6 +10,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -44,17 +46,21 @@ def run(folder: Path, *words: str, code: int = 0) -> str:
     return done.stderr + done.stdout
 
 
-def the_study(project: Path) -> optuna.Study | None:
-    storage = f"sqlite:///{project}/runs/sweep/study.db"
-    names = optuna.get_all_study_names(storage)
-    return optuna.load_study(study_name=names[0], storage=storage) if names else None
+@contextmanager
+def the_study(project: Path) -> Iterator[optuna.Study | None]:
+    storage = optuna.storages.RDBStorage(f"sqlite:///{project}/runs/sweep/study.db")
+    try:
+        names = optuna.get_all_study_names(storage)
+        yield optuna.load_study(study_name=names[0], storage=storage) if names else None
+    finally:
+        storage.engine.dispose()  # Python 3.13 and newer warn of connections that are left open
 
 
 def trials(project: Path, *states: TrialState) -> list[optuna.trial.FrozenTrial]:
     if not any((project / "runs" / "sweep").glob("*.txt")):
         return []  # no trial has begun; to look into the storage while it is made disturbs it
-    study = the_study(project)
-    return study.get_trials(states=states or None) if study else []
+    with the_study(project) as study:
+        return study.get_trials(states=states or None) if study else []
 
 
 def lowest(project: Path, folder: str, metric: str = "val_loss") -> float:
@@ -115,16 +121,16 @@ def test_a_killed_sweep_goes_on_prunes_and_says_how_to_have_the_best_again(
 
 def add_good_trials(project: Path, like: optuna.trial.FrozenTrial) -> None:
     """Add ten trials better than any real one, so that the next trial is pruned at once."""
-    study = the_study(project)
-    for _ in range(10):
-        made = optuna.trial.create_trial(
-            params=like.params,
-            distributions=like.distributions,
-            value=-1.0,
-            intermediate_values=dict.fromkeys(range(5), -1.0),
-            user_attrs=like.user_attrs,
-        )
-        study.add_trial(made)
+    with the_study(project) as study:
+        for _ in range(10):
+            made = optuna.trial.create_trial(
+                params=like.params,
+                distributions=like.distributions,
+                value=-1.0,
+                intermediate_values=dict.fromkeys(range(5), -1.0),
+                user_attrs=like.user_attrs,
+            )
+            study.add_trial(made)
 
 
 @pytest.mark.slow

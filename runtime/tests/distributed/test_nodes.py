@@ -75,11 +75,11 @@ def alike(lines: list[str]) -> None:
 @pytest.fixture
 def machines() -> Iterator[tuple[list[str], list[str]]]:
     """What to put before a command so that it runs on the first, or on the second machine."""
+    if shutil.which("ip") is None:
+        pytest.skip("there is no `ip` command to make network namespaces with")
     unique = uuid.uuid4().hex[:6]
     names, ends = [f"ns{unique}{i}" for i in (1, 2)], [f"v{unique}{i}" for i in (1, 2)]
     try:
-        if shutil.which("ip") is None:
-            pytest.skip("there is no `ip` command to make network namespaces with")
         for words in (
             *(f"netns add {name}" for name in names),
             f"link add {ends[0]} netns {names[0]} type veth peer name {ends[1]} netns {names[1]}",
