@@ -50,7 +50,7 @@ class Part:
     def shared(self) -> dict[str, Path]:
         """The templates it has from `shared/`."""
         root = self.folder.parents[1] / "shared"
-        return {f"{path}.jinja": root / f"{path}.jinja" for path in self.shares}
+        return {path: root / f"{path}.jinja" for path in self.shares}
 
     @property
     def templates(self) -> dict[str, Path]:
@@ -138,8 +138,8 @@ def read_part(path: Path, kind: str) -> Part:
     try:
         described = yaml.load(path.read_bytes(), Loader=LOADER) or {}
         part = replace(part, **_checked(described))
-        for name in (name for name, path in part.shared.items() if not path.is_file()):
-            raise ScaffoldError(f"`shares` lists {name[:-6]}, but there is no shared/{name}")
+        for lost in (name for name, source in part.shared.items() if not source.is_file()):
+            raise ScaffoldError(f"`shares` lists {lost}, but there is no shared/{lost}.jinja")
         return part
     except (ScaffoldError, yaml.YAMLError, RecursionError) as error:
         why = one_line(str(error))

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 # raise them only with a reason.
 BUDGETS = {
     "runtime/scaffold_runtime": {
-        "files": 5366,
+        "files": 5361,
         "callbacks": 2586,
         "strategies": 2084,
         "cli": 1358,

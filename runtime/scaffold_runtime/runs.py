@@ -11,7 +11,6 @@ import csv
 import sys
 import time
 from collections import Counter
-from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -114,19 +113,15 @@ def table(runs: list[RunFolder], by: str | None, mode: str, everything: bool) ->
     if not everything:
         names = [n for n in names if n == by or n.startswith(("val", "test"))] or names
     settings = differing(runs)
-    trained = [bool(steps_of(run)) for run in runs]
-    among = trained if any(trained) else [True] * len(runs)
-    usual = {
-        name: Counter(compress(column, among)).most_common(1)[0][0]
-        for name, column in settings.items()
-    }
+    compared = sum(steps_of(run) > 0 for run in runs) or len(runs)  # the first ones
+    usual = {n: Counter(column[:compared]).most_common(1)[0][0] for n, column in settings.items()}
     form = repr if everything else "{:.4g}".format
     rows = [["run", "written", "steps", *names, *(settings if everything else ["unlike most"])]]
     for place, run in enumerate(runs):
         own = {name: column[place] for name, column in settings.items()}
         when = time.strftime("%Y-%m-%d %H:%M", time.localtime(written(run)))
         values = [form(metrics[run.name][n]) if n in metrics[run.name] else "" for n in names]
-        last = own.values() if everything else [unlike(own, usual) if among[place] else ""]
+        last = own.values() if everything else [unlike(own, usual) if place < compared else ""]
         rows.append([run.name, when, str(steps_of(run) or ""), *values, *last])
     return rows
 

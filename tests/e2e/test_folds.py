@@ -135,7 +135,9 @@ def test_killed_folds_go_on_and_each_row_is_predicted_by_a_model_that_did_not_se
     assert run(project, "folds.py", *WORDS) == printed  # nothing is trained again
     with (project / "rows.csv").open("a") as file:
         file.write("900,0.9,b\n")
-    kill_when(project, Path("runs/folds_1/fold_0.txt"))  # another table: it starts over
+    printed = run(project, "folds.py", "--trainer.max_epochs=1")
+    assert f"{FOLDS} folds in runs/folds_1;" in printed
+    assert len(table(project / "runs/folds_1/oof.csv")) == ROWS + 1
 
 
 def not_seen(place: Path, package, oof: list[dict[str, str]]) -> bool:

@@ -38,7 +38,7 @@ def test_a_name_is_refused_or_harmless(name):
         assert name.isascii()
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=300, deadline=None, derandomize=True)
 @given(ODD, ODD)
 @example("José 🔥", "")
 @example('"""\n[tool.evil]\nx = 1', "{{ 7*7 }}{% raw %}\\")

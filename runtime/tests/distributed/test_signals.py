@@ -190,8 +190,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("sign", "to"), [(signal.SIGTERM, "second"), (signal.SIGINT, "first"), (signal.SIGTERM, "all")]
-)
+    ("sign", "to"), [(signal.SIGTERM, "first"), (signal.SIGTERM, "second"), (signal.SIGINT, "first"),
+                     (signal.SIGTERM, "all")],
+)  # fmt: skip
 def test_a_script_saves_leaves_and_goes_on(
     tmp_path: Path, whole: list[str], sign: signal.Signals, to: str
 ) -> None:
